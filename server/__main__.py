@@ -1,0 +1,5 @@
+"""`python -m server` is `glidecape`."""
+
+from server.cli import main
+
+main()

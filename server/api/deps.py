@@ -1,0 +1,71 @@
+"""The parts an app is made of, and how a route gets at them."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Request
+
+from server.engine.types import FinishReason, RequestId, RequestOutput
+from server.engine.types import Request as EngineRequest
+from server.metrics import Metrics
+from server.text.chat_template import ChatTemplate
+from server.text.tokenizer import Tokenizer
+
+
+class Engine(Protocol):
+    """What the API needs of `server.engine.async_engine.AsyncEngine`."""
+
+    @property
+    def max_model_len(self) -> int: ...
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    def generate(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
+        """Yields what each step adds. Closing it ends the request and frees its blocks.
+
+        Raises:
+            EngineDeadError: a step crashed.
+        """
+        ...
+
+    def finish(self, request_id: RequestId, reason: FinishReason) -> None:
+        """Says why a request ends that the caller is about to close."""
+        ...
+
+    def check_health(self) -> None:
+        """Raises EngineDeadError if no request can be served any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServingInfo:
+    """What answers say about this server."""
+
+    model_name: str
+    created: int
+    """When the server started, in Unix seconds."""
+    version: str
+    system_fingerprint: str
+    """Stays the same as long as model and settings do: `fp_…`."""
+    sse_ping_seconds: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    engine: Engine
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate
+    metrics: Metrics
+    info: ServingInfo
+
+
+# Async although it never waits: FastAPI runs a plain function in a thread, which costs more than
+# the whole lookup.
+async def get_parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+PartsDep = Annotated[Parts, Depends(get_parts)]

@@ -1,0 +1,146 @@
+"""Exceptions → answers in OpenAI's shape, in one table."""
+
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from server.api.schemas.errors import ErrorBody, ErrorDetail
+from server.errors import EngineDeadError, ErrorCode, RequestError
+
+STATUS_CLIENT_CLOSED = 499
+"""nginx's number for a client that went away; nobody receives it, but it is counted."""
+
+_MAX_SHOWN = 80
+
+# A wrong value can be a megabyte long, or a deep tree: `repr` itself must not be called on it.
+_short_repr = reprlib.Repr()
+_short_repr.maxlevel = 2
+_short_repr.maxstring = _short_repr.maxlong = _MAX_SHOWN
+
+
+class ErrorAnswer(NamedTuple):
+    status: int
+    body: ErrorBody
+    headers: Mapping[str, str] | None = None
+
+
+def _client_error(
+    status: int, code: ErrorCode, message: str, param: str | None = None
+) -> ErrorAnswer:
+    detail = ErrorDetail(message=message, type="invalid_request_error", param=param, code=code)
+    return ErrorAnswer(status, ErrorBody(error=detail))
+
+
+def _server_error(message: str) -> ErrorAnswer:
+    detail = ErrorDetail(message=message, type="server_error", param=None, code="internal_error")
+    return ErrorAnswer(500, ErrorBody(error=detail))
+
+
+def _from_request_error(error: RequestError) -> ErrorAnswer:
+    detail = ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code)
+    return ErrorAnswer(error.status, ErrorBody(error=detail))
+
+
+def _from_engine_death(error: EngineDeadError) -> ErrorAnswer:
+    return _server_error(str(error) or "the engine has stopped")
+
+
+def _from_http(error: HTTPException) -> ErrorAnswer:
+    """Errors of the framework: no such path, wrong method, a body that can't be parsed at all."""
+    codes: dict[int, ErrorCode] = {
+        400: "invalid_json",
+        404: "not_found",
+        405: "method_not_allowed",
+    }
+    code = codes.get(error.status_code, "invalid_value")
+    answer = _client_error(error.status_code, code, error.detail)
+    return answer._replace(headers=error.headers)
+
+
+def _from_validation(error: RequestValidationError) -> ErrorAnswer:
+    """The first thing wrong with a body; OpenAI's shape has room for one."""
+    first: Mapping[str, Any] = error.errors()[0]
+    if first["type"] == "json_invalid":
+        reason = f"the body is no valid JSON: {first['ctx']['error']}"
+        return _client_error(400, "invalid_json", f"{reason} at character {first['loc'][-1]}")
+    if isinstance(error.body, bytes):
+        return _client_error(400, "invalid_json", "the content-type must be application/json")
+    param = ".".join(field_path(first["loc"][1:], error.body)) or None
+    codes: dict[str, ErrorCode] = {
+        "extra_forbidden": "unknown_field",
+        "unsupported_field": "unsupported_field",
+    }
+    code = codes.get(first["type"], "invalid_value")
+    return _client_error(400, code, _validation_message(param, first), param)
+
+
+def _validation_message(param: str | None, error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"{param}: unknown field"
+    what = f"{param or 'body'}: {error['msg']}"
+    if error["type"] == "missing":
+        return what
+    return f"{what}, got {_short_repr.repr(error['input'])}"
+
+
+def field_path(location: Sequence[str | int], body: Any) -> list[str]:
+    """Pydantic's location without the names of union branches, which only this code knows.
+
+    ("messages", 0, "content", "list", 0, "text") → ["messages", "0", "content", "0", "text"]
+    """
+    path: list[str] = []
+    for part in location:
+        if isinstance(body, dict):
+            body = body.get(part)
+        elif isinstance(body, list) and isinstance(part, int) and part < len(body):
+            body = body[part]
+        else:
+            continue
+        # Only a key from the body can be odd; it must survive being sent back.
+        path.append(str(part).encode(errors="backslashreplace").decode()[:_MAX_SHOWN])
+    return path
+
+
+# One row per exception; a subclass is found through its parents. Handlers are typed by their own
+# exception, hence Any.
+_TABLE: dict[type[Exception], Callable[[Any], ErrorAnswer]] = {
+    RequestError: _from_request_error,
+    EngineDeadError: _from_engine_death,
+    RequestValidationError: _from_validation,
+    HTTPException: _from_http,
+    ClientDisconnect: lambda _: _client_error(
+        STATUS_CLIENT_CLOSED, "invalid_value", "the client closed the connection"
+    ),
+    # Says nothing about the cause: that is for the log, not for strangers.
+    Exception: lambda _: _server_error("the server had an error while answering"),
+}
+
+
+def describe(error: Exception) -> ErrorAnswer:
+    """The answer to any exception."""
+    row = next(cls for cls in type(error).__mro__ if cls in _TABLE)
+    return _TABLE[row](error)
+
+
+def error_response(error: Exception) -> Response:
+    answer = describe(error)
+    return JSONResponse(answer.body.model_dump(), status_code=answer.status, headers=answer.headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """All but `Exception`: the middleware answers that one, so that it is counted and carries
+    the request's id like any other."""
+
+    async def handle(_: Request, error: Exception) -> Response:
+        return error_response(error)
+
+    for cls in _TABLE:
+        if cls is not Exception:
+            app.add_exception_handler(cls, handle)

@@ -1,0 +1,147 @@
+"""One running request: engine outputs → text, until it ends or the client leaves.
+
+Knows neither chat nor completion, nor how an answer is written (`shapes/`).
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from server.api.deps import Engine
+from server.api.schemas.chat import FinishReason
+from server.engine.types import Request as EngineRequest
+from server.engine.types import RequestOutput, TokenLogprobs
+from server.errors import EngineDeadError
+from server.text.stream import PlacedLogprobs, TextDelta, TextStream
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A validated request: what the engine gets, and what its tokens go through."""
+
+    request: EngineRequest
+    text: TextStream[TokenLogprobs]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one engine output added to the answer."""
+
+    text: str
+    logprobs: tuple[PlacedLogprobs[TokenLogprobs], ...]
+    finish_reason: FinishReason | None
+    num_output_tokens: int
+    """So far, this one's included."""
+    num_cached_tokens: int
+
+
+async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:
+    """Yields the answer piece by piece; closing it ends the request.
+
+    Raises:
+        EngineDeadError: the engine died, or gave the request up.
+    """
+    last: Progress | None = None
+    async with aclosing(engine.generate(job.request)) as outputs:
+        async for output in outputs:
+            piece = _read(engine, job, output)
+            if piece.finish_reason is not None:
+                last = piece
+                break
+            yield piece
+    # Only now: a client that reads slowly must not keep the engine working past a stop string.
+    if last is None:
+        raise EngineDeadError("the engine ended this request without a reason")
+    yield last
+
+
+def _read(engine: Engine, job: Job, output: RequestOutput) -> Progress:
+    delta = job.text.push(
+        output.token_ids,
+        output.logprobs,
+        ended=output.finish_reason is not None,
+        has_stop_token=output.stop_token_id is not None,
+    )
+    if delta.stop_string is not None and output.finish_reason is None:
+        engine.finish(job.request.request_id, "stop")
+    return _progress(job, output, delta)
+
+
+def _progress(job: Job, output: RequestOutput, delta: TextDelta[TokenLogprobs]) -> Progress:
+    reason = "stop" if delta.stop_string is not None else output.finish_reason
+    if reason == "abort" or reason == "error":
+        # The client is still here, so it was not the client who ended it.
+        raise EngineDeadError("the server gave up this request")
+    return Progress(
+        text=delta.text,
+        logprobs=delta.logprobs,
+        finish_reason=reason,
+        num_output_tokens=job.text.num_tokens,
+        num_cached_tokens=output.num_cached_tokens,
+    )
+
+
+class Started:
+    """A job whose first piece may already be here; iterate it once.
+
+    Exists so that an answer's status can wait for the first piece, without waiting for ever.
+    """
+
+    def __init__(self, pieces: AsyncGenerator[Progress, None]) -> None:
+        self._pieces = pieces
+        self._first = asyncio.create_task(self._next())
+
+    async def wait_first(self, timeout_s: float) -> None:
+        """Waits for the first piece or for `timeout_s` seconds.
+
+        Raises:
+            Exception: the job failed within that time.
+        """
+        await asyncio.wait({self._first}, timeout=timeout_s)
+        if self._first.done():
+            self._first.result()
+
+    async def pieces(self) -> AsyncGenerator[Progress, None]:
+        yield await self._first
+        async for piece in self._pieces:
+            yield piece
+
+    async def aclose(self) -> None:
+        self._first.cancel()
+        # Its outcome has been seen in `wait_first` or `pieces`, or nobody is left to see it.
+        await asyncio.gather(self._first, return_exceptions=True)
+        await self._pieces.aclose()
+
+    async def _next(self) -> Progress:
+        return await anext(self._pieces)
+
+
+async def unless_disconnected(http_request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Runs `work`, but cancels it as soon as the client goes away.
+
+    Raises:
+        ClientDisconnect: it did.
+    """
+    task = asyncio.create_task(work)
+    watch = asyncio.create_task(_disconnect(http_request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
+    finally:
+        task.cancel()
+        watch.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _disconnect(http_request: Request) -> None:
+    """Returns when the client is gone. The body has been read, so no other message is lost."""
+    while (await http_request.receive())["type"] != "http.disconnect":
+        pass

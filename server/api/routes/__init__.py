@@ -1,0 +1,1 @@
+"""HTTP routes, one module per feature. Each gets its parts through `server/api/deps.py`."""

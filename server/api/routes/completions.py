@@ -1,0 +1,35 @@
+"""`POST /v1/completions`."""
+
+import logging
+
+from fastapi import APIRouter, Request, Response
+
+from server.api import answer, translate
+from server.api.deps import PartsDep
+from server.api.routes.responses import ERRORS
+from server.api.schemas.completion import Completion, CompletionRequest
+from server.api.shapes.completion import CompletionShape
+
+router = APIRouter()
+_logger = logging.getLogger(__name__)
+
+
+@router.post("/v1/completions", response_model=Completion, responses=ERRORS)
+async def create_completion(
+    body: CompletionRequest, http_request: Request, parts: PartsDep
+) -> Response:
+    """Continues a prompt; with `stream` as server-sent events that end with `[DONE]`."""
+    job = await translate.completion_job(body, parts)
+    _logger.debug("%s user=%r", job.request.request_id, body.user)
+    include_usage = bool(body.stream_options and body.stream_options.include_usage)
+    shape = CompletionShape(
+        answer.head(job, parts.info),
+        parts.tokenizer,
+        num_logprobs=body.logprobs,
+        null_usage=include_usage,
+    )
+    if body.stream:
+        return await answer.send_stream(
+            http_request, parts, job, shape, include_usage=include_usage
+        )
+    return await answer.send_whole(http_request, parts, job, shape)

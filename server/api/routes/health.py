@@ -1,0 +1,49 @@
+"""What operators ask: alive, ready, which version, and the metrics."""
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from server.api.deps import Parts, PartsDep
+from server.api.errors import describe
+from server.errors import EngineDeadError
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health(parts: PartsDep) -> Response:
+    """200 while requests can be served, 503 once the engine is dead: restart the process."""
+    return _dead(parts) or JSONResponse({"status": "ok"})
+
+
+@router.get("/ready")
+async def ready(parts: PartsDep) -> Response:
+    """200 when requests should be sent here; 503 while starting, and when dead."""
+    dead = _dead(parts)
+    if dead is not None:
+        return dead
+    if not parts.engine.is_ready:
+        return JSONResponse({"status": "starting"}, status_code=503)
+    return JSONResponse({"status": "ready"})
+
+
+@router.get("/version")
+async def version(parts: PartsDep) -> dict[str, str]:
+    """The server's version."""
+    return {"version": parts.info.version}
+
+
+@router.get("/metrics")
+async def metrics(parts: PartsDep) -> Response:
+    """Prometheus's text format."""
+    return Response(parts.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _dead(parts: Parts) -> Response | None:
+    try:
+        parts.engine.check_health()
+    except EngineDeadError as error:
+        # Not the 500 that requests get: to a load balancer 503 says "not here".
+        return JSONResponse(describe(error).body.model_dump(), status_code=503)
+    return None

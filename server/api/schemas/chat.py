@@ -1,0 +1,153 @@
+"""`/v1/chat/completions`: request, answer, and chunks of a streamed answer."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
+
+from server.api.schemas.common import MAX_LOGPROBS, SamplingRequest, Usage
+from server.api.schemas.fields import (
+    RequestModel,
+    Text,
+    Unsupported,
+    refuse_unless,
+    string_or_list,
+)
+
+Role = Literal["system", "developer", "user", "assistant"]
+FinishReason = Literal["stop", "length"]
+
+
+def _refuse_tool_role(value: object) -> object:
+    if value in ("tool", "function"):
+        raise PydanticCustomError("unsupported_field", "Tool messages are not supported yet")
+    return value
+
+
+def _refuse_other_parts(value: str) -> str:
+    if value != "text":
+        raise PydanticCustomError("unsupported_field", "Only parts of type 'text' are supported")
+    return value
+
+
+class TextPart(RequestModel):
+    type: Annotated[str, AfterValidator(_refuse_other_parts)]
+    text: Text
+
+
+Content = Annotated[
+    Annotated[Text, Tag("string")] | Annotated[list[TextPart], Field(min_length=1), Tag("list")],
+    Discriminator(string_or_list),
+]
+
+
+class ChatMessage(RequestModel):
+    role: Annotated[Role, BeforeValidator(_refuse_tool_role)]
+    content: Content
+    name: Text | None = None
+    """Passed to the chat template, which may show it to the model."""
+    tool_calls: Unsupported = None
+    tool_call_id: Unsupported = None
+    function_call: Unsupported = None
+    refusal: Unsupported = None
+    audio: Unsupported = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content)
+
+
+Metadata = Annotated[
+    dict[Annotated[Text, Field(max_length=64)], Annotated[Text, Field(max_length=512)]],
+    Field(max_length=16),
+]
+
+
+class ChatRequest(SamplingRequest):
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    metadata: Metadata | None = None
+    """Logged beside the request's id at level debug; has no other effect."""
+
+    tools: Unsupported = None
+    tool_choice: Annotated[object, refuse_unless("none", "auto")] = None
+    parallel_tool_calls: Annotated[object, refuse_unless(True, False)] = None
+    functions: Unsupported = None
+    function_call: Annotated[object, refuse_unless("none", "auto")] = None
+    modalities: Annotated[object, refuse_unless(["text"])] = None
+    audio: Unsupported = None
+    prediction: Unsupported = None
+    reasoning_effort: Unsupported = None
+    verbosity: Unsupported = None
+    web_search_options: Unsupported = None
+    service_tier: Annotated[object, refuse_unless("auto", "default")] = None
+    store: Unsupported = None
+    safety_identifier: Unsupported = None
+    prompt_cache_key: Unsupported = None
+    prompt_cache_retention: Unsupported = None
+
+
+class TopLogprob(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class AssistantMessage(BaseModel):
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(BaseModel):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(BaseModel):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatChunk(BaseModel):
+    """Fields that were not given are left out of the JSON."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None

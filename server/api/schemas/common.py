@@ -1,0 +1,71 @@
+"""Fields that chat and completion requests share, and the usage both report."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from server.api.schemas.fields import (
+    Int64,
+    RequestModel,
+    Stop,
+    Text,
+    Unsupported,
+    refuse_unless,
+)
+
+MAX_LOGPROBS = 20
+
+
+class StreamOptions(RequestModel):
+    include_usage: bool | None = None
+    """Send a last chunk with the token counts."""
+    include_obfuscation: Unsupported = None
+
+
+class SamplingRequest(RequestModel):
+    """How tokens are chosen and how the answer is sent. Null always means the default.
+
+    The ranges of OpenAI, and vLLM's for the fields that OpenAI lacks.
+    """
+
+    model: Text | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Text | None = None
+    """Logged beside the request's id at level debug; has no other effect."""
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
+    """Lower is served earlier."""
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    stop: Stop | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=1024)] | None = None
+    ignore_eos: bool | None = None
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    """0 and -1 keep every token."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: Int64 | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    """1 is off. Bounded on both sides so that no logit overflows."""
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    """Token id, as a string, → number added to its logit."""
+
+    n: Annotated[Annotated[int, Field(ge=1)] | None, refuse_unless(1)] = None
+    response_format: Annotated[object, refuse_unless({"type": "text"})] = None
+
+
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int
+    """Tokens of the prompt whose KV came from the prefix cache."""
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails

@@ -1,0 +1,98 @@
+"""Answers of `/v1/chat/completions`."""
+
+from collections.abc import Iterable, Sequence
+
+from server.api.generation import Progress
+from server.api.schemas.chat import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    FinishReason,
+    TokenLogprob,
+    TopLogprob,
+)
+from server.api.schemas.common import Usage
+from server.api.shapes.base import MIN_LOGPROB, Head
+from server.engine.types import TokenLogprobs
+from server.text.stream import PlacedLogprobs
+from server.text.tokenizer import Tokenizer
+
+
+class ChatShape:
+    """See `Shape`.
+
+    Args:
+        with_logprobs: The request asked for them.
+        null_usage: Chunks say `"usage": null`, as OpenAI's do when the last one has the counts.
+    """
+
+    def __init__(
+        self, head: Head, tokenizer: Tokenizer, *, with_logprobs: bool, null_usage: bool
+    ) -> None:
+        self._head = head
+        self._tokenizer = tokenizer
+        self._with_logprobs = with_logprobs
+        self._null_usage = null_usage
+
+    def first_chunk(self) -> ChatChunk:
+        return self._chunk(ChatDelta(role="assistant", content=""))
+
+    def chunks(self, piece: Progress) -> Iterable[ChatChunk]:
+        if piece.text or piece.logprobs:
+            yield self._chunk(ChatDelta(content=piece.text), logprobs=self._logprobs([piece]))
+        if piece.finish_reason is not None:
+            yield self._chunk(ChatDelta(), finish_reason=piece.finish_reason)
+
+    def usage_chunk(self, usage: Usage) -> ChatChunk:
+        return ChatChunk(**self._head, object="chat.completion.chunk", choices=[], usage=usage)
+
+    def whole(self, pieces: list[Progress], usage: Usage) -> ChatCompletion:
+        choice = ChatChoice(
+            index=0,
+            message=AssistantMessage(content="".join(piece.text for piece in pieces)),
+            logprobs=self._logprobs(pieces),
+            finish_reason=pieces[-1].finish_reason or "stop",
+        )
+        return ChatCompletion(**self._head, choices=[choice], usage=usage)
+
+    def _chunk(
+        self,
+        delta: ChatDelta,
+        *,
+        logprobs: ChatLogprobs | None = None,
+        finish_reason: FinishReason | None = None,
+    ) -> ChatChunk:
+        choice = ChatChunkChoice(
+            index=0, delta=delta, logprobs=logprobs, finish_reason=finish_reason
+        )
+        chunk = ChatChunk(**self._head, object="chat.completion.chunk", choices=[choice])
+        if self._null_usage:
+            chunk.usage = None  # now it counts as set, and is written
+        return chunk
+
+    def _logprobs(self, pieces: Sequence[Progress]) -> ChatLogprobs | None:
+        if not self._with_logprobs:
+            return None
+        return ChatLogprobs(
+            content=[self._token(placed) for piece in pieces for placed in piece.logprobs],
+            refusal=None,
+        )
+
+    def _token(self, placed: PlacedLogprobs[TokenLogprobs]) -> TokenLogprob:
+        chosen = placed.logprobs
+        alternatives = [self._top(token_id, logprob) for token_id, logprob in chosen.top]
+        own = self._top(chosen.token_id, chosen.logprob)
+        return TokenLogprob(
+            token=own.token, logprob=own.logprob, bytes=own.bytes, top_logprobs=alternatives
+        )
+
+    def _top(self, token_id: int, logprob: float) -> TopLogprob:
+        return TopLogprob(
+            token=self._tokenizer.token_string(token_id),
+            logprob=max(logprob, MIN_LOGPROB),
+            bytes=list(self._tokenizer.token_bytes(token_id)),
+        )

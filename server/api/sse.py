@@ -1,0 +1,60 @@
+"""Framing of streamed answers as server-sent events."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from pydantic import BaseModel
+from sse_starlette import EventSourceResponse
+from starlette.types import Receive, Scope, Send
+
+from server.api.errors import describe
+from server.errors import GlidecapeError
+
+_logger = logging.getLogger(__name__)
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(model: BaseModel) -> bytes:
+    """One event; fields that were not set are left out."""
+    return b"data: " + model.model_dump_json(exclude_unset=True).encode() + b"\n\n"
+
+
+async def with_error_event(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Ends a stream that fails with OpenAI's error body: the status has long been sent."""
+    try:
+        async with aclosing(events):
+            async for data in events:
+                yield data
+    except Exception as error:
+        if not isinstance(error, GlidecapeError):
+            _logger.exception("stream failed")
+        yield event(describe(error).body)
+
+
+class Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+class EventStream(EventSourceResponse):
+    """Sends ready-made events, with comments in between when nothing happens for a while.
+
+    Args:
+        events: Encoded events.
+        source: Closed when the response ends, however it ends: closing frees the request's
+            memory, and `events` may never have been started to do it.
+    """
+
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], source: Closable, ping_seconds: float
+    ) -> None:
+        super().__init__(events, ping=ping_seconds, sep="\n")
+        self._source = source
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._source.aclose()

@@ -1,0 +1,236 @@
+"""Validated bodies → what the engine takes. What only the model can tell is checked here: token
+ids against the vocabulary, lengths against the context."""
+
+import asyncio
+import random
+import re
+import uuid
+from typing import NamedTuple
+
+from server.api.deps import Parts
+from server.api.generation import Job
+from server.api.schemas.chat import ChatRequest
+from server.api.schemas.common import SamplingRequest
+from server.api.schemas.completion import CompletionRequest
+from server.engine.types import Request, RequestId, SamplingParams
+from server.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
+from server.text.stream import TextStream
+from server.text.tokenizer import Tokenizer
+
+DEFAULT_COMPLETION_TOKENS = 16
+"""OpenAI's default of /v1/completions."""
+
+_MIN_TEMPERATURE = 1e-5
+"""Below it logits would overflow when divided; such a temperature means greedy."""
+
+_LONG_TEXT = 16_384
+"""Characters from which a prompt is tokenised in a thread, so that streams don't stall."""
+
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
+
+
+async def chat_job(body: ChatRequest, parts: Parts) -> Job:
+    """
+    Raises:
+        RequestError: the body asks for something that can't be done.
+    """
+    _check_common(body, parts)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequestError("top_logprobs: needs logprobs to be true", "top_logprobs")
+    prompt = await _chat_prompt(body, parts)
+    given = _chat_max_tokens(body)
+    room = _room("messages", len(prompt), parts.engine.max_model_len)
+    max_tokens = _max_tokens(room, given, default=None)
+    num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    params = _sampling_params(body, max_tokens, num_logprobs, parts.tokenizer)
+    return _job("chatcmpl", body, prompt, params, parts.tokenizer, continues_text=False)
+
+
+async def completion_job(body: CompletionRequest, parts: Parts) -> Job:
+    """
+    Raises:
+        RequestError: the body asks for something that can't be done.
+    """
+    _check_common(body, parts)
+    prompt = await _completion_prompt(body.prompt, parts.tokenizer)
+    given = None if body.max_tokens is None else ("max_tokens", body.max_tokens)
+    room = _room("prompt", len(prompt), parts.engine.max_model_len)
+    max_tokens = _max_tokens(room, given, default=DEFAULT_COMPLETION_TOKENS)
+    params = _sampling_params(body, max_tokens, body.logprobs, parts.tokenizer)
+    return _job("cmpl", body, prompt, params, parts.tokenizer, continues_text=True)
+
+
+def _check_common(body: SamplingRequest, parts: Parts) -> None:
+    check_model(body.model, parts)
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequestError("stream_options: needs stream to be true", "stream_options")
+
+
+def check_model(name: str | None, parts: Parts) -> None:
+    """
+    Raises:
+        ModelNotFoundError: another model is asked for than the one that is served.
+    """
+    served = parts.info.model_name
+    if name is not None and name != served:
+        raise ModelNotFoundError(f"model {name!r} does not exist; {served!r} is served", "model")
+
+
+async def _chat_prompt(body: ChatRequest, parts: Parts) -> list[int]:
+    messages: list[dict[str, str]] = []
+    for message in body.messages:
+        # OpenAI's name for system since 2024; templates know only the old one.
+        role = "system" if message.role == "developer" else message.role
+        name = {} if message.name is None else {"name": message.name}
+        messages.append({"role": role, "content": message.text, **name})
+    text = parts.chat_template.render(messages)
+    return await _encode(text, parts.tokenizer, add_special_tokens=False)
+
+
+async def _completion_prompt(prompt: str | list[int], tokenizer: Tokenizer) -> list[int]:
+    if isinstance(prompt, list):
+        _check_token_ids("prompt", prompt, tokenizer)
+        return prompt
+    token_ids = await _encode(prompt, tokenizer, add_special_tokens=True)
+    if token_ids:
+        return token_ids
+    if tokenizer.bos_id is None:
+        raise InvalidRequestError("prompt: is empty, and the model has no start token", "prompt")
+    return [tokenizer.bos_id]
+
+
+async def _encode(text: str, tokenizer: Tokenizer, *, add_special_tokens: bool) -> list[int]:
+    if len(text) < _LONG_TEXT:
+        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    return await asyncio.to_thread(tokenizer.encode, text, add_special_tokens=add_special_tokens)
+
+
+def _check_token_ids(field: str, token_ids: list[int], tokenizer: Tokenizer) -> None:
+    for index, token_id in enumerate(token_ids):
+        if not 0 <= token_id < tokenizer.vocab_size:
+            last = tokenizer.vocab_size - 1
+            raise InvalidRequestError(
+                f"{field}.{index}: token id {token_id} is not in 0..{last}", f"{field}.{index}"
+            )
+
+
+def _chat_max_tokens(body: ChatRequest) -> tuple[str, int] | None:
+    """The field that limits the answer, and its value."""
+    old, new = body.max_tokens, body.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        raise InvalidRequestError(
+            f"max_tokens: is {old}, but max_completion_tokens is {new}", "max_tokens"
+        )
+    if new is not None:
+        return "max_completion_tokens", new
+    return None if old is None else ("max_tokens", old)
+
+
+class _Room(NamedTuple):
+    """What a prompt leaves of the context, in tokens."""
+
+    num_prompt_tokens: int
+    max_model_len: int
+
+    @property
+    def num_free(self) -> int:
+        return self.max_model_len - self.num_prompt_tokens
+
+
+def _room(field: str, num_prompt_tokens: int, max_model_len: int) -> _Room:
+    room = _Room(num_prompt_tokens, max_model_len)
+    if room.num_free < 1:
+        raise ContextLengthError(
+            f"{field}: this model's maximum context length is {max_model_len} tokens, but the"
+            f" prompt has {num_prompt_tokens} and leaves no room for an answer",
+            field,
+        )
+    return room
+
+
+def _max_tokens(room: _Room, given: tuple[str, int] | None, *, default: int | None) -> int:
+    """How long the answer may be: a default gives way to the context, a wish doesn't.
+
+    Args:
+        given: Field and value, if the client gave one.
+        default: None for all that the context has left.
+    """
+    if given is None:
+        return room.num_free if default is None else min(default, room.num_free)
+    field, value = given
+    if value > room.num_free:
+        raise ContextLengthError(
+            f"{field}: this model's maximum context length is {room.max_model_len} tokens, but"
+            f" {room.num_prompt_tokens + value} were requested ({room.num_prompt_tokens} in the"
+            f" prompt, {value} in the answer)",
+            field,
+        )
+    return value
+
+
+def _sampling_params(
+    body: SamplingRequest, max_tokens: int, num_logprobs: int | None, tokenizer: Tokenizer
+) -> SamplingParams:
+    min_tokens = body.min_tokens or 0
+    if min_tokens > max_tokens:
+        raise InvalidRequestError(
+            f"min_tokens: {min_tokens} is more than max_tokens, {max_tokens}", "min_tokens"
+        )
+    stop_token_ids = body.stop_token_ids or []
+    _check_token_ids("stop_token_ids", stop_token_ids, tokenizer)
+    temperature = _or(body.temperature, 1.0)
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=temperature if temperature >= _MIN_TEMPERATURE else 0.0,
+        # Keeping more than the vocabulary is keeping all.
+        top_k=min(max(body.top_k or 0, 0), tokenizer.vocab_size),
+        top_p=_or(body.top_p, 1.0),
+        min_p=_or(body.min_p, 0.0),
+        seed=random.getrandbits(63) if body.seed is None else body.seed,
+        presence_penalty=_or(body.presence_penalty, 0.0),
+        frequency_penalty=_or(body.frequency_penalty, 0.0),
+        repetition_penalty=_or(body.repetition_penalty, 1.0),
+        logit_bias=_logit_bias(body.logit_bias or {}, tokenizer),
+        logprobs=num_logprobs,
+        min_tokens=min_tokens,
+        stop_token_ids=frozenset(stop_token_ids),
+        ignore_eos=bool(body.ignore_eos),
+    )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _logit_bias(given: dict[str, float], tokenizer: Tokenizer) -> dict[int, float]:
+    bias: dict[int, float] = {}
+    for key, value in given.items():
+        if not _TOKEN_ID.fullmatch(key) or int(key) >= tokenizer.vocab_size:
+            last = tokenizer.vocab_size - 1
+            raise InvalidRequestError(
+                f"logit_bias: key {key[:20]!r} is no token id in 0..{last}", "logit_bias"
+            )
+        bias[int(key)] = value
+    return bias
+
+
+def _job(
+    prefix: str,
+    body: SamplingRequest,
+    prompt: list[int],
+    params: SamplingParams,
+    tokenizer: Tokenizer,
+    *,
+    continues_text: bool,
+) -> Job:
+    request = Request(
+        request_id=RequestId(f"{prefix}-{uuid.uuid4().hex}"),
+        prompt_token_ids=tuple(prompt),
+        params=params,
+        priority=body.priority or 0,
+    )
+    stop = [body.stop] if isinstance(body.stop, str) else (body.stop or [])
+    text = TextStream(
+        tokenizer, stop=stop, min_tokens=params.min_tokens, continues_text=continues_text
+    )
+    return Job(request, text)

@@ -1,0 +1,167 @@
+"""The composition root: settings in, wired parts out. The only module that knows them all."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from fastapi import FastAPI
+
+from server import __version__
+from server.api.app import create_app
+from server.api.deps import Parts, ServingInfo
+from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
+from server.engine.async_engine import AsyncEngine
+from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.runner import Runner
+from server.engine.scheduler import Scheduler, SchedulerConfig
+from server.engine.types import StepStats
+from server.errors import ConfigError
+from server.metrics import Metrics
+from server.machine import free_memory, pick_device, pick_dtype
+from server.models.config import ModelConfig, model_config
+from server.models.layers import Placement
+from server.models.llama import LlamaModel
+from server.text.chat_template import ChatTemplate
+from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
+from weights.checkpoint import load_weights, read_config
+from weights.locate import locate_model
+
+Report = Callable[[str], None]
+"""Takes lines of progress for a person."""
+
+_SEQUENCES_BY_DEFAULT = 3
+"""Full-length sequences the KV pool holds where nobody says how large it shall be."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Everything a command needs to run a model."""
+
+    name: str
+    engine: AsyncEngine
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate
+
+
+def build_model(settings: ModelSettings, report: Report, observe: Callable[[StepStats], None]) -> LoadedModel:
+    """Loads the model and wires the engine; the engine still has to be started.
+
+    Raises:
+        StartupError: whatever is wrong with the settings or the checkpoint.
+    """
+    device = pick_device(settings.device)
+    dtype = pick_dtype(settings.dtype, device)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    folder = locate_model(settings.model, settings.cache_dir.expanduser(), dtype, report)
+    config = model_config(read_config(folder))
+    hf_tokenizer = load_hf_tokenizer(folder)
+    model = load_model(folder, config, Placement(device, dtype))
+    report(f"loaded {folder.name}: {config.num_layers} layers, {_dtype_name(dtype)} on {device}")
+    shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
+    limits = scheduler_config(settings, config, shape, free_memory(device))
+    _report_pool(limits, shape, report)
+    caches = allocate_kv(shape, limits.num_blocks, limits.block_size, device)
+    runner = Runner(model, caches, limits.block_size, limits.eos_token_ids, device)
+    engine = AsyncEngine(Scheduler(limits), runner, observe)
+    name = model_name(settings.model)
+    tokenizer = from_hf(hf_tokenizer, folder)
+    return LoadedModel(name, engine, tokenizer, ChatTemplate(hf_tokenizer, name))
+
+
+def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, LoadedModel]:
+    """The HTTP app around a model; starting and stopping the engine is the app's lifespan.
+
+    Raises:
+        StartupError: as `build_model`.
+    """
+    name = settings.served_model_name or model_name(settings.model)
+    metrics = Metrics(name)
+    model = build_model(settings, report, metrics.record)
+    info = ServingInfo(
+        model_name=name,
+        created=int(time.time()),
+        version=__version__,
+        system_fingerprint=_fingerprint(settings),
+        sse_ping_seconds=settings.sse_ping_seconds,
+    )
+    parts = Parts(model.engine, model.tokenizer, model.chat_template, metrics, info)
+    return create_app(parts), model
+
+
+def _fingerprint(settings: ModelSettings) -> str:
+    """Changes when the same seed might give other tokens: model, precision, version."""
+    what = f"{__version__}|{settings.model}|{settings.dtype}|{settings.device}|{torch.__version__}"
+    return "fp_" + hashlib.blake2b(what.encode(), digest_size=6).hexdigest()
+
+
+def load_model(folder: Path, config: ModelConfig, placement: Placement) -> LlamaModel:
+    """Reads a checkpoint folder into a model that is ready to run."""
+    model = LlamaModel(config, placement)
+    load_weights(folder, model.slots(), model.ignorable)
+    model.freeze()
+    return model
+
+
+def model_name(model: str) -> str:
+    """What a model is called in answers: a file's stem, a folder's name, a hub id as it is."""
+    if model == DEFAULT_MODEL:
+        return model
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf":
+        return path.stem
+    return path.resolve().name if path.exists() else model
+
+
+def scheduler_config(
+    settings: ModelSettings, config: ModelConfig, shape: CacheShape, free: int
+) -> SchedulerConfig:
+    """Sizes the KV pool and with it the longest sequence.
+
+    Args:
+        free: bytes left after the model is loaded.
+
+    Raises:
+        ConfigError: the pool can't hold one sequence of the asked max_model_len.
+    """
+    wanted_len = settings.max_model_len or config.max_position
+    if wanted_len > config.max_position:
+        reason = f"the model was trained for {config.max_position} positions"
+        raise ConfigError("max_model_len", wanted_len, reason)
+    block_bytes = shape.bytes_per_token * settings.block_size
+    blocks_per_sequence = -(-wanted_len // settings.block_size)
+    if settings.kv_memory is not None:
+        num_blocks = settings.kv_memory // block_bytes
+    else:
+        affordable = int(free * settings.kv_memory_fraction) // block_bytes
+        num_blocks = min(affordable, _SEQUENCES_BY_DEFAULT * blocks_per_sequence)
+    held = num_blocks * settings.block_size
+    if held < min(wanted_len, 2 * settings.block_size) or (settings.max_model_len or 0) > held:
+        reason = f"the KV cache holds {held} tokens, fewer than a sequence of {wanted_len} needs"
+        raise ConfigError("kv_memory", settings.kv_memory or "auto", reason)
+    return SchedulerConfig(
+        num_blocks=num_blocks,
+        block_size=settings.block_size,
+        max_model_len=min(wanted_len, held),
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        prefix_caching=settings.prefix_caching,
+        eos_token_ids=frozenset(config.eos_token_ids),
+    )
+
+
+def _report_pool(limits: SchedulerConfig, shape: CacheShape, report: Report) -> None:
+    tokens = limits.num_blocks * limits.block_size
+    mebibytes = tokens * shape.bytes_per_token / 2**20
+    full = tokens / limits.max_model_len
+    report(
+        f"KV cache: {mebibytes:,.0f} MiB = {tokens:,} tokens = {full:.1f} sequences of "
+        f"{limits.max_model_len:,} tokens"
+    )
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

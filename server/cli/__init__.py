@@ -1,0 +1,39 @@
+"""The `glidecape` command: parses arguments, prints for people, exits.
+
+What is wrong with settings, files or ports ends in one line on stderr and exit code 2.
+"""
+
+import sys
+
+import typer
+
+from server.cli.chat import chat
+from server.cli.generate import generate
+from server.cli.measure import bench
+from server.cli.serve import serve
+from server.errors import GlidecapeError
+
+USAGE_ERROR = 2
+
+
+def make_app() -> typer.Typer:
+    """All commands."""
+    app = typer.Typer(
+        name="glidecape",
+        help="OpenAI-compatible inference server with GliDe + CaPE speculative decoding.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for command in (serve, generate, chat, bench):
+        app.command()(command)
+    return app
+
+
+def main() -> None:
+    """Entry point of the `glidecape` script."""
+    try:
+        make_app()()
+    except GlidecapeError as error:
+        print(f"glidecape: {error}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)

@@ -1,0 +1,108 @@
+"""`glidecape chat`: a terminal client of a running server."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from server.cli.terminal import Stopwatch, stderr, write_answer
+from server.errors import ConfigError, GlidecapeError
+
+HELP = "/new starts over, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
+
+
+class ChatError(GlidecapeError):
+    """The server refused a message, or broke off."""
+
+
+def chat(
+    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8000",
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0, max=2)] = 0.7,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
+) -> None:
+    """Chat with a running server."""
+    options: dict[str, Any] = {"temperature": temperature}
+    if max_tokens is not None:
+        options["max_tokens"] = max_tokens
+    start = [{"role": "system", "content": system}] if system else []
+    with httpx.Client(base_url=url, timeout=httpx.Timeout(None, connect=5)) as client:
+        stderr.print(f"{_model_name(client, url)} — {HELP}", style="dim")
+        _converse(client, start, options)
+
+
+def _model_name(client: httpx.Client, url: str) -> str:
+    try:
+        return str(client.get("/v1/models").raise_for_status().json()["data"][0]["id"])
+    except (httpx.HTTPError, ValueError, LookupError) as error:
+        raise ConfigError("url", url, f"no server answers there: {error}") from None
+
+
+def _converse(
+    client: httpx.Client, start: list[dict[str, str]], options: dict[str, Any]
+) -> None:
+    messages = list(start)
+    while True:
+        try:
+            line = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line == "/quit":
+            return
+        if line == "/new":
+            messages = list(start)
+        elif line:
+            messages.append({"role": "user", "content": line})
+            try:
+                answer = _answer(client, {"messages": messages, **options})
+            except ChatError as error:
+                stderr.print(str(error), style="red", markup=False)
+                messages.pop()
+            else:
+                messages.append({"role": "assistant", "content": answer})
+
+
+def _answer(client: httpx.Client, body: dict[str, Any]) -> str:
+    """Streams one answer to the terminal and returns it; Ctrl-C keeps what came."""
+    text, num_tokens, watch = "", 0, Stopwatch()
+    with closing(_events(client, body)) as events:
+        try:
+            for event in events:
+                num_tokens = (event.get("usage") or {}).get("completion_tokens", num_tokens)
+                for choice in event["choices"]:
+                    watch.saw_token()
+                    piece = choice["delta"].get("content") or ""
+                    text += piece
+                    write_answer(piece)
+        except KeyboardInterrupt:
+            pass
+    write_answer("\n")
+    stderr.print(watch.summary(num_tokens) if num_tokens else "stopped", style="dim")
+    return text
+
+
+def _events(client: httpx.Client, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The stream's JSON events.
+
+    Raises:
+        ChatError: the server's own message, or that the connection broke.
+    """
+    body = body | {"stream": True, "stream_options": {"include_usage": True}}
+    try:
+        with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.is_error:
+                response.read()
+                raise ChatError(response.json()["error"]["message"])
+            for line in response.iter_lines():
+                data = line.removeprefix("data: ")
+                if data == line or data == "[DONE]":
+                    continue  # a comment, a blank line, or the end
+                event = json.loads(data)
+                if "error" in event:
+                    raise ChatError(event["error"]["message"])
+                yield event
+    except httpx.HTTPError as error:
+        raise ChatError(f"the connection broke: {error}") from None

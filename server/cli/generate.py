@@ -1,0 +1,79 @@
+"""`glidecape generate`: one answer without a server."""
+
+import asyncio
+import random
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.cli.options import with_settings
+from server.cli.terminal import Stopwatch, report, stderr, write_answer
+from server.config import ModelSettings
+from server.engine.types import Request, RequestId, SamplingParams, StepStats
+from server.errors import ConfigError
+
+if TYPE_CHECKING:
+    from server.build import LoadedModel
+
+
+@with_settings(ModelSettings)
+def generate(
+    settings: ModelSettings,
+    prompt: Annotated[str, typer.Argument(help="What to answer.")],
+    max_tokens: Annotated[int, typer.Option(help="At most this many new tokens.", min=1)] = 256,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0, max=2)] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
+    ] = False,
+) -> None:
+    """Answer one prompt and exit."""
+    report("loading …")
+    from server.build import build_model
+
+    model = build_model(settings, report, _ignore)
+    token_ids = _encode(model, prompt, raw)
+    room = model.engine.max_model_len - len(token_ids)
+    if room < 1 or not token_ids:
+        reason = f"{len(token_ids)} tokens, but the context holds {model.engine.max_model_len}"
+        raise ConfigError("prompt", prompt[:40], reason)
+    params = SamplingParams(
+        max_tokens=min(max_tokens, room),
+        temperature=temperature,
+        seed=random.getrandbits(63) if seed is None else seed,
+    )
+    asyncio.run(_stream(model, Request(RequestId("generate"), token_ids, params), raw))
+
+
+def _ignore(stats: StepStats) -> None:
+    """Offline, nobody scrapes metrics."""
+
+
+def _encode(model: "LoadedModel", prompt: str, raw: bool) -> tuple[int, ...]:
+    if raw:
+        return tuple(model.tokenizer.encode(prompt, add_special_tokens=True))
+    text = model.chat_template.render([{"role": "user", "content": prompt}])
+    return tuple(model.tokenizer.encode(text, add_special_tokens=False))
+
+
+async def _stream(model: "LoadedModel", request: Request, raw: bool) -> None:
+    from server.text.stream import TextStream
+
+    text = TextStream[None](model.tokenizer, continues_text=raw)
+    watch = Stopwatch()
+    model.engine.start()
+    try:
+        async with aclosing(model.engine.generate(request)) as outputs:
+            async for output in outputs:
+                watch.saw_token()
+                delta = text.push(
+                    output.token_ids,
+                    ended=output.finish_reason is not None,
+                    has_stop_token=output.stop_token_id is not None,
+                )
+                write_answer(delta.text)
+    finally:
+        await model.engine.stop()
+    write_answer("\n")
+    stderr.print(watch.summary(text.num_tokens), style="dim")

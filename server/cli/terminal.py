@@ -1,0 +1,42 @@
+"""What the commands print: progress on stderr, answers on stdout."""
+
+import sys
+import time
+
+from rich.console import Console
+
+stderr = Console(stderr=True, highlight=False)
+
+
+def report(line: str) -> None:
+    """A line of progress."""
+    stderr.print(line, style="dim", markup=False)
+
+
+def write_answer(text: str) -> None:
+    """A piece of an answer, as it comes."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+class Stopwatch:
+    """Times an answer as a user sees it: first token, then tokens per second."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._first: float | None = None
+
+    def saw_token(self) -> None:
+        if self._first is None:
+            self._first = time.perf_counter()
+
+    def summary(self, num_tokens: int) -> str:
+        """num_tokens: all tokens of the answer. The rate leaves out the first one, whose time is
+        the prompt's."""
+        now = time.perf_counter()
+        if self._first is None:
+            return "no tokens"
+        line = f"{num_tokens} tokens, first after {(self._first - self._started) * 1000:.0f} ms"
+        if num_tokens > 1:
+            line += f", then {(num_tokens - 1) / max(now - self._first, 1e-9):.1f} tokens/s"
+        return line

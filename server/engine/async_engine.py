@@ -1,0 +1,107 @@
+"""The engine's asyncio front: `generate` per request, everything else in the engine's thread."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar
+
+from server.engine.loop import EngineLoop, Executes, Finish
+from server.engine.scheduler import Scheduler
+from server.engine.types import FinishReason, Request, RequestId, RequestOutput, StepStats
+from server.errors import ContextLengthError, EngineDeadError
+
+T = TypeVar("T")
+
+
+class AsyncEngine:
+    """Serves many requests from one event loop.
+
+    Args:
+        observe: called with the figures of each step, in the engine's thread.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, runner: Executes, observe: Callable[[StepStats], None]
+    ) -> None:
+        self.max_model_len = scheduler.config.max_model_len
+        self._streams: dict[RequestId, asyncio.Queue[RequestOutput | EngineDeadError]] = {}
+        self._event_loop: asyncio.AbstractEventLoop | None = None
+        self._death: EngineDeadError | None = None
+        self._loop = EngineLoop(scheduler, runner, self._publish, self._died, observe)
+
+    @property
+    def is_ready(self) -> bool:
+        return self._event_loop is not None and self._death is None
+
+    def start(self) -> None:
+        """Starts the engine's thread; to be called in the event loop that will call `generate`."""
+        self._event_loop = asyncio.get_running_loop()
+        self._loop.start()
+
+    async def stop(self) -> None:
+        """Ends the engine's thread after the step it is in. Open requests get no more output."""
+        if self._event_loop is not None:
+            await asyncio.to_thread(self._loop.stop)
+
+    def check_health(self) -> None:
+        """Raises EngineDeadError if a step has crashed."""
+        if self._death is not None:
+            raise self._death
+
+    async def generate(self, request: Request) -> AsyncGenerator[RequestOutput, None]:
+        """Yields the request's outputs, a step each, up to the one with a finish reason.
+
+        Leaving the iteration early (closing the generator, cancellation) aborts the request: its
+        blocks are free before the engine's next step.
+
+        Raises:
+            EngineDeadError: a step crashed, before or during this request.
+            ContextLengthError: the prompt leaves no room for a token.
+        """
+        self.check_health()
+        if len(request.prompt_token_ids) >= self.max_model_len:
+            raise ContextLengthError(
+                f"the prompt has {len(request.prompt_token_ids)} tokens; "
+                f"the context holds {self.max_model_len}, one of them for the answer"
+            )
+        stream = self._streams[request.request_id] = asyncio.Queue()
+        self._loop.submit(request)
+        finished = False
+        try:
+            while not finished:
+                output = await stream.get()
+                if isinstance(output, EngineDeadError):
+                    raise output
+                finished = output.finish_reason is not None
+                yield output
+        finally:
+            del self._streams[request.request_id]
+            if not finished:
+                self.finish(request.request_id, "abort")
+
+    def finish(self, request_id: RequestId, reason: FinishReason) -> None:
+        """Ends a request from outside, for example at a stop string. It yields no more output;
+        close its generator after this."""
+        self._loop.submit(Finish(request_id, reason))
+
+    def _publish(self, outputs: list[RequestOutput]) -> None:
+        if outputs:
+            self._in_event_loop(self._deliver, outputs)
+
+    def _deliver(self, outputs: list[RequestOutput]) -> None:
+        for output in outputs:
+            stream = self._streams.get(output.request_id)
+            if stream is not None:  # gone: the client left while the step ran
+                stream.put_nowait(output)
+
+    def _died(self, error: BaseException) -> None:
+        self._death = EngineDeadError(f"the engine stopped: {type(error).__name__}: {error}")
+        self._in_event_loop(self._deliver_death, self._death)
+
+    def _deliver_death(self, death: EngineDeadError) -> None:
+        for stream in self._streams.values():
+            stream.put_nowait(death)
+
+    def _in_event_loop(self, call: Callable[[T], None], argument: T) -> None:
+        """From the engine's thread. The loop may be closed already when the process shuts down."""
+        if self._event_loop is not None and not self._event_loop.is_closed():
+            self._event_loop.call_soon_threadsafe(call, argument)

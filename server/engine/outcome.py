@@ -1,0 +1,54 @@
+"""What new tokens mean for a sequence: appended one by one until one of them ends it."""
+
+from server.engine.plan import SequenceResult
+from server.engine.sequence import Sequence
+from server.engine.types import FinishReason, RequestOutput, SamplingParams
+
+
+def stop_ids(params: SamplingParams, eos_token_ids: frozenset[int]) -> frozenset[int]:
+    """Tokens that end the request when chosen."""
+    if params.ignore_eos:
+        return params.stop_token_ids
+    return params.stop_token_ids | eos_token_ids
+
+
+def append_tokens(
+    sequence: Sequence,
+    did: SequenceResult,
+    eos_token_ids: frozenset[int],
+    max_model_len: int,
+) -> RequestOutput | None:
+    """Appends a step's tokens up to the first that ends the sequence; the rest is dropped.
+
+    Returns:
+        The output to send, or None where the step brought no token.
+    """
+    params = sequence.request.params
+    stops = stop_ids(params, eos_token_ids)
+    reason: FinishReason | None = None
+    count = 0
+    for token_id in did.token_ids:
+        sequence.token_ids.append(token_id)
+        count += 1
+        if token_id in stops:  # never below min_tokens: the sampler masks them there
+            reason = "stop"
+        elif (
+            sequence.num_output_tokens >= params.max_tokens
+            or len(sequence.token_ids) >= max_model_len
+        ):
+            reason = "length"
+        if reason is not None:
+            break
+    if count == 0:
+        return None
+    return RequestOutput(
+        request_id=sequence.request.request_id,
+        token_ids=did.token_ids[:count],
+        logprobs=None if did.logprobs is None else did.logprobs[:count],
+        finish_reason=reason,
+        stop_token_id=sequence.token_ids[-1] if reason == "stop" else None,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        num_output_tokens=sequence.num_output_tokens,
+        num_cached_tokens=sequence.num_cached_tokens or 0,
+    )
+

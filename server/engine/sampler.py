@@ -1,0 +1,141 @@
+"""From logits to tokens: penalties, bias, temperature, truncation, one keyed uniform per row.
+
+Each row is treated on its own terms, so a batch may mix greedy and sampled requests, and a row's
+token does not depend on the other rows. The order of the steps is `SamplingParams`'s.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from server.engine.truncation import keep_mask
+from server.engine.types import SamplingParams, TokenLogprobs
+from server.engine.uniform import uniforms
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerRow:
+    """What must be known to draw one token."""
+
+    params: SamplingParams
+    prompt_ids: Sequence[int]
+    output_ids: Sequence[int]
+    """Tokens between the prompt and the one to draw."""
+    stop_ids: frozenset[int]
+    """Masked while fewer than params.min_tokens tokens are out."""
+
+    @property
+    def position(self) -> int:
+        """Of the token to draw, in its sequence."""
+        return len(self.prompt_ids) + len(self.output_ids)
+
+
+class Sampled(NamedTuple):
+    """One token per row."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs | None]
+
+
+def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> Sampled:
+    """Draws one token per row. logits: [len(rows), vocab_size] float32, not changed."""
+    processed = _process(logits, rows)
+    token_ids = processed.argmax(dim=-1)
+    drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
+    if drawn:
+        token_ids[drawn] = _draw(processed[drawn], [rows[i] for i in drawn])
+    ids: list[int] = token_ids.tolist()
+    return Sampled(ids, _logprobs(logits, ids, rows))
+
+
+def _process(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> torch.Tensor:
+    """Penalties, bias and min_tokens; a copy only if some row asks for any."""
+    touched = [i for i, row in enumerate(rows) if _changes_logits(row)]
+    if not touched:
+        return logits
+    logits = logits.clone()
+    for i in touched:
+        _penalise(logits[i], rows[i])
+        for token_id, bias in rows[i].params.logit_bias.items():
+            logits[i, token_id] += bias
+        if len(rows[i].output_ids) < rows[i].params.min_tokens:
+            logits[i, list(rows[i].stop_ids)] = float("-inf")
+    return logits
+
+
+def _changes_logits(row: SamplerRow) -> bool:
+    params = row.params
+    too_short = len(row.output_ids) < params.min_tokens and bool(row.stop_ids)
+    return params.has_penalties or bool(params.logit_bias) or too_short
+
+
+def _penalise(logits: torch.Tensor, row: SamplerRow) -> None:
+    """Repetition over prompt and output, frequency and presence over the output. logits: [vocab],
+    changed in place."""
+    params = row.params
+    if params.repetition_penalty != 1.0:
+        seen = torch.tensor([*row.prompt_ids, *row.output_ids], device=logits.device).unique()
+        values = logits[seen]
+        penalty = params.repetition_penalty
+        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
+    if row.output_ids and (params.frequency_penalty or params.presence_penalty):
+        output = torch.tensor(row.output_ids, device=logits.device)
+        seen, counts = output.unique(return_counts=True)
+        logits[seen] -= params.frequency_penalty * counts + params.presence_penalty
+
+
+def _draw(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> torch.Tensor:
+    """Inverse CDF over the truncated distribution, in order of token ids.
+
+    Token order, not probability order: rounding that swaps two near-equal probabilities then
+    moves no interval. Double precision: a float32 sum over a large vocabulary is off by 1e-4.
+
+    Args:
+        logits: [len(rows), vocab]; rows with temperature > 0.
+
+    Returns:
+        [len(rows)] int64
+    """
+    device = logits.device
+    temperatures = torch.tensor([row.params.temperature for row in rows], device=device)
+    probs = (logits / temperatures[:, None]).softmax(dim=-1)
+    keep = keep_mask(
+        probs,
+        torch.tensor([row.params.top_k for row in rows], device=device),
+        torch.tensor([row.params.top_p for row in rows], device=device),
+        torch.tensor([row.params.min_p for row in rows], device=device),
+    )
+    if keep is not None:
+        probs = probs.masked_fill(~keep, 0.0)
+    cdf = probs.double().cumsum(dim=-1)
+    uniform = uniforms(
+        [row.params.seed for row in rows], [row.position for row in rows], device
+    )
+    # right=True: the first token whose cumulative mass exceeds the target; a token of mass 0
+    # never does. The clamp guards u x total rounding up to the total itself.
+    total = cdf[:, -1]
+    target = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cdf, target[:, None], right=True)[:, 0]
+
+
+def _logprobs(
+    logits: torch.Tensor, token_ids: list[int], rows: Sequence[SamplerRow]
+) -> list[TokenLogprobs | None]:
+    """Of the rows that ask for them, under the model's own distribution."""
+    result: list[TokenLogprobs | None] = [None] * len(rows)
+    wanting = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
+    if not wanting:
+        return result
+    logprobs = logits[wanting].log_softmax(dim=-1)
+    most = max(rows[i].params.logprobs or 0 for i in wanting)
+    top = logprobs.topk(most, dim=-1) if most else None
+    for j, i in enumerate(wanting):
+        pairs = ()
+        count = rows[i].params.logprobs
+        if top is not None and count:
+            ids, values = top.indices[j, :count].tolist(), top.values[j, :count].tolist()
+            pairs = tuple(zip(ids, values, strict=True))
+        result[i] = TokenLogprobs(token_ids[i], float(logprobs[j, token_ids[i]]), pairs)
+    return result

@@ -1,0 +1,149 @@
+"""What goes into the engine and what comes out: plain ints and frozen dataclasses.
+
+This is the whole surface the API layer sees besides `async_engine`. No tensors, no text.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NewType
+
+TokenId = NewType("TokenId", int)
+BlockId = NewType("BlockId", int)
+RequestId = NewType("RequestId", str)
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+"""`stop`: a stop token (or, set from outside, a stop string); `length`: max_tokens or the context
+is used up; `abort`: the client went away; `error`: the engine died."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one request's tokens are chosen. Validated by the API layer; plain data here.
+
+    The distribution at a position is formed in this order (vLLM's): repetition, frequency and
+    presence penalties, `logit_bias`, stop ids masked below `min_tokens`, `temperature`, `top_k`,
+    `top_p` (on what top_k left, renormalised), `min_p`. One uniform number keyed by
+    (`seed`, position) then picks the token by inverse CDF.
+    """
+
+    max_tokens: int
+    """At most this many new tokens, ≥ 1."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_k: int = 0
+    """Keep the k most probable tokens; 0 keeps all."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    """Drop tokens less probable than this share of the most probable one."""
+    seed: int = 0
+    """64-bit; the API draws one at random for requests that give none."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    """Over prompt and output, as in HF; 1 is off."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
+    logprobs: int | None = None
+    """Number of alternatives to report beside the chosen token's logprob; 0 reports the chosen one
+    alone, None reports nothing."""
+    min_tokens: int = 0
+    """No stop id may be chosen before this many tokens."""
+    stop_token_ids: frozenset[int] = frozenset()
+    """End the request when chosen, besides the model's own end tokens."""
+    ignore_eos: bool = False
+    """The model's own end tokens don't end the request."""
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def has_penalties(self) -> bool:
+        return (
+            self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+            or not math.isclose(self.repetition_penalty, 1.0)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to continue."""
+
+    request_id: RequestId
+    prompt_token_ids: tuple[int, ...]
+    """At least one, and shorter than the context."""
+    params: SamplingParams
+    priority: int = 0
+    """Lower is served earlier; equal priorities are first come, first served."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities of one emitted token under the model's own distribution (temperature 1,
+    before penalties, bias and truncation)."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """(token id, logprob) of the most probable tokens, best first; may include the chosen one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """What one step added to one request."""
+
+    request_id: RequestId
+    token_ids: tuple[int, ...]
+    """New tokens of this step, including a final stop token; empty only when the request ends
+    without one (`abort`)."""
+    logprobs: tuple[TokenLogprobs, ...] | None
+    """One per new token, or None if not asked for."""
+    finish_reason: FinishReason | None
+    """None while the request goes on."""
+    stop_token_id: int | None
+    """The token that ended the request, when finish_reason is `stop`."""
+    num_prompt_tokens: int
+    num_output_tokens: int
+    """All tokens generated so far, this step's included."""
+    num_cached_tokens: int
+    """Prompt tokens whose KV came from the prefix cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRequest:
+    """Timings of a request that ended, in seconds, for metrics."""
+
+    reason: FinishReason
+    num_prompt_tokens: int
+    num_output_tokens: int
+    queue_seconds: float
+    """Arrival to first scheduling."""
+    prefill_seconds: float
+    """First scheduling to first token."""
+    decode_seconds: float
+    """First to last token."""
+    e2e_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What one engine step did, for metrics and logs. Times in seconds."""
+
+    num_running: int
+    num_waiting: int
+    kv_usage: float
+    """Share of the pool's blocks held by requests, 0..1."""
+    num_prompt_tokens: int
+    """Prompt tokens of the requests whose first token came in this step."""
+    num_generation_tokens: int
+    num_preemptions: int
+    prefix_cache_queries: int
+    """Prompt tokens looked up in the prefix cache."""
+    prefix_cache_hits: int
+    times_to_first_token: tuple[float, ...]
+    inter_token: tuple[tuple[float, int], ...]
+    """(seconds since the request's previous token, new tokens) per request that decoded."""
+    finished: tuple[FinishedRequest, ...]
+    step_seconds: float
+    """0 where no step ran and requests only ended."""

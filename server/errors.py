@@ -1,0 +1,108 @@
+"""Every error the server raises on purpose, in one tree.
+
+    GlidecapeError
+    ├── StartupError               one line on stderr, exit code 2, no traceback
+    │   ├── ConfigError            a setting with a bad value
+    │   ├── CheckpointError        a file that can't be read, or doesn't hold what it should
+    │   └── UnsupportedModelError  an architecture, rope type, tensor type … that is not implemented
+    ├── RequestError               the client's fault, answered with its own 4xx
+    │   ├── InvalidRequestError    400
+    │   │   ├── UnsupportedFieldError
+    │   │   └── ContextLengthError
+    │   └── ModelNotFoundError     404
+    └── EngineDeadError            500: a step crashed, nothing can be served any more
+
+This module does not know HTTP frameworks: `server/api/errors.py` turns the tree into responses.
+"""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+ErrorType = Literal["invalid_request_error", "server_error"]
+"""The `type` of OpenAI's error body."""
+
+ErrorCode = Literal[
+    "invalid_value",
+    "invalid_json",
+    "unknown_field",
+    "unsupported_field",
+    "context_length_exceeded",
+    "model_not_found",
+    "not_found",
+    "method_not_allowed",
+    "internal_error",
+]
+"""The `code` of OpenAI's error body; closed, so that clients can switch on it."""
+
+
+class GlidecapeError(Exception):
+    """Root of the tree; its text is meant for the user."""
+
+
+class StartupError(GlidecapeError):
+    """The server can't start as asked."""
+
+
+class ConfigError(StartupError):
+    """A setting has a bad value; names the key and the value."""
+
+    def __init__(self, key: str, value: object, reason: str) -> None:
+        super().__init__(f"{key}={value!r}: {reason}")
+        self.key = key
+
+
+class CheckpointError(StartupError):
+    """A checkpoint can't be loaded; names the file and the reason."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+
+
+class UnsupportedModelError(StartupError):
+    """The checkpoint is readable but asks for something that is not implemented."""
+
+
+class RequestError(GlidecapeError):
+    """A request that can't be served, with what OpenAI's error body needs.
+
+    Args:
+        message: For a person; names the field and the bad value.
+        param: The offending field, `messages.0.role` for nested ones, or None.
+    """
+
+    status: ClassVar[int] = 400
+    type: ClassVar[ErrorType] = "invalid_request_error"
+    code: ClassVar[ErrorCode] = "invalid_value"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequestError(RequestError):
+    """A field has a bad value."""
+
+
+class UnsupportedFieldError(InvalidRequestError):
+    """A field of OpenAI's API that this server does not implement (never ignored silently)."""
+
+    code: ClassVar[ErrorCode] = "unsupported_field"
+
+
+class ContextLengthError(InvalidRequestError):
+    """Prompt and requested tokens don't fit the context."""
+
+    code: ClassVar[ErrorCode] = "context_length_exceeded"
+
+
+class ModelNotFoundError(RequestError):
+    """The request names a model that is not served here."""
+
+    status: ClassVar[int] = 404
+    code: ClassVar[ErrorCode] = "model_not_found"
+
+
+class EngineDeadError(GlidecapeError):
+    """A step of the engine crashed; every open and later request gets this."""

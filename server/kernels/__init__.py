@@ -1,0 +1,2 @@
+"""Tensor kernels. `reference` is their definition in torch; faster ones have the same signatures
+and are chosen in `dispatch`."""

@@ -1,0 +1,54 @@
+// The C ABI of the decoder stack; mirrored field by field in decoder.py.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+struct GlidecapeShape {
+  int32_t num_layers, hidden, inner, num_heads, num_kv_heads, head_dim;
+  int32_t qk_norm;  // whether q and k are normed per head
+  float eps;
+};
+
+// Weights of one layer as the checkpoint has them: matrices [outputs][inputs] bf16, vectors float.
+// They are copied. Biases may be null.
+struct GlidecapeLayer {
+  const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
+  const uint16_t *qkv, *output, *gate_up, *down;  // qkv and gate_up: their parts one after another
+  const float *qkv_bias, *output_bias, *gate_up_bias, *down_bias;
+  int32_t window;  // sliding window in tokens, 0 for none
+};
+
+// One step, rows = nodes of all trees; see kernels/tree.py.
+struct GlidecapeStep {
+  int32_t num_rows, num_sequences, max_blocks, block_size;
+  int32_t max_nodes;           // width of ancestors
+  const int64_t* positions;    // [num_rows]
+  const int64_t* slots;        // [num_rows]
+  const int64_t* block_tables; // [num_sequences][max_blocks]
+  const int64_t* context_lens; // [num_sequences]
+  const int64_t* node_counts;  // [num_sequences]
+  const uint8_t* ancestors;    // [num_rows][max_nodes], or null: chains
+  const float* cos;            // [num_rows][head_dim]
+  const float* sin;
+};
+
+struct GlidecapeCache {
+  uint16_t *keys, *values;
+};
+
+void* glidecape_decoder_create(const GlidecapeShape* shape, int32_t threads);
+void glidecape_decoder_set_layer(void* decoder, int32_t index, const GlidecapeLayer* layer);
+// x: [num_rows][hidden] float, the residual stream; read and written.
+void glidecape_decoder_run(void* decoder, const GlidecapeStep* step, const GlidecapeCache* caches,
+                           float* x);
+void glidecape_decoder_destroy(void* decoder);
+
+// A matrix product of its own (the head). weight: [outputs][inputs] bf16, copied.
+void* glidecape_linear_create(const uint16_t* weight, int32_t outputs, int32_t inputs,
+                              int32_t threads);
+// x: [rows][inputs] bf16 -> y: [rows][outputs] float
+void glidecape_linear_run(void* linear, const uint16_t* x, int32_t rows, float* y);
+void glidecape_linear_destroy(void* linear);
+}

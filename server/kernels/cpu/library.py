@@ -1,0 +1,78 @@
+"""Finds and loads the native library, and mirrors its C ABI (`decoder.h`)."""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_INT = ctypes.c_int32
+_POINTER = ctypes.c_void_p
+
+
+class Shape(ctypes.Structure):
+    """GlidecapeShape"""
+
+    _fields_ = (
+        *(
+            (name, _INT)
+            for name in ("num_layers", "hidden", "inner", "num_heads", "num_kv_heads", "head_dim")
+        ),
+        ("qk_norm", _INT),
+        ("eps", ctypes.c_float),
+    )
+
+
+class Layer(ctypes.Structure):
+    """GlidecapeLayer"""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm")),
+        *((name, _POINTER) for name in ("qkv", "output", "gate_up", "down")),
+        *((f"{name}_bias", _POINTER) for name in ("qkv", "output", "gate_up", "down")),
+        ("window", _INT),
+    )
+
+
+class Step(ctypes.Structure):
+    """GlidecapeStep"""
+
+    _fields_ = (
+        *((n, _INT) for n in ("num_rows", "num_sequences", "max_blocks", "block_size")),
+        ("max_nodes", _INT),
+        *((n, _POINTER) for n in ("positions", "slots", "block_tables", "context_lens")),
+        *((n, _POINTER) for n in ("node_counts", "ancestors", "cos", "sin")),
+    )
+
+
+class Cache(ctypes.Structure):
+    """GlidecapeCache"""
+
+    _fields_ = (("keys", _POINTER), ("values", _POINTER))
+
+
+_SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
+    "glidecape_decoder_create": (_POINTER, (ctypes.POINTER(Shape), _INT)),
+    "glidecape_decoder_set_layer": (None, (_POINTER, _INT, ctypes.POINTER(Layer))),
+    "glidecape_decoder_run": (
+        None,
+        (_POINTER, ctypes.POINTER(Step), ctypes.POINTER(Cache), _POINTER),
+    ),
+    "glidecape_decoder_destroy": (None, (_POINTER,)),
+    "glidecape_linear_create": (_POINTER, (_POINTER, _INT, _INT, _INT)),
+    "glidecape_linear_run": (None, (_POINTER, _POINTER, _INT, _POINTER)),
+    "glidecape_linear_destroy": (None, (_POINTER,)),
+}
+
+
+@cache
+def native_library() -> ctypes.CDLL | None:
+    """The library, or None where it was not built or this CPU can't run it."""
+    files = sorted(Path(__file__).parent.glob("_native*.so"))
+    if not files or not torch.cpu._is_avx512_bf16_supported():
+        return None
+    library = ctypes.CDLL(str(files[0]))
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library

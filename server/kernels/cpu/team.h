@@ -1,0 +1,122 @@
+// A small team of threads that runs one job at a time, with barriers inside the job.
+//
+// Work inside a phase is taken in chunks from a shared counter, so that a core that is busy with
+// something else (an HTTP thread) delays nobody for long. Which thread computes a chunk never
+// changes its result.
+#pragma once
+
+#include <immintrin.h>
+#include <sched.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace glidecape {
+
+class Team {
+ public:
+  using Job = std::function<void(int thread)>;
+
+  explicit Team(int size) : size_(size) {
+    for (int i = 1; i < size_; ++i) threads_.emplace_back([this, i] { work(i); });
+  }
+
+  ~Team() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+      generation_.fetch_add(1);
+    }
+    wake_.notify_all();
+    for (auto& thread : threads_) thread.join();
+  }
+
+  // Runs job(0 .. size-1) at once, one call per thread; returns when all have.
+  // num_phases: how many calls of for_each each thread will make.
+  void run(const Job& job, int num_phases) {
+    if (num_phases > num_counters_) {
+      counters_.reset(new std::atomic<int>[num_phases]);
+      num_counters_ = num_phases;
+    }
+    for (int i = 0; i < num_phases; ++i) counters_[i].store(0, std::memory_order_relaxed);
+    job_ = &job;
+    running_.store(size_ - 1, std::memory_order_relaxed);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      generation_.fetch_add(1);
+    }
+    wake_.notify_all();
+    job(0);
+    wait_until([this] { return running_.load(std::memory_order_acquire) == 0; });
+  }
+
+  // Inside a job: all threads share out count chunks, then meet. phase: the same number in every
+  // thread, and never used twice in a job.
+  template <class Chunk>
+  void for_each(int phase, int count, const Chunk& chunk) {
+    for (int i; (i = counters_[phase].fetch_add(1, std::memory_order_relaxed)) < count;) chunk(i);
+    barrier();
+  }
+
+ private:
+  static constexpr int kSpins = 20000;  // about 0.3 ms: shorter than the gap between two prompts,
+                                        // longer than between two layers
+
+  void barrier() {
+    const unsigned round = round_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      return;
+    }
+    wait_until([this, round] { return round_.load(std::memory_order_acquire) != round; });
+  }
+
+  template <class Done>
+  static void wait_until(const Done& done) {
+    for (int i = 0; !done(); ++i) {
+      if (i < kSpins) {
+        _mm_pause();
+      } else {
+        sched_yield();  // somebody else needs this core
+      }
+    }
+  }
+
+  void work(int index) {
+    unsigned seen = 0;
+    while (true) {
+      for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) {
+        _mm_pause();
+      }
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [this, seen] { return generation_.load() != seen; });
+        seen = generation_.load();
+        if (stopping_) return;
+      }
+      (*job_)(index);
+      running_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  const int size_;
+  std::vector<std::thread> threads_;
+  std::unique_ptr<std::atomic<int>[]> counters_;
+  int num_counters_ = 0;
+  const Job* job_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stopping_ = false;
+  std::atomic<unsigned> generation_{0};
+  alignas(64) std::atomic<int> running_{0};
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<unsigned> round_{0};
+};
+
+}  // namespace glidecape

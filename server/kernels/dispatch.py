@@ -1,0 +1,54 @@
+"""The kernels that models call, chosen for the machine. One signature each, `reference`'s."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from server.kernels import reference
+from server.kernels.cpu import decoder as native
+from server.kernels.cpu.decoder import DecoderShape, LayerWeights
+from server.kernels.linear import LinearFn, can_pack, packed_linear, reference_linear
+from server.kernels.tree import LayerCache, TreeBatch
+
+rms_norm = reference.rms_norm
+silu_mul = reference.silu_mul
+rotary = reference.rotary
+write_kv = reference.write_kv
+tree_attention = reference.tree_attention
+
+CosSin = tuple[torch.Tensor, torch.Tensor]
+DecoderFn = Callable[[torch.Tensor, CosSin, Sequence[LayerCache], TreeBatch], torch.Tensor]
+"""(x [rows, hidden], (cos, sin) [rows, 1, head_dim] float32, caches, batch) -> [rows, hidden]"""
+
+
+def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFn:
+    """weight: [out_features, in_features], bias: [out_features] or None."""
+    if can_pack(weight):
+        return packed_linear(weight, bias)
+    return reference_linear(weight, bias)
+
+
+def logits_linear(weight: torch.Tensor) -> LinearFn:
+    """The head: weight [vocab, hidden]; its result is float32."""
+    if native.supports_linear(weight):
+        return native.NativeLinear(weight, torch.get_num_threads())
+    apply = linear(weight, None)
+    return lambda x: apply(x).float()
+
+
+def fused_decoder(
+    shape: DecoderShape, sample: torch.Tensor, layers: Sequence[Callable[[], LayerWeights]]
+) -> DecoderFn | None:
+    """All decoder layers as one call, or None where the machine has only the single kernels.
+
+    Args:
+        sample: one of the weights, for its precision and device.
+        layers: each gives one layer's weights and forgets them, so that the model is never held
+            twice.
+    """
+    if not native.supports(shape, sample):
+        return None
+    decoder = native.NativeDecoder(shape, torch.get_num_threads())
+    for index, take_weights in enumerate(layers):
+        decoder.set_layer(index, take_weights())
+    return decoder

@@ -1,0 +1,46 @@
+"""What this machine offers: device, precision, free memory. Asked once, at start."""
+
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+
+from server.config import DType
+from server.errors import ConfigError
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Raises ConfigError where a GPU is asked for and there is none."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device", wanted, "this machine has no usable GPU")
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def pick_dtype(wanted: DType, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where it is computed natively: emulated, it is slower than float32."""
+    if wanted != "auto":
+        return {
+            "float32": torch.float32,
+            "bfloat16": torch.bfloat16,
+            "float16": torch.float16,
+        }[wanted]
+    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes this process may still take on the device; on the CPU, within its cgroup's limit."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available = psutil.virtual_memory().available
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):  # no cgroup, or its limit is the word "max"
+        return available
+    return min(available, max(limit - used, 0))

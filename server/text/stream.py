@@ -1,0 +1,134 @@
+"""One request's output: token ids in, text that may be shown out.
+
+Combines the detokenizer and the stop strings, and keeps logprobs beside the text they belong to.
+Used by the API and by offline generation alike.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from server.text.detokenizer import Detokenizer
+from server.text.stop import StopStrings
+from server.text.tokenizer import Tokenizer
+
+L = TypeVar("L")
+"""Whatever the caller keeps for each token; logprobs, but this module doesn't look inside."""
+
+
+class PlacedLogprobs(NamedTuple, Generic[L]):
+    """Logprobs of one token, and where its text begins (in characters of the output)."""
+
+    logprobs: L
+    text_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta(Generic[L]):
+    """What one push released."""
+
+    text: str
+    logprobs: tuple[PlacedLogprobs[L], ...]
+    """Of the tokens whose text is now released. A token is held with its text."""
+    stop_string: str | None
+    """The stop string that ended the output; nothing follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldToken(Generic[L]):
+    """A token in `[begin, end)` of the decoded text, not released yet. One that ends inside a
+    character ends with that character."""
+
+    logprobs: L
+    begin: int
+    end: int
+
+
+class TextStream(Generic[L]):
+    """Text of one sequence.
+
+    Args:
+        stop: Stop strings; the output ends before the first one.
+        min_tokens: Stop strings are not looked for in the text of this many first tokens.
+        continues_text: See `Detokenizer`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        stop: Sequence[str] = (),
+        min_tokens: int = 0,
+        continues_text: bool = False,
+    ) -> None:
+        self._detokenizer = Detokenizer(tokenizer, continues_text=continues_text)
+        self._stop = StopStrings(stop)
+        self._min_tokens = min_tokens
+        self._held: deque[_HeldToken[L]] = deque()
+        self._num_decoded = 0
+        self._num_released = 0
+        self.num_tokens = 0
+        """Tokens read, up to the one that completed a stop string and including a stop token."""
+
+    def push(
+        self,
+        token_ids: Sequence[int],
+        logprobs: Sequence[L] | None = None,
+        *,
+        ended: bool = False,
+        has_stop_token: bool = False,
+    ) -> TextDelta[L]:
+        """Reads one step's tokens.
+
+        Args:
+            logprobs: One for each token, or None.
+            ended: No tokens follow: text held back is released.
+            has_stop_token: The last token ended the request; its text is not shown.
+        """
+        num_shown = len(token_ids) - has_stop_token
+        texts: list[str] = []
+        for index in range(num_shown):
+            entry = None if logprobs is None else logprobs[index]
+            text, matched = self._push_token(token_ids[index], entry)
+            texts.append(text)
+            if matched is not None:
+                return self._cut(texts, matched)
+        self.num_tokens += has_stop_token
+        if ended:
+            texts.append(self._stop.flush())
+        return self._release(texts, all_tokens=ended)
+
+    def _push_token(self, token_id: int, logprobs: L | None) -> tuple[str, str | None]:
+        """Decodes one token → (released text, stop string found)."""
+        begin = self._num_decoded
+        text = self._detokenizer.push(token_id)
+        self._num_decoded += len(text)
+        self.num_tokens += 1
+        if logprobs is not None:
+            end = self._num_decoded + self._detokenizer.is_mid_character
+            self._held.append(_HeldToken(logprobs, begin, end))
+        if self.num_tokens <= self._min_tokens:
+            return text, None
+        return self._stop.push(text)
+
+    def _release(self, texts: list[str], *, all_tokens: bool) -> TextDelta[L]:
+        text = "".join(texts)
+        self._num_released += len(text)
+        released: list[PlacedLogprobs[L]] = []
+        while self._held and (all_tokens or self._held[0].end <= self._num_released):
+            token = self._held.popleft()
+            released.append(PlacedLogprobs(token.logprobs, token.begin))
+        return TextDelta(text, tuple(released), None)
+
+    def _cut(self, texts: list[str], stop_string: str) -> TextDelta[L]:
+        """Ends the output before a stop string; a token that reaches into it still counts."""
+        text = "".join(texts)
+        self._num_released += len(text)
+        released = tuple(
+            PlacedLogprobs(token.logprobs, token.begin)
+            for token in self._held
+            if token.begin < self._num_released
+        )
+        self._held.clear()
+        return TextDelta(text, released, stop_string)

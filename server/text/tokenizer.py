@@ -1,0 +1,108 @@
+"""The model's tokenizer: text to ids, and ids to exact bytes.
+
+Built on the `tokenizers` library; transformers is only used to read the many file layouts. Knows
+nothing about chats (`chat_template.py`) or streams (`detokenizer.py`).
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer as BackendTokenizer
+
+from server.errors import CheckpointError, UnsupportedModelError
+from server.text.token_bytes import TokenBytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class Tokenizer:
+    """Encodes prompts and knows each token's bytes.
+
+    Args:
+        backend: The fast tokenizer. Its truncation and padding are switched off: a server must
+            see the whole prompt, to refuse it when it is too long.
+        eos_ids: Tokens with which the model ends an answer.
+        bos_id: Token with which a text begins, if the model has one.
+    """
+
+    def __init__(
+        self, backend: BackendTokenizer, eos_ids: Iterable[int] = (), bos_id: int | None = None
+    ) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend = backend
+        self.token_bytes = TokenBytes(backend)
+        self.eos_ids = frozenset(eos_ids)
+        self.bos_id = bos_id
+        added = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(token for token, entry in added.items() if entry.special)
+        self.vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values())
+        """One more than the largest id."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def token_string(self, token_id: int) -> str:
+        """A token for people. Part of a character is shown as OpenAI does: `bytes:\\xf0\\x9f`."""
+        raw = self.token_bytes(token_id)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def load_hf_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
+    """Reads a tokenizer from a local folder in Hugging Face's layout; never touches the network.
+
+    Raises:
+        CheckpointError: the folder has no readable tokenizer.
+        UnsupportedModelError: the model has no fast tokenizer.
+    """
+    # transformers takes seconds to import; `glidecape --help` must not wait for it.
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(folder, f"no readable tokenizer: {reason}") from error
+    if not isinstance(loaded, PreTrainedTokenizerFast):
+        raise UnsupportedModelError(f"{type(loaded).__name__} is not a fast tokenizer")
+    return loaded
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a local checkpoint folder, see `from_hf`."""
+    return from_hf(load_hf_tokenizer(folder), folder)
+
+
+def from_hf(loaded: "PreTrainedTokenizerFast", folder: Path) -> Tokenizer:
+    """Wraps a transformers tokenizer. The end tokens are its own and those that
+    `generation_config.json` names: chat models end a turn with another token than a text."""
+    backend = loaded.backend_tokenizer
+    eos_id = _id_of(backend, loaded.eos_token)
+    own = [] if eos_id is None else [eos_id]
+    bos_id = _id_of(backend, loaded.bos_token)
+    return Tokenizer(backend, [*own, *_generation_eos_ids(folder)], bos_id)
+
+
+def _id_of(backend: BackendTokenizer, token: object) -> int | None:
+    # transformers' ids of special tokens are typed as almost anything; the token is a string.
+    return backend.token_to_id(token) if isinstance(token, str) else None
+
+
+def _generation_eos_ids(folder: Path) -> list[int]:
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return []
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(path, str(error)) from error
+    eos: int | list[int] | None = config.get("eos_token_id")
+    if eos is None:
+        return []
+    return [eos] if isinstance(eos, int) else eos

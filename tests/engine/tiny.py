@@ -1,0 +1,101 @@
+"""A tiny random model and a synchronous engine around it: exact tokens in milliseconds."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+import torch
+
+from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.runner import Runner
+from server.engine.scheduler import Scheduler, SchedulerConfig
+from server.engine.types import Request, RequestId, RequestOutput, SamplingParams
+from server.models.config import ModelConfig, RopeConfig
+from server.models.layers import Placement
+from server.models.llama import LlamaModel
+
+CPU = torch.device("cpu")
+VOCAB_SIZE = 61
+EOS = 60
+MODEL = ModelConfig(
+    architecture="LlamaForCausalLM",
+    vocab_size=VOCAB_SIZE,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    rms_norm_eps=1e-5,
+    max_position=256,
+    tie_word_embeddings=False,
+    sliding_windows=(None, 24),
+    rope=RopeConfig(theta=10_000.0, original_max_position=256),
+    eos_token_ids=(EOS,),
+)
+CONFIG = SchedulerConfig(
+    num_blocks=256,
+    block_size=4,
+    max_model_len=256,
+    max_num_seqs=32,
+    max_num_batched_tokens=128,
+    prefix_caching=True,
+    eos_token_ids=frozenset({EOS}),
+)
+
+
+@cache
+def tiny_model() -> LlamaModel:
+    """Random weights, sharp enough that tokens depend on their whole context."""
+    model = LlamaModel(MODEL, Placement(CPU, torch.float32))
+    generator = torch.Generator().manual_seed(7)
+    for name, slot in model.slots().items():
+        if "norm" in name:
+            slot.fill_(1.0)
+        else:
+            slot.normal_(0.0, 0.35, generator=generator)
+    model.freeze()
+    return model
+
+
+class TinyEngine:
+    """Scheduler and runner driven step by step, without threads."""
+
+    def __init__(self, config: SchedulerConfig = CONFIG) -> None:
+        self.scheduler = Scheduler(config)
+        shape = CacheShape(MODEL.num_layers, MODEL.num_kv_heads, MODEL.head_dim, torch.float32)
+        caches = allocate_kv(shape, config.num_blocks, config.block_size, CPU)
+        self.runner = Runner(tiny_model(), caches, config.block_size, config.eos_token_ids, CPU)
+        self.num_preemptions = 0
+        self.num_steps = 0
+
+    def step(self) -> list[RequestOutput]:
+        plan = self.scheduler.schedule(time.monotonic())
+        if plan is None:
+            return []
+        self.num_steps += 1
+        self.num_preemptions += plan.num_preemptions
+        outputs = self.scheduler.update(plan, self.runner.execute(plan), time.monotonic())
+        self.scheduler.check_integrity()
+        return outputs
+
+    def run(self, requests: Sequence[Request]) -> dict[RequestId, list[RequestOutput]]:
+        """All requests at once, to their end."""
+        for request in requests:
+            self.scheduler.add(request, time.monotonic())
+        outputs: dict[RequestId, list[RequestOutput]] = {r.request_id: [] for r in requests}
+        while self.scheduler.has_work:
+            for output in self.step():
+                outputs[output.request_id].append(output)
+        return outputs
+
+
+def tokens(outputs: Sequence[RequestOutput]) -> list[int]:
+    return [token_id for output in outputs for token_id in output.token_ids]
+
+
+def make_request(name: str, prompt: Sequence[int], **params: object) -> Request:
+    """params: fields of SamplingParams; 24 greedy tokens by default."""
+    sampling = replace(SamplingParams(max_tokens=24, temperature=0.0), **params)  # pyright: ignore[reportArgumentType]
+    return Request(RequestId(name), tuple(prompt), sampling)

@@ -1,0 +1,127 @@
+"""Every tensor type, against its definition in the GGUF format, written out here once more."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+WriteGGUF = Callable[..., Path]
+Convert = Callable[..., tuple[Path, dict[str, torch.Tensor]]]
+Type = gguf.GGMLQuantizationType
+
+
+def half(raw: bytes) -> np.float32:
+    return np.frombuffer(raw, np.float16)[0].astype(np.float32)
+
+
+def q8_0(block: bytes) -> list[np.float32]:
+    return [half(block[:2]) * np.float32(q) for q in np.frombuffer(block[2:], np.int8)]
+
+
+def q4_0(block: bytes) -> list[np.float32]:
+    nibbles = [b & 15 for b in block[2:]] + [b >> 4 for b in block[2:]]
+    return [half(block[:2]) * np.float32(q - 8) for q in nibbles]
+
+
+def q4_1(block: bytes) -> list[np.float32]:
+    nibbles = [b & 15 for b in block[4:]] + [b >> 4 for b in block[4:]]
+    return [half(block[:2]) * np.float32(q) + half(block[2:4]) for q in nibbles]
+
+
+def q4_k(block: bytes) -> list[np.float32]:
+    """Eight groups of 32; their 6-bit scales and minimums are packed into 12 bytes."""
+    scale, minimum, packed, quants = half(block[:2]), half(block[2:4]), block[4:16], block[16:]
+    values: list[np.float32] = []
+    for group in range(8):
+        if group < 4:
+            s, m = packed[group] & 63, packed[group + 4] & 63
+        else:
+            s = (packed[group + 4] & 15) | (packed[group - 4] >> 6) << 4
+            m = (packed[group + 4] >> 4) | (packed[group] >> 6) << 4
+        pair = quants[group // 2 * 32 : group // 2 * 32 + 32]
+        nibbles = [b >> 4 if group % 2 else b & 15 for b in pair]
+        values += [scale * np.float32(s) * np.float32(q) - minimum * np.float32(m) for q in nibbles]
+    return values
+
+
+def q6_k(block: bytes) -> list[np.float32]:
+    """Sixteen groups of 16 with 8-bit scales; 4 low bits and 2 high bits stored apart."""
+    low, high, scales = block[:128], block[128:192], np.frombuffer(block[192:208], np.int8)
+    values: list[np.float32] = []
+    for index in range(256):
+        part, place = index // 128, index % 128
+        quarter, lane = place // 32, place % 32
+        byte = low[part * 64 + lane + 32 * (quarter % 2)]
+        nibble = byte >> 4 if quarter >= 2 else byte & 15
+        bits = (high[part * 32 + lane] >> 2 * quarter) & 3
+        scale = half(block[208:]) * np.float32(scales[index // 16])
+        values.append(scale * np.float32((nibble | bits << 4) - 32))
+    return values
+
+
+DEFINITIONS = {Type.Q8_0: q8_0, Type.Q4_0: q4_0, Type.Q4_1: q4_1, Type.Q4_K: q4_k, Type.Q6_K: q6_k}
+
+
+def random_blocks(kind: gguf.GGMLQuantizationType, rows: int, width: int) -> npt.NDArray[np.uint8]:
+    """Random bytes as quantised rows, with sane half-precision scales in place of random ones."""
+    size, num_bytes = gguf.GGML_QUANT_SIZES[kind]
+    random = np.random.default_rng(1)
+    blocks = random.integers(0, 256, (rows * width // size, num_bytes), np.uint8)
+    places = {Type.Q8_0: [0], Type.Q4_0: [0], Type.Q6_K: [208]}.get(kind, [0, 2])
+    for place in places:
+        scales = random.uniform(0.01, 0.1, len(blocks)).astype(np.float16)
+        blocks[:, place : place + 2] = scales.view(np.uint8).reshape(-1, 2)
+    return blocks.reshape(rows, -1)
+
+
+@pytest.mark.parametrize("kind", DEFINITIONS)
+def test_quantised_types(
+    write_gguf: WriteGGUF,
+    convert: Convert,
+    tensors: dict[str, Any],
+    kind: gguf.GGMLQuantizationType,
+) -> None:
+    rows = random_blocks(kind, 6, 512)
+    path = write_gguf(tensors=tensors | {"blk.0.ffn_down.weight": (rows, kind)})
+    weight = convert(path)[1]["model.layers.0.mlp.down_proj.weight"]
+    blocks = rows.reshape(-1, gguf.GGML_QUANT_SIZES[kind][1])
+    expected = [value for block in blocks for value in DEFINITIONS[kind](block.tobytes())]
+    np.testing.assert_allclose(weight.numpy().reshape(-1), expected, rtol=1e-6, atol=1e-6)
+    assert weight.shape == (6, 512)
+
+
+@pytest.mark.parametrize("kind", [Type.Q8_0, Type.Q4_0, Type.Q4_1])
+def test_what_the_gguf_package_quantised_comes_back_close(
+    write_gguf: WriteGGUF,
+    convert: Convert,
+    tensors: dict[str, Any],
+    kind: gguf.GGMLQuantizationType,
+) -> None:
+    name = "blk.0.ffn_up.weight"
+    path = write_gguf(tensors=tensors | {name: (gguf.quants.quantize(tensors[name], kind), kind)})
+    weight = convert(path)[1]["model.layers.0.mlp.up_proj.weight"].numpy()
+    assert np.abs(weight - tensors[name]).max() < (0.02 if kind == Type.Q8_0 else 0.3)
+
+
+@pytest.mark.parametrize("kind", [Type.F32, Type.F16, Type.BF16])
+def test_unquantised_types_are_exact(
+    write_gguf: WriteGGUF,
+    convert: Convert,
+    tensors: dict[str, Any],
+    kind: gguf.GGMLQuantizationType,
+) -> None:
+    dtype = {Type.F16: torch.float16, Type.BF16: torch.bfloat16}.get(kind, torch.float32)
+    stored = {
+        name: (torch.from_numpy(value).to(dtype).view(torch.uint8).numpy(), kind)
+        for name, value in tensors.items()
+    }
+    weights = convert(write_gguf(tensors=stored))[1]
+    expected = torch.from_numpy(tensors["blk.0.ffn_up.weight"]).to(dtype).float()
+    assert torch.equal(weights["model.layers.0.mlp.up_proj.weight"], expected)
+    norm = torch.from_numpy(tensors["output_norm.weight"]).to(dtype).float()
+    assert torch.equal(weights["model.norm.weight"], norm)

@@ -1,0 +1,103 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from server.config import DEFAULT_MODEL
+from server.errors import CheckpointError
+from weights.locate import locate_model
+
+WriteGGUF = Callable[..., Path]
+
+
+def locate(model: Path | str, cache_dir: Path) -> Path:
+    return locate_model(str(model), cache_dir, torch.float32, print)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    save_file({"a": torch.ones(2)}, folder / "model.safetensors")
+    return folder
+
+
+def test_a_folder_is_returned_as_it_is(folder: Path, tmp_path: Path) -> None:
+    assert locate(folder, tmp_path) == folder
+
+
+def test_a_gguf_file_is_converted(write_gguf: WriteGGUF, tmp_path: Path) -> None:
+    found = locate(write_gguf(), tmp_path / "cache")
+    assert found.parent == tmp_path / "cache" / "models"
+    assert (found / "config.json").exists()
+
+
+def test_the_default_name_is_the_packaged_gguf(
+    write_gguf: WriteGGUF, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_gguf("carried.gguf")
+    monkeypatch.setattr("weights.locate.default_gguf", lambda: path)
+    assert locate(DEFAULT_MODEL, tmp_path).name.startswith("carried-float32-")
+
+
+def test_a_hub_id_is_downloaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def download(model: str, report: Callable[[str], None]) -> Path:
+        asked.append(model)
+        return folder
+
+    monkeypatch.setattr("weights.locate.download", download)
+    assert locate("org/name-1.5", tmp_path) == folder
+    assert asked == ["org/name-1.5"]
+
+
+@pytest.mark.parametrize("model", ["no-such-model", "../nowhere/at/all", "/not/here", "a//b", ""])
+def test_other_names_say_what_is_accepted(tmp_path: Path, model: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        locate(model, tmp_path)
+    text = str(caught.value)
+    assert text.startswith(
+        f"{model}: no such model; accepted: '{DEFAULT_MODEL}' (the default), a folder"
+    )
+    assert "a .gguf file" in text and "a hub id" in text
+
+
+def test_other_files_say_what_is_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.touch()
+    with pytest.raises(CheckpointError, match=r"is a file, but not a \.gguf; accepted: "):
+        locate(path, tmp_path)
+
+
+def test_a_folder_without_config(folder: Path, tmp_path: Path) -> None:
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        locate(folder, tmp_path)
+    assert str(caught.value) == f"{folder}: has no config.json"
+    (folder / "x.gguf").touch()
+    with pytest.raises(CheckpointError) as caught:
+        locate(folder, tmp_path)
+    assert str(caught.value) == (
+        f"{folder}: has no config.json; to use a GGUF file, name it: {folder}/x.gguf"
+    )
+
+
+def test_a_folder_without_safetensors(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="safetensors is needed"):
+        locate(folder, tmp_path)
+
+
+def test_the_home_folder_is_expanded(
+    write_gguf: WriteGGUF, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_gguf()
+    assert locate("~/tiny.gguf", Path("~/cache")).parent == tmp_path / "cache" / "models"

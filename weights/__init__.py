@@ -1,0 +1,1 @@
+"""Finding, converting and loading checkpoints. Knows files and formats, not how a model runs."""

@@ -1,0 +1,161 @@
+"""Reads a folder in Hugging Face layout: `config.json` and safetensors, one file or sharded.
+
+Knows tensor names and shapes, not models: the model offers its slots, this fills them.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from server.errors import CheckpointError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_NAMES_SHOWN = 8
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json`, with `eos_token_id` as a list that also has generation_config.json's ids.
+
+    Instruct models end their turns with a token that is often named in the latter only.
+
+    Raises:
+        CheckpointError: config.json is missing, or one of the two is not a JSON object.
+    """
+    config = read_json(folder / "config.json")
+    generation_path = folder / "generation_config.json"
+    generation = read_json(generation_path) if generation_path.exists() else {}
+    ids = [*_as_list(generation.get("eos_token_id")), *_as_list(config.get("eos_token_id"))]
+    return config | {"eos_token_id": list(dict.fromkeys(ids)) or None}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, or something else than a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(path, error.strerror or str(error)) from None
+    except ValueError as error:
+        raise CheckpointError(path, f"broken JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(path, f"expected a JSON object, found {type(value).__name__}")
+    return cast(dict[str, Any], value)
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """Tensor name → file that holds it.
+
+    Raises:
+        CheckpointError: no safetensors, a broken index, or a shard that is missing or unreadable.
+    """
+    if (folder / INDEX_FILE).exists():
+        return _indexed_files(folder)
+    path = folder / SINGLE_FILE
+    if path.exists():
+        return dict.fromkeys(_tensor_names(path), path)
+    raise CheckpointError(folder, _why_no_safetensors(folder))
+
+
+def load_weights(
+    folder: Path, slots: Mapping[str, torch.Tensor], ignorable: Callable[[str], bool]
+) -> None:
+    """Copies every tensor of the checkpoint into its slot, converting to the slot's dtype.
+
+    Args:
+        slots: Hugging Face tensor name → destination, usually a view into a larger parameter.
+        ignorable: True for names that may be in the checkpoint without having a slot.
+
+    Raises:
+        CheckpointError: tensors are missing or left over, a shape or type is wrong, or a file is
+            missing, truncated or corrupt. After it, some slots may already be filled.
+    """
+    files = weight_files(folder)
+    _refuse_names(folder, "is missing", (name for name in slots if name not in files))
+    leftover = (name for name in files if name not in slots and not ignorable(name))
+    _refuse_names(folder, "has left-over", leftover)
+    for path in dict.fromkeys(files[name] for name in slots):
+        _load_file(path, {name: slot for name, slot in slots.items() if files[name] == path})
+
+
+@torch.no_grad()  # slots are views of parameters, which may want gradients
+def _load_file(path: Path, slots: Mapping[str, torch.Tensor]) -> None:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            for name, slot in slots.items():
+                tensor: torch.Tensor = file.get_tensor(name)
+                _check_tensor(path, name, tensor, slot)
+                slot.copy_(tensor)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(path, _first_line(error)) from None
+
+
+def _check_tensor(path: Path, name: str, tensor: torch.Tensor, slot: torch.Tensor) -> None:
+    if tensor.shape != slot.shape:
+        stored, expected = list(tensor.shape), list(slot.shape)
+        raise CheckpointError(path, f"tensor {name} has shape {stored}, the model needs {expected}")
+    if tensor.dtype not in _FLOATS:
+        raise CheckpointError(path, f"tensor {name} has type {tensor.dtype}, expected floats")
+
+
+def _indexed_files(folder: Path) -> dict[str, Path]:
+    index = folder / INDEX_FILE
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(index, "has no weight_map")
+    files = {str(name): str(file) for name, file in weight_map.items()}
+    for shard in dict.fromkeys(files.values()):
+        if Path(shard).name != shard:
+            raise CheckpointError(index, f"names {shard!r}, which is not a plain file name")
+        path = folder / shard
+        if not path.exists():
+            raise CheckpointError(path, f"shard named in {INDEX_FILE} is absent")
+        held = set(_tensor_names(path))
+        absent = (name for name, file in files.items() if file == shard and name not in held)
+        _refuse_names(path, f"lacks what {INDEX_FILE} promises:", absent)
+    return {name: folder / shard for name, shard in files.items()}
+
+
+def _tensor_names(path: Path) -> list[str]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(path, _first_line(error)) from None
+
+
+def _refuse_names(path: Path, problem: str, names: Iterable[str]) -> None:
+    found = list(names)
+    if not found:
+        return
+    shown = ", ".join(found[:_NAMES_SHOWN])
+    rest = f" and {len(found) - _NAMES_SHOWN} more" if len(found) > _NAMES_SHOWN else ""
+    plural = "tensor" if len(found) == 1 else "tensors"
+    raise CheckpointError(path, f"{problem} {len(found)} {plural}: {shown}{rest}")
+
+
+def _why_no_safetensors(folder: Path) -> str:
+    if next(folder.glob("pytorch_model*.bin"), None):
+        return "holds pytorch_model.bin only; safetensors is needed (convert with save_pretrained)"
+    if next(folder.glob("model-*-of-*.safetensors"), None):
+        return f"holds shards but no {INDEX_FILE}"
+    return f"holds neither {SINGLE_FILE} nor {INDEX_FILE}"
+
+
+def _as_list(value: object) -> list[Any]:
+    if value is None:
+        return []
+    return cast(list[Any], value) if isinstance(value, list) else [value]
+
+
+def _first_line(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return reason.splitlines()[0] if reason else type(error).__name__

@@ -1,0 +1,108 @@
+"""Converted models on disk: each GGUF is converted once per dtype.
+
+A folder under its final name is complete: it is made under another name and renamed. A lock makes
+a second process wait for the first one's result instead of doing the work again.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from server.errors import CheckpointError
+from weights.gguf import convert_gguf
+
+CONVERTER_VERSION = 1
+"""Part of the key: raise it when the same file would be converted differently."""
+
+MARKER = "complete.json"
+"""File sizes of a finished conversion."""
+
+
+def converted_gguf(
+    path: Path, cache_dir: Path, dtype: torch.dtype, report: Callable[[str], None]
+) -> Path:
+    """Folder with the converted model, made now if it is not there yet.
+
+    Args:
+        path: The GGUF file.
+        cache_dir: Folders are made under its `models/`.
+        dtype: Of the converted weights.
+        report: Gets lines for a person.
+
+    Raises:
+        CheckpointError: the file can't be read, or the cache not be written.
+        UnsupportedModelError: the file asks for something that is not implemented.
+    """
+    folder = cache_dir / "models" / _folder_name(path, dtype)
+    if is_complete(folder):
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.parent / ".lock", report):
+            if not is_complete(folder):  # else another process made it while this one waited
+                _convert(path, folder, dtype, report)
+    except OSError as error:
+        raise CheckpointError(folder, f"can't be written: {error.strerror or error}") from None
+    return folder
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every file is there with the size it had when the conversion ended."""
+    try:
+        sizes: dict[str, int] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _convert(path: Path, folder: Path, dtype: torch.dtype, report: Callable[[str], None]) -> None:
+    megabytes = path.stat().st_size / 1e6
+    report(f"converting {path.name} ({megabytes:.0f} MB) to {_dtype_name(dtype)}, once")
+    started = time.monotonic()
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # it is not complete, or this would not run
+    partial.mkdir()
+    try:
+        convert_gguf(path, partial, dtype)
+        sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
+        (partial / MARKER).write_text(json.dumps(sizes), encoding="utf-8")
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    report(f"converted in {time.monotonic() - started:.1f} s, kept in {folder}")
+
+
+@contextmanager
+def _locked(path: Path, report: Callable[[str], None]) -> Generator[None]:
+    """Holds the lock file; the system releases it if the process is killed."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report("waiting for another process that is converting a model")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _folder_name(path: Path, dtype: torch.dtype) -> str:
+    """`<stem>-<dtype>-<key>`; the key changes when the file or the converter does."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise CheckpointError(path, error.strerror or str(error)) from None
+    identity = f"{status.st_size}-{status.st_mtime_ns}-{CONVERTER_VERSION}"
+    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return f"{path.stem}-{_dtype_name(dtype)}-{key}"
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
