@@ -18,7 +18,10 @@ setup(
             sources=[f"{SOURCES}/decoder.cpp"],
             depends=[
                 f"{SOURCES}/{name}.h"
-                for name in ("attention", "decoder", "matmul_bf16", "team", "vector_math")
+                for name in (
+                    *("attention", "decoder", "matmul_bf16"),
+                    *("row_math", "team", "vector_math"),
+                )
             ],
             language="c++",
             extra_compile_args=[

@@ -41,6 +41,8 @@ class LoadedModel:
     """Everything a command needs to run a model."""
 
     name: str
+    vocab_size: int
+    """Ids the model knows; the tokenizer's may be fewer."""
     engine: AsyncEngine
     tokenizer: Tokenizer
     chat_template: ChatTemplate
@@ -60,7 +62,7 @@ def build_model(settings: ModelSettings, report: Report, observe: Callable[[Step
     config = model_config(read_config(folder))
     hf_tokenizer = load_hf_tokenizer(folder)
     model = load_model(folder, config, Placement(device, dtype))
-    report(f"loaded {folder.name}: {config.num_layers} layers, {_dtype_name(dtype)} on {device}")
+    report(f"loaded {model_name(settings.model)}: {config.num_layers} layers, {_dtype_name(dtype)} on {device}")
     shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
     limits = scheduler_config(settings, config, shape, free_memory(device))
     _report_pool(limits, shape, report)
@@ -69,7 +71,7 @@ def build_model(settings: ModelSettings, report: Report, observe: Callable[[Step
     engine = AsyncEngine(Scheduler(limits), runner, observe)
     name = model_name(settings.model)
     tokenizer = from_hf(hf_tokenizer, folder)
-    return LoadedModel(name, engine, tokenizer, ChatTemplate(hf_tokenizer, name))
+    return LoadedModel(name, config.vocab_size, engine, tokenizer, ChatTemplate(hf_tokenizer, name))
 
 
 def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, LoadedModel]:
@@ -83,6 +85,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
     model = build_model(settings, report, metrics.record)
     info = ServingInfo(
         model_name=name,
+        vocab_size=model.vocab_size,
         created=int(time.time()),
         version=__version__,
         system_fingerprint=_fingerprint(settings),

@@ -43,6 +43,9 @@ class ModelSettings(BaseSettings):
     model: str = DEFAULT_MODEL
     """Name of the default model, a local folder (Hugging Face layout), a .gguf file, or a hub id."""
 
+    draft: Literal["none"] = "none"
+    """Draft for speculative decoding; none decodes plainly."""
+
     cache_dir: Path = Path("~/.cache/glidecape")
     """Where converted models are kept."""
 

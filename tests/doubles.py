@@ -111,7 +111,7 @@ class ScriptedEngine:
         await asyncio.sleep(0)
         if num_steps == self.die_after:
             self.is_dead = True
-            raise EngineDeadError("the engine has stopped")
+            raise EngineDeadError("a tensor of a secret shape")
         if num_steps == self.hang_after:
             self.hangs.set()
             await self.let_go.wait()

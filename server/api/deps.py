@@ -47,6 +47,9 @@ class ServingInfo:
     created: int
     """When the server started, in Unix seconds."""
     version: str
+    vocab_size: int
+    """The model knows the token ids below this. A tokenizer sometimes knows more; such an id must
+    never reach the engine."""
     system_fingerprint: str
     """Stays the same as long as model and settings do: `fp_…`."""
     sse_ping_seconds: float = 15.0

@@ -48,10 +48,6 @@ def _from_request_error(error: RequestError) -> ErrorAnswer:
     return ErrorAnswer(error.status, ErrorBody(error=detail))
 
 
-def _from_engine_death(error: EngineDeadError) -> ErrorAnswer:
-    return _server_error(str(error) or "the engine has stopped")
-
-
 def _from_http(error: HTTPException) -> ErrorAnswer:
     """Errors of the framework: no such path, wrong method, a body that can't be parsed at all."""
     codes: dict[int, ErrorCode] = {
@@ -109,16 +105,16 @@ def field_path(location: Sequence[str | int], body: Any) -> list[str]:
 
 
 # One row per exception; a subclass is found through its parents. Handlers are typed by their own
-# exception, hence Any.
+# exception, hence Any. Server errors say nothing about their cause: that is for the log, not for
+# strangers.
 _TABLE: dict[type[Exception], Callable[[Any], ErrorAnswer]] = {
     RequestError: _from_request_error,
-    EngineDeadError: _from_engine_death,
+    EngineDeadError: lambda _: _server_error("the engine has stopped"),
     RequestValidationError: _from_validation,
     HTTPException: _from_http,
     ClientDisconnect: lambda _: _client_error(
         STATUS_CLIENT_CLOSED, "invalid_value", "the client closed the connection"
     ),
-    # Says nothing about the cause: that is for the log, not for strangers.
     Exception: lambda _: _server_error("the server had an error while answering"),
 }
 

@@ -15,7 +15,7 @@ from server.api.deps import Engine
 from server.api.schemas.chat import FinishReason
 from server.engine.types import Request as EngineRequest
 from server.engine.types import RequestOutput, TokenLogprobs
-from server.errors import EngineDeadError
+from server.errors import GlidecapeError
 from server.text.stream import PlacedLogprobs, TextDelta, TextStream
 
 T = TypeVar("T")
@@ -45,7 +45,8 @@ async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:
     """Yields the answer piece by piece; closing it ends the request.
 
     Raises:
-        EngineDeadError: the engine died, or gave the request up.
+        EngineDeadError: the engine died.
+        GlidecapeError: it gave the request up.
     """
     last: Progress | None = None
     async with aclosing(engine.generate(job.request)) as outputs:
@@ -57,7 +58,7 @@ async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:
             yield piece
     # Only now: a client that reads slowly must not keep the engine working past a stop string.
     if last is None:
-        raise EngineDeadError("the engine ended this request without a reason")
+        raise GlidecapeError(f"the engine ended {job.request.request_id} without a reason")
     yield last
 
 
@@ -77,7 +78,7 @@ def _progress(job: Job, output: RequestOutput, delta: TextDelta[TokenLogprobs]) 
     reason = "stop" if delta.stop_string is not None else output.finish_reason
     if reason == "abort" or reason == "error":
         # The client is still here, so it was not the client who ended it.
-        raise EngineDeadError("the server gave up this request")
+        raise GlidecapeError(f"the engine gave up {job.request.request_id} ({reason})")
     return Progress(
         text=delta.text,
         logprobs=delta.logprobs,

@@ -10,7 +10,7 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from server.api.errors import describe
-from server.errors import GlidecapeError
+from server.errors import EngineDeadError
 
 _logger = logging.getLogger(__name__)
 
@@ -29,7 +29,9 @@ async def with_error_event(events: AsyncGenerator[bytes, None]) -> AsyncGenerato
             async for data in events:
                 yield data
     except Exception as error:
-        if not isinstance(error, GlidecapeError):
+        if not isinstance(
+            error, EngineDeadError
+        ):  # whose cause has been logged once, by the engine
             _logger.exception("stream failed")
         yield event(describe(error).body)
 

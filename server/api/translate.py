@@ -5,6 +5,7 @@ import asyncio
 import random
 import re
 import uuid
+from functools import partial
 from typing import NamedTuple
 
 from server.api.deps import Parts
@@ -42,7 +43,7 @@ async def chat_job(body: ChatRequest, parts: Parts) -> Job:
     room = _room("messages", len(prompt), parts.engine.max_model_len)
     max_tokens = _max_tokens(room, given, default=None)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    params = _sampling_params(body, max_tokens, num_logprobs, parts.tokenizer)
+    params = _sampling_params(body, max_tokens, num_logprobs, parts.info.vocab_size)
     return _job("chatcmpl", body, prompt, params, parts.tokenizer, continues_text=False)
 
 
@@ -52,11 +53,11 @@ async def completion_job(body: CompletionRequest, parts: Parts) -> Job:
         RequestError: the body asks for something that can't be done.
     """
     _check_common(body, parts)
-    prompt = await _completion_prompt(body.prompt, parts.tokenizer)
+    prompt = await _completion_prompt(body.prompt, parts)
     given = None if body.max_tokens is None else ("max_tokens", body.max_tokens)
     room = _room("prompt", len(prompt), parts.engine.max_model_len)
     max_tokens = _max_tokens(room, given, default=DEFAULT_COMPLETION_TOKENS)
-    params = _sampling_params(body, max_tokens, body.logprobs, parts.tokenizer)
+    params = _sampling_params(body, max_tokens, body.logprobs, parts.info.vocab_size)
     return _job("cmpl", body, prompt, params, parts.tokenizer, continues_text=True)
 
 
@@ -73,7 +74,9 @@ def check_model(name: str | None, parts: Parts) -> None:
     """
     served = parts.info.model_name
     if name is not None and name != served:
-        raise ModelNotFoundError(f"model {name!r} does not exist; {served!r} is served", "model")
+        raise ModelNotFoundError(
+            f"model {name[:80]!r} does not exist; {served!r} is served", "model"
+        )
 
 
 async def _chat_prompt(body: ChatRequest, parts: Parts) -> list[int]:
@@ -84,33 +87,36 @@ async def _chat_prompt(body: ChatRequest, parts: Parts) -> list[int]:
         name = {} if message.name is None else {"name": message.name}
         messages.append({"role": role, "content": message.text, **name})
     text = parts.chat_template.render(messages)
-    return await _encode(text, parts.tokenizer, add_special_tokens=False)
+    return await _encode("messages", text, parts, add_special_tokens=False)
 
 
-async def _completion_prompt(prompt: str | list[int], tokenizer: Tokenizer) -> list[int]:
+async def _completion_prompt(prompt: str | list[int], parts: Parts) -> list[int]:
     if isinstance(prompt, list):
-        _check_token_ids("prompt", prompt, tokenizer)
+        _check_token_ids("prompt", prompt, parts.info.vocab_size)
         return prompt
-    token_ids = await _encode(prompt, tokenizer, add_special_tokens=True)
+    token_ids = await _encode("prompt", prompt, parts, add_special_tokens=True)
     if token_ids:
         return token_ids
-    if tokenizer.bos_id is None:
+    if parts.tokenizer.bos_id is None:
         raise InvalidRequestError("prompt: is empty, and the model has no start token", "prompt")
-    return [tokenizer.bos_id]
+    return [parts.tokenizer.bos_id]
 
 
-async def _encode(text: str, tokenizer: Tokenizer, *, add_special_tokens: bool) -> list[int]:
-    if len(text) < _LONG_TEXT:
-        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
-    return await asyncio.to_thread(tokenizer.encode, text, add_special_tokens=add_special_tokens)
+async def _encode(field: str, text: str, parts: Parts, *, add_special_tokens: bool) -> list[int]:
+    encode = partial(parts.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+    token_ids = encode() if len(text) < _LONG_TEXT else await asyncio.to_thread(encode)
+    if max(token_ids, default=0) >= parts.info.vocab_size:
+        token = parts.tokenizer.token_string(max(token_ids))
+        raise InvalidRequestError(f"{field}: the model does not know the token {token!r}", field)
+    return token_ids
 
 
-def _check_token_ids(field: str, token_ids: list[int], tokenizer: Tokenizer) -> None:
+def _check_token_ids(field: str, token_ids: list[int], vocab_size: int) -> None:
     for index, token_id in enumerate(token_ids):
-        if not 0 <= token_id < tokenizer.vocab_size:
-            last = tokenizer.vocab_size - 1
+        if not 0 <= token_id < vocab_size:
             raise InvalidRequestError(
-                f"{field}.{index}: token id {token_id} is not in 0..{last}", f"{field}.{index}"
+                f"{field}.{index}: token id {token_id} is not in 0..{vocab_size - 1}",
+                f"{field}.{index}",
             )
 
 
@@ -169,7 +175,7 @@ def _max_tokens(room: _Room, given: tuple[str, int] | None, *, default: int | No
 
 
 def _sampling_params(
-    body: SamplingRequest, max_tokens: int, num_logprobs: int | None, tokenizer: Tokenizer
+    body: SamplingRequest, max_tokens: int, num_logprobs: int | None, vocab_size: int
 ) -> SamplingParams:
     min_tokens = body.min_tokens or 0
     if min_tokens > max_tokens:
@@ -177,20 +183,20 @@ def _sampling_params(
             f"min_tokens: {min_tokens} is more than max_tokens, {max_tokens}", "min_tokens"
         )
     stop_token_ids = body.stop_token_ids or []
-    _check_token_ids("stop_token_ids", stop_token_ids, tokenizer)
+    _check_token_ids("stop_token_ids", stop_token_ids, vocab_size)
     temperature = _or(body.temperature, 1.0)
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=temperature if temperature >= _MIN_TEMPERATURE else 0.0,
         # Keeping more than the vocabulary is keeping all.
-        top_k=min(max(body.top_k or 0, 0), tokenizer.vocab_size),
+        top_k=min(max(body.top_k or 0, 0), vocab_size),
         top_p=_or(body.top_p, 1.0),
         min_p=_or(body.min_p, 0.0),
         seed=random.getrandbits(63) if body.seed is None else body.seed,
         presence_penalty=_or(body.presence_penalty, 0.0),
         frequency_penalty=_or(body.frequency_penalty, 0.0),
         repetition_penalty=_or(body.repetition_penalty, 1.0),
-        logit_bias=_logit_bias(body.logit_bias or {}, tokenizer),
+        logit_bias=_logit_bias(body.logit_bias or {}, vocab_size),
         logprobs=num_logprobs,
         min_tokens=min_tokens,
         stop_token_ids=frozenset(stop_token_ids),
@@ -202,13 +208,12 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _logit_bias(given: dict[str, float], tokenizer: Tokenizer) -> dict[int, float]:
+def _logit_bias(given: dict[str, float], vocab_size: int) -> dict[int, float]:
     bias: dict[int, float] = {}
     for key, value in given.items():
-        if not _TOKEN_ID.fullmatch(key) or int(key) >= tokenizer.vocab_size:
-            last = tokenizer.vocab_size - 1
+        if not _TOKEN_ID.fullmatch(key) or int(key) >= vocab_size:
             raise InvalidRequestError(
-                f"logit_bias: key {key[:20]!r} is no token id in 0..{last}", "logit_bias"
+                f"logit_bias: key {key[:20]!r} is no token id in 0..{vocab_size - 1}", "logit_bias"
             )
         bias[int(key)] = value
     return bias

@@ -1,6 +1,8 @@
 """`glidecape serve`: the HTTP server."""
 
 import asyncio
+import contextlib
+import logging
 import socket
 
 import uvicorn
@@ -22,6 +24,7 @@ def serve(settings: ServerSettings) -> None:
     app, model = build_app(settings, report)
     config = uvicorn.Config(
         app,
+        log_config=None,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=30,
@@ -37,7 +40,10 @@ def serve(settings: ServerSettings) -> None:
         finally:
             await model.engine.stop()
 
-    asyncio.run(run())
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
+    # uvicorn has shut down in order when it raises Ctrl-C again.
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run())
 
 
 def bind(host: str, port: int) -> socket.socket:

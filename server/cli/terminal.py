@@ -10,7 +10,7 @@ stderr = Console(stderr=True, highlight=False)
 
 def report(line: str) -> None:
     """A line of progress."""
-    stderr.print(line, style="dim", markup=False)
+    stderr.print(line, style="dim", markup=False, soft_wrap=True)
 
 
 def write_answer(text: str) -> None:

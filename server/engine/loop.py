@@ -106,5 +106,7 @@ class EngineLoop:
             return
         result = self._runner.execute(plan)
         now = time.monotonic()
-        self._publish(self._scheduler.update(plan, result, now))
+        outputs = self._scheduler.update(plan, result, now)
+        # Figures first: whoever has its answer finds it counted.
         self._observe(self._scheduler.take_stats(plan, now - started))
+        self._publish(outputs)

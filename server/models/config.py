@@ -6,7 +6,7 @@ ignored that would change a logit.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from server.errors import UnsupportedModelError
 
@@ -121,14 +121,17 @@ def rope_config(raw: Mapping[str, Any]) -> RopeConfig:
         raise UnsupportedModelError(
             f"rope type {kind!r} is not supported; supported: {', '.join(ROPE_TYPES)}"
         )
-    if float(scaling.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))) != 1.0:
+    if any(isinstance(value, Mapping) for value in scaling.values()):
+        raise UnsupportedModelError("rope settings per layer type are not supported")
+    partial = scaling.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1.0
+    if float(partial) != 1.0:
         raise UnsupportedModelError("partial_rotary_factor other than 1 is not supported")
-    original = scaling.get("original_max_position_embeddings") or raw["max_position_embeddings"]
+    original = _original_max_position(kind, scaling, raw)
     return RopeConfig(
         theta=float(scaling.get("rope_theta") or raw.get("rope_theta") or 10_000.0),
-        type=cast(RopeType, kind),
-        factor=float(scaling.get("factor", 1.0)),
-        original_max_position=int(original),
+        type=kind,
+        factor=1.0 if kind == "default" else _rope_factor(scaling, raw, original),
+        original_max_position=original,
         low_freq_factor=float(scaling.get("low_freq_factor", 1.0)),
         high_freq_factor=float(scaling.get("high_freq_factor", 4.0)),
         beta_fast=float(scaling.get("beta_fast") or 32.0),
@@ -138,6 +141,20 @@ def rope_config(raw: Mapping[str, Any]) -> RopeConfig:
         mscale_all_dim=scaling.get("mscale_all_dim"),
         truncate=bool(scaling.get("truncate", True)),
     )
+
+
+def _original_max_position(
+    kind: RopeType, scaling: Mapping[str, Any], raw: Mapping[str, Any]
+) -> int:
+    name = "original_max_position_embeddings"
+    # As transformers: a key of the model beats that of the scaling, and dynamic knows neither.
+    trained = None if kind == "dynamic" else raw.get(name) or scaling.get(name)
+    return int(trained or raw["max_position_embeddings"])
+
+
+def _rope_factor(scaling: Mapping[str, Any], raw: Mapping[str, Any], original: int) -> float:
+    factor = scaling["factor"]
+    return float(raw["max_position_embeddings"] / original if factor is None else factor)
 
 
 def _architecture(raw: Mapping[str, Any]) -> str:
@@ -158,7 +175,8 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     if raw.get("quantization_config"):
         method = raw["quantization_config"].get("quant_method", "unknown")
         raise UnsupportedModelError(
-            f"checkpoints quantised with {method!r} are not supported; use an unquantised or GGUF one"
+            f"checkpoints quantised with {method!r} are not supported; "
+            "use an unquantised or GGUF one"
         )
 
 
@@ -170,7 +188,8 @@ def _qkv_bias(architecture: str, raw: Mapping[str, Any]) -> bool:
 def _sliding_windows(
     architecture: str, raw: Mapping[str, Any], num_layers: int
 ) -> tuple[int | None, ...]:
-    window = raw.get("sliding_window")
+    # Where a config is silent, transformers' own defaults for these architectures hold.
+    window = raw.get("sliding_window", 4096)
     if architecture == "LlamaForCausalLM" or window is None:
         return (None,) * num_layers
     if architecture == "MistralForCausalLM":
@@ -181,7 +200,7 @@ def _sliding_windows(
     if types is not None:
         return tuple(int(window) if t == "sliding_attention" else None for t in types)
     # Qwen's older configs: the first max_window_layers layers see everything.
-    first = int(raw.get("max_window_layers", num_layers))
+    first = int(raw.get("max_window_layers", 28))
     return tuple(None if i < first else int(window) for i in range(num_layers))
 
 

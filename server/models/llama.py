@@ -51,9 +51,7 @@ class Attention(nn.Module):
     ) -> torch.Tensor:  # fmt: skip
         """[rows, hidden] -> [rows, hidden]"""
         qkv = self.qkv(x).view(len(x), -1, self.head_dim)
-        rotated, values = qkv.split(
-            (self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1
-        )
+        rotated, values = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1)
         if self.query_norm is not None and self.key_norm is not None:
             query, keys = rotated.split((self.num_heads, self.num_kv_heads), dim=1)
             rotated = torch.cat((self.query_norm(query), self.key_norm(keys)), dim=1)
@@ -139,9 +137,7 @@ class LlamaModel(nn.Module):
         self.config = config
         self.placement = placement
         self.embedding = placement.empty(config.vocab_size, config.hidden_size)
-        self.layers = [
-            DecoderLayer(config, index, placement) for index in range(config.num_layers)
-        ]
+        self.layers = [DecoderLayer(config, index, placement) for index in range(config.num_layers)]
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, placement)
         self.head_weight: torch.Tensor | None = self.embedding
         if not config.tie_word_embeddings:

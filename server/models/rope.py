@@ -23,7 +23,7 @@ class RotaryEmbedding:
     def __call__(
         self, positions: torch.Tensor, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """positions [rows] -> cos, sin, each [rows, 1, head_dim] (second half repeats the first)."""
+        """positions [rows] -> cos, sin, each [rows, 1, head_dim], the second half as the first."""
         if self.config.type == "dynamic":
             frequencies = self._dynamic_frequencies(positions)
         else:
@@ -45,12 +45,13 @@ class RotaryEmbedding:
         growth = config.factor * length / trained - (config.factor - 1)
         base = config.theta * growth ** (dim / (dim - 2))
         exponent = torch.arange(0, dim, 2, device=positions.device).float() / dim
-        return base[:, None] ** -exponent
+        return 1.0 / base[:, None] ** exponent
 
 
 def _frequencies(config: RopeConfig, dim: int) -> tuple[torch.Tensor, float]:
     """Inverse frequencies [dim / 2] and the factor on cos and sin."""
-    plain = config.theta ** -(torch.arange(0, dim, 2, dtype=torch.int64).float() / dim)
+    # Operation by operation as transformers: one bit of a frequency is 0.006 rad at position 1e5.
+    plain = 1.0 / config.theta ** (torch.arange(0, dim, 2, dtype=torch.int64).float() / dim)
     if config.type == "linear":
         return plain / config.factor, 1.0
     if config.type == "llama3":

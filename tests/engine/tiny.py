@@ -54,7 +54,7 @@ def tiny_model() -> LlamaModel:
         if "norm" in name:
             slot.fill_(1.0)
         else:
-            slot.normal_(0.0, 0.35, generator=generator)
+            slot.normal_(0.0, 0.2, generator=generator)
     model.freeze()
     return model
 

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cmath>
-#include <vector>
 
 #include "vector_math.h"
 

@@ -9,27 +9,21 @@
 // Every number is formed in an order that depends on neither the other rows nor the threads.
 #include "decoder.h"
 
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <memory>
 #include <vector>
 
 #include "attention.h"
 #include "matmul_bf16.h"
+#include "row_math.h"
 #include "team.h"
 
 namespace glidecape {
 namespace {
 
 using Floats = std::vector<float>;
-
-// The process-wide team: one model's step runs at a time, and idle threads are not free.
-Team& team(int threads) {
-  static std::unique_ptr<Team> instance;
-  static int size = 0;
-  if (size != threads) {
-    instance.reset(new Team(threads));
-    size = threads;
-  }
-  return *instance;
-}
 
 struct Matrix {
   std::vector<bf16> panels;
@@ -54,45 +48,10 @@ struct Layer {
   int window = 0;
 };
 
-void rms_norm_row(const float* x, const float* weight, int dim, float eps, bf16* out) {
-  __m512 squares = _mm512_setzero_ps();
-  for (int i = 0; i < dim; i += 16) {
-    const __m512 v = _mm512_loadu_ps(x + i);
-    squares = _mm512_fmadd_ps(v, v, squares);
-  }
-  const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / dim + eps));
-  for (int i = 0; i < dim; i += 16)
-    store_bf16(out + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), scale),
-                                      _mm512_loadu_ps(weight + i)));
-}
-
-// Rotates one head and rounds it to bfloat16, normed first if weight is given.
-void rotate_head(const float* head, const float* norm_weight, float eps, const float* cos,
-                 const float* sin, int dim, bf16* out) {
-  float scale = 1.0f;
-  if (norm_weight) {
-    float squares = 0.0f;
-    for (int i = 0; i < dim; ++i) squares += head[i] * head[i];
-    scale = 1.0f / std::sqrt(squares / dim + eps);
-  }
-  const int half = dim / 2;
-  for (int i = 0; i < half; i += 16) {
-    __m512 a = _mm512_loadu_ps(head + i), b = _mm512_loadu_ps(head + half + i);
-    if (norm_weight) {
-      const __m512 s = _mm512_set1_ps(scale);
-      a = _mm512_mul_ps(_mm512_mul_ps(a, s), _mm512_loadu_ps(norm_weight + i));
-      b = _mm512_mul_ps(_mm512_mul_ps(b, s), _mm512_loadu_ps(norm_weight + half + i));
-    }
-    const __m512 c = _mm512_loadu_ps(cos + i), s = _mm512_loadu_ps(sin + i);
-    store_bf16(out + i, _mm512_fnmadd_ps(b, s, _mm512_mul_ps(a, c)));
-    store_bf16(out + half + i, _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c)));
-  }
-}
-
 class Decoder {
  public:
   Decoder(const GlidecapeShape& shape, int threads)
-      : shape_(shape), threads_(threads), layers_(shape.num_layers) {}
+      : shape_(shape), threads_(std::max(1, threads)), layers_(shape.num_layers) {}
 
   void set_layer(int index, const GlidecapeLayer& from) {
     Layer& layer = layers_[index];
@@ -118,12 +77,14 @@ class Decoder {
   }
 
   void run(const GlidecapeStep& step, const GlidecapeCache* caches, float* x) {
-    prepare(step);
-    const int phases = 8 * shape_.num_layers;
-    team(threads_).run([&](int thread) {
-      for (int i = 0; i < shape_.num_layers; ++i)
-        run_layer(layers_[i], step, {caches[i].keys, caches[i].values}, x, 8 * i, thread);
-    }, phases);
+    SharedTeam::with(threads_, [&](Team& team) {
+      prepare(step);
+      const int phases = 8 * shape_.num_layers;
+      team.run([&](int thread) {
+        for (int i = 0; i < shape_.num_layers; ++i)
+          run_layer(team, layers_[i], step, {caches[i].keys, caches[i].values}, x, 8 * i, thread);
+      }, phases);
+    });
   }
 
  private:
@@ -145,8 +106,8 @@ class Decoder {
       for (int node = 0; node < step.node_counts[i]; ++node, ++row) {
         row_sequence_[row] = i;
         row_node_[row] = node;
-        longest = std::max<int>(longest, step.positions[row] + 1);
       }
+      longest = std::max<int>(longest, step.context_lens[i] + step.node_counts[i]);
     }
     const int group = s.num_heads / s.num_kv_heads;
     scratch_.resize(threads_);
@@ -156,26 +117,25 @@ class Decoder {
     }
   }
 
-  void run_layer(const Layer& layer, const GlidecapeStep& step, const CacheView& cache, float* x,
-                 int phase, int thread) {
+  void run_layer(Team& team, const Layer& layer, const GlidecapeStep& step, const CacheView& cache,
+                 float* x, int phase, int thread) {
     const auto& s = shape_;
-    Team& threads = team(threads_);
     const int rows = step.num_rows;
     const auto norm = [&](const Floats& weight) {
-      threads.for_each(phase++, rows, [&](int row) {
+      team.for_each(phase++, rows, [&](int row) {
         rms_norm_row(x + static_cast<int64_t>(row) * s.hidden, weight.data(), s.hidden, s.eps,
                      normed_.data() + static_cast<int64_t>(row) * s.hidden);
       });
     };
     norm(layer.attention_norm);
     const int qkv_width = layer.qkv.packed.outputs;
-    multiply(threads, phase++, layer.qkv.packed, normed_.data(), rows,
+    multiply(team, phase++, layer.qkv.packed, normed_.data(), rows,
              [&](int row, int first, int count, const float* sums) {
                float* to = qkv_.data() + static_cast<int64_t>(row) * qkv_width + first;
                for (int i = 0; i < count; ++i) to[i] = sums[i];
              });
-    threads.for_each(phase++, rows, [&](int row) { rotate_and_write(layer, step, cache, row); });
-    threads.for_each(phase++, rows * s.num_kv_heads, [&](int task) {
+    team.for_each(phase++, rows, [&](int row) { rotate_and_write(layer, step, cache, row); });
+    team.for_each(phase++, rows * s.num_kv_heads, [&](int task) {
       attend_node(layer, step, cache, task / s.num_kv_heads, task % s.num_kv_heads,
                   scratch_[thread]);
     });
@@ -183,21 +143,21 @@ class Decoder {
       float* to = x + static_cast<int64_t>(row) * s.hidden + first;
       for (int i = 0; i < count; ++i) to[i] += sums[i];
     };
-    multiply(threads, phase++, layer.output.packed, attended_.data(), rows, add_to_residual);
+    multiply(team, phase++, layer.output.packed, attended_.data(), rows, add_to_residual);
     norm(layer.mlp_norm);
-    multiply(threads, phase++, layer.gate_up.packed, normed_.data(), rows,
+    multiply(team, phase++, layer.gate_up.packed, normed_.data(), rows,
              [&](int row, int first, int, const float* sums) {
                silu_product(sums, inner_.data() + static_cast<int64_t>(row) * s.inner + first / 2);
              });
-    multiply(threads, phase++, layer.down.packed, inner_.data(), rows, add_to_residual);
+    multiply(team, phase++, layer.down.packed, inner_.data(), rows, add_to_residual);
   }
 
   // use(row, first output, number of outputs, sums with the bias added)
   template <class Use>
-  static void multiply(Team& threads, int phase, const PackedMatrix& w, const bf16* x, int rows,
+  static void multiply(Team& team, int phase, const PackedMatrix& w, const bf16* x, int rows,
                        const Use& use) {
     const int row_blocks = (rows + kRowBlock - 1) / kRowBlock;
-    threads.for_each(phase, w.num_panels() * row_blocks, [&](int task) {
+    team.for_each(phase, w.num_panels() * row_blocks, [&](int task) {
       const int panel = task / row_blocks, begin = task % row_blocks * kRowBlock;
       const int first = panel * kPanel, count = std::min(kPanel, w.outputs - first);
       const int some = std::min(kRowBlock, rows - begin);
@@ -208,15 +168,6 @@ class Decoder {
                        use(begin + row, first, count, sums);
                      });
     });
-  }
-
-  static void silu_product(const float* sums, bf16* out) {
-    const __m512 one = _mm512_set1_ps(1.0f);
-    for (int i = 0; i < 32; i += 16) {
-      const __m512 gate = _mm512_loadu_ps(sums + i), up = _mm512_loadu_ps(sums + 32 + i);
-      const __m512 decay = exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), gate));
-      store_bf16(out + i, _mm512_mul_ps(_mm512_div_ps(gate, _mm512_add_ps(one, decay)), up));
-    }
   }
 
   void rotate_and_write(const Layer& layer, const GlidecapeStep& step, const CacheView& cache, int row) {
@@ -243,7 +194,7 @@ class Decoder {
   };
 
   void attend_node(const Layer& layer, const GlidecapeStep& step, const CacheView& cache, int row,
-                   int kv_head, Scratch& scratch) const {
+                   int kv_head, Scratch& scratch) {
     const auto& s = shape_;
     const int position = static_cast<int>(step.positions[row]);
     const int first = layer.window ? std::max(0, position - layer.window + 1) : 0;
@@ -252,7 +203,7 @@ class Decoder {
     const int64_t at = (static_cast<int64_t>(row) * s.num_heads + kv_head * group) * s.head_dim;
     attend(query_.data() + at, group, s.head_dim, cache, s.num_kv_heads, kv_head,
            {scratch.slots.data(), first, position}, 1.0f / std::sqrt(static_cast<float>(s.head_dim)),
-           scratch.scores.data(), const_cast<bf16*>(attended_.data()) + at);
+           scratch.scores.data(), attended_.data() + at);
   }
 
   // Slots of the positions a node sees, from `first` up to its own.
@@ -289,39 +240,58 @@ struct Linear {
 
 using namespace glidecape;
 
+// Memory is all that can be lacking; a C caller can't catch it.
+template <class Call>
+static bool succeeds(const Call& call) noexcept {
+  try {
+    call();
+    return true;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
 void* glidecape_decoder_create(const GlidecapeShape* shape, int32_t threads) {
-  return new Decoder(*shape, threads);
+  void* decoder = nullptr;
+  succeeds([&] { decoder = new Decoder(*shape, threads); });
+  return decoder;
 }
 
-void glidecape_decoder_set_layer(void* decoder, int32_t index, const GlidecapeLayer* layer) {
-  static_cast<Decoder*>(decoder)->set_layer(index, *layer);
+bool glidecape_decoder_set_layer(void* decoder, int32_t index, const GlidecapeLayer* layer) {
+  return succeeds([&] { static_cast<Decoder*>(decoder)->set_layer(index, *layer); });
 }
 
-void glidecape_decoder_run(void* decoder, const GlidecapeStep* step, const GlidecapeCache* caches,
+bool glidecape_decoder_run(void* decoder, const GlidecapeStep* step, const GlidecapeCache* caches,
                            float* x) {
-  static_cast<Decoder*>(decoder)->run(*step, caches, x);
+  return succeeds([&] { static_cast<Decoder*>(decoder)->run(*step, caches, x); });
 }
 
 void glidecape_decoder_destroy(void* decoder) { delete static_cast<Decoder*>(decoder); }
 
 void* glidecape_linear_create(const uint16_t* weight, int32_t outputs, int32_t inputs,
                               int32_t threads) {
-  auto* linear = new Linear{{}, threads};
-  linear->matrix.pack(weight, nullptr, outputs, inputs, [](int i) { return i; });
-  return linear;
+  std::unique_ptr<Linear> linear;
+  const bool packed = succeeds([&] {
+    linear.reset(new Linear{{}, std::max(1, threads)});
+    linear->matrix.pack(weight, nullptr, outputs, inputs, [](int i) { return i; });
+  });
+  return packed ? linear.release() : nullptr;
 }
 
-void glidecape_linear_run(void* linear, const uint16_t* x, int32_t rows, float* y) {
+bool glidecape_linear_run(void* linear, const uint16_t* x, int32_t rows, float* y) {
   const auto& self = *static_cast<Linear*>(linear);
   const PackedMatrix& w = self.matrix.packed;
-  team(self.threads).run([&](int) {
-    team(self.threads).for_each(0, w.num_panels(), [&](int panel) {
-      const int first = panel * kPanel, count = std::min(kPanel, w.outputs - first);
-      multiply_panel(x, rows, w, panel, [&](int row, const float* sums) {
-        std::memcpy(y + static_cast<int64_t>(row) * w.outputs + first, sums, count * sizeof(float));
-      });
+  const auto multiply = [&](int panel) {
+    const int first = panel * kPanel, count = std::min(kPanel, w.outputs - first);
+    multiply_panel(x, rows, w, panel, [&](int row, const float* sums) {
+      std::memcpy(y + static_cast<int64_t>(row) * w.outputs + first, sums, count * sizeof(float));
     });
-  }, 1);
+  };
+  return succeeds([&] {
+    SharedTeam::with(self.threads, [&](Team& team) {
+      team.run([&](int) { team.for_each(0, w.num_panels(), multiply); }, 1);
+    });
+  });
 }
 
 void glidecape_linear_destroy(void* linear) { delete static_cast<Linear*>(linear); }

@@ -38,10 +38,12 @@ struct GlidecapeCache {
   uint16_t *keys, *values;
 };
 
+// No exception leaves these functions: what fails for want of memory returns null or false. Calls
+// may come from any thread; steps run one at a time.
 void* glidecape_decoder_create(const GlidecapeShape* shape, int32_t threads);
-void glidecape_decoder_set_layer(void* decoder, int32_t index, const GlidecapeLayer* layer);
+bool glidecape_decoder_set_layer(void* decoder, int32_t index, const GlidecapeLayer* layer);
 // x: [num_rows][hidden] float, the residual stream; read and written.
-void glidecape_decoder_run(void* decoder, const GlidecapeStep* step, const GlidecapeCache* caches,
+bool glidecape_decoder_run(void* decoder, const GlidecapeStep* step, const GlidecapeCache* caches,
                            float* x);
 void glidecape_decoder_destroy(void* decoder);
 
@@ -49,6 +51,6 @@ void glidecape_decoder_destroy(void* decoder);
 void* glidecape_linear_create(const uint16_t* weight, int32_t outputs, int32_t inputs,
                               int32_t threads);
 // x: [rows][inputs] bf16 -> y: [rows][outputs] float
-void glidecape_linear_run(void* linear, const uint16_t* x, int32_t rows, float* y);
+bool glidecape_linear_run(void* linear, const uint16_t* x, int32_t rows, float* y);
 void glidecape_linear_destroy(void* linear);
 }

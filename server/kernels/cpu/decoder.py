@@ -7,7 +7,7 @@ chunking or speculation.
 
 import ctypes
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,14 +73,24 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _pointer(tensor: torch.Tensor | None) -> int | None:
-    if tensor is not None and not tensor.is_contiguous():
-        raise ValueError("native kernels take contiguous tensors")
-    return None if tensor is None else tensor.data_ptr()
+def _pointer(tensor: torch.Tensor | None, dtype: torch.dtype) -> int | None:
+    if tensor is None:
+        return None
+    if tensor.dtype is not dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise ValueError(
+            f"native kernels take contiguous {dtype} tensors on the CPU here, not {tensor.dtype} "
+            f"on {tensor.device} with strides {tensor.stride()}"
+        )
+    return tensor.data_ptr()
+
+
+def _destroy_with(owner: object, destroy: Callable[[int], None], handle: int) -> None:
+    # Not at exit: a daemon thread may be inside a step then.
+    weakref.finalize(owner, destroy, handle).atexit = False
 
 
 class NativeDecoder:
-    """All layers of a decoder. Weights are copied in, layer by layer; the caller may drop its own."""
+    """All layers of a decoder. Weights are copied in, one layer at a time; drop yours after it."""
 
     def __init__(self, shape: DecoderShape, num_threads: int) -> None:
         self.shape = shape
@@ -89,7 +99,7 @@ class NativeDecoder:
             *sizes, shape.num_kv_heads, shape.head_dim, int(shape.qk_norm), shape.eps
         )
         self._handle = _library().glidecape_decoder_create(native, num_threads)
-        weakref.finalize(self, _library().glidecape_decoder_destroy, self._handle)
+        _destroy_with(self, _library().glidecape_decoder_destroy, self._handle)
         self._caches: tuple[Sequence[LayerCache], ctypes.Array[abi.Cache]] | None = None
 
     def set_layer(self, index: int, weights: LayerWeights) -> None:
@@ -108,12 +118,12 @@ class NativeDecoder:
             )
         }
         layer = abi.Layer(
-            qkv=_pointer(weights.qkv),
-            output=_pointer(weights.output),
-            gate_up=_pointer(weights.gate_up),
-            down=_pointer(weights.down),
+            qkv=_pointer(weights.qkv, torch.bfloat16),
+            output=_pointer(weights.output, torch.bfloat16),
+            gate_up=_pointer(weights.gate_up, torch.bfloat16),
+            down=_pointer(weights.down, torch.bfloat16),
             window=weights.window or 0,
-            **{name: _pointer(tensor) for name, tensor in vectors.items()},
+            **{name: _pointer(tensor, torch.float32) for name, tensor in vectors.items()},
         )
         _library().glidecape_decoder_set_layer(self._handle, index, layer)
 
@@ -127,7 +137,7 @@ class NativeDecoder:
         """x [rows, hidden] -> residual stream after the last layer, [rows, hidden] float32;
         writes the rows' KV. cos, sin: [rows, 1, head_dim] float32. Parents come before their
         children in the trees."""
-        residual = x.float().contiguous()
+        residual = x.contiguous().to(torch.float32, copy=True)
         cos, sin = (table.contiguous() for table in cos_sin)
         contexts = torch.tensor(batch.context_lens)
         counts = torch.tensor(batch.node_counts)
@@ -138,14 +148,14 @@ class NativeDecoder:
             max_blocks=batch.block_tables.shape[1],
             block_size=batch.block_size,
             max_nodes=0 if ancestors is None else ancestors.shape[1],
-            positions=_pointer(batch.positions),
-            slots=_pointer(batch.slots),
-            block_tables=_pointer(batch.block_tables),
-            context_lens=_pointer(contexts),
-            node_counts=_pointer(counts),
-            ancestors=_pointer(ancestors),
-            cos=_pointer(cos),
-            sin=_pointer(sin),
+            positions=_pointer(batch.positions, torch.int64),
+            slots=_pointer(batch.slots, torch.int64),
+            block_tables=_pointer(batch.block_tables, torch.int64),
+            context_lens=_pointer(contexts, torch.int64),
+            node_counts=_pointer(counts, torch.int64),
+            ancestors=_pointer(ancestors, torch.uint8),
+            cos=_pointer(cos, torch.float32),
+            sin=_pointer(sin, torch.float32),
         )
         _library().glidecape_decoder_run(
             self._handle, step, self._cache_pointers(caches), residual.data_ptr()
@@ -155,7 +165,12 @@ class NativeDecoder:
     def _cache_pointers(self, caches: Sequence[LayerCache]) -> "ctypes.Array[abi.Cache]":
         """Made once for a pool, which stays where it is."""
         if self._caches is None or self._caches[0] is not caches:
-            pointers = [abi.Cache(_pointer(c.keys), _pointer(c.values)) for c in caches]
+            if len(caches) != self.shape.num_layers:
+                raise ValueError(f"{len(caches)} caches for {self.shape.num_layers} layers")
+            pointers = [
+                abi.Cache(_pointer(c.keys, torch.bfloat16), _pointer(c.values, torch.bfloat16))
+                for c in caches
+            ]
             self._caches = (caches, (abi.Cache * len(pointers))(*pointers))
         return self._caches[1]
 
@@ -166,13 +181,14 @@ class NativeLinear:
     def __init__(self, weight: torch.Tensor, num_threads: int) -> None:
         self.num_outputs, num_inputs = weight.shape
         self._handle = _library().glidecape_linear_create(
-            _pointer(weight), self.num_outputs, num_inputs, num_threads
+            _pointer(weight, torch.bfloat16), self.num_outputs, num_inputs, num_threads
         )
-        weakref.finalize(self, _library().glidecape_linear_destroy, self._handle)
+        _destroy_with(self, _library().glidecape_linear_destroy, self._handle)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, inputs] bfloat16 -> [rows, outputs] float32"""
         x = x.contiguous()
         y = torch.empty(len(x), self.num_outputs)
-        _library().glidecape_linear_run(self._handle, x.data_ptr(), len(x), y.data_ptr())
+        rows = _pointer(x, torch.bfloat16)
+        _library().glidecape_linear_run(self._handle, rows, len(x), y.data_ptr())
         return y

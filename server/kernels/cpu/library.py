@@ -8,6 +8,7 @@ import torch
 
 _INT = ctypes.c_int32
 _POINTER = ctypes.c_void_p
+_BOOL = ctypes.c_bool
 
 
 class Shape(ctypes.Structure):
@@ -53,14 +54,14 @@ class Cache(ctypes.Structure):
 
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "glidecape_decoder_create": (_POINTER, (ctypes.POINTER(Shape), _INT)),
-    "glidecape_decoder_set_layer": (None, (_POINTER, _INT, ctypes.POINTER(Layer))),
+    "glidecape_decoder_set_layer": (_BOOL, (_POINTER, _INT, ctypes.POINTER(Layer))),
     "glidecape_decoder_run": (
-        None,
+        _BOOL,
         (_POINTER, ctypes.POINTER(Step), ctypes.POINTER(Cache), _POINTER),
     ),
     "glidecape_decoder_destroy": (None, (_POINTER,)),
     "glidecape_linear_create": (_POINTER, (_POINTER, _INT, _INT, _INT)),
-    "glidecape_linear_run": (None, (_POINTER, _POINTER, _INT, _POINTER)),
+    "glidecape_linear_run": (_BOOL, (_POINTER, _POINTER, _INT, _POINTER)),
     "glidecape_linear_destroy": (None, (_POINTER,)),
 }
 
@@ -69,10 +70,18 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
 def native_library() -> ctypes.CDLL | None:
     """The library, or None where it was not built or this CPU can't run it."""
     files = sorted(Path(__file__).parent.glob("_native*.so"))
-    if not files or not torch.cpu._is_avx512_bf16_supported():
+    if not files or not torch.cpu._is_avx512_bf16_supported():  # pyright: ignore[reportPrivateUsage]
         return None
     library = ctypes.CDLL(str(files[0]))
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+        if result is not None:
+            function.errcheck = _raise_on_failure
     return library
+
+
+def _raise_on_failure(result: int | bool | None, function: object, arguments: object) -> object:
+    if not result:
+        raise MemoryError("the native kernels could not get the memory they need")
+    return result

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <immintrin.h>
+#include <pthread.h>
 #include <sched.h>
 
 #include <atomic>
@@ -13,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -22,8 +24,14 @@ class Team {
  public:
   using Job = std::function<void(int thread)>;
 
-  explicit Team(int size) : size_(size) {
-    for (int i = 1; i < size_; ++i) threads_.emplace_back([this, i] { work(i); });
+  // Has fewer threads than asked for where the system grants no more.
+  explicit Team(int size) {
+    threads_.reserve(size);
+    try {
+      for (int i = 1; i < size; ++i) threads_.emplace_back([this, i] { work(i); });
+    } catch (const std::system_error&) {  // the first thread is the caller's: one is enough
+    }
+    size_ = static_cast<int>(threads_.size()) + 1;
   }
 
   ~Team() {
@@ -105,7 +113,7 @@ class Team {
     }
   }
 
-  const int size_;
+  int size_;
   std::vector<std::thread> threads_;
   std::unique_ptr<std::atomic<int>[]> counters_;
   int num_counters_ = 0;
@@ -117,6 +125,45 @@ class Team {
   alignas(64) std::atomic<int> running_{0};
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<unsigned> round_{0};
+};
+
+// The process-wide team: one model's step runs at a time, and idle threads are not free.
+class SharedTeam {
+ public:
+  // Calls use(team) while no other thread has it.
+  template <class Use>
+  static void with(int threads, const Use& use) {
+    SharedTeam& self = instance();
+    std::lock_guard<std::mutex> lock(self.mutex_);
+    if (!self.team_ || self.asked_ != threads) {
+      delete self.team_;
+      self.team_ = nullptr;
+      self.team_ = new Team(threads);
+      self.asked_ = threads;
+    }
+    use(*self.team_);
+  }
+
+ private:
+  // Never destroyed: at exit a daemon thread may be inside a step.
+  static SharedTeam& instance() {
+    static SharedTeam* self = new SharedTeam;
+    return *self;
+  }
+
+  // A forked child has a copy of the team but not its threads. It leaves that copy alone, because it
+  // can be neither used nor joined, and makes its own.
+  SharedTeam() {
+    pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
+                   [] {
+                     instance().team_ = nullptr;
+                     instance().mutex_.unlock();
+                   });
+  }
+
+  std::mutex mutex_;
+  Team* team_ = nullptr;
+  int asked_ = 0;
 };
 
 }  // namespace glidecape

@@ -1,0 +1,179 @@
+"""`glidecape bench`: transformers and this server, interleaved in one run, then a table and JSON."""
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.limits import Limits, measure_limits
+from bench.prompts import PROMPTS
+from bench.served import Served, Server
+from server import __version__
+from server.build import LoadedModel, build_app
+from server.cli.terminal import report
+from server.config import ModelSettings, ServerSettings
+from server.engine.types import Request, RequestId, SamplingParams
+from server.machine import pick_device, pick_dtype
+from weights.locate import locate_model
+
+MANY = 16
+"""Streams of the batched measurement."""
+
+
+@dataclass(slots=True)
+class Figures:
+    """Tokens per second, one entry per round."""
+
+    transformers_1: list[float] = field(default_factory=list[float])
+    ours_1: list[float] = field(default_factory=list[float])
+    ours_many: list[float] = field(default_factory=list[float])
+    served_many: list[Served] = field(default_factory=list[Served])
+    resident_bytes: int = 0
+    """After a first batched run, before transformers' copy of the model is loaded."""
+
+
+def run_suite(
+    settings: ModelSettings, new_tokens: int, rounds: int, with_transformers: bool
+) -> None:
+    """Measures, prints a table, then one JSON line."""
+    shared = settings.model_dump()
+    app, model = build_app(ServerSettings(**shared), report)
+    figures = asyncio.run(
+        _measure(app, model, settings, new_tokens, rounds, with_transformers)
+    )
+    limits = measure_limits(_weight_bytes(settings))
+    _print_table(limits, figures)
+    print(json.dumps(_as_json(limits, figures, settings, new_tokens)))
+
+
+async def _measure(
+    app: Any, model: LoadedModel, settings: ModelSettings, new_tokens: int, rounds: int,
+    with_transformers: bool,
+) -> Figures:  # fmt: skip
+    figures = Figures()
+    model.engine.start()
+    try:
+        async with Server(app) as server:
+            await _ours(model, MANY, 16)  # warm-up
+            figures.resident_bytes = psutil.Process().memory_info().rss
+            generate = _transformers(settings) if with_transformers else None
+            for index in range(rounds):
+                report(f"round {index + 1} of {rounds} …")
+                if generate is not None:
+                    figures.transformers_1.append(await asyncio.to_thread(generate, new_tokens))
+                figures.ours_1.append(await _ours(model, 1, new_tokens))
+                figures.ours_many.append(await _ours(model, MANY, new_tokens))
+                figures.served_many.append(await server.measure(MANY, new_tokens))
+    finally:
+        await model.engine.stop()
+    return figures
+
+
+async def _ours(model: LoadedModel, streams: int, new_tokens: int) -> float:
+    """Tokens per second of greedy answers, without HTTP; prompts included in the time."""
+
+    async def answer(index: int) -> int:
+        params = SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
+        request_id = RequestId(f"bench-{time.monotonic_ns()}-{index}")
+        request = Request(request_id, _encode(model, PROMPTS[index]), params)
+        return sum([len(output.token_ids) async for output in model.engine.generate(request)])
+
+    started = time.perf_counter()
+    counts = await asyncio.gather(*(answer(i) for i in range(streams)))
+    return sum(counts) / (time.perf_counter() - started)
+
+
+def _encode(model: LoadedModel, prompt: str) -> tuple[int, ...]:
+    text = model.chat_template.render([{"role": "user", "content": prompt}])
+    return tuple(model.tokenizer.encode(text, add_special_tokens=False))
+
+
+def _transformers(settings: ModelSettings) -> Callable[[int], float]:
+    """transformers' `generate` on the same weights in the same precision, one stream."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = _folder(settings)
+    dtype = pick_dtype(settings.dtype, pick_device(settings.device))
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    chat = [{"role": "user", "content": PROMPTS[0]}]
+    inputs = tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+
+    def generate(new_tokens: int) -> float:
+        started = time.perf_counter()
+        with torch.inference_mode():
+            model.generate(
+                **inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False
+            )
+        return new_tokens / (time.perf_counter() - started)
+
+    generate(8)  # warm-up
+    return generate
+
+
+def _folder(settings: ModelSettings) -> Path:
+    dtype = pick_dtype(settings.dtype, pick_device(settings.device))
+    return locate_model(settings.model, settings.cache_dir, dtype, report)
+
+
+def _weight_bytes(settings: ModelSettings) -> int:
+    return sum(file.stat().st_size for file in _folder(settings).glob("*.safetensors"))
+
+
+def _print_table(limits: Limits, figures: Figures) -> None:
+    console = Console(file=sys.stdout, highlight=False)
+    console.print(
+        f"limit: {limits.bandwidth / 1e9:.1f} GB/s, {limits.weight_bytes / 1e6:.0f} MB of weights "
+        f"per step -> at most {limits.steps_per_second:.0f} steps/s"
+    )
+    base = _median(figures.transformers_1)
+    table = Table("system", "streams", "tokens/s", "ratio")
+    for name, streams, values in (
+        ("transformers generate", 1, figures.transformers_1),
+        ("glidecape engine", 1, figures.ours_1),
+        ("glidecape engine", MANY, figures.ours_many),
+        ("glidecape over HTTP", MANY, [s.tokens_per_second for s in figures.served_many]),
+    ):
+        if values:
+            ratio = f"{_median(values) / base:.2f}" if base else ""
+            table.add_row(name, str(streams), f"{_median(values):.1f}", ratio)
+    console.print(table)
+    share = _median([s.api_share for s in figures.served_many])
+    console.print(f"API's share of a step at {MANY} streams: {share:.1%}")
+    console.print(f"resident memory: {figures.resident_bytes / 1e6:.0f} MB")
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values) if values else 0.0
+
+
+def _as_json(
+    limits: Limits, figures: Figures, settings: ModelSettings, new_tokens: int
+) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "model": settings.model,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "new_tokens": new_tokens,
+        "bandwidth_gb_s": limits.bandwidth / 1e9,
+        "max_steps_per_s": limits.steps_per_second,
+        "transformers_1_tok_s": figures.transformers_1,
+        "engine_1_tok_s": figures.ours_1,
+        f"engine_{MANY}_tok_s": figures.ours_many,
+        f"http_{MANY}_tok_s": [s.tokens_per_second for s in figures.served_many],
+        "api_share": [s.api_share for s in figures.served_many],
+        "resident_mb": figures.resident_bytes / 1e6,
+    }

@@ -1,0 +1,111 @@
+"""An app around a scripted engine, asked in process or over a real socket."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from server.api.app import create_app
+from server.api.deps import Parts, ServingInfo
+from server.metrics import Metrics
+from server.text.tokenizer import Tokenizer
+from tests.doubles import EOS_ID, PlainTemplate, ScriptedEngine, byte_tokenizer, one_by_one
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+MODEL = "tiny/model"
+Json = dict[str, Any]
+
+INFO = ServingInfo(
+    model_name=MODEL,
+    created=1_700_000_000,
+    version="1.2.3",
+    vocab_size=EOS_ID + 1,
+    system_fingerprint="fp_0123456789",
+    sse_ping_seconds=0.05,
+)
+
+
+def make_app(engine: ScriptedEngine, tokenizer: Tokenizer | None = None) -> FastAPI:
+    tokenizer = tokenizer or byte_tokenizer()
+    return create_app(Parts(engine, tokenizer, PlainTemplate(), Metrics(MODEL), INFO))
+
+
+def chat_body(**fields: object) -> Json:
+    return {"messages": [{"role": "user", "content": "hi"}], **fields}
+
+
+def in_process(app: FastAPI) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+
+async def post(engine: ScriptedEngine, path: str, body: object) -> httpx.Response:
+    """One request to a fresh app. The body may hold NaN, which httpx itself refuses to send."""
+    async with in_process(make_app(engine)) as client:
+        return await client.post(
+            path, content=json.dumps(body), headers={"content-type": "application/json"}
+        )
+
+
+async def refused(path: str, field: str, value: object) -> httpx.Response:
+    """The answer to a good request with one bad field, which must not reach the engine."""
+    engine = ScriptedEngine(one_by_one("a"))
+    base = chat_body() if path == CHAT else {"prompt": "hi"}
+    response = await post(engine, path, {**base, field: value})
+    assert engine.requests == []
+    return response
+
+
+@asynccontextmanager
+async def live_server(engine: ScriptedEngine) -> AsyncGenerator[str]:
+    """A uvicorn on a free loopback port → its base URL."""
+    config = uvicorn.Config(make_app(engine), port=0, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+def events(text: str) -> list[Json | str]:
+    """The data of each event in a stream: JSON, or the text `[DONE]`. Comments are left out."""
+    assert text.endswith("\n\n")
+    found: list[Json | str] = []
+    for block in text.split("\n\n"):
+        if block.startswith("data: "):
+            data = block.removeprefix("data: ")
+            found.append(data if data == "[DONE]" else json.loads(data))
+    return found
+
+
+def chunks(text: str) -> list[Json]:
+    """Events of a complete stream, without the final `[DONE]`."""
+    *found, done = events(text)
+    assert done == "[DONE]"
+    return [chunk for chunk in found if isinstance(chunk, dict)]
+
+
+def assert_error(
+    response: httpx.Response, status: int, code: str, param: str | None = None
+) -> Json:
+    """OpenAI's error shape, to the letter → the error."""
+    assert response.status_code == status, response.text
+    body: Json = response.json()
+    assert set(body) == {"error"}
+    error: Json = body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["code"], error["param"]) == (code, param), error
+    assert error["type"] == ("server_error" if status >= 500 else "invalid_request_error")
+    assert error["message"]
+    return error

@@ -1,0 +1,47 @@
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+from starlette.types import Message
+
+from server.api.schemas.models import ModelCard
+from server.api.sse import EventStream, event
+
+
+class Source:
+    closed = False
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+async def no_message() -> Message:
+    return await asyncio.get_running_loop().create_future()
+
+
+async def broken_send(message: Message) -> None:
+    raise OSError("the socket is gone")
+
+
+async def one_event() -> AsyncGenerator[bytes, None]:
+    yield b"data: 1\n\n"
+
+
+async def test_source_is_closed_although_the_stream_never_began() -> None:
+    """A generator that was not started runs no cleanup of its own."""
+    source = Source()
+    events = one_event()
+    response = EventStream(events, source, ping_seconds=15)
+    with pytest.raises(OSError, match="the socket is gone"):
+        await response({"type": "http", "method": "POST"}, no_message, broken_send)
+    assert source.closed
+    await events.aclose()
+
+
+def test_an_event_is_one_line_whatever_the_text() -> None:
+    card = ModelCard(id="a\r\nb\u2028🙂", created=1, max_model_len=2)
+    framed = event(card).decode()
+    assert framed.startswith("data: {")
+    assert framed.endswith("}\n\n")
+    assert "\n" not in framed[:-2]
+    assert "\r" not in framed

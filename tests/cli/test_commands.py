@@ -1,0 +1,89 @@
+"""The command line as a user meets it: exit codes, one-line errors, answers on stdout."""
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from server.config import DEFAULT_MODEL, load_settings
+from server.config import ModelSettings as Settings
+from tests.live import run_glidecape
+from weights.locate import locate_model
+
+pytestmark = pytest.mark.real_model
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Path:
+    """The default model, converted."""
+    cache = load_settings(Settings).cache_dir
+    return locate_model(DEFAULT_MODEL, cache, torch.bfloat16, lambda line: None)
+
+
+def one_line_error(*arguments: str) -> str:
+    """Runs a command that must fail as users should see it: exit code 2, no traceback."""
+    done = run_glidecape(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("glidecape: ")]
+    return line
+
+
+def test_generate_prints_the_answer_alone_on_stdout() -> None:
+    arguments = ("generate", "What is the capital of France?", "--max-tokens", "16")
+    done = run_glidecape(*arguments)
+    assert done.returncode == 0
+    assert "Paris" in done.stdout
+    assert "tokens/s" in done.stderr
+    seeded = (*arguments, "--temperature", "1", "--seed", "5")
+    assert run_glidecape(*seeded).stdout == run_glidecape(*seeded).stdout
+
+
+def test_a_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = one_line_error("serve", "--port", str(port))
+    assert f"port={port}" in line
+    assert "in use" in line
+
+
+def test_an_unknown_model() -> None:
+    assert "/no/such/model" in one_line_error("generate", "hi", "--model", "/no/such/model")
+
+
+def test_a_bad_setting() -> None:
+    assert "block_size='0'" in one_line_error("generate", "hi", "--block-size", "0")
+
+
+def test_a_prompt_longer_than_the_context() -> None:
+    line = one_line_error("generate", "one two three " * 20, "--max-model-len", "32")
+    assert "the context holds 32" in line
+
+
+def test_a_truncated_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(checkpoint, folder)
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.truncate(weights.stat().st_size // 2)
+    line = one_line_error("generate", "hi", "--model", str(folder))
+    assert "model.safetensors" in line
+
+
+def test_an_unsupported_architecture(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["GPT2LMHeadModel"]}))
+    assert "GPT2LMHeadModel" in one_line_error("serve", "--port", "0", "--model", str(folder))
+
+
+def test_chat_without_a_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closing:
+        port = closing.getsockname()[1]
+    line = one_line_error("chat", "--url", f"http://127.0.0.1:{port}")
+    assert f"http://127.0.0.1:{port}" in line

@@ -1,0 +1,132 @@
+"""The engine in its thread: streams, clients that leave, crashes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+
+import pytest
+
+from server.engine.async_engine import AsyncEngine
+from server.engine.plan import StepPlan, StepResult
+from server.engine.types import RequestId, StepStats
+from server.errors import ContextLengthError, EngineDeadError
+from tests.engine.tiny import TinyEngine, make_request, tokens
+
+
+class Harness:
+    """A tiny engine behind its asyncio front, with a hook before each step."""
+
+    def __init__(self) -> None:
+        self.tiny = TinyEngine()
+        self.before_step: Callable[[StepPlan], None] = lambda plan: None
+        self.stats: list[StepStats] = []
+        self.plans: list[StepPlan] = []
+        self.engine = AsyncEngine(self.tiny.scheduler, self, self.stats.append)
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        self.plans.append(plan)
+        self.before_step(plan)
+        return self.tiny.runner.execute(plan)
+
+    async def idle(self) -> None:
+        """Waits until the engine has nothing left to do."""
+        for _ in range(1000):
+            if not self.tiny.scheduler.has_work:
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("the engine is still busy")
+
+
+@pytest.fixture
+async def harness() -> AsyncIterator[Harness]:
+    harness = Harness()
+    harness.engine.start()
+    yield harness
+    await harness.engine.stop()
+
+
+async def collect(engine: AsyncEngine, name: str, prompt: list[int], **params: object) -> list[int]:
+    return tokens([output async for output in engine.generate(make_request(name, prompt, **params))])
+
+
+async def test_concurrent_requests_get_what_they_get_alone(harness: Harness) -> None:
+    prompts = [[i, i + 1, i + 2] for i in range(8)]
+    got = await asyncio.gather(
+        *(collect(harness.engine, f"r{i}", p) for i, p in enumerate(prompts))
+    )
+    for i, prompt in enumerate(prompts):
+        expected = TinyEngine().run([make_request("x", prompt)])[RequestId("x")]
+        assert got[i] == tokens(expected)
+    assert max(len(plan.sequences) for plan in harness.plans) > 1
+
+
+async def test_leaving_early_frees_the_blocks_within_one_step(harness: Harness) -> None:
+    request = make_request("a", [1, 2, 3], max_tokens=200, ignore_eos=True)
+    async with aclosing(harness.engine.generate(request)) as outputs:
+        async for _ in outputs:
+            break
+    steps_at_leaving = len(harness.plans)
+    await harness.idle()
+    # One step may have been running, and one may have been planned before the message came.
+    assert len(harness.plans) <= steps_at_leaving + 2
+    assert harness.tiny.scheduler.pool.num_free == harness.tiny.scheduler.config.num_blocks
+    ended = [f.reason for s in harness.stats for f in s.finished]
+    assert ended == ["abort"]
+
+
+async def test_cancellation_aborts_too(harness: Harness) -> None:
+    long = {"max_tokens": 200, "ignore_eos": True}
+    task = asyncio.create_task(collect(harness.engine, "a", [1], **long))
+    while not harness.plans:
+        await asyncio.sleep(0.005)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await harness.idle()
+    harness.tiny.scheduler.check_integrity()
+
+
+async def test_a_request_that_ends_from_outside_counts_with_its_reason(harness: Harness) -> None:
+    request = make_request("a", [1], max_tokens=200, ignore_eos=True)
+    async with aclosing(harness.engine.generate(request)) as outputs:
+        async for _ in outputs:
+            harness.engine.finish(request.request_id, "stop")
+            break
+    await harness.idle()
+    assert [f.reason for s in harness.stats for f in s.finished] == ["stop"]
+
+
+async def test_a_crash_reaches_every_request_and_later_ones(harness: Harness) -> None:
+    def crash(plan: StepPlan) -> None:
+        if len(plan.sequences) == 2:
+            raise RuntimeError("boom")
+
+    harness.before_step = crash
+    long = {"max_tokens": 200, "ignore_eos": True}
+    results = await asyncio.gather(
+        collect(harness.engine, "a", [1], **long),
+        collect(harness.engine, "b", [2], **long),
+        return_exceptions=True,
+    )
+    assert all(isinstance(result, EngineDeadError) for result in results)
+    assert "boom" in str(results[0])
+    assert not harness.engine.is_ready
+    with pytest.raises(EngineDeadError):
+        harness.engine.check_health()
+    with pytest.raises(EngineDeadError):
+        await collect(harness.engine, "c", [3])
+
+
+async def test_a_prompt_without_room_is_refused(harness: Harness) -> None:
+    with pytest.raises(ContextLengthError, match=r"256 tokens.*holds 256"):
+        await collect(harness.engine, "a", [1] * 256)
+
+
+async def test_stats_add_up(harness: Harness) -> None:
+    answer = await collect(harness.engine, "a", [1, 2, 3], max_tokens=6, ignore_eos=True)
+    await harness.idle()
+    assert sum(s.num_generation_tokens for s in harness.stats) == len(answer) == 6
+    assert sum(s.num_prompt_tokens for s in harness.stats) == 3
+    assert sum(len(s.times_to_first_token) for s in harness.stats) == 1
+    assert harness.stats[-1].num_running == 0
+    assert harness.stats[-1].kv_usage == 0.0

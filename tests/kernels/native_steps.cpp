@@ -1,0 +1,150 @@
+// Drives the C ABI under sanitizers: buffers of exactly the promised size, odd shapes, two models on
+// two threads, a fork. Built by test_sanitizers.py together with decoder.cpp.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "decoder.h"
+
+namespace {
+
+using Bits = std::vector<uint16_t>;
+using Floats = std::vector<float>;
+using Ints = std::vector<int64_t>;
+
+struct Source {
+  std::mt19937 engine{1};
+
+  float next() { return std::uniform_real_distribution<float>(-0.2f, 0.2f)(engine); }
+  Floats floats(size_t size) {
+    Floats all(size);
+    for (auto& x : all) x = next();
+    return all;
+  }
+  Bits bits(size_t size) {
+    Bits all(size);
+    for (auto& x : all) {
+      const float value = next();
+      uint32_t word;
+      std::memcpy(&word, &value, sizeof word);
+      x = static_cast<uint16_t>(word >> 16);
+    }
+    return all;
+  }
+};
+
+class Model {
+ public:
+  Model(GlidecapeShape shape, int threads, int window, int block_size)
+      : shape_(shape), block_size_(block_size), decoder_(glidecape_decoder_create(&shape, threads)) {
+    const int q = shape.num_heads * shape.head_dim, kv = shape.num_kv_heads * shape.head_dim;
+    for (int i = 0; i < shape.num_layers; ++i) set_layer(i, q, kv, i % 2 ? 0 : window);
+    const size_t tokens = (kTokens + block_size - 1) / block_size * block_size;
+    for (int i = 0; i < shape.num_layers; ++i) {
+      keys_.push_back(source_.bits(tokens * kv));
+      values_.push_back(source_.bits(tokens * kv));
+    }
+    // Block sizes that divide kTokens: the last token lies in the very last slot of the pool.
+    for (size_t i = 0; i < tokens / block_size; ++i) table_.push_back(i);
+    if (table_.size() > 2) std::swap(table_[0], table_[1]);
+  }
+  ~Model() { glidecape_decoder_destroy(decoder_); }
+
+  // A chain of `nodes` after `context` tokens; or a root with nodes - 1 children.
+  Floats step(int context, int nodes, bool star) {
+    Ints positions, slots, contexts{context}, counts{nodes};
+    std::vector<uint8_t> ancestors;
+    for (int i = 0; i < nodes; ++i) {
+      positions.push_back(context + (star ? i > 0 : i));
+      const int at = context + i;
+      slots.push_back(table_[at / block_size_] * block_size_ + at % block_size_);
+      for (int j = 0; j < nodes; ++j) ancestors.push_back(j == i || j == 0);
+    }
+    const Floats cos = source_.floats(nodes * shape_.head_dim), sin = cos;
+    Floats x = source_.floats(nodes * shape_.hidden);
+    std::vector<GlidecapeCache> caches;
+    for (size_t i = 0; i < keys_.size(); ++i) caches.push_back({keys_[i].data(), values_[i].data()});
+    const GlidecapeStep step{nodes, 1, static_cast<int>(table_.size()), block_size_, star ? nodes : 0,
+                             positions.data(), slots.data(), table_.data(), contexts.data(),
+                             counts.data(), star ? ancestors.data() : nullptr, cos.data(), sin.data()};
+    if (!glidecape_decoder_run(decoder_, &step, caches.data(), x.data())) std::abort();
+    return x;
+  }
+
+  static constexpr int kTokens = 60;
+
+ private:
+  void set_layer(int index, int q, int kv, int window) {
+    const auto& s = shape_;
+    const Floats hidden_norm = source_.floats(s.hidden), head_norm = source_.floats(s.head_dim);
+    const Bits qkv = source_.bits((q + 2 * kv) * s.hidden), output = source_.bits(s.hidden * q);
+    const Bits gate_up = source_.bits(2 * s.inner * s.hidden), down = source_.bits(s.hidden * s.inner);
+    const Floats qkv_bias = source_.floats(q + 2 * kv), output_bias = source_.floats(s.hidden);
+    const Floats gate_up_bias = source_.floats(2 * s.inner);
+    const GlidecapeLayer layer{hidden_norm.data(), hidden_norm.data(), head_norm.data(),
+                               head_norm.data(), qkv.data(), output.data(), gate_up.data(),
+                               down.data(), qkv_bias.data(), output_bias.data(),
+                               gate_up_bias.data(), nullptr, window};
+    if (!glidecape_decoder_set_layer(decoder_, index, &layer)) std::abort();
+  }
+
+  Source source_;
+  GlidecapeShape shape_;
+  int block_size_;
+  void* decoder_;
+  std::vector<Bits> keys_, values_;
+  Ints table_;
+};
+
+void run_steps(GlidecapeShape shape, int threads, int window, int block_size) {
+  Model model(shape, threads, window, block_size);
+  model.step(0, 17, false);
+  model.step(17, 8, true);
+  model.step(17, 1, false);
+  model.step(Model::kTokens - 5, 5, false);
+  model.step(0, 50, false);
+  model.step(Model::kTokens - 2, 2, true);
+}
+
+void run_linear(int outputs, int inputs, int rows, int threads) {
+  Source source;
+  void* linear = glidecape_linear_create(source.bits(outputs * inputs).data(), outputs, inputs, threads);
+  const Bits x = source.bits(rows * inputs);
+  Floats y(static_cast<size_t>(rows) * outputs);
+  if (!glidecape_linear_run(linear, x.data(), rows, y.data())) std::abort();
+  glidecape_linear_destroy(linear);
+}
+
+void run_in_child() {
+  const pid_t child = fork();
+  if (child == 0) {
+    run_linear(70, 6, 3, 2);
+    _exit(0);
+  }
+  int status = 1;
+  waitpid(child, &status, 0);
+  if (status != 0) std::abort();
+}
+
+}  // namespace
+
+// An argument asks for the fork too, which the thread sanitizer can't follow.
+int main(int count, char**) {
+  const GlidecapeShape gqa{2, 48, 96, 5, 1, 32, 1, 1e-5f}, mha{3, 80, 32, 2, 2, 64, 0, 1e-5f};
+  for (const int threads : {1, 3}) {
+    run_steps(gqa, threads, 7, 3);
+    run_steps(mha, threads, 0, 16);
+    run_linear(1, 2, 1, threads);
+    run_linear(130, 10, 13, threads);
+  }
+  std::thread other([&] { run_steps(gqa, 2, 1, 1); });
+  run_steps(mha, 3, 20, 4);
+  other.join();
+  if (count > 1) run_in_child();
+  std::puts("done");
+}

@@ -1,0 +1,194 @@
+"""The native decoder: as close to float32 as torch's bfloat16, and bit-identical however a token
+comes to be computed."""
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from server.kernels.cpu.decoder import NativeDecoder
+from server.kernels.tree import LayerCache
+from server.models.llama import LlamaModel
+from tests.kernels.native_models import (
+    VARIANTS,
+    native_model,
+    needs_native,
+    random_tokens,
+    torch_model,
+)
+from tests.kernels.paged import Nodes, PagedModel, tree_batch
+
+pytestmark = needs_native()
+
+TREE = (-1, 0, 1, 2, 0, 1, 4, 6)
+"""Trunk 0 1 2 3; leaves 4 and 5 beside it; 6 and 7 hang on leaf 4.
+
+    0 - 1 - 2 - 3
+    |   '-- 5
+    '-- 4 - 6 - 7
+"""
+CONTEXT = 37
+TOKENS = random_tokens(60)
+TREE_TOKENS = random_tokens(len(TREE), seed=1)
+
+
+def workload(model: LlamaModel, block_size: int) -> torch.Tensor:
+    """Prefill of two sequences, trees on both, then a chain: logits of all rows."""
+    pool = PagedModel(model, num_sequences=2, max_tokens=96, block_size=block_size)
+    return torch.cat(
+        (
+            pool.step(Nodes(0, 0, TOKENS[:CONTEXT]), Nodes(1, 0, TOKENS[:5])),
+            pool.step(
+                Nodes(0, CONTEXT, TREE_TOKENS, TREE), Nodes(1, 5, TREE_TOKENS[:3], (-1, 0, 0))
+            ),
+            pool.step(Nodes(1, 5, TOKENS[5:50]), Nodes(0, CONTEXT, TOKENS[:1])),
+        )
+    )
+
+
+def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual - expected).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 16])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_error_is_that_of_torch_in_bfloat16(name: str, block_size: int) -> None:
+    exact = workload(torch_model(name, torch.float32), block_size)
+    plain = error(workload(torch_model(name, torch.bfloat16), block_size), exact)
+    native = error(workload(native_model(name), block_size), exact)
+    assert 0 < plain < 0.1 * exact.std(), "the yardstick itself is broken"
+    assert native <= 1.5 * plain
+
+
+def one_by_one(model: LlamaModel, tokens: Sequence[int]) -> torch.Tensor:
+    return PagedModel(model, block_size=16).run(tokens, [1] * len(tokens))
+
+
+@pytest.fixture(params=VARIANTS, scope="module")
+def variant(request: pytest.FixtureRequest) -> tuple[LlamaModel, torch.Tensor]:
+    """A model of one thread, and its logits for TOKENS, one step per token."""
+    model = native_model(request.param, num_threads=1)
+    return model, one_by_one(model, TOKENS)
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 16])
+@pytest.mark.parametrize("chunks", [[60], [1, 59], [7, 6, 5, 42], [49, 11]], ids=str)
+def test_chunking_changes_no_bit(
+    variant: tuple[LlamaModel, torch.Tensor], chunks: list[int], block_size: int
+) -> None:
+    model, expected = variant
+    assert torch.equal(PagedModel(model, block_size=block_size).run(TOKENS, chunks), expected)
+
+
+@pytest.mark.parametrize("num_threads", [2, 3])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_threads_change_no_bit(name: str, num_threads: int) -> None:
+    expected = workload(native_model(name, num_threads=1), block_size=4)
+    model = native_model(name, num_threads)
+    for _ in range(5):
+        assert torch.equal(workload(model, block_size=4), expected)
+
+
+def test_company_changes_no_bit(variant: tuple[LlamaModel, torch.Tensor]) -> None:
+    """The sequence decodes between others: prefills, trees and chains of every length."""
+    model, expected = variant
+    pool = PagedModel(model, num_sequences=4, block_size=4)
+    for start in range(0, 60, 3):
+        mine = Nodes(0, start, TOKENS[start : start + 3])
+        before = [Nodes(1, 0, random_tokens(start + 1)), Nodes(2, 0, TREE_TOKENS, TREE)]
+        after = [Nodes(3, 0, random_tokens(90 - start))] if start % 2 else []
+        first = sum(len(nodes.token_ids) for nodes in before[: start % 3])
+        logits = pool.step(*before[: start % 3], mine, *after)
+        assert torch.equal(logits[first : first + 3], expected[start : start + 3])
+
+
+def path_to(node: int) -> list[int]:
+    return [*(path_to(TREE[node]) if TREE[node] >= 0 else []), node]
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 16])
+def test_tree_equals_the_chain_of_each_path(
+    variant: tuple[LlamaModel, torch.Tensor], block_size: int
+) -> None:
+    model, _ = variant
+    pool = PagedModel(model, block_size=block_size)
+    pool.run(TOKENS[:CONTEXT], [CONTEXT])
+    tree = pool.step(Nodes(0, CONTEXT, TREE_TOKENS, TREE))
+    for node in range(len(TREE)):
+        path = path_to(node)
+        chain = pool.step(Nodes(0, CONTEXT, [TREE_TOKENS[i] for i in path]))
+        assert torch.equal(tree[path], chain)
+
+
+def test_accepted_leaves_moved_to_their_slots(variant: tuple[LlamaModel, torch.Tensor]) -> None:
+    """Path 0 4 6 7 is accepted: each node's KV is copied from its tree slot to its place."""
+    model, _ = variant
+    path, bonus = path_to(7), [11, 12]
+    tokens = [*TOKENS[:CONTEXT], *(TREE_TOKENS[i] for i in path), *bonus]
+    pool = PagedModel(model, block_size=4)
+    pool.run(TOKENS[:CONTEXT], [CONTEXT])
+    pool.step(Nodes(0, CONTEXT, TREE_TOKENS, TREE))
+    for depth, node in enumerate(path):
+        pool.move(0, CONTEXT + node, CONTEXT + depth)
+    after = pool.step(Nodes(0, CONTEXT + len(path), bonus))
+    assert torch.equal(after, one_by_one(model, tokens)[-len(bonus) :])
+
+
+def test_two_models_on_two_threads() -> None:
+    """A draft beside the target, with another number of threads: each computes as if alone."""
+    models = [native_model("mha-64", 2), native_model("all-96", 3)]
+    expected = [workload(model, block_size=4) for model in models]
+    results: list[list[torch.Tensor]] = [[], []]
+
+    def run(index: int) -> None:
+        for _ in range(8):
+            results[index].append(workload(models[index], block_size=4))
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result, right in zip(results, expected, strict=True):
+        assert len(result) == 8
+        assert all(torch.equal(logits, right) for logits in result)
+
+
+def test_models_come_and_go() -> None:
+    expected = one_by_one(native_model("mha-64"), TOKENS[:3])
+    for _ in range(20):
+        assert torch.equal(one_by_one(native_model("mha-64"), TOKENS[:3]), expected)
+
+
+def decoder_call(
+    x: torch.Tensor, dtype: torch.dtype = torch.bfloat16, num_caches: int = 1
+) -> torch.Tensor:
+    """One row through a decoder without layers' weights set; refused before it runs."""
+    model = native_model("mha-64")
+    decoder = NativeDecoder(model._decoder_shape(), 1)  # pyright: ignore[reportPrivateUsage]
+    pool = torch.zeros(2, 2, 4, 2, 64, dtype=dtype)
+    caches = [LayerCache(*pool)] * num_caches
+    batch = tree_batch(torch.tensor([[0, 1]]), 4, (Nodes(0, 0, [1]),))
+    cos_sin = model.rotary(batch.positions, torch.float32)
+    return decoder(x, cos_sin, caches, batch)
+
+
+def test_wrong_caches_are_refused() -> None:
+    x = torch.zeros(1, 80)
+    with pytest.raises(ValueError, match="1 caches for 2 layers"):
+        decoder_call(x)
+    with pytest.raises(ValueError, match="float32"):
+        decoder_call(x, dtype=torch.float32, num_caches=2)
+
+
+def test_caller_keeps_its_input() -> None:
+    model = native_model("mha-64")
+    decoder = model._fused_layers  # pyright: ignore[reportPrivateUsage]
+    assert decoder is not None
+    pool = PagedModel(model)
+    batch = tree_batch(pool.tables, 4, (Nodes(0, 0, [1, 2]),))
+    x = torch.randn(2, 80)
+    kept = x.clone()
+    decoder(x, model.rotary(batch.positions, torch.float32), pool.caches, batch)
+    assert torch.equal(x, kept)

@@ -1,0 +1,63 @@
+"""Runs the real command in a process of its own, as a user does."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+
+GLIDECAPE = (sys.executable, "-m", "server")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveServer:
+    """A running `glidecape serve`."""
+
+    url: str
+    announcement: str
+    """Everything it printed before it was ready."""
+    process: subprocess.Popen[str]
+
+    def metric(self, name: str, labels: str = "") -> float:
+        """Sum of a metric's samples whose labels contain `labels`."""
+        text = httpx.get(f"{self.url}/metrics").text
+        values = re.findall(rf"^glidecape:{name}{{([^}}]*)}} (\S+)$", text, re.MULTILINE)
+        return sum(float(value) for found, value in values if labels in found)
+
+
+@contextmanager
+def serve(*arguments: str) -> Iterator[LiveServer]:
+    """`glidecape serve` on a free port until the block ends; then SIGTERM."""
+    process = subprocess.Popen(
+        [*GLIDECAPE, "serve", "--port", "0", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    printed = ""
+    try:
+        if process.stderr is None:
+            raise RuntimeError("no stderr")
+        while (match := re.search(r"Serving \S+ on (\S+)", printed)) is None:
+            line = process.stderr.readline()
+            if not line:
+                raise RuntimeError(f"the server ended before it was ready: {printed}")
+            printed += line
+        while "stream" not in printed:
+            printed += process.stderr.readline()
+        yield LiveServer(match[1], printed, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def run_glidecape(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Any other command to its end."""
+    return subprocess.run(
+        [*GLIDECAPE, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )

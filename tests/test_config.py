@@ -1,0 +1,55 @@
+"""Settings: defaults, environment, overrides, and errors that name the key."""
+
+from pathlib import Path
+
+import pytest
+
+from server.config import ModelSettings, ServerSettings, load_settings, parse_bytes
+from server.errors import ConfigError
+
+
+def test_overrides_beat_the_environment_beats_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIDECAPE_PORT", "9001")
+    monkeypatch.setenv("GLIDECAPE_BLOCK_SIZE", "32")
+    settings = load_settings(ServerSettings, port="9002", threads=None)
+    assert (settings.port, settings.block_size, settings.threads) == (9002, 32, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("512M", 512 * 2**20), ("2G", 2 * 2**30), ("1.5GiB", 3 * 2**29), ("64kb", 65536), ("7", 7)],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+    assert load_settings(ModelSettings, kv_memory=text).kv_memory == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("port", "70000"),
+        ("port", "http"),
+        ("max_model_len", "1"),
+        ("kv_memory", "lots"),
+        ("kv_memory", "-1G"),
+        ("kv_memory_fraction", "1.5"),
+        ("dtype", "int3"),
+        ("draft", "./somewhere"),
+        ("max_num_seqs", "0"),
+        ("no_such_setting", "1"),
+    ],
+)
+def test_bad_values_are_named(key: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(ServerSettings, **{key: value})
+    assert caught.value.key == key
+    assert f"{key}={value!r}" in str(caught.value)
+
+
+def test_every_setting_has_help() -> None:
+    for name, field in ServerSettings.model_fields.items():
+        assert field.description, name
+
+
+def test_cache_dir_is_a_path() -> None:
+    assert load_settings(ModelSettings, cache_dir="/tmp/x").cache_dir == Path("/tmp/x")
