@@ -1,6 +1,6 @@
 """Load from outside: streams chats from a server in a process of its own and prints what came.
 
-    python -m bench.client URL STREAMS NEW_TOKENS   ->   {"tokens": …, "seconds": …}
+python -m bench.client URL STREAMS NEW_TOKENS   ->   {"tokens": …, "seconds": …}
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""`glidecape bench`: transformers and this server, interleaved in one run, then a table and JSON."""
+"""`glidecape bench`: transformers and this server, interleaved in one run; a table, then JSON."""
 
 import asyncio
 import json
@@ -48,9 +48,7 @@ def run_suite(
     """Measures, prints a table, then one JSON line."""
     shared = settings.model_dump()
     app, model = build_app(ServerSettings(**shared), report)
-    figures = asyncio.run(
-        _measure(app, model, settings, new_tokens, rounds, with_transformers)
-    )
+    figures = asyncio.run(_measure(app, model, settings, new_tokens, rounds, with_transformers))
     limits = measure_limits(_weight_bytes(settings))
     _print_table(limits, figures)
     print(json.dumps(_as_json(limits, figures, settings, new_tokens)))
@@ -61,21 +59,17 @@ async def _measure(
     with_transformers: bool,
 ) -> Figures:  # fmt: skip
     figures = Figures()
-    model.engine.start()
-    try:
-        async with Server(app) as server:
-            await _ours(model, MANY, 16)  # warm-up
-            figures.resident_bytes = psutil.Process().memory_info().rss
-            generate = _transformers(settings) if with_transformers else None
-            for index in range(rounds):
-                report(f"round {index + 1} of {rounds} …")
-                if generate is not None:
-                    figures.transformers_1.append(await asyncio.to_thread(generate, new_tokens))
-                figures.ours_1.append(await _ours(model, 1, new_tokens))
-                figures.ours_many.append(await _ours(model, MANY, new_tokens))
-                figures.served_many.append(await server.measure(MANY, new_tokens))
-    finally:
-        await model.engine.stop()
+    async with Server(app) as server:
+        await _ours(model, MANY, 16)  # warm-up
+        figures.resident_bytes = psutil.Process().memory_info().rss
+        generate = _transformers(settings) if with_transformers else None
+        for index in range(rounds):
+            report(f"round {index + 1} of {rounds} …")
+            if generate is not None:
+                figures.transformers_1.append(await asyncio.to_thread(generate, new_tokens))
+            figures.ours_1.append(await _ours(model, 1, new_tokens))
+            figures.ours_many.append(await _ours(model, MANY, new_tokens))
+            figures.served_many.append(await server.measure(MANY, new_tokens))
     return figures
 
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,8 +20,8 @@ from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler, SchedulerConfig
 from server.engine.types import StepStats
 from server.errors import ConfigError
-from server.metrics import Metrics
 from server.machine import free_memory, pick_device, pick_dtype
+from server.metrics import Metrics
 from server.models.config import ModelConfig, model_config
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
@@ -48,7 +49,9 @@ class LoadedModel:
     chat_template: ChatTemplate
 
 
-def build_model(settings: ModelSettings, report: Report, observe: Callable[[StepStats], None]) -> LoadedModel:
+def build_model(
+    settings: ModelSettings, report: Report, observe: Callable[[StepStats], None]
+) -> LoadedModel:
     """Loads the model and wires the engine; the engine still has to be started.
 
     Raises:
@@ -61,21 +64,23 @@ def build_model(settings: ModelSettings, report: Report, observe: Callable[[Step
     folder = locate_model(settings.model, settings.cache_dir.expanduser(), dtype, report)
     config = model_config(read_config(folder))
     hf_tokenizer = load_hf_tokenizer(folder)
+    tokenizer = from_hf(hf_tokenizer)
     model = load_model(folder, config, Placement(device, dtype))
-    report(f"loaded {model_name(settings.model)}: {config.num_layers} layers, {_dtype_name(dtype)} on {device}")
+    name = model_name(settings.model)
+    report(f"loaded {name}: {config.num_layers} layers, {_dtype_name(dtype)} on {device}")
     shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
     limits = scheduler_config(settings, config, shape, free_memory(device))
+    if tokenizer.eos_id is not None:
+        limits = replace(limits, eos_token_ids=limits.eos_token_ids | {tokenizer.eos_id})
     _report_pool(limits, shape, report)
     caches = allocate_kv(shape, limits.num_blocks, limits.block_size, device)
     runner = Runner(model, caches, limits.block_size, limits.eos_token_ids, device)
     engine = AsyncEngine(Scheduler(limits), runner, observe)
-    name = model_name(settings.model)
-    tokenizer = from_hf(hf_tokenizer, folder)
     return LoadedModel(name, config.vocab_size, engine, tokenizer, ChatTemplate(hf_tokenizer, name))
 
 
 def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, LoadedModel]:
-    """The HTTP app around a model; starting and stopping the engine is the app's lifespan.
+    """The HTTP app around a model; its lifespan starts and stops the engine.
 
     Raises:
         StartupError: as `build_model`.
@@ -92,7 +97,14 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         sse_ping_seconds=settings.sse_ping_seconds,
     )
     parts = Parts(model.engine, model.tokenizer, model.chat_template, metrics, info)
-    return create_app(parts), model
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        model.engine.start()
+        yield
+        await model.engine.stop()
+
+    return create_app(parts, lifespan), model
 
 
 def _fingerprint(settings: ModelSettings) -> str:

@@ -41,7 +41,7 @@ class ModelSettings(BaseSettings):
     )
 
     model: str = DEFAULT_MODEL
-    """Name of the default model, a local folder (Hugging Face layout), a .gguf file, or a hub id."""
+    """The default model's name, a local folder (Hugging Face layout), a .gguf file, or a hub id."""
 
     draft: Literal["none"] = "none"
     """Draft for speculative decoding; none decodes plainly."""
@@ -95,7 +95,7 @@ class ServerSettings(ModelSettings):
     """Name in /v1/models and in answers; default: the model's folder, file or default name."""
 
     sse_ping_seconds: Annotated[float, Field(gt=0)] = 15.0
-    """Silence on a stream after which a comment line is sent, so that proxies keep it open."""
+    """How often a stream carries a comment line, so that proxies keep a waiting one open."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe message that is logged."""

@@ -8,6 +8,7 @@ import torch
 
 from server.config import DType
 from server.errors import ConfigError
+from server.kernels.cpu.library import has_avx512_bf16
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -29,7 +30,7 @@ def pick_dtype(wanted: DType, device: torch.device) -> torch.dtype:
             "bfloat16": torch.bfloat16,
             "float16": torch.float16,
         }[wanted]
-    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    native = device.type == "cuda" or has_avx512_bf16()
     return torch.bfloat16 if native else torch.float32
 
 

@@ -30,7 +30,7 @@ def byte_backend() -> BackendTokenizer:
 
 def byte_tokenizer(bos_id: int | None = BOS_ID) -> Tokenizer:
     """Each byte of a text is one token."""
-    return Tokenizer(byte_backend(), eos_ids=[EOS_ID], bos_id=bos_id)
+    return Tokenizer(byte_backend(), eos_id=EOS_ID, bos_id=bos_id)
 
 
 def ids(text: str) -> list[int]:

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class LiveServer:
 
 
 @contextmanager
-def serve(*arguments: str) -> Iterator[LiveServer]:
+def serve(*arguments: str) -> Generator[LiveServer, None, None]:
     """`glidecape serve` on a free port until the block ends; then SIGTERM."""
     process = subprocess.Popen(
         [*GLIDECAPE, "serve", "--port", "0", *arguments],

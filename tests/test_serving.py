@@ -1,6 +1,7 @@
 """The real default model behind a live server: the official SDK, plain HTTP, clients that leave."""
 
 import asyncio
+import json
 import re
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
+from openai.types.chat import ChatCompletionMessageParam
 
 from server.config import DEFAULT_MODEL
 from server.kernels.cpu.library import native_library
@@ -17,7 +19,9 @@ from tests.live import LiveServer, serve
 
 pytestmark = pytest.mark.real_model
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: list[ChatCompletionMessageParam] = [
+    {"role": "user", "content": "What is the capital of France?"}
+]
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +157,7 @@ def test_errors_have_openais_shape(client: OpenAI) -> None:
     with pytest.raises(NotFoundError) as missing:
         client.chat.completions.create(model="gpt-4", messages=QUESTION)
     assert missing.value.code == "model_not_found"
-    long = [{"role": "user", "content": "word " * 9000}]
+    long: list[ChatCompletionMessageParam] = [{"role": "user", "content": "word " * 9000}]
     with pytest.raises(BadRequestError, match=r"8192 tokens.*9031") as refused:
         client.chat.completions.create(model=DEFAULT_MODEL, messages=long)
     assert refused.value.code == "context_length_exceeded"
@@ -168,8 +172,17 @@ def test_operations(server: LiveServer) -> None:
     assert re.search(r"KV cache: \d+ MiB = [\d,]+ tokens", server.announcement)
 
 
-def test_sigterm_ends_the_server() -> None:
+def test_sigterm_finishes_open_streams_and_ends_the_server() -> None:
     with serve("--served-model-name", "mine") as running:
         assert httpx.get(f"{running.url}/v1/models").json()["data"][0]["id"] == "mine"
-        running.process.send_signal(signal.SIGTERM)
+        body = {"messages": QUESTION, "stream": True, "ignore_eos": True, "max_tokens": 60}
+        with httpx.stream("POST", f"{running.url}/v1/chat/completions", json=body) as response:
+            lines = response.iter_lines()
+            next(lines)
+            running.process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert (
+            json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+        )
         assert running.process.wait(timeout=20) in (0, -signal.SIGTERM)

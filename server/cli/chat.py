@@ -1,7 +1,7 @@
 """`glidecape chat`: a terminal client of a running server."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from typing import Annotated, Any
 
@@ -41,9 +41,7 @@ def _model_name(client: httpx.Client, url: str) -> str:
         raise ConfigError("url", url, f"no server answers there: {error}") from None
 
 
-def _converse(
-    client: httpx.Client, start: list[dict[str, str]], options: dict[str, Any]
-) -> None:
+def _converse(client: httpx.Client, start: list[dict[str, str]], options: dict[str, Any]) -> None:
     messages = list(start)
     while True:
         try:
@@ -84,7 +82,7 @@ def _answer(client: httpx.Client, body: dict[str, Any]) -> str:
     return text
 
 
-def _events(client: httpx.Client, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _events(client: httpx.Client, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
     """The stream's JSON events.
 
     Raises:

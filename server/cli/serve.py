@@ -1,11 +1,11 @@
 """`glidecape serve`: the HTTP server."""
 
-import asyncio
 import contextlib
 import logging
 import socket
 
 import uvicorn
+from sse_starlette.sse import AppStatus
 
 from server.cli.options import with_settings
 from server.cli.terminal import report, stderr
@@ -17,7 +17,7 @@ from server.errors import ConfigError
 def serve(settings: ServerSettings) -> None:
     """Serve a model over HTTP with OpenAI's API."""
     listener = bind(settings.host, settings.port)
-    # Loading a model takes seconds: imports that need torch wait until the port is known to be ours.
+    # Loading takes seconds: imports that need torch wait until the port is known to be ours.
     report("loading …")
     from server.build import build_app
 
@@ -31,19 +31,13 @@ def serve(settings: ServerSettings) -> None:
         server_header=False,
     )
     server = uvicorn.Server(config)
-
-    async def run() -> None:
-        model.engine.start()
-        try:
-            _announce(listener, settings.served_model_name or model.name)
-            await server.serve(sockets=[listener])
-        finally:
-            await model.engine.stop()
-
+    # Open streams are finished after SIGTERM, as other answers are; sse-starlette would cut them.
+    AppStatus.disable_automatic_graceful_drain()
+    _announce(listener, settings.served_model_name or model.name)
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
     # uvicorn has shut down in order when it raises Ctrl-C again.
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(run())
+        server.run(sockets=[listener])
 
 
 def bind(host: str, port: int) -> socket.socket:

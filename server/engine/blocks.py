@@ -1,4 +1,4 @@
-"""Block pool of the KV cache: reference counts, and reuse of blocks by content. Pure bookkeeping."""
+"""Block pool of the KV cache: reference counts, and reuse of blocks by content."""
 
 import hashlib
 from array import array

@@ -51,4 +51,3 @@ def append_tokens(
         num_output_tokens=sequence.num_output_tokens,
         num_cached_tokens=sequence.num_cached_tokens or 0,
     )
-

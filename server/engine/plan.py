@@ -1,4 +1,4 @@
-"""Where the pure half of the engine and the tensor half meet: what a step shall do, and what it did."""
+"""Where the pure and the tensor half of the engine meet: what a step shall do, and what it did."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

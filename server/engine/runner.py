@@ -9,6 +9,7 @@ from server.engine.inputs import build_inputs
 from server.engine.outcome import stop_ids
 from server.engine.plan import PlannedSequence, SequenceResult, StepPlan, StepResult
 from server.engine.sampler import Sampled, SamplerRow, sample
+from server.engine.types import TokenLogprobs
 from server.kernels.tree import LayerCache, TreeBatch
 
 
@@ -63,9 +64,11 @@ class Runner:
         )
 
 
-def _result(planned: PlannedSequence, tokens: Iterator[tuple[int, object]]) -> SequenceResult:
+def _result(
+    planned: PlannedSequence, tokens: Iterator[tuple[int, TokenLogprobs | None]]
+) -> SequenceResult:
     """Takes the next sampled token if this sequence wanted one."""
     if not planned.wants_token:
         return SequenceResult(planned.num_nodes, (), None)
     token_id, logprobs = next(tokens)
-    return SequenceResult(planned.num_nodes, (token_id,), logprobs and (logprobs,))
+    return SequenceResult(planned.num_nodes, (token_id,), (logprobs,) if logprobs else None)

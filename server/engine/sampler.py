@@ -110,9 +110,7 @@ def _draw(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> torch.Tensor:
     if keep is not None:
         probs = probs.masked_fill(~keep, 0.0)
     cdf = probs.double().cumsum(dim=-1)
-    uniform = uniforms(
-        [row.params.seed for row in rows], [row.position for row in rows], device
-    )
+    uniform = uniforms([row.params.seed for row in rows], [row.position for row in rows], device)
     # right=True: the first token whose cumulative mass exceeds the target; a token of mass 0
     # never does. The clamp guards u x total rounding up to the total itself.
     total = cdf[:, -1]

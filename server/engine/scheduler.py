@@ -134,9 +134,7 @@ class _StepPlanner:
         # Where running sequences had to give way, a newcomer would only push the next one out.
         while self.num_preemptions == 0 and self._admit_next():
             pass
-        return StepPlan(
-            tuple(self.planned.values()), self.num_preemptions, self.queries, self.hits
-        )
+        return StepPlan(tuple(self.planned.values()), self.num_preemptions, self.queries, self.hits)
 
     def _continue(self, sequence: Sequence) -> None:
         """Plans a running sequence, preempting others where blocks are short."""

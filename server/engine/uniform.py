@@ -18,13 +18,14 @@ def uniforms(
     neighbouring seeds don't give shifted copies of one stream.
     """
     values = [
-        _mix(_mix(seed & _MASK) + position * _GOLDEN) >> 11
+        splitmix64(splitmix64(seed & _MASK) + position * _GOLDEN) >> 11
         for seed, position in zip(seeds, positions, strict=True)
     ]
     return torch.tensor(values, dtype=torch.float64, device=device) * 2.0**-53
 
 
-def _mix(state: int) -> int:
+def splitmix64(state: int) -> int:
+    """The 64-bit output that SplitMix64 gives in this state."""
     state = (state + _GOLDEN) & _MASK
     state = ((state ^ (state >> 30)) * _MIX_1) & _MASK
     state = ((state ^ (state >> 27)) * _MIX_2) & _MASK

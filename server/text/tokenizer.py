@@ -4,10 +4,8 @@ Built on the `tokenizers` library; transformers is only used to read the many fi
 nothing about chats (`chat_template.py`) or streams (`detokenizer.py`).
 """
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer as BackendTokenizer
 
@@ -24,18 +22,19 @@ class Tokenizer:
     Args:
         backend: The fast tokenizer. Its truncation and padding are switched off: a server must
             see the whole prompt, to refuse it when it is too long.
-        eos_ids: Tokens with which the model ends an answer.
+        eos_id: Token with which a text ends, if the tokenizer names one; a chat model may end its
+            turns with others.
         bos_id: Token with which a text begins, if the model has one.
     """
 
     def __init__(
-        self, backend: BackendTokenizer, eos_ids: Iterable[int] = (), bos_id: int | None = None
+        self, backend: BackendTokenizer, eos_id: int | None = None, bos_id: int | None = None
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
         self.token_bytes = TokenBytes(backend)
-        self.eos_ids = frozenset(eos_ids)
+        self.eos_id = eos_id
         self.bos_id = bos_id
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(token for token, entry in added.items() if entry.special)
@@ -75,34 +74,16 @@ def load_hf_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a local checkpoint folder, see `from_hf`."""
-    return from_hf(load_hf_tokenizer(folder), folder)
+    """The tokenizer of a local checkpoint folder."""
+    return from_hf(load_hf_tokenizer(folder))
 
 
-def from_hf(loaded: "PreTrainedTokenizerFast", folder: Path) -> Tokenizer:
-    """Wraps a transformers tokenizer. The end tokens are its own and those that
-    `generation_config.json` names: chat models end a turn with another token than a text."""
+def from_hf(loaded: "PreTrainedTokenizerFast") -> Tokenizer:
+    """Wraps a transformers tokenizer."""
     backend = loaded.backend_tokenizer
-    eos_id = _id_of(backend, loaded.eos_token)
-    own = [] if eos_id is None else [eos_id]
-    bos_id = _id_of(backend, loaded.bos_token)
-    return Tokenizer(backend, [*own, *_generation_eos_ids(folder)], bos_id)
+    return Tokenizer(backend, _id_of(backend, loaded.eos_token), _id_of(backend, loaded.bos_token))
 
 
 def _id_of(backend: BackendTokenizer, token: object) -> int | None:
     # transformers' ids of special tokens are typed as almost anything; the token is a string.
     return backend.token_to_id(token) if isinstance(token, str) else None
-
-
-def _generation_eos_ids(folder: Path) -> list[int]:
-    path = folder / "generation_config.json"
-    if not path.exists():
-        return []
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(path, str(error)) from error
-    eos: int | list[int] | None = config.get("eos_token_id")
-    if eos is None:
-        return []
-    return [eos] if isinstance(eos, int) else eos

@@ -46,7 +46,9 @@ async def harness() -> AsyncIterator[Harness]:
 
 
 async def collect(engine: AsyncEngine, name: str, prompt: list[int], **params: object) -> list[int]:
-    return tokens([output async for output in engine.generate(make_request(name, prompt, **params))])
+    return tokens(
+        [output async for output in engine.generate(make_request(name, prompt, **params))]
+    )
 
 
 async def test_concurrent_requests_get_what_they_get_alone(harness: Harness) -> None:

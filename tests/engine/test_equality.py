@@ -109,7 +109,9 @@ def test_requests_that_arrive_and_leave_in_between_change_nothing() -> None:
             visitor = make_request(f"visitor{len(pending)}", range(rng.randrange(1, 30)))
             engine.scheduler.add(visitor, 0.0)
         if rng.random() < 0.1 and pending:
-            engine.scheduler.finish(make_request(f"visitor{len(pending)}", [1]).request_id, "abort", 0.0)
+            engine.scheduler.finish(
+                make_request(f"visitor{len(pending)}", [1]).request_id, "abort", 0.0
+            )
         for output in engine.step():
             if output.request_id in outputs:
                 outputs[output.request_id].append(output)

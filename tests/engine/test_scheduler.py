@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from server.engine.plan import SequenceResult, StepPlan, StepResult
 from server.engine.scheduler import Scheduler, SchedulerConfig
-from server.engine.types import Request, RequestId, RequestOutput
+from server.engine.types import BlockId, Request, RequestId, RequestOutput
 from tests.engine.tiny import EOS, make_request
 
 CONFIG = SchedulerConfig(
@@ -93,18 +93,16 @@ def test_the_last_come_gives_way_when_blocks_run_out() -> None:
     config = replace(CONFIG, num_blocks=4, max_model_len=16, prefix_caching=False)
     scheduler = Scheduler(config)
     add(scheduler, make_request("a", range(4)), make_request("b", range(3)))
-    preempted = 0
-    while preempted == 0:
-        plan, _ = step(scheduler)
-        preempted += plan.num_preemptions
-    assert list(shape(plan)) == ["a"]
-    while scheduler.running:
-        plan, outputs = step(scheduler)
-        if outputs[0].finish_reason:
-            break
+    plans = [step(scheduler)[0]]
+    while plans[-1].num_preemptions == 0:
+        plans.append(step(scheduler)[0])
+    assert list(shape(plans[-1])) == ["a"]
+    outputs = step(scheduler)[1]
+    while outputs[0].finish_reason is None:
+        outputs = step(scheduler)[1]
     assert outputs[0].request_id == "a"
     assert outputs[0].finish_reason == "length"
-    assert next(iter(shape(step(scheduler)[0]))) == "b"
+    assert list(shape(step(scheduler)[0])) == ["b"]
 
 
 def test_a_cached_prefix_is_not_computed_again_but_its_last_token_is() -> None:
@@ -201,10 +199,10 @@ def test_impossible_requests_and_pools_are_refused() -> None:
 
 
 def check_plan(plan: StepPlan, config: SchedulerConfig) -> None:
-    """Budget kept, tables long enough, and no block written by one sequence is in another's table."""
+    """Budget kept, tables long enough, and no written block is in two tables."""
     assert sum(p.num_nodes for p in plan.sequences) <= config.max_num_batched_tokens
     assert len(plan.sequences) <= config.max_num_seqs
-    written: list[int] = []
+    written = list[BlockId]()
     for p in plan.sequences:
         end = p.num_computed + p.num_nodes
         assert p.num_nodes >= 1

@@ -59,7 +59,9 @@ def test_equal_probabilities_stay_or_go_together() -> None:
     assert keep.tolist() == [[True, True, True, True, False]]
 
 
-@pytest.mark.parametrize(("top_k", "top_p", "min_p"), [(1, 1.0, 0.0), (0, 1e-6, 0.0), (0, 1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "min_p"), [(1, 1.0, 0.0), (0, 1e-6, 0.0), (0, 1.0, 1.0)]
+)
 def test_the_most_probable_token_always_stays(top_k: int, top_p: float, min_p: float) -> None:
     probs = torch.tensor([[0.1, 0.6, 0.3]])
     keep = keep_mask(probs, torch.tensor([top_k]), torch.tensor([top_p]), torch.tensor([min_p]))

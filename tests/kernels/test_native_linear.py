@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.kernels.cpu.decoder import NativeLinear, supports_linear
+from server.kernels.cpu.library import native_library
 from tests.kernels.native_models import needs_native
 
 pytestmark = needs_native()
@@ -69,6 +70,13 @@ def test_wrong_precision_is_refused() -> None:
         NativeLinear(weight.bfloat16(), 1)(torch.randn(1, 8))
     with pytest.raises(ValueError, match="strides"):
         NativeLinear(weight.bfloat16().T, 1)
+
+
+def test_failed_allocation_raises() -> None:
+    library = native_library()
+    assert library is not None
+    with pytest.raises(MemoryError):
+        library.glidecape_linear_create(None, 2**30, 2**30, 1)
 
 
 def test_odd_inputs_and_other_precisions_are_left_to_torch() -> None:

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -8,42 +7,25 @@ from server.text.tokenizer import Tokenizer, load_tokenizer
 from tests.doubles import BOS, BOS_ID, EOS, EOS_ID, byte_backend, byte_tokenizer, ids
 
 
-def save(folder: Path, **generation_config: object) -> None:
+def save(folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(tokenizer_object=byte_backend(), bos_token=BOS, eos_token=EOS)
     fast.save_pretrained(folder)
-    if generation_config:
-        (folder / "generation_config.json").write_text(json.dumps(generation_config))
 
 
 def test_loads_a_local_folder(tmp_path: Path) -> None:
     save(tmp_path)
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.encode("aé", add_special_tokens=True) == ids("aé")
-    assert tokenizer.eos_ids == {EOS_ID}
+    assert tokenizer.eos_id == EOS_ID
     assert tokenizer.bos_id == BOS_ID
     assert tokenizer.vocab_size == 258
     assert tokenizer.special_ids == {BOS_ID, EOS_ID}
 
 
-@pytest.mark.parametrize(("given", "expected"), [(5, {5, EOS_ID}), ([5, 6], {5, 6, EOS_ID})])
-def test_generation_config_adds_end_tokens(
-    tmp_path: Path, given: int | list[int], expected: set[int]
-) -> None:
-    save(tmp_path, eos_token_id=given)
-    assert load_tokenizer(tmp_path).eos_ids == expected
-
-
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=str(tmp_path)):
-        load_tokenizer(tmp_path)
-
-
-def test_a_broken_generation_config_is_named(tmp_path: Path) -> None:
-    save(tmp_path)
-    (tmp_path / "generation_config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"generation_config\.json"):
         load_tokenizer(tmp_path)
 
 

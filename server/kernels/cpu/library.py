@@ -66,11 +66,16 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
 }
 
 
+def has_avx512_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware."""
+    return torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
+
+
 @cache
 def native_library() -> ctypes.CDLL | None:
     """The library, or None where it was not built or this CPU can't run it."""
     files = sorted(Path(__file__).parent.glob("_native*.so"))
-    if not files or not torch.cpu._is_avx512_bf16_supported():  # pyright: ignore[reportPrivateUsage]
+    if not files or not has_avx512_bf16():
         return None
     library = ctypes.CDLL(str(files[0]))
     for name, (result, arguments) in _SIGNATURES.items():
