@@ -5,19 +5,20 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
 from bench.limits import Limits, measure_limits
 from bench.prompts import PROMPTS
 from bench.served import Served, Server
+from bench.transformers_peer import TransformersPeer
 from server import __version__
 from server.build import LoadedModel, build_app
 from server.cli.terminal import report
@@ -39,7 +40,7 @@ class Figures:
     ours_many: list[float] = field(default_factory=list[float])
     served_many: list[Served] = field(default_factory=list[Served])
     resident_bytes: int = 0
-    """After a first batched run, before transformers' copy of the model is loaded."""
+    """After a first batched run."""
 
 
 def run_suite(
@@ -48,7 +49,9 @@ def run_suite(
     """Measures, prints a table, then one JSON line."""
     shared = settings.model_dump()
     app, model = build_app(ServerSettings(**shared), report)
-    figures = asyncio.run(_measure(app, model, settings, new_tokens, rounds, with_transformers))
+    # The loop that `glidecape serve` runs on.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        figures = runner.run(_measure(app, model, settings, new_tokens, rounds, with_transformers))
     limits = measure_limits(_weight_bytes(settings))
     _print_table(limits, figures)
     print(json.dumps(_as_json(limits, figures, settings, new_tokens)))
@@ -62,14 +65,16 @@ async def _measure(
     async with Server(app) as server:
         await _ours(model, MANY, 16)  # warm-up
         figures.resident_bytes = psutil.Process().memory_info().rss
-        generate = _transformers(settings) if with_transformers else None
+        peer = _transformers(settings) if with_transformers else None
         for index in range(rounds):
             report(f"round {index + 1} of {rounds} …")
-            if generate is not None:
-                figures.transformers_1.append(await asyncio.to_thread(generate, new_tokens))
+            if peer is not None:  # blocks the loop, which has nothing else to do
+                figures.transformers_1.append(peer.tokens_per_second(new_tokens))
             figures.ours_1.append(await _ours(model, 1, new_tokens))
             figures.ours_many.append(await _ours(model, MANY, new_tokens))
             figures.served_many.append(await server.measure(MANY, new_tokens))
+        if peer is not None:
+            peer.close()
     return figures
 
 
@@ -92,29 +97,10 @@ def _encode(model: LoadedModel, prompt: str) -> tuple[int, ...]:
     return tuple(model.tokenizer.encode(text, add_special_tokens=False))
 
 
-def _transformers(settings: ModelSettings) -> Callable[[int], float]:
-    """transformers' `generate` on the same weights in the same precision, one stream."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = _folder(settings)
+def _transformers(settings: ModelSettings) -> TransformersPeer:
+    """The same weights in the same precision."""
     dtype = pick_dtype(settings.dtype, pick_device(settings.device))
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    chat = [{"role": "user", "content": PROMPTS[0]}]
-    inputs = tokenizer.apply_chat_template(
-        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-
-    def generate(new_tokens: int) -> float:
-        started = time.perf_counter()
-        with torch.inference_mode():
-            model.generate(
-                **inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False
-            )
-        return new_tokens / (time.perf_counter() - started)
-
-    generate(8)  # warm-up
-    return generate
+    return TransformersPeer(_folder(settings), str(dtype).removeprefix("torch."))
 
 
 def _folder(settings: ModelSettings) -> Path:

@@ -11,7 +11,7 @@ from server.api.deps import Parts, ServingInfo
 from server.api.generation import Job, Progress, Started, run_job, unless_disconnected
 from server.api.schemas.common import PromptTokensDetails, Usage
 from server.api.shapes.base import Head, Shape
-from server.api.sse import DONE, EventStream, event, with_error_event
+from server.api.sse import DONE, EventStream, TextEvent, event, with_error_event
 
 FIRST_PIECE_SECONDS = 3.0
 """A stream's status waits for the first token, so that an early failure is a real 500; but not
@@ -64,8 +64,13 @@ async def _events(
     first = shape.first_chunk()
     if first is not None:
         yield event(first)
+    (example,) = shape.chunks(Progress(TextEvent.MARK, (), None, 0, 0))
+    text_event = TextEvent(example)
     async with aclosing(pieces):
         async for piece in pieces:
+            if piece.text and not piece.logprobs and piece.finish_reason is None:
+                yield text_event(piece.text)
+                continue
             for chunk in shape.chunks(piece):
                 yield event(chunk)
             if include_usage and piece.finish_reason is not None:

@@ -2,10 +2,12 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.types import Message
 
 from server.api.schemas.models import ModelCard
-from server.api.sse import EventStream, event
+from server.api.sse import EventStream, TextEvent, event
 
 
 class Source:
@@ -36,6 +38,14 @@ async def test_source_is_closed_although_the_stream_never_began() -> None:
         await response({"type": "http", "method": "POST"}, no_message, broken_send)
     assert source.closed
     await events.aclose()
+
+
+@given(st.text())
+def test_a_text_event_equals_the_whole_model_dumped(text: str) -> None:
+    def card(name: str) -> ModelCard:
+        return ModelCard(id=name, created=1, max_model_len=2)
+
+    assert TextEvent(card(TextEvent.MARK))(text) == event(card(text))
 
 
 def test_an_event_is_one_line_whatever_the_text() -> None:

@@ -72,7 +72,7 @@ class Team {
   }
 
  private:
-  static constexpr int kSpins = 20000;  // about 0.3 ms: shorter than the gap between two prompts,
+  static constexpr int kSpins = 5000;  // about 0.2 ms: longer than the gap between
                                         // longer than between two layers
 
   void barrier() {
