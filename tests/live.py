@@ -56,8 +56,13 @@ def serve(*arguments: str) -> Generator[LiveServer, None, None]:
         process.communicate(timeout=60)
 
 
-def run_glidecape(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_glidecape(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """Any other command to its end."""
     return subprocess.run(
-        [*GLIDECAPE, *arguments], capture_output=True, text=True, timeout=120, check=False
+        [*GLIDECAPE, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )

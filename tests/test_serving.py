@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from server.config import DEFAULT_MODEL
 from server.kernels.cpu.library import native_library
-from tests.live import LiveServer, serve
+from tests.live import LiveServer, run_glidecape, serve
 
 pytestmark = pytest.mark.real_model
 
@@ -186,3 +186,12 @@ def test_sigterm_finishes_open_streams_and_ends_the_server() -> None:
             json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
         )
         assert running.process.wait(timeout=20) in (0, -signal.SIGTERM)
+
+
+def test_the_chat_command_talks_to_the_server(server: LiveServer) -> None:
+    talk = "What is the capital of France?\nAnd of Italy?\n/new\n/quit\n"
+    done = run_glidecape("chat", "--url", server.url, "--temperature", "0", stdin=talk)
+    assert done.returncode == 0
+    assert "Paris" in done.stdout
+    assert "Rome" in done.stdout
+    assert done.stderr.count("tokens/s") == 2

@@ -5,6 +5,7 @@
 Nothing else touches the scheduler or the model, so neither needs a lock.
 """
 
+import atexit
 import logging
 import queue
 import threading
@@ -63,6 +64,8 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
+        # A process that exits without stop() must not tear the interpreter down under a step.
+        atexit.register(self.stop)
         self._thread.start()
 
     def submit(self, message: Request | Finish) -> None:
@@ -71,6 +74,7 @@ class EngineLoop:
 
     def stop(self) -> None:
         """Returns when the thread has ended; a running step is finished first."""
+        atexit.unregister(self.stop)
         self._inbox.put(Stop())
         self._thread.join()
 

@@ -1,8 +1,11 @@
 """The engine in its thread: streams, clients that leave, crashes."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +120,34 @@ async def test_a_crash_reaches_every_request_and_later_ones(harness: Harness) ->
         harness.engine.check_health()
     with pytest.raises(EngineDeadError):
         await collect(harness.engine, "c", [3])
+
+
+EXIT_DURING_A_STEP = """
+import asyncio, sys
+from tests.engine.test_async_engine import Harness
+from tests.engine.tiny import make_request
+
+async def main():
+    harness = Harness()
+    harness.engine.start()
+    async for _ in harness.engine.generate(make_request("a", [1], max_tokens=250, ignore_eos=True)):
+        print("running", flush=True)
+        sys.exit(3)
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_may_exit_while_the_engine_computes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EXIT_DURING_A_STEP],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (3, "running\n"), done.stderr
 
 
 async def test_a_prompt_without_room_is_refused(harness: Harness) -> None:

@@ -1,11 +1,8 @@
 """The native decoder: as close to float32 as torch's bfloat16, and bit-identical however a token
 comes to be computed."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -162,26 +159,6 @@ def test_models_come_and_go() -> None:
     expected = one_by_one(native_model("mha-64"), TOKENS[:3])
     for _ in range(20):
         assert torch.equal(one_by_one(native_model("mha-64"), TOKENS[:3]), expected)
-
-
-EXIT_DURING_A_STEP = """
-import threading, time
-from tests.kernels.native_models import native_model, random_tokens
-from tests.kernels.paged import Nodes, PagedModel
-
-pool = PagedModel(native_model("mha-64"), max_tokens=12000)
-step = Nodes(0, 0, random_tokens(12000))
-threading.Thread(target=pool.step, args=(step,), daemon=True).start()
-time.sleep(0.5)  # past the tensor operations before the native call: torch can't take an exit there
-print(threading.active_count())
-"""
-
-
-def test_exit_while_a_daemon_thread_computes() -> None:
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", EXIT_DURING_A_STEP]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
 def decoder_call(
