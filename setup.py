@@ -20,7 +20,7 @@ setup(
                 f"{SOURCES}/{name}.h"
                 for name in (
                     *("attention", "decoder", "matmul_bf16"),
-                    *("row_math", "team", "vector_math"),
+                    *("row_math", "team", "vector_math", "visible"),
                 )
             ],
             language="c++",

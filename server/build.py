@@ -16,8 +16,9 @@ from server.api.deps import Parts, ServingInfo
 from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
 from server.engine.async_engine import AsyncEngine
 from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.planner import SchedulerConfig
 from server.engine.runner import Runner
-from server.engine.scheduler import Scheduler, SchedulerConfig
+from server.engine.scheduler import Scheduler
 from server.engine.types import StepStats
 from server.errors import ConfigError
 from server.machine import free_memory, pick_device, pick_dtype
@@ -34,7 +35,7 @@ Report = Callable[[str], None]
 """Takes lines of progress for a person."""
 
 _SEQUENCES_BY_DEFAULT = 3
-"""Full-length sequences the KV pool holds where nobody says how large it shall be."""
+"""Full-length sequences the KV pool holds on a CPU where nobody says how large it shall be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class LoadedModel:
     """Everything a command needs to run a model."""
 
     name: str
+    identity: str
+    """Tells checkpoints, precisions and devices apart."""
     vocab_size: int
     """Ids the model knows; the tokenizer's may be fewer."""
     engine: AsyncEngine
@@ -69,14 +72,19 @@ def build_model(
     name = model_name(settings.model)
     report(f"loaded {name}: {config.num_layers} layers, {_dtype_name(dtype)} on {device}")
     shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
-    limits = scheduler_config(settings, config, shape, free_memory(device))
+    limits = scheduler_config(
+        settings, config, shape, free_memory(device), on_cpu=device.type == "cpu"
+    )
     if tokenizer.eos_id is not None:
         limits = replace(limits, eos_token_ids=limits.eos_token_ids | {tokenizer.eos_id})
     _report_pool(limits, shape, report)
     caches = allocate_kv(shape, limits.num_blocks, limits.block_size, device)
     runner = Runner(model, caches, limits.block_size, limits.eos_token_ids, device)
     engine = AsyncEngine(Scheduler(limits), runner, observe)
-    return LoadedModel(name, config.vocab_size, engine, tokenizer, ChatTemplate(hf_tokenizer, name))
+    identity = f"{_checkpoint_identity(folder)}|{dtype}|{device.type}"
+    return LoadedModel(
+        name, identity, config.vocab_size, engine, tokenizer, ChatTemplate(hf_tokenizer, name)
+    )
 
 
 def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, LoadedModel]:
@@ -93,7 +101,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         vocab_size=model.vocab_size,
         created=int(time.time()),
         version=__version__,
-        system_fingerprint=_fingerprint(settings),
+        system_fingerprint=_fingerprint(model),
         sse_ping_seconds=settings.sse_ping_seconds,
     )
     parts = Parts(model.engine, model.tokenizer, model.chat_template, metrics, info)
@@ -107,10 +115,16 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
     return create_app(parts, lifespan), model
 
 
-def _fingerprint(settings: ModelSettings) -> str:
-    """Changes when the same seed might give other tokens: model, precision, version."""
-    what = f"{__version__}|{settings.model}|{settings.dtype}|{settings.device}|{torch.__version__}"
+def _fingerprint(model: LoadedModel) -> str:
+    """Changes when the same seed might give other tokens: weights, precision, device, version."""
+    what = f"{__version__}|{torch.__version__}|{model.identity}"
     return "fp_" + hashlib.blake2b(what.encode(), digest_size=6).hexdigest()
+
+
+def _checkpoint_identity(folder: Path) -> str:
+    """Name, sizes and times of the weight files: cheap, and other for other weights."""
+    files = sorted(folder.glob("*.safetensors"))
+    return "|".join(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)
 
 
 def load_model(folder: Path, config: ModelConfig, placement: Placement) -> LlamaModel:
@@ -132,7 +146,7 @@ def model_name(model: str) -> str:
 
 
 def scheduler_config(
-    settings: ModelSettings, config: ModelConfig, shape: CacheShape, free: int
+    settings: ModelSettings, config: ModelConfig, shape: CacheShape, free: int, on_cpu: bool
 ) -> SchedulerConfig:
     """Sizes the KV pool and with it the longest sequence.
 
@@ -151,8 +165,9 @@ def scheduler_config(
     if settings.kv_memory is not None:
         num_blocks = settings.kv_memory // block_bytes
     else:
-        affordable = int(free * settings.kv_memory_fraction) // block_bytes
-        num_blocks = min(affordable, _SEQUENCES_BY_DEFAULT * blocks_per_sequence)
+        num_blocks = int(free * settings.kv_memory_fraction) // block_bytes
+        if on_cpu:  # memory that a user's other programs want too
+            num_blocks = min(num_blocks, _SEQUENCES_BY_DEFAULT * blocks_per_sequence)
     held = num_blocks * settings.block_size
     if held < min(wanted_len, 2 * settings.block_size) or (settings.max_model_len or 0) > held:
         reason = f"the KV cache holds {held} tokens, fewer than a sequence of {wanted_len} needs"

@@ -66,16 +66,16 @@ class ModelSettings(BaseSettings):
     """Tokens in a block of the KV cache."""
 
     kv_memory: Annotated[Bytes, Field(ge=1)] | None = None
-    """Memory of the KV cache, such as 512M or 2G; default: room for three sequences of the full
-    context, but no more than kv_memory_fraction of what is free."""
+    """Memory of the KV cache, such as 512M or 2G; default: kv_memory_fraction of what is free, on a
+    CPU no more than three sequences of the full context need."""
 
     kv_memory_fraction: Annotated[float, Field(gt=0, le=0.95)] = 0.5
-    """Upper limit of the KV cache as a share of free memory, where kv_memory is not given."""
+    """Share of free memory for the KV cache, where kv_memory is not given."""
 
     max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = 64
     """Most requests that run at once; more wait in the queue."""
 
-    max_num_batched_tokens: Annotated[int, Field(ge=1)] = 512
+    max_num_batched_tokens: Annotated[int, Field(ge=1)] = 256
     """Token budget of one step: decoding requests first, the rest goes to chunks of prompts."""
 
     prefix_caching: bool = True

@@ -16,9 +16,9 @@ SHAPE = CacheShape(num_layers=2, num_kv_heads=2, head_dim=8, dtype=torch.bfloat1
 BYTES_PER_TOKEN = 2 * 2 * 2 * 8 * 2
 
 
-def sized(free: int = 2**40, **settings: object) -> tuple[int, int]:
+def sized(free: int = 2**40, on_cpu: bool = True, **settings: object) -> tuple[int, int]:
     """-> (num_blocks, max_model_len) for a model of 256 positions."""
-    config = scheduler_config(load_settings(ModelSettings, **settings), MODEL, SHAPE, free)
+    config = scheduler_config(load_settings(ModelSettings, **settings), MODEL, SHAPE, free, on_cpu)
     return config.num_blocks, config.max_model_len
 
 
@@ -33,6 +33,10 @@ def test_default_is_three_full_sequences() -> None:
 def test_little_free_memory_makes_the_pool_smaller_and_then_the_context_shorter() -> None:
     assert sized(free=2 * 20 * 16 * BYTES_PER_TOKEN) == (20, 256)
     assert sized(free=2 * 10 * 16 * BYTES_PER_TOKEN) == (10, 160)
+
+
+def test_a_gpu_gives_the_whole_share() -> None:
+    assert sized(free=2 * 1000 * 16 * BYTES_PER_TOKEN, on_cpu=False) == (1000, 256)
 
 
 def test_kv_memory_is_taken_literally() -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from server.engine.loop import EngineLoop, Executes, Finish
 from server.engine.scheduler import Scheduler
 from server.engine.types import FinishReason, Request, RequestId, RequestOutput, StepStats
-from server.errors import ContextLengthError, EngineDeadError
+from server.errors import ContextLengthError, EngineDeadError, InvalidRequestError
 
 T = TypeVar("T")
 
@@ -25,7 +25,8 @@ class AsyncEngine:
         self.max_model_len = scheduler.config.max_model_len
         self._streams: dict[RequestId, asyncio.Queue[RequestOutput | EngineDeadError]] = {}
         self._event_loop: asyncio.AbstractEventLoop | None = None
-        self._death: EngineDeadError | None = None
+        self._death: str | None = None
+        """Why the engine died; each request gets an exception of its own."""
         self._loop = EngineLoop(scheduler, runner, self._publish, self._died, observe)
 
     @property
@@ -45,7 +46,7 @@ class AsyncEngine:
     def check_health(self) -> None:
         """Raises EngineDeadError if a step has crashed."""
         if self._death is not None:
-            raise self._death
+            raise EngineDeadError(self._death)
 
     async def generate(self, request: Request) -> AsyncGenerator[RequestOutput, None]:
         """Yields the request's outputs, a step each, up to the one with a finish reason.
@@ -56,13 +57,10 @@ class AsyncEngine:
         Raises:
             EngineDeadError: a step crashed, before or during this request.
             ContextLengthError: the prompt leaves no room for a token.
+            InvalidRequestError: the prompt is empty, or the id is that of an open request.
         """
         self.check_health()
-        if len(request.prompt_token_ids) >= self.max_model_len:
-            raise ContextLengthError(
-                f"the prompt has {len(request.prompt_token_ids)} tokens; "
-                f"the context holds {self.max_model_len}, one of them for the answer"
-            )
+        self._check(request)
         stream = self._streams[request.request_id] = asyncio.Queue()
         self._loop.submit(request)
         finished = False
@@ -77,6 +75,19 @@ class AsyncEngine:
             del self._streams[request.request_id]
             if not finished:
                 self.finish(request.request_id, "abort")
+
+    def _check(self, request: Request) -> None:
+        """Nothing that the scheduler would refuse may reach the engine's thread."""
+        num_tokens = len(request.prompt_token_ids)
+        if num_tokens == 0:
+            raise InvalidRequestError("the prompt is empty")
+        if num_tokens >= self.max_model_len:
+            raise ContextLengthError(
+                f"the prompt has {num_tokens} tokens; "
+                f"the context holds {self.max_model_len}, one of them for the answer"
+            )
+        if request.request_id in self._streams:
+            raise InvalidRequestError(f"request id {request.request_id!r} is taken")
 
     def finish(self, request_id: RequestId, reason: FinishReason) -> None:
         """Ends a request from outside, for example at a stop string. It yields no more output;
@@ -94,12 +105,12 @@ class AsyncEngine:
                 stream.put_nowait(output)
 
     def _died(self, error: BaseException) -> None:
-        self._death = EngineDeadError(f"the engine stopped: {type(error).__name__}: {error}")
+        self._death = f"the engine stopped: {type(error).__name__}: {error}"
         self._in_event_loop(self._deliver_death, self._death)
 
-    def _deliver_death(self, death: EngineDeadError) -> None:
+    def _deliver_death(self, death: str) -> None:
         for stream in self._streams.values():
-            stream.put_nowait(death)
+            stream.put_nowait(EngineDeadError(death))
 
     def _in_event_loop(self, call: Callable[[T], None], argument: T) -> None:
         """From the engine's thread. The loop may be closed already when the process shuts down."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 from server.engine.types import BlockId
@@ -97,6 +97,11 @@ class BlockPool:
             if self._references[block_id] == 0:
                 self._free[block_id] = None
                 self._free.move_to_end(block_id, last=block_id in self._hashes)
+
+    def num_released_by(self, tables: Sequence[Sequence[BlockId]]) -> int:
+        """How many blocks would become free if these tables were released."""
+        counts = Counter(block_id for table in tables for block_id in table)
+        return sum(n == self._references[block_id] for block_id, n in counts.items())
 
     def check_integrity(self, held: Sequence[Sequence[BlockId]] = ()) -> None:
         """Raises RuntimeError if the bookkeeping contradicts itself or the given block tables."""

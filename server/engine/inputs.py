@@ -1,47 +1,99 @@
-"""Turns a step's plan into the tensors of `kernels/tree.py`."""
+"""Turns trees of tokens into the tensors of `kernels/tree.py`."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
-from server.engine.plan import StepPlan
+from server.engine.plan import PlannedSequence
+from server.engine.speculative.tree import TokenTree
 from server.kernels.tree import TreeBatch
 
 
+class Nodes(NamedTuple):
+    """One sequence's nodes of a step; node i is written to the slot of position context_len + i."""
+
+    block_ids: Sequence[int]
+    """Block table covering context_len + the number of nodes."""
+    context_len: int
+    token_ids: Sequence[int]
+    tree: TokenTree | None = None
+    """None for a chain."""
+
+    @property
+    def positions(self) -> Sequence[int]:
+        if self.tree is None:
+            return range(self.context_len, self.context_len + len(self.token_ids))
+        return [self.context_len + depth for depth in self.tree.depths]
+
+
 class StepInputs(NamedTuple):
-    """A step as the model takes it."""
+    """A step as a model takes it."""
 
     token_ids: torch.Tensor
     """[num_rows] int64"""
     batch: TreeBatch
-    logit_rows: torch.Tensor
-    """[num_wanting] int64: the rows whose logits decide a next token, in plan order."""
+    first_rows: list[int]
+    """Row of each sequence's first node."""
 
 
-def build_inputs(plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
-    """Rows of all planned sequences, one after another."""
-    token_ids, positions, slots, logit_rows = (list[int]() for _ in range(4))
-    for planned in plan.sequences:
-        start, end = planned.num_computed, planned.num_computed + planned.num_nodes
-        token_ids.extend(planned.token_ids[start:end])
-        positions.extend(range(start, end))
-        slots.extend(
-            planned.block_ids[at // block_size] * block_size + at % block_size
-            for at in range(start, end)
-        )
-        if planned.wants_token:
-            logit_rows.append(len(token_ids) - 1)
-    widest = max(len(planned.block_ids) for planned in plan.sequences)
-    tables = [[*p.block_ids, *(0,) * (widest - len(p.block_ids))] for p in plan.sequences]
+def planned_nodes(planned: PlannedSequence, tree: TokenTree | None) -> Nodes:
+    """What a planned sequence brings: its chain of pending tokens, or the tree in its place."""
+    start = planned.num_computed
+    if tree is not None:
+        shape = None if tree.is_chain else tree
+        return Nodes(planned.block_ids, start, tree.token_ids, shape)
+    tokens = planned.token_ids[start : start + planned.num_nodes]
+    return Nodes(planned.block_ids, start, tokens)
+
+
+def build_inputs(sequences: Sequence[Nodes], block_size: int, device: torch.device) -> StepInputs:
+    """Rows of all sequences, one after another."""
+    token_ids, positions, slots, first_rows = (list[int]() for _ in range(4))
+    for nodes in sequences:
+        first_rows.append(len(token_ids))
+        token_ids.extend(nodes.token_ids)
+        positions.extend(nodes.positions)
+        end = nodes.context_len + len(nodes.token_ids)
+        slots.extend(slots_of(nodes.block_ids, range(nodes.context_len, end), block_size))
+    widest = max(len(nodes.block_ids) for nodes in sequences)
+    tables = [[*n.block_ids, *(0,) * (widest - len(n.block_ids))] for n in sequences]
     batch = TreeBatch(
         positions=torch.tensor(positions, device=device),
         slots=torch.tensor(slots, device=device),
         block_tables=torch.tensor(tables, device=device),
-        context_lens=tuple(planned.num_computed for planned in plan.sequences),
-        node_counts=tuple(planned.num_nodes for planned in plan.sequences),
-        ancestors=None,
+        context_lens=tuple(nodes.context_len for nodes in sequences),
+        node_counts=tuple(len(nodes.token_ids) for nodes in sequences),
+        ancestors=_ancestors(sequences, len(token_ids), device),
         block_size=block_size,
     )
-    return StepInputs(
-        torch.tensor(token_ids, device=device), batch, torch.tensor(logit_rows, device=device)
-    )
+    return StepInputs(torch.tensor(token_ids, device=device), batch, first_rows)
+
+
+def slots_of(block_ids: Sequence[int], positions: Sequence[int], block_size: int) -> list[int]:
+    """Slots of positions in a sequence's blocks."""
+    return [block_ids[p // block_size] * block_size + p % block_size for p in positions]
+
+
+def _ancestors(
+    sequences: Sequence[Nodes], num_rows: int, device: torch.device
+) -> torch.Tensor | None:
+    """[num_rows, most nodes] bool, None if all are chains."""
+    if all(nodes.tree is None for nodes in sequences):
+        return None
+    width = max(len(nodes.token_ids) for nodes in sequences)
+    mask = torch.ones(width, width, dtype=torch.bool).tril()
+    rows = list[torch.Tensor]()
+    for nodes in sequences:
+        rows.append(
+            mask[: len(nodes.token_ids)] if nodes.tree is None else _mask(nodes.tree, width)
+        )
+    return torch.cat(rows).to(device)
+
+
+def _mask(tree: TokenTree, width: int) -> torch.Tensor:
+    """[nodes, width] bool: which nodes of its tree each node sees."""
+    mask = torch.zeros(len(tree), width, dtype=torch.bool)
+    for node in range(len(tree)):
+        mask[node, tree.path(node)] = True
+    return mask

@@ -25,6 +25,10 @@ class Executes(Protocol):
 
     def execute(self, plan: StepPlan) -> StepResult: ...
 
+    def forget(self, request_id: RequestId) -> None:
+        """The request is over, for whatever reason."""
+        ...
+
 
 class Finish(NamedTuple):
     """Inbox message: end a request from outside."""
@@ -85,6 +89,8 @@ class EngineLoop:
                 self._step()
         except BaseException as error:
             logger.exception("the engine's step crashed")
+            self._scheduler.finish_all("error", time.monotonic())
+            self._observe(self._scheduler.take_stats(None, 0.0))
             self._died(error)
 
     def _take_inbox(self) -> None:
@@ -98,6 +104,7 @@ class EngineLoop:
                     self._scheduler.add(message, time.monotonic())
                 case Finish(request_id, reason):
                     self._scheduler.finish(request_id, reason, time.monotonic())
+                    self._runner.forget(request_id)
                 case Stop():
                     self._stopping = True
 
@@ -111,6 +118,9 @@ class EngineLoop:
         result = self._runner.execute(plan)
         now = time.monotonic()
         outputs = self._scheduler.update(plan, result, now)
+        for output in outputs:
+            if output.finish_reason is not None:
+                self._runner.forget(output.request_id)
         # Figures first: whoever has its answer finds it counted.
         self._observe(self._scheduler.take_stats(plan, now - started))
         self._publish(outputs)

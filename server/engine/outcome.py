@@ -1,7 +1,8 @@
 """What new tokens mean for a sequence: appended one by one until one of them ends it."""
 
-from server.engine.plan import SequenceResult
+from server.engine.plan import SequenceResult, StepSeconds
 from server.engine.sequence import Sequence
+from server.engine.speculative.summary import add_step
 from server.engine.types import FinishReason, RequestOutput, SamplingParams
 
 
@@ -17,6 +18,7 @@ def append_tokens(
     did: SequenceResult,
     eos_token_ids: frozenset[int],
     max_model_len: int,
+    seconds: StepSeconds,
 ) -> RequestOutput | None:
     """Appends a step's tokens up to the first that ends the sequence; the rest is dropped.
 
@@ -41,6 +43,7 @@ def append_tokens(
             break
     if count == 0:
         return None
+    sequence.speculation = add_step(sequence.speculation, did.speculation, count, seconds)
     return RequestOutput(
         request_id=sequence.request.request_id,
         token_ids=did.token_ids[:count],
@@ -50,4 +53,6 @@ def append_tokens(
         num_prompt_tokens=sequence.num_prompt_tokens,
         num_output_tokens=sequence.num_output_tokens,
         num_cached_tokens=sequence.num_cached_tokens or 0,
+        sources=did.speculation.sources[:count] if did.speculation else ("target",) * count,
+        speculation=sequence.speculation,
     )

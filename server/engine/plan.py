@@ -1,17 +1,19 @@
 """Where the pure and the tensor half of the engine meet: what a step shall do, and what it did."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from server.engine.types import BlockId, Request, RequestId, TokenLogprobs
+from server.engine.types import BlockId, Request, RequestId, TokenLogprobs, TokenSource
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedSequence:
     """One sequence's part of a step: a token tree over its committed KV.
 
-    Here the tree is a chain of pending tokens: a chunk of the prompt, or the last token alone.
-    The node at index i has position num_computed + i, and its KV goes to slot num_computed + i.
+    The scheduler plans a chain of pending tokens: a chunk of the prompt, or the last token alone.
+    The last token may become the root of a proposed tree, within max_nodes and max_depth. Node i
+    writes its KV to the slot of position num_computed + i.
     """
 
     request: Request
@@ -22,7 +24,11 @@ class PlannedSequence:
     num_nodes: int
     """Length of the chain, at least 1."""
     block_ids: Sequence[BlockId]
-    """Block table covering num_computed + num_nodes tokens. Read only."""
+    """Block table covering num_computed + max(num_nodes, max_nodes) tokens. Read only."""
+    max_nodes: int = 1
+    """Nodes that a tree may have here, root included; 1 where nothing shall be proposed."""
+    max_depth: int = 0
+    """Longest path of proposed tokens: no accepted path overruns max_tokens or the context."""
 
     @property
     def wants_token(self) -> bool:
@@ -44,6 +50,15 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class StepSpeculation:
+    """What one step proposed for one sequence, and how each new token came about."""
+
+    num_drafted: int
+    sources: tuple[TokenSource, ...]
+    """One per new token."""
+
+
+@dataclass(frozen=True, slots=True)
 class SequenceResult:
     """What a step did for one planned sequence."""
 
@@ -52,6 +67,24 @@ class SequenceResult:
     token_ids: tuple[int, ...]
     """New tokens, in order; empty where the plan wanted none."""
     logprobs: tuple[TokenLogprobs, ...] | None
+    speculation: StepSpeculation | None = None
+    """None where nothing was proposed."""
 
 
-StepResult = dict[RequestId, SequenceResult]
+class StepSeconds(NamedTuple):
+    """Wall time of a step's parts."""
+
+    draft: float = 0.0
+    """Proposing tokens."""
+    verify: float = 0.0
+    """The target's forward and drawing tokens."""
+    other: float = 0.0
+    """Moving accepted KV, completing the draft's."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step did."""
+
+    sequences: Mapping[RequestId, SequenceResult]
+    seconds: StepSeconds = field(default_factory=StepSeconds)

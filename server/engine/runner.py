@@ -1,15 +1,28 @@
-"""Executes one step's plan on the model: the tensor half of the engine."""
+"""Executes one step's plan on the models: the tensor half of the engine."""
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+import itertools
+import time
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 
-from server.engine.inputs import build_inputs
+from server.engine.inputs import StepInputs, build_inputs, planned_nodes
 from server.engine.outcome import stop_ids
-from server.engine.plan import PlannedSequence, SequenceResult, StepPlan, StepResult
-from server.engine.sampler import Sampled, SamplerRow, sample
-from server.engine.types import TokenLogprobs
+from server.engine.plan import (
+    PlannedSequence,
+    SequenceResult,
+    StepPlan,
+    StepResult,
+    StepSeconds,
+    StepSpeculation,
+)
+from server.engine.sampler import SamplerRow
+from server.engine.speculative.accept import Verification, accept
+from server.engine.speculative.commit import Walk, move_accepted
+from server.engine.speculative.policy import Speculator
+from server.engine.speculative.tree import TokenTree, lone_root
+from server.engine.types import RequestId, TokenSource
 from server.kernels.tree import LayerCache, TreeBatch
 
 
@@ -23,8 +36,22 @@ class Model(Protocol):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor: ...
 
 
+class _Verified(NamedTuple):
+    """A step after the target's forward and acceptance."""
+
+    inputs: StepInputs
+    hidden: torch.Tensor
+    """[num_rows, hidden]"""
+    walks: list[Walk]
+    """Of the sequences that drew tokens."""
+
+
 class Runner:
-    """Holds the model and the KV pool; runs in the engine's thread."""
+    """Holds the model and the KV pool; runs in the engine's thread.
+
+    Args:
+        speculator: proposes tokens; None decodes plainly.
+    """
 
     def __init__(
         self,
@@ -33,25 +60,66 @@ class Runner:
         block_size: int,
         eos_token_ids: frozenset[int],
         device: torch.device,
+        speculator: Speculator | None = None,
     ) -> None:
         self.model = model
         self.caches = caches
         self.block_size = block_size
         self.eos_token_ids = eos_token_ids
         self.device = device
+        self.speculator = speculator
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
-        """Computes every planned node's KV, and the next token of the sequences that want one."""
-        inputs = build_inputs(plan, self.block_size, self.device)
+        """Draft, verify, accept, commit: KV of every planned node, and the next tokens of the
+        sequences that want some."""
+        times = [time.perf_counter()]
+        trees = self.speculator.propose(plan) if self.speculator else {}
+        times.append(time.perf_counter())
+        verified = self._verify(plan, trees)
+        times.append(time.perf_counter())
+        self._commit(plan, verified)
+        times.append(time.perf_counter())
+        walks = {planned.request.request_id: walk for planned, walk in verified.walks}
+        results = {
+            p.request.request_id: _result(p, walks.get(p.request.request_id))
+            for p in plan.sequences
+        }
+        parts = (after - before for before, after in itertools.pairwise(times))
+        return StepResult(results, StepSeconds(*parts))
+
+    def forget(self, request_id: RequestId) -> None:
+        """The request is over."""
+        if self.speculator is not None:
+            self.speculator.drafter.forget(request_id)
+
+    def _verify(self, plan: StepPlan, trees: dict[RequestId, TokenTree]) -> _Verified:
+        """The target's forward over all trees, then sample-and-match down each of them."""
+        nodes = [planned_nodes(p, trees.get(p.request.request_id)) for p in plan.sequences]
+        inputs = build_inputs(nodes, self.block_size, self.device)
         hidden = self.model(inputs.token_ids, self.caches, inputs.batch)
-        wanting = [planned for planned in plan.sequences if planned.wants_token]
-        sampled = Sampled([], [])
-        if wanting:
-            logits = self.model.logits(hidden[inputs.logit_rows])
-            sampled = sample(logits, [self._sampler_row(planned) for planned in wanting])
-        tokens = zip(sampled.token_ids, sampled.logprobs, strict=True)
-        return {p.request.request_id: _result(p, tokens) for p in plan.sequences}
+        logit_rows, walks = list[int](), list[Walk]()
+        for planned, first_row in zip(plan.sequences, inputs.first_rows, strict=True):
+            if not planned.wants_token:
+                continue
+            tree = trees.get(planned.request.request_id) or lone_root(planned.token_ids[-1])
+            # The root is the chain's last node; a proposed tree replaces a chain of one.
+            root_row = first_row + planned.num_nodes - 1
+            walk = Verification(tree, len(logit_rows), self._sampler_row(planned))
+            walks.append((planned, walk))
+            logit_rows.extend(range(root_row, root_row + len(tree)))
+        if walks:
+            rows = torch.tensor(logit_rows, device=self.device)
+            accept(self.model.logits(hidden[rows]), [walk for _, walk in walks])
+        return _Verified(inputs, hidden, walks)
+
+    def _commit(self, plan: StepPlan, verified: _Verified) -> None:
+        """Puts accepted KV in place and lets the drafter complete its own."""
+        move_accepted(self.caches, verified.walks, self.block_size)
+        if self.speculator is not None:
+            self.speculator.commit(
+                plan, verified.walks, verified.hidden, verified.inputs.first_rows
+            )
 
     def _sampler_row(self, planned: PlannedSequence) -> SamplerRow:
         params = planned.request.params
@@ -64,11 +132,20 @@ class Runner:
         )
 
 
-def _result(
-    planned: PlannedSequence, tokens: Iterator[tuple[int, TokenLogprobs | None]]
-) -> SequenceResult:
-    """Takes the next sampled token if this sequence wanted one."""
-    if not planned.wants_token:
+def _result(planned: PlannedSequence, walk: Verification | None) -> SequenceResult:
+    if walk is None:
         return SequenceResult(planned.num_nodes, (), None)
-    token_id, logprobs = next(tokens)
-    return SequenceResult(planned.num_nodes, (token_id,), (logprobs,) if logprobs else None)
+    num_committed = planned.num_nodes - 1 + len(walk.path)
+    logprobs = tuple(walk.logprobs) or None
+    speculation = None
+    if len(walk.tree) > 1:
+        speculation = StepSpeculation(len(walk.tree) - 1, _sources(walk))
+    return SequenceResult(num_committed, tuple(walk.token_ids), logprobs, speculation)
+
+
+def _sources(walk: Verification) -> tuple[TokenSource, ...]:
+    """Of the drawn tokens: those that were nodes, then the target's own."""
+    of_nodes: list[TokenSource] = [
+        "trunk" if node <= walk.tree.num_trunk else "leaf" for node in walk.path[1:]
+    ]
+    return (*of_nodes, "target")

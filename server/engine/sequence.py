@@ -4,7 +4,7 @@ import heapq
 from dataclasses import dataclass, field
 
 from server.engine.blocks import ROOT_HASH, BlockHash, BlockPool, chain_hash
-from server.engine.types import BlockId, Request
+from server.engine.types import BlockId, Request, SpeculationSummary
 
 
 @dataclass(slots=True)
@@ -41,6 +41,7 @@ class Sequence:
     """Leading blocks already offered to the prefix cache."""
     num_cached_tokens: int | None = None
     """Prompt tokens found in the prefix cache at first admission."""
+    speculation: SpeculationSummary | None = None
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_token_ids)
@@ -84,6 +85,13 @@ class Sequence:
             for index in range(self.num_published, full):
                 pool.publish(self.block_ids[index], self.block_hashes[index])
             self.num_published = full
+
+    def trim_blocks(self, pool: BlockPool, block_size: int) -> None:
+        """Gives back blocks beyond the pending tokens: a proposal's slots that were not needed."""
+        needed = -(-len(self.token_ids) // block_size)
+        if len(self.block_ids) > needed:
+            pool.release(self.block_ids[needed:])
+            del self.block_ids[needed:]
 
     def release_blocks(self, pool: BlockPool) -> None:
         """Back to nothing computed; what was published may still be found again."""

@@ -66,6 +66,25 @@ class SamplingParams:
         )
 
 
+PolicyName = Literal["off", "chain", "cape", "beam", "auto"]
+"""How many tokens a step proposes, and in which shape: see `speculative/policy.py`."""
+
+TokenSource = Literal["trunk", "leaf", "target"]
+"""Where an emitted token came from: the draft's own chain, one of its alternatives, or the target
+alone (one per step)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationParams:
+    """How one request is speculated on; has no influence on its tokens."""
+
+    policy: PolicyName = "off"
+    max_depth: int | None = None
+    """Longest proposed path in tokens, ≥ 1; None leaves it to the policy."""
+    max_nodes: int = 32
+    """Most rows of a step for this request, ≥ 1: the proposed tokens and the root."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One prompt to continue."""
@@ -76,6 +95,7 @@ class Request:
     params: SamplingParams
     priority: int = 0
     """Lower is served earlier; equal priorities are first come, first served."""
+    speculation: SpeculationParams = SpeculationParams()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +107,28 @@ class TokenLogprobs:
     logprob: float
     top: tuple[tuple[int, float], ...]
     """(token id, logprob) of the most probable tokens, best first; may include the chosen one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationSummary:
+    """What speculation did for a request, over all its decoding steps."""
+
+    num_steps: int = 0
+    num_drafted: int = 0
+    """Proposed tokens, all nodes but the roots."""
+    num_accepted: int = 0
+    """Emitted tokens that had been proposed."""
+    num_leaves_accepted: int = 0
+    accepted_per_position: tuple[int, ...] = ()
+    """Entry i: steps whose proposal was right at depth i + 1."""
+    draft_seconds: float = 0.0
+    """Of the whole batch's steps that this request took part in; so are the next two."""
+    verify_seconds: float = 0.0
+    other_seconds: float = 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        return (self.num_steps + self.num_accepted) / self.num_steps if self.num_steps else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +150,10 @@ class RequestOutput:
     """All tokens generated so far, this step's included."""
     num_cached_tokens: int
     """Prompt tokens whose KV came from the prefix cache."""
+    sources: tuple[TokenSource, ...] = ()
+    """One per new token."""
+    speculation: SpeculationSummary | None = None
+    """So far, this step included; None where no step has speculated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +170,32 @@ class FinishedRequest:
     decode_seconds: float
     """First to last token."""
     e2e_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpeculationStats:
+    """What one step proposed over all sequences. Times in seconds."""
+
+    num_drafts: int = 0
+    """Sequences for which something was proposed."""
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    accepted_per_position: tuple[int, ...] = ()
+    """Entry i: sequences whose proposal was right at depth i + 1."""
+    depths: tuple[int, ...] = ()
+    """Depth of each proposal."""
+    num_nodes: int = 0
+    """Rows verified for proposals, their roots included."""
+    calibration: tuple[tuple[float, bool], ...] = ()
+    """(confidence, accepted) of proposed tokens whose parent was accepted."""
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+    other_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    """Spent on a step that only decoded; 0 for a step that also computed prompts, whose time can't
+    be told apart."""
+    plain_seconds: float = 0.0
+    """What plain decoding would have taken for the same tokens, by the measured cost curve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,3 +219,5 @@ class StepStats:
     finished: tuple[FinishedRequest, ...]
     step_seconds: float
     """0 where no step ran and requests only ended."""
+    speculation: StepSpeculationStats | None = None
+    """None where the engine has no drafter."""

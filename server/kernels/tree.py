@@ -13,7 +13,7 @@ one node; B has 2 committed tokens in block 9 and brings a root with two childre
 Every node attends to all committed tokens of its sequence, its ancestors, and itself.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -49,3 +49,22 @@ class TreeBatch:
     block_size: int
     prepared: dict[Any, Any] = field(default_factory=dict[Any, Any])
     """Scratch of the attention kernel: what it derives from this batch once for all layers."""
+
+
+def committed_view(batch: TreeBatch, visible_lens: tuple[int, ...]) -> TreeBatch:
+    """The same rows over another cache of the same blocks, where each row sees the first
+    `visible_lens[i]` tokens of its sequence i and nothing else, not even itself."""
+    width = max(batch.node_counts)
+    nobody = torch.zeros(
+        len(batch.positions), width, dtype=torch.bool, device=batch.positions.device
+    )
+    return replace(batch, context_lens=visible_lens, ancestors=nobody, prepared={})
+
+
+def strictly_earlier_view(batch: TreeBatch) -> TreeBatch:
+    """A batch of chains over another cache of the same blocks, which holds the chains' tokens too:
+    the row at position p sees the tokens before p, not its own."""
+    width, device = max(batch.node_counts), batch.positions.device
+    node = torch.cat([torch.arange(count, device=device) for count in batch.node_counts])
+    earlier = torch.arange(width, device=device) < node[:, None]
+    return replace(batch, ancestors=earlier, prepared={})

@@ -11,9 +11,9 @@ import pytest
 
 from server.engine.async_engine import AsyncEngine
 from server.engine.plan import StepPlan, StepResult
-from server.engine.types import RequestId, StepStats
-from server.errors import ContextLengthError, EngineDeadError
-from tests.engine.tiny import TinyEngine, make_request, tokens
+from server.engine.types import FinishReason, RequestId, StepStats
+from server.errors import ContextLengthError, EngineDeadError, InvalidRequestError
+from tests.engine.tiny import VOCAB_SIZE, TinyEngine, make_request, tokens
 
 
 class Harness:
@@ -31,10 +31,17 @@ class Harness:
         self.before_step(plan)
         return self.tiny.runner.execute(plan)
 
-    async def idle(self) -> None:
-        """Waits until the engine has nothing left to do."""
-        for _ in range(1000):
-            if not self.tiny.scheduler.has_work:
+    def forget(self, request_id: RequestId) -> None:
+        self.tiny.runner.forget(request_id)
+
+    def reasons(self) -> list[FinishReason]:
+        """Of the requests that ended, by the engine's own count."""
+        return [ended.reason for step in self.stats for ended in step.finished]
+
+    async def ended(self, count: int) -> None:
+        """Waits until this many requests have ended and been counted."""
+        for _ in range(2000):
+            if len(self.reasons()) >= count:
                 return
             await asyncio.sleep(0.005)
         raise AssertionError("the engine is still busy")
@@ -71,12 +78,11 @@ async def test_leaving_early_frees_the_blocks_within_one_step(harness: Harness) 
         async for _ in outputs:
             break
     steps_at_leaving = len(harness.plans)
-    await harness.idle()
+    await harness.ended(1)
     # One step may have been running, and one may have been planned before the message came.
     assert len(harness.plans) <= steps_at_leaving + 2
     assert harness.tiny.scheduler.pool.num_free == harness.tiny.scheduler.config.num_blocks
-    ended = [f.reason for s in harness.stats for f in s.finished]
-    assert ended == ["abort"]
+    assert harness.reasons() == ["abort"]
 
 
 async def test_cancellation_aborts_too(harness: Harness) -> None:
@@ -87,7 +93,7 @@ async def test_cancellation_aborts_too(harness: Harness) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await harness.idle()
+    await harness.ended(1)
     harness.tiny.scheduler.check_integrity()
 
 
@@ -97,8 +103,8 @@ async def test_a_request_that_ends_from_outside_counts_with_its_reason(harness: 
         async for _ in outputs:
             harness.engine.finish(request.request_id, "stop")
             break
-    await harness.idle()
-    assert [f.reason for s in harness.stats for f in s.finished] == ["stop"]
+    await harness.ended(1)
+    assert harness.reasons() == ["stop"]
 
 
 async def test_a_crash_reaches_every_request_and_later_ones(harness: Harness) -> None:
@@ -116,6 +122,7 @@ async def test_a_crash_reaches_every_request_and_later_ones(harness: Harness) ->
     assert all(isinstance(result, EngineDeadError) for result in results)
     assert "boom" in str(results[0])
     assert not harness.engine.is_ready
+    assert harness.reasons() == ["error", "error"]
     with pytest.raises(EngineDeadError):
         harness.engine.check_health()
     with pytest.raises(EngineDeadError):
@@ -155,9 +162,23 @@ async def test_a_prompt_without_room_is_refused(harness: Harness) -> None:
         await collect(harness.engine, "a", [1] * 256)
 
 
+async def test_no_request_can_stop_the_engine(harness: Harness) -> None:
+    """An empty prompt, a taken id, and stop ids that leave nothing to draw."""
+    with pytest.raises(InvalidRequestError, match="empty"):
+        await collect(harness.engine, "a", [])
+    everything = frozenset(range(VOCAB_SIZE))
+    hopeless = {"stop_token_ids": everything, "min_tokens": 3, "temperature": 1.0}
+    long = asyncio.create_task(collect(harness.engine, "long", [1], max_tokens=60))
+    await asyncio.sleep(0)
+    with pytest.raises(InvalidRequestError, match="taken"):
+        await collect(harness.engine, "long", [1])
+    assert len(await collect(harness.engine, "b", [1], **hopeless)) == 1
+    assert len(await long) > 0
+    assert harness.engine.is_ready
+
+
 async def test_stats_add_up(harness: Harness) -> None:
     answer = await collect(harness.engine, "a", [1, 2, 3], max_tokens=6, ignore_eos=True)
-    await harness.idle()
     assert sum(s.num_generation_tokens for s in harness.stats) == len(answer) == 6
     assert sum(s.num_prompt_tokens for s in harness.stats) == 3
     assert sum(len(s.times_to_first_token) for s in harness.stats) == 1

@@ -61,6 +61,16 @@ def test_stop_ids_are_masked_below_min_tokens_only() -> None:
     assert greedy([0.0, 3.0, 2.0], row(min_tokens=2, output=(2, 2), stop_ids=stops)) == 1
 
 
+def test_where_only_stop_ids_exist_they_may_be_drawn() -> None:
+    every = row(min_tokens=2, stop_ids=frozenset({0, 1, 2}), temperature=1.0)
+    assert greedy([0.0, 3.0, 2.0], every) in (0, 1, 2)
+
+
+def test_nan_is_named() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        greedy([0.0, float("nan"), 2.0], row(temperature=1.0))
+
+
 def test_rows_do_not_touch_each_other_nor_the_logits() -> None:
     logits = torch.tensor([[0.0, 3.0, 2.0]] * 3)
     before = logits.clone()

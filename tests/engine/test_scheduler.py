@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.engine.plan import SequenceResult, StepPlan, StepResult
-from server.engine.scheduler import Scheduler, SchedulerConfig
+from server.engine.planner import SchedulerConfig
+from server.engine.scheduler import Scheduler
 from server.engine.types import BlockId, Request, RequestId, RequestOutput
 from tests.engine.tiny import EOS, make_request
 
@@ -25,12 +26,14 @@ CONFIG = SchedulerConfig(
 
 
 def results(plan: StepPlan, token_id: int = 1) -> StepResult:
-    return {
-        p.request.request_id: SequenceResult(
-            p.num_nodes, (token_id,) if p.wants_token else (), None
-        )
-        for p in plan.sequences
-    }
+    return StepResult(
+        {
+            p.request.request_id: SequenceResult(
+                p.num_nodes, (token_id,) if p.wants_token else (), None
+            )
+            for p in plan.sequences
+        }
+    )
 
 
 def step(scheduler: Scheduler, token_id: int = 1) -> tuple[StepPlan, list[RequestOutput]]:
@@ -78,6 +81,36 @@ def test_an_urgent_newcomer_takes_the_seat_of_a_less_urgent_one() -> None:
     assert shape(plan) == {"urgent": (0, 1)}
     assert plan.num_preemptions == 1
     assert shape(step(scheduler)[0]) == {"a": (0, 3)}  # prompt and its one token, recomputed
+
+
+def test_an_urgent_prompt_comes_before_one_already_begun() -> None:
+    scheduler = Scheduler(replace(CONFIG, max_num_batched_tokens=8))
+    add(scheduler, replace(make_request("long", range(40)), priority=5))
+    step(scheduler)
+    add(scheduler, make_request("urgent", [1, 2, 3]))
+    assert shape(step(scheduler)[0]) == {"urgent": (0, 3), "long": (8, 5)}
+
+
+def test_an_urgent_newcomer_needs_no_budget_left_over() -> None:
+    """Two less urgent sequences decode and use up the budget of two."""
+    scheduler = Scheduler(replace(CONFIG, max_num_batched_tokens=2))
+    add(scheduler, *(replace(make_request(name, [1]), priority=5) for name in "ab"))
+    step(scheduler)
+    add(scheduler, make_request("urgent", [7]))
+    assert shape(step(scheduler)[0]) == {"a": (1, 1), "urgent": (0, 1)}
+
+
+def test_nobody_is_preempted_in_vain() -> None:
+    """Without `low` there would still be no room for `next` beside `first`."""
+    scheduler = Scheduler(CONFIG)
+    first, low = make_request("first", range(36)), make_request("low", [9] * 8)
+    add(scheduler, first, replace(low, priority=5))
+    for _ in range(3):
+        step(scheduler)
+    add(scheduler, replace(make_request("next", [8] * 40), priority=1))
+    plan, _ = step(scheduler)
+    assert plan.num_preemptions == 0
+    assert set(shape(plan)) == {"first", "low"}
 
 
 def test_an_equal_newcomer_waits() -> None:
@@ -146,7 +179,7 @@ def test_a_step_of_several_tokens_is_cut_where_the_request_ends(
     add(scheduler, make_request("a", [1, 2, 3, 4], **params))
     plan = scheduler.schedule(0.0)
     assert plan is not None
-    result = {RequestId("a"): SequenceResult(4, token_ids, None)}
+    result = StepResult({RequestId("a"): SequenceResult(4, token_ids, None)})
     (output,) = scheduler.update(plan, result, 0.0)
     assert output.token_ids == kept
     assert output.finish_reason == reason

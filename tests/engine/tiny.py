@@ -8,8 +8,9 @@ from functools import cache
 import torch
 
 from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.planner import SchedulerConfig
 from server.engine.runner import Runner
-from server.engine.scheduler import Scheduler, SchedulerConfig
+from server.engine.scheduler import Scheduler
 from server.engine.types import Request, RequestId, RequestOutput, SamplingParams
 from server.models.config import ModelConfig, RopeConfig
 from server.models.layers import Placement

@@ -1,7 +1,7 @@
 // All decoder layers of a Llama-family model in one call, bfloat16 weights and KV, float32 residual.
 //
 // A layer is eight phases; within one, the threads share out rows, panels of 64 outputs or
-// (node, KV head) pairs:
+// (block of nodes, KV head) pairs:
 //
 //   norm -> qkv -> rotary and KV write -> attention -> output + residual
 //   norm -> gate, up and SiLU product  -> down + residual
@@ -90,7 +90,7 @@ class Decoder {
  private:
   static constexpr int kRowBlock = 48;  // rows a panel is multiplied with before the next chunk
 
-  // Sequence of each row, slots of its visible positions, and buffers for the step.
+  // Visible slots and buffers for the step.
   void prepare(const GlidecapeStep& step) {
     const auto& s = shape_;
     const int64_t rows = step.num_rows;
@@ -99,21 +99,15 @@ class Decoder {
     query_.resize(rows * s.num_heads * s.head_dim);
     attended_.resize(rows * s.num_heads * s.head_dim);
     inner_.resize(rows * s.inner);
-    row_sequence_.resize(rows);
-    row_node_.resize(rows);
-    int row = 0, longest = 0;
-    for (int i = 0; i < step.num_sequences; ++i) {
-      for (int node = 0; node < step.node_counts[i]; ++node, ++row) {
-        row_sequence_[row] = i;
-        row_node_[row] = node;
-      }
-      longest = std::max<int>(longest, step.context_lens[i] + step.node_counts[i]);
-    }
-    const int group = s.num_heads / s.num_kv_heads;
+    visible_.find(step);
+    int64_t longest = 0;
+    for (int i = 0; i < step.num_sequences; ++i)
+      longest = std::max(longest, step.context_lens[i] + step.node_counts[i]);
+    const int64_t pairs = static_cast<int64_t>(VisibleSlots::kRows) * s.num_heads / s.num_kv_heads;
     scratch_.resize(threads_);
     for (auto& scratch : scratch_) {
-      scratch.slots.resize(longest);
-      scratch.scores.resize(static_cast<int64_t>(group) * (longest + 32));
+      scratch.scores.resize(pairs * (longest + 32));
+      scratch.sums.resize(pairs * s.head_dim);
     }
   }
 
@@ -135,9 +129,10 @@ class Decoder {
                for (int i = 0; i < count; ++i) to[i] = sums[i];
              });
     team.for_each(phase++, rows, [&](int row) { rotate_and_write(layer, step, cache, row); });
-    team.for_each(phase++, rows * s.num_kv_heads, [&](int task) {
-      attend_node(layer, step, cache, task / s.num_kv_heads, task % s.num_kv_heads,
-                  scratch_[thread]);
+    const int num_blocks = static_cast<int>(visible_.blocks().size());
+    team.for_each(phase++, num_blocks * s.num_kv_heads, [&](int task) {
+      attend_block(layer, step, cache, visible_.blocks()[task / s.num_kv_heads],
+                   task % s.num_kv_heads, scratch_[thread]);
     });
     const auto add_to_residual = [&](int row, int first, int count, const float* sums) {
       float* to = x + static_cast<int64_t>(row) * s.hidden + first;
@@ -189,36 +184,22 @@ class Decoder {
   }
 
   struct Scratch {
-    std::vector<int64_t> slots;
-    Floats scores;
+    Floats scores, sums;
   };
 
-  void attend_node(const Layer& layer, const GlidecapeStep& step, const CacheView& cache, int row,
-                   int kv_head, Scratch& scratch) {
+  void attend_block(const Layer& layer, const GlidecapeStep& step, const CacheView& cache,
+                    const RowBlock& block, int kv_head, Scratch& scratch) {
     const auto& s = shape_;
-    const int position = static_cast<int>(step.positions[row]);
-    const int first = layer.window ? std::max(0, position - layer.window + 1) : 0;
-    find_slots(step, row, first, scratch.slots.data());
+    NodeKeys seen[VisibleSlots::kRows];
+    for (int i = 0; i < block.count; ++i)
+      seen[i] = visible_.keys(step, block.first + i, layer.window);
     const int group = s.num_heads / s.num_kv_heads;
-    const int64_t at = (static_cast<int64_t>(row) * s.num_heads + kv_head * group) * s.head_dim;
-    attend(query_.data() + at, group, s.head_dim, cache, s.num_kv_heads, kv_head,
-           {scratch.slots.data(), first, position}, 1.0f / std::sqrt(static_cast<float>(s.head_dim)),
-           scratch.scores.data(), attended_.data() + at);
-  }
-
-  // Slots of the positions a node sees, from `first` up to its own.
-  void find_slots(const GlidecapeStep& step, int row, int first, int64_t* slots) const {
-    const int sequence = row_sequence_[row], node = row_node_[row];
-    const int context = static_cast<int>(step.context_lens[sequence]);
-    const int64_t* table = step.block_tables + static_cast<int64_t>(sequence) * step.max_blocks;
-    int64_t* to = slots;
-    for (int position = first; position < context; ++position)
-      *to++ = table[position / step.block_size] * step.block_size + position % step.block_size;
-    for (int i = 0; i <= node; ++i) {
-      const int other = row - node + i;
-      const bool seen = !step.ancestors || step.ancestors[static_cast<int64_t>(row) * step.max_nodes + i];
-      if (seen && step.positions[other] >= first) *to++ = step.slots[other];
-    }
+    const int64_t row_stride = static_cast<int64_t>(s.num_heads) * s.head_dim;
+    const int64_t at = block.first * row_stride + static_cast<int64_t>(kv_head) * group * s.head_dim;
+    attend({cache, static_cast<int64_t>(s.num_kv_heads) * s.head_dim,
+            static_cast<int64_t>(kv_head) * s.head_dim, group, s.head_dim, row_stride,
+            query_.data() + at, attended_.data() + at, seen, block.count, scratch.scores.data(),
+            scratch.sums.data()});
   }
 
   const GlidecapeShape shape_;
@@ -226,7 +207,7 @@ class Decoder {
   std::vector<Layer> layers_;
   std::vector<bf16> normed_, query_, attended_, inner_;
   Floats qkv_;
-  std::vector<int> row_sequence_, row_node_;
+  VisibleSlots visible_;
   std::vector<Scratch> scratch_;
 };
 

@@ -72,8 +72,7 @@ class Team {
   }
 
  private:
-  static constexpr int kSpins = 5000;  // about 0.2 ms: longer than the gap between
-                                        // longer than between two layers
+  static constexpr int kSpins = 5000;  // about 0.2 ms, longer than any phase of a small step
 
   void barrier() {
     const unsigned round = round_.load(std::memory_order_relaxed);

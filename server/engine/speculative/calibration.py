@@ -1,0 +1,44 @@
+"""How often a proposed token of a given confidence is accepted, learned while serving. Pure.
+
+A draft's probabilities are not the chances of acceptance: under greedy decoding a token with
+probability 0.5 may be right four times in five. Counts are kept per rank (trunk, leaf) and
+confidence bin, and forget slowly, so that the estimate follows the traffic.
+"""
+
+from dataclasses import dataclass, field
+
+NUM_BINS = 10
+_PRIOR_WEIGHT = 8.0
+"""Observations that the confidence itself counts for, until there are real ones."""
+_MEMORY = 0.999
+"""What remains of a bin's counts after each new observation: about the last thousand count."""
+
+
+@dataclass(slots=True)
+class _Bin:
+    seen: float = 0.0
+    accepted: float = 0.0
+
+
+@dataclass(slots=True)
+class Calibration:
+    """Chance of acceptance, given that everything above the token was accepted."""
+
+    _bins: dict[bool, list[_Bin]] = field(
+        default_factory=lambda: {leaf: [_Bin() for _ in range(NUM_BINS)] for leaf in (False, True)}
+    )
+
+    def chance(self, confidence: float, is_leaf: bool) -> float:
+        """Estimated chance, between 0 and 1."""
+        entry = self._bin(confidence, is_leaf)
+        total = entry.accepted + _PRIOR_WEIGHT * confidence
+        return min(total / (entry.seen + _PRIOR_WEIGHT), 1.0)
+
+    def observe(self, confidence: float, is_leaf: bool, accepted: bool) -> None:
+        """A token was verified whose parent had been accepted."""
+        entry = self._bin(confidence, is_leaf)
+        entry.seen = entry.seen * _MEMORY + 1.0
+        entry.accepted = entry.accepted * _MEMORY + accepted
+
+    def _bin(self, confidence: float, is_leaf: bool) -> _Bin:
+        return self._bins[is_leaf][min(int(confidence * NUM_BINS), NUM_BINS - 1)]

@@ -1,0 +1,74 @@
+"""What proposes tokens, as the engine sees it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from server.engine.plan import PlannedSequence
+from server.engine.speculative.tree import TokenTree
+from server.engine.types import RequestId
+
+NUM_CANDIDATES = 8
+"""Tokens a drafter reports per depth: the trunk's and seven alternatives, CaPE's widest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A drafted chain, and what else might have stood at each depth."""
+
+    candidates: tuple[tuple[int, ...], ...]
+    """Per depth 1, 2 …: tokens by falling probability; the first is the trunk's."""
+    confidences: tuple[tuple[float, ...], ...]
+    """Their probabilities under the draft at temperature 1."""
+
+    @property
+    def trunk(self) -> tuple[int, ...]:
+        return tuple(tokens[0] for tokens in self.candidates)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Tokens of one sequence whose target KV became final in this step."""
+
+    planned: PlannedSequence
+    token_ids: tuple[int, ...]
+    """Tokens at positions start, start + 1 …"""
+    start: int
+    """The first position whose draft KV is not written yet."""
+    hidden: torch.Tensor | None
+    """[hidden] the target's final hidden state at the last committed position, None while the
+    prompt is not complete."""
+
+
+class Drafter(Protocol):
+    """Proposes continuations. Called from the engine's thread only.
+
+    A drafter with KV of its own keeps it under the sequence's block ids, complete for all committed
+    tokens: `commit` writes what drafting has not. Then a prefix hit, a preemption or a chunked
+    prompt needs no special case.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def draft(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> list[Proposal]:
+        """A chain per sequence, at most depths[i] ≥ 1 tokens long (shorter or empty where it has
+        nothing to say). May write draft KV at the positions of the root and of all drafted tokens
+        but the last."""
+        ...
+
+    def draft_beams(
+        self, sequences: Sequence[PlannedSequence], depths: Sequence[int], width: int
+    ) -> list[TokenTree]:
+        """The tree of a beam search of this width per sequence, with every beam ever kept."""
+        ...
+
+    def commit(self, committed: Sequence[Committed]) -> None:
+        """Tokens became final: complete the draft's own state for them."""
+        ...
+
+    def forget(self, request_id: RequestId) -> None:
+        """The request is over: drop what is kept for it beside the KV."""
+        ...

@@ -1,0 +1,103 @@
+"""GliDe as draft: reads the target's paged KV (paper §3.1). Its model is `models/glide.py`."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from server.engine.inputs import StepInputs
+from server.engine.plan import PlannedSequence
+from server.engine.speculative.drafter import Committed
+from server.engine.speculative.neural_drafter import NeuralDrafter
+from server.engine.types import RequestId
+from server.kernels.tree import LayerCache, TreeBatch
+
+
+class Glide(Protocol):
+    """What the drafter needs of `models/glide.py`."""
+
+    draft_token_ids: torch.Tensor
+    glimpse_hidden: bool
+
+    def draft(
+        self,
+        token_ids: torch.Tensor,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        batch: TreeBatch,
+        verified_lens: tuple[int, ...],
+        hidden: torch.Tensor | None,
+        delay: int,
+    ) -> torch.Tensor: ...
+
+    def fill(
+        self,
+        token_ids: torch.Tensor,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        batch: TreeBatch,
+    ) -> None: ...
+
+
+class GlideDrafter(NeuralDrafter):
+    """Args:
+    caches: the draft's own layers, under the target's block ids.
+    target_caches: all layers of the target.
+    """
+
+    name = "glide"
+
+    def __init__(
+        self,
+        model: Glide,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        block_size: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(block_size, device)
+        self.model = model
+        self.caches = caches
+        self.target_caches = target_caches
+        self._hidden: dict[RequestId, torch.Tensor] = {}
+        """The target's final hidden state at the last committed position."""
+
+    def commit(self, committed: Sequence[Committed]) -> None:
+        super().commit(committed)
+        if self.model.glimpse_hidden:
+            for entry in committed:
+                if entry.hidden is not None:
+                    self._hidden[entry.planned.request.request_id] = entry.hidden
+
+    def forget(self, request_id: RequestId) -> None:
+        self._hidden.pop(request_id, None)
+
+    def _logits(
+        self,
+        inputs: StepInputs,
+        rows: torch.Tensor,
+        sequences: Sequence[PlannedSequence],
+        depth: int,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        logits = self.model.draft(
+            inputs.token_ids,
+            self.caches,
+            self.target_caches,
+            inputs.batch,
+            tuple(sequence.num_computed for sequence in sequences),
+            self._hidden_rows(inputs, sequences),
+            depth,
+        )
+        return logits[rows], self.model.draft_token_ids
+
+    def _fill(self, inputs: StepInputs) -> None:
+        self.model.fill(inputs.token_ids, self.caches, self.target_caches, inputs.batch)
+
+    def _hidden_rows(
+        self, inputs: StepInputs, sequences: Sequence[PlannedSequence]
+    ) -> torch.Tensor | None:
+        if not self.model.glimpse_hidden:
+            return None
+        per_sequence = torch.stack([self._hidden[s.request.request_id] for s in sequences])
+        counts = torch.tensor(inputs.batch.node_counts, device=per_sequence.device)
+        return per_sequence.repeat_interleave(counts, dim=0)

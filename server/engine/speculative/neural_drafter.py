@@ -1,0 +1,157 @@
+"""What GliDe and an independent draft model share: drafting chains and beams over paged KV."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from server.engine.inputs import Nodes, StepInputs, build_inputs
+from server.engine.plan import PlannedSequence
+from server.engine.speculative.drafter import NUM_CANDIDATES, Committed, Proposal
+from server.engine.speculative.tree import TokenTree
+from server.engine.types import RequestId
+
+
+class Candidates(NamedTuple):
+    """The most probable next tokens of some rows, best first."""
+
+    token_ids: list[list[int]]
+    confidences: list[list[float]]
+
+
+class NeuralDrafter(ABC):
+    """Drafts for all sequences at once, a depth per forward. A `Drafter`."""
+
+    def __init__(self, block_size: int, device: torch.device) -> None:
+        self.block_size = block_size
+        self.device = device
+
+    @property
+    @abstractmethod
+    def name(self) -> str: ...
+
+    @abstractmethod
+    def _logits(
+        self,
+        inputs: StepInputs,
+        rows: torch.Tensor,
+        sequences: Sequence[PlannedSequence],
+        depth: int,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Runs the draft on the nodes and writes their draft KV.
+
+        Args:
+            rows: whose logits are wanted.
+            sequences: behind the nodes, in order.
+            depth: of the tokens to be drafted, 1 and up: how many tokens the target's KV is behind.
+
+        Returns:
+            ([len(rows), vocab] float32, ids of the target's tokens [vocab] or None if equal)
+        """
+
+    @abstractmethod
+    def _fill(self, inputs: StepInputs) -> None:
+        """Writes the nodes' draft KV, no logits."""
+
+    def commit(self, committed: Sequence[Committed]) -> None:
+        nodes = [Nodes(c.planned.block_ids, c.start, c.token_ids) for c in committed if c.token_ids]
+        if nodes:
+            self._fill(build_inputs(nodes, self.block_size, self.device))
+
+    def forget(self, request_id: RequestId) -> None:  # noqa: B027  # a default, not a gap
+        """Everything is in the KV."""
+
+    def draft(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> list[Proposal]:
+        drafted: list[tuple[list[tuple[int, ...]], list[tuple[float, ...]]]]
+        drafted = [([], []) for _ in sequences]
+        tokens = [sequence.token_ids[-1] for sequence in sequences]
+        for step in range(max(depths, default=0)):
+            active = [i for i, depth in enumerate(depths) if depth > step]
+            nodes = [
+                Nodes(sequences[i].block_ids, sequences[i].num_computed + step, (tokens[i],))
+                for i in active
+            ]
+            inputs = build_inputs(nodes, self.block_size, self.device)
+            rows = torch.arange(len(active), device=self.device)
+            found = self._candidates(inputs, rows, [sequences[i] for i in active], step + 1)
+            for i, token_ids, confidences in zip(active, *found, strict=True):
+                drafted[i][0].append(tuple(token_ids))
+                drafted[i][1].append(tuple(confidences))
+                tokens[i] = token_ids[0]
+        return [Proposal(tuple(ids), tuple(probabilities)) for ids, probabilities in drafted]
+
+    def draft_beams(
+        self, sequences: Sequence[PlannedSequence], depths: Sequence[int], width: int
+    ) -> list[TokenTree]:
+        """Every depth feeds the whole tree again: simple, and a baseline needs no more."""
+        beams = [_Beams(sequence.token_ids[-1], width) for sequence in sequences]
+        for step in range(max(depths, default=0)):
+            active = [i for i, depth in enumerate(depths) if depth > step]
+            nodes = [
+                Nodes(s.block_ids, s.num_computed, beams[i].token_ids, beams[i].tree())
+                for i, s in ((i, sequences[i]) for i in active)
+            ]
+            inputs = build_inputs(nodes, self.block_size, self.device)
+            wanted = [
+                first + node
+                for i, first in zip(active, inputs.first_rows, strict=True)
+                for node in beams[i].newest
+            ]
+            rows = torch.tensor(wanted, device=self.device)
+            found = self._candidates(inputs, rows, [sequences[i] for i in active], step + 1)
+            start = 0
+            for i in active:
+                end = start + len(beams[i].newest)
+                beams[i].extend(found.token_ids[start:end], found.confidences[start:end])
+                start = end
+        return [beam.tree() for beam in beams]
+
+    def _candidates(
+        self,
+        inputs: StepInputs,
+        rows: torch.Tensor,
+        sequences: Sequence[PlannedSequence],
+        depth: int,
+    ) -> Candidates:
+        logits, target_ids = self._logits(inputs, rows, sequences, depth)
+        top = logits.topk(min(NUM_CANDIDATES, logits.shape[-1]), dim=-1)
+        mass = logits.logsumexp(dim=-1, keepdim=True)
+        token_ids = top.indices if target_ids is None else target_ids[top.indices]
+        return Candidates(token_ids.tolist(), (top.values - mass).exp().tolist())
+
+
+class _Beams:
+    """A beam search in progress: the tree of all beams kept so far."""
+
+    def __init__(self, root: int, width: int) -> None:
+        self.width = width
+        self.token_ids = [root]
+        self.parents = list[int]()
+        self.newest = [0]
+        """Nodes at the current depth."""
+        self._scores = [1.0]
+        """Of the newest nodes: product of confidences from the root."""
+
+    def tree(self) -> TokenTree:
+        return TokenTree(tuple(self.token_ids), tuple(self.parents))
+
+    def extend(self, token_ids: list[list[int]], confidences: list[list[float]]) -> None:
+        """Keeps the `width` most probable continuations of the newest nodes.
+
+        Args:
+            token_ids, confidences: candidates below each of them.
+        """
+        options = [
+            (score * confidence, node, token_id)
+            for node, score, ids, probabilities in zip(
+                self.newest, self._scores, token_ids, confidences, strict=True
+            )
+            for token_id, confidence in zip(ids, probabilities, strict=True)
+        ]
+        best = sorted(options, reverse=True)[: self.width]
+        self.newest = list(range(len(self.token_ids), len(self.token_ids) + len(best)))
+        self._scores = [score for score, _, _ in best]
+        for _, node, token_id in best:
+            self.token_ids.append(token_id)
+            self.parents.append(node)
