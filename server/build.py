@@ -13,13 +13,14 @@ from fastapi import FastAPI
 from server import __version__
 from server.api.app import create_app
 from server.api.deps import Parts, ServingInfo
+from server.build_draft import build_speculator, load_draft
 from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
 from server.engine.async_engine import AsyncEngine
 from server.engine.kv_cache import CacheShape, allocate_kv
 from server.engine.planner import SchedulerConfig
 from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
-from server.engine.types import StepStats
+from server.engine.types import SpeculationParams, StepStats
 from server.errors import ConfigError
 from server.machine import free_memory, pick_device, pick_dtype
 from server.metrics import Metrics
@@ -45,6 +46,8 @@ class LoadedModel:
     name: str
     identity: str
     """Tells checkpoints, precisions and devices apart."""
+    speculation: SpeculationParams
+    """For requests that don't say; policy off where there is no draft."""
     vocab_size: int
     """Ids the model knows; the tokenizer's may be fewer."""
     engine: AsyncEngine
@@ -68,23 +71,48 @@ def build_model(
     config = model_config(read_config(folder))
     hf_tokenizer = load_hf_tokenizer(folder)
     tokenizer = from_hf(hf_tokenizer)
-    model = load_model(folder, config, Placement(device, dtype))
+    placement = Placement(device, dtype)
+    model = LlamaModel(config, placement)
+    load_weights(folder, model.slots(), model.ignorable)
     name = model_name(settings.model)
     report(f"loaded {name}: {config.num_layers} layers, {_dtype_name(dtype)} on {device}")
+    draft = load_draft(settings, model, placement, report)
+    model.freeze()
+
     shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
+    token_bytes = shape.bytes_per_token
+    if draft is not None and draft.shape is not None:
+        token_bytes += draft.shape.bytes_per_token
     limits = scheduler_config(
-        settings, config, shape, free_memory(device), on_cpu=device.type == "cpu"
+        settings, config, token_bytes, free_memory(device), on_cpu=device.type == "cpu"
     )
+    limits = replace(limits, speculates=draft is not None)
     if tokenizer.eos_id is not None:
         limits = replace(limits, eos_token_ids=limits.eos_token_ids | {tokenizer.eos_id})
-    _report_pool(limits, shape, report)
+    _report_pool(limits, token_bytes, report)
     caches = allocate_kv(shape, limits.num_blocks, limits.block_size, device)
-    runner = Runner(model, caches, limits.block_size, limits.eos_token_ids, device)
-    engine = AsyncEngine(Scheduler(limits), runner, observe)
     identity = f"{_checkpoint_identity(folder)}|{dtype}|{device.type}"
+    speculator = None
+    if draft is not None:
+        speculator = build_speculator(
+            settings, draft, model, caches, limits, identity, device, report
+        )
+    runner = Runner(model, caches, limits.block_size, limits.eos_token_ids, device, speculator)
+    engine = AsyncEngine(Scheduler(limits), runner, observe)
     return LoadedModel(
-        name, identity, config.vocab_size, engine, tokenizer, ChatTemplate(hf_tokenizer, name)
+        name=name,
+        identity=identity,
+        speculation=_default_speculation(settings),
+        vocab_size=config.vocab_size,
+        engine=engine,
+        tokenizer=tokenizer,
+        chat_template=ChatTemplate(hf_tokenizer, name),
     )
+
+
+def _default_speculation(settings: ModelSettings) -> SpeculationParams:
+    policy = "off" if settings.draft == "none" else settings.speculation_policy
+    return SpeculationParams(policy, settings.speculation_depth, settings.speculation_nodes)
 
 
 def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, LoadedModel]:
@@ -103,6 +131,8 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         version=__version__,
         system_fingerprint=_fingerprint(model),
         sse_ping_seconds=settings.sse_ping_seconds,
+        can_speculate=settings.draft != "none",
+        default_speculation=model.speculation,
     )
     parts = Parts(model.engine, model.tokenizer, model.chat_template, metrics, info)
 
@@ -127,14 +157,6 @@ def _checkpoint_identity(folder: Path) -> str:
     return "|".join(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)
 
 
-def load_model(folder: Path, config: ModelConfig, placement: Placement) -> LlamaModel:
-    """Reads a checkpoint folder into a model that is ready to run."""
-    model = LlamaModel(config, placement)
-    load_weights(folder, model.slots(), model.ignorable)
-    model.freeze()
-    return model
-
-
 def model_name(model: str) -> str:
     """What a model is called in answers: a file's stem, a folder's name, a hub id as it is."""
     if model == DEFAULT_MODEL:
@@ -146,12 +168,13 @@ def model_name(model: str) -> str:
 
 
 def scheduler_config(
-    settings: ModelSettings, config: ModelConfig, shape: CacheShape, free: int, on_cpu: bool
+    settings: ModelSettings, config: ModelConfig, token_bytes: int, free: int, on_cpu: bool
 ) -> SchedulerConfig:
     """Sizes the KV pool and with it the longest sequence.
 
     Args:
-        free: bytes left after the model is loaded.
+        token_bytes: KV of one token, the target's and the draft's.
+        free: bytes left after the models are loaded.
 
     Raises:
         ConfigError: the pool can't hold one sequence of the asked max_model_len.
@@ -160,7 +183,7 @@ def scheduler_config(
     if wanted_len > config.max_position:
         reason = f"the model was trained for {config.max_position} positions"
         raise ConfigError("max_model_len", wanted_len, reason)
-    block_bytes = shape.bytes_per_token * settings.block_size
+    block_bytes = token_bytes * settings.block_size
     blocks_per_sequence = -(-wanted_len // settings.block_size)
     if settings.kv_memory is not None:
         num_blocks = settings.kv_memory // block_bytes
@@ -183,9 +206,9 @@ def scheduler_config(
     )
 
 
-def _report_pool(limits: SchedulerConfig, shape: CacheShape, report: Report) -> None:
+def _report_pool(limits: SchedulerConfig, token_bytes: int, report: Report) -> None:
     tokens = limits.num_blocks * limits.block_size
-    mebibytes = tokens * shape.bytes_per_token / 2**20
+    mebibytes = tokens * token_bytes / 2**20
     full = tokens / limits.max_model_len
     report(
         f"KV cache: {mebibytes:,.0f} MiB = {tokens:,} tokens = {full:.1f} sequences of "

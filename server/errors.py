@@ -7,7 +7,6 @@
     │   └── UnsupportedModelError  an architecture, rope type, tensor type … that is not implemented
     ├── RequestError               the client's fault, answered with its own 4xx
     │   ├── InvalidRequestError    400
-    │   │   ├── UnsupportedFieldError
     │   │   └── ContextLengthError
     │   └── ModelNotFoundError     404
     └── EngineDeadError            500: a step crashed, nothing can be served any more
@@ -83,12 +82,6 @@ class RequestError(GlidecapeError):
 
 class InvalidRequestError(RequestError):
     """A field has a bad value."""
-
-
-class UnsupportedFieldError(InvalidRequestError):
-    """A field of OpenAI's API that this server does not implement (never ignored silently)."""
-
-    code: ClassVar[ErrorCode] = "unsupported_field"
 
 
 class ContextLengthError(InvalidRequestError):

@@ -5,11 +5,13 @@ The engine's thread calls `record` after each step, the event loop counts HTTP a
 prometheus-client locks each value.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from server.engine.types import FinishedRequest, FinishReason, StepStats
-
-_PREFIX = "glidecape"
+from server.metric_factory import PREFIX, MetricFactory
+from server.speculation_metrics import SpeculationMetrics
 
 # fmt: off
 _FIRST_TOKEN_BUCKETS = (
@@ -28,39 +30,6 @@ _STEP_BUCKETS = (.001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .5, .
 # fmt: on
 
 
-class _Factory:
-    """Makes metrics of one registry with the model's name already bound: looking a label up costs
-    more than counting."""
-
-    def __init__(self, registry: CollectorRegistry, model_name: str) -> None:
-        self._registry = registry
-        self._model_name = model_name
-
-    def gauge(self, name: str, text: str) -> Gauge:
-        metric = Gauge(f"{_PREFIX}:{name}", text, ["model_name"], registry=self._registry)
-        return metric.labels(self._model_name)
-
-    def counter(self, name: str, text: str) -> Counter:
-        metric = Counter(f"{_PREFIX}:{name}", text, ["model_name"], registry=self._registry)
-        return metric.labels(self._model_name)
-
-    def histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        metric = Histogram(
-            f"{_PREFIX}:{name}", text, ["model_name"], registry=self._registry, buckets=buckets
-        )
-        return metric.labels(self._model_name)
-
-    def finished_counters(self) -> dict[FinishReason, Counter]:
-        metric = Counter(
-            f"{_PREFIX}:request_success",
-            "Requests that ended, by reason: stop, length, abort (client left), error.",
-            ["model_name", "finished_reason"],
-            registry=self._registry,
-        )
-        reasons: tuple[FinishReason, ...] = ("stop", "length", "abort", "error")
-        return {reason: metric.labels(self._model_name, reason) for reason in reasons}
-
-
 class Metrics:
     """All metrics of one server, in a registry of their own.
 
@@ -70,14 +39,15 @@ class Metrics:
 
     def __init__(self, model_name: str) -> None:
         self.registry = CollectorRegistry()
-        make = _Factory(self.registry, model_name)
+        make = MetricFactory(self.registry, model_name)
         self._make_gauges(make)
         self._make_counters(make)
         self._make_request_times(make)
         self._make_step_times(make)
-        self._finished = make.finished_counters()
+        self._speculation = SpeculationMetrics(make)
+        self._finished = self._make_finished(make)
         self._http = Counter(
-            f"{_PREFIX}:http_requests",
+            f"{PREFIX}:http_requests",
             "HTTP answers, by route and status; 499: the client left before there was one.",
             ["route", "status"],
             registry=self.registry,
@@ -93,7 +63,8 @@ class Metrics:
         self._preemptions.inc(step.num_preemptions)
         self._prefix_queries.inc(step.prefix_cache_queries)
         self._prefix_hits.inc(step.prefix_cache_hits)
-        self._step_time.observe(step.step_seconds)
+        if step.step_seconds > 0:
+            self._step_time.observe(step.step_seconds)
         for seconds in step.times_to_first_token:
             self._first_token.observe(seconds)
         for seconds, num_tokens in step.inter_token:
@@ -102,6 +73,8 @@ class Metrics:
                 self._inter_token.observe(seconds / num_tokens)
         for request in step.finished:
             self._record_finished(request)
+        if step.speculation is not None:
+            self._speculation.record(step.speculation)
 
     def count_http(self, route: str, status: int) -> None:
         self._http.labels(route, str(status)).inc()
@@ -117,15 +90,28 @@ class Metrics:
         self._prefill.observe(request.prefill_seconds)
         self._decode.observe(request.decode_seconds)
 
-    def _make_gauges(self, make: _Factory) -> None:
+    def _make_finished(self, make: MetricFactory) -> dict[FinishReason, Counter]:
+        reasons: tuple[FinishReason, ...] = get_args(FinishReason)
+        counters = make.counters(
+            "request_success",
+            "Requests that ended, by reason: stop, length, abort (client left), error.",
+            ["finished_reason"],
+            [(reason,) for reason in reasons],
+        )
+        return dict(zip(reasons, counters, strict=True))
+
+    def _make_gauges(self, make: MetricFactory) -> None:
         self._running = make.gauge("num_requests_running", "Requests in the running batch.")
         self._waiting = make.gauge("num_requests_waiting", "Requests waiting to be scheduled.")
         self._kv_usage = make.gauge(
             "kv_cache_usage_perc", "Share of the KV cache's blocks held by requests, 0 to 1."
         )
 
-    def _make_counters(self, make: _Factory) -> None:
-        self._prompt_tokens = make.counter("prompt_tokens", "Prompt tokens computed.")
+    def _make_counters(self, make: MetricFactory) -> None:
+        self._prompt_tokens = make.counter(
+            "prompt_tokens",
+            "Prompt tokens of requests whose first token came, cached ones included.",
+        )
         self._generation_tokens = make.counter("generation_tokens", "Tokens generated.")
         self._preemptions = make.counter(
             "num_preemptions", "Times a running request lost its blocks and was queued again."
@@ -137,7 +123,7 @@ class Metrics:
             "prefix_cache_hits", "Prompt tokens whose KV the prefix cache had."
         )
 
-    def _make_request_times(self, make: _Factory) -> None:
+    def _make_request_times(self, make: MetricFactory) -> None:
         self._e2e = make.histogram(
             "e2e_request_latency_seconds", "Seconds from arrival to the end.", _REQUEST_BUCKETS
         )
@@ -157,7 +143,7 @@ class Metrics:
             _REQUEST_BUCKETS,
         )
 
-    def _make_step_times(self, make: _Factory) -> None:
+    def _make_step_times(self, make: MetricFactory) -> None:
         self._first_token = make.histogram(
             "time_to_first_token_seconds",
             "Seconds from arrival to the first token.",

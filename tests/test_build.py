@@ -18,7 +18,9 @@ BYTES_PER_TOKEN = 2 * 2 * 2 * 8 * 2
 
 def sized(free: int = 2**40, on_cpu: bool = True, **settings: object) -> tuple[int, int]:
     """-> (num_blocks, max_model_len) for a model of 256 positions."""
-    config = scheduler_config(load_settings(ModelSettings, **settings), MODEL, SHAPE, free, on_cpu)
+    config = scheduler_config(
+        load_settings(ModelSettings, **settings), MODEL, BYTES_PER_TOKEN, free, on_cpu
+    )
     return config.num_blocks, config.max_model_len
 
 

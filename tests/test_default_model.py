@@ -7,17 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from server.build import load_model
 from server.config import DEFAULT_MODEL, ModelSettings, load_settings
 from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.planner import SchedulerConfig
 from server.engine.runner import Runner
-from server.engine.scheduler import Scheduler, SchedulerConfig
+from server.engine.scheduler import Scheduler
 from server.models.config import model_config
 from server.models.layers import Placement
+from server.models.llama import LlamaModel
 from server.text.chat_template import ChatTemplate
-from server.text.tokenizer import load_hf_tokenizer, load_tokenizer
+from server.text.tokenizer import load_hf_tokenizer
 from tests.engine.tiny import make_request
-from weights.checkpoint import read_config
+from weights.checkpoint import load_weights, read_config
 from weights.locate import locate_model
 
 pytestmark = pytest.mark.real_model
@@ -51,7 +52,7 @@ def prompts(folder: Path) -> list[list[int]]:
 def test_the_default_template_is_rendered_and_read_as_special_tokens(
     folder: Path, prompts: list[list[int]]
 ) -> None:
-    backend = load_tokenizer(folder).backend
+    backend = load_hf_tokenizer(folder).backend_tokenizer
     counts = [
         prompts[0].count(backend.token_to_id(t) or -1) for t in ("<|im_start|>", "<|im_end|>")
     ]
@@ -66,7 +67,9 @@ def test_greedy_answers_equal_transformers(
 ) -> None:
     """Token by token, all prompts in one batch here and one by one there."""
     config = model_config(read_config(folder))
-    model = load_model(folder, config, Placement(CPU, torch.float32))
+    model = LlamaModel(config, Placement(CPU, torch.float32))
+    load_weights(folder, model.slots(), model.ignorable)
+    model.freeze()
     shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, torch.float32)
     eos = frozenset(config.eos_token_ids)
     limits = SchedulerConfig(64, 16, 512, 8, 64, True, eos)

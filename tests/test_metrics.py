@@ -1,6 +1,9 @@
+import re
+from dataclasses import replace
+
 import pytest
 
-from server.engine.types import FinishedRequest, StepStats
+from server.engine.types import FinishedRequest, StepSpeculationStats, StepStats
 from server.metrics import Metrics
 
 FINISHED = FinishedRequest(
@@ -68,6 +71,82 @@ def test_several_tokens_in_a_step_are_several_short_intervals() -> None:
     # 0.06 s for three tokens is 0.02 s each; the fourth took 0.5 s.
     assert value(metrics, "inter_token_latency_seconds_bucket", le="0.025") == 3
     assert value(metrics, "inter_token_latency_seconds_bucket", le="0.5") == 4
+
+
+SPECULATION = StepSpeculationStats(
+    num_drafts=2,
+    num_draft_tokens=9,
+    num_accepted_tokens=3,
+    accepted_per_position=(2, 1),
+    depths=(4, 1),
+    num_nodes=11,
+    calibration=((0.95, True), (0.95, True), (1.0, False), (0.3, True), (0.0, False), (0.19, True)),
+    draft_seconds=0.25,
+    verify_seconds=0.5,
+    other_seconds=0.125,
+    decode_seconds=0.875,
+    plain_seconds=1.75,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("num_drafts_total", {}, 4),
+        ("num_draft_tokens_total", {}, 18),
+        ("num_accepted_tokens_total", {}, 6),
+        ("num_accepted_tokens_per_pos_total", {"position": "0"}, 4),
+        ("num_accepted_tokens_per_pos_total", {"position": "1"}, 2),
+        ("num_accepted_tokens_per_pos_total", {"position": "15"}, 0),
+        ("num_nodes_total", {}, 22),
+        ("draft_depth_count", {}, 4),
+        ("draft_depth_sum", {}, 10),
+        ("draft_depth_bucket", {"le": "1.0"}, 2),
+        ("calibration_total", {"bin": "0.9-1.0", "accepted": "true"}, 4),
+        ("calibration_total", {"bin": "0.9-1.0", "accepted": "false"}, 2),
+        ("calibration_total", {"bin": "0.3-0.4", "accepted": "true"}, 2),
+        ("calibration_total", {"bin": "0.1-0.2", "accepted": "true"}, 2),
+        ("calibration_total", {"bin": "0.0-0.1", "accepted": "false"}, 2),
+        ("calibration_total", {"bin": "0.0-0.1", "accepted": "true"}, 0),
+        ("seconds_total", {"part": "draft"}, 0.5),
+        ("seconds_total", {"part": "verify"}, 1.0),
+        ("seconds_total", {"part": "other"}, 0.25),
+        ("decode_seconds_total", {}, 1.75),
+        ("plain_seconds_total", {}, 3.5),
+    ],
+)
+def test_two_speculative_steps(name: str, labels: dict[str, str], expected: float) -> None:
+    metrics = Metrics("tiny")
+    assert value(metrics, f"spec_decode_{name}", **labels) == 0
+    for step in (STEP, replace(STEP, speculation=SPECULATION), STEP):
+        metrics.record(step)
+    metrics.record(replace(STEP, speculation=SPECULATION))
+    assert value(metrics, f"spec_decode_{name}", **labels) == pytest.approx(expected)
+
+
+def test_every_proposed_token_is_in_one_bin() -> None:
+    metrics = Metrics("tiny")
+    calibration = tuple((index / 1000, True) for index in range(1001))
+    metrics.record(replace(STEP, speculation=StepSpeculationStats(calibration=calibration)))
+    counts = [
+        value(metrics, "spec_decode_calibration_total", bin=f"0.{i}-{j}", accepted="true")
+        for i, j in enumerate([*(f"0.{k}" for k in range(1, 10)), "1.0"])
+    ]
+    assert counts == [*[100] * 9, 101]
+
+
+def test_the_speedup_query_is_in_the_help() -> None:
+    text = Metrics("tiny").render().decode()
+    names = set(re.findall(r"rate\((glidecape:\w+)\[", text))
+    assert len(names) == 2
+    assert all(f'{name}{{model_name="tiny"}} 0.0' in text for name in names)
+
+
+def test_where_no_step_ran_none_took_time() -> None:
+    metrics = Metrics("tiny")
+    metrics.record(replace(STEP, step_seconds=0.0))
+    assert value(metrics, "step_duration_seconds_count") == 0
+    assert value(metrics, "e2e_request_latency_seconds_count") == 1
 
 
 def test_finished_by_reason() -> None:

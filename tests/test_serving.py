@@ -142,7 +142,8 @@ def test_a_client_that_leaves_frees_its_blocks(server: LiveServer) -> None:
         assert server.metric("num_requests_running") == 1
     eventually(lambda: server.metric("num_requests_running") == 0)
     eventually(lambda: server.metric("kv_cache_usage_perc") == 0)
-    assert server.metric("request_success_total", 'finished_reason="abort"') == aborted + 1
+    ended = 'finished_reason="abort"'
+    eventually(lambda: server.metric("request_success_total", ended) == aborted + 1)
 
 
 def test_a_client_that_leaves_before_a_whole_answer_frees_its_blocks(server: LiveServer) -> None:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from server.api.deps import Parts, ServingInfo
 from server.api.generation import Job, Progress, Started, run_job, unless_disconnected
-from server.api.schemas.common import PromptTokensDetails, Usage
+from server.api.schemas.common import PromptTokensDetails, SamplingRequest, Usage
 from server.api.shapes.base import Head, Shape
 from server.api.sse import DONE, EventStream, TextEvent, event, with_error_event
 
@@ -28,14 +28,27 @@ def head(job: Job, info: ServingInfo) -> Head:
     )
 
 
-async def send_whole(http_request: Request, parts: Parts, job: Job, shape: Shape) -> Response:
+async def send(
+    http_request: Request, parts: Parts, job: Job, shape: Shape, body: SamplingRequest
+) -> Response:
+    """Answers as the body asks: streamed or whole.
+
+    Raises:
+        EngineDeadError: before anything was sent.
+    """
+    if not body.stream:
+        return await _send_whole(http_request, parts, job, shape)
+    return await _send_stream(http_request, parts, job, shape, include_usage=body.include_usage)
+
+
+async def _send_whole(http_request: Request, parts: Parts, job: Job, shape: Shape) -> Response:
     """Answers with one JSON document; a client that leaves ends the request."""
     pieces = await unless_disconnected(http_request, _all_pieces(parts, job))
     answer = shape.whole(pieces, _usage(job, pieces[-1]))
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-async def send_stream(
+async def _send_stream(
     http_request: Request, parts: Parts, job: Job, shape: Shape, *, include_usage: bool
 ) -> Response:
     """Answers with server-sent events.
@@ -68,7 +81,7 @@ async def _events(
     text_event = TextEvent(example)
     async with aclosing(pieces):
         async for piece in pieces:
-            if piece.text and not piece.logprobs and piece.finish_reason is None:
+            if _is_text_alone(piece):
                 yield text_event(piece.text)
                 continue
             for chunk in shape.chunks(piece):
@@ -76,6 +89,12 @@ async def _events(
             if include_usage and piece.finish_reason is not None:
                 yield event(shape.usage_chunk(_usage(job, piece)))
     yield DONE
+
+
+def _is_text_alone(piece: Progress) -> bool:
+    return bool(
+        piece.text and not piece.logprobs and not piece.sources and piece.finish_reason is None
+    )
 
 
 def _usage(job: Job, last: Progress) -> Usage:

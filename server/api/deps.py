@@ -1,12 +1,12 @@
 """The parts an app is made of, and how a route gets at them."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
-from server.engine.types import FinishReason, RequestId, RequestOutput
+from server.engine.types import FinishReason, RequestId, RequestOutput, SpeculationParams
 from server.engine.types import Request as EngineRequest
 from server.metrics import Metrics
 from server.text.chat_template import ChatTemplate
@@ -53,6 +53,10 @@ class ServingInfo:
     system_fingerprint: str
     """Stays the same as long as model and settings do: `fp_…`."""
     sse_ping_seconds: float = 15.0
+    can_speculate: bool = False
+    """There is a draft."""
+    default_speculation: SpeculationParams = field(default_factory=SpeculationParams)
+    """For requests that don't say; off where there is no draft."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,12 @@ _short_repr.maxlevel = 2
 _short_repr.maxstring = _short_repr.maxlong = _MAX_SHOWN
 
 
+def shown(value: object) -> str:
+    """A value of the client's in a message: never longer than a line."""
+    text = _short_repr.repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
 class ErrorAnswer(NamedTuple):
     status: int
     body: ErrorBody
@@ -83,7 +89,7 @@ def _validation_message(param: str | None, error: Mapping[str, Any]) -> str:
     what = f"{param or 'body'}: {error['msg']}"
     if error["type"] == "missing":
         return what
-    return f"{what}, got {_short_repr.repr(error['input'])}"
+    return f"{what}, got {shown(error['input'])}"
 
 
 def field_path(location: Sequence[str | int], body: Any) -> list[str]:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from server.api.deps import Engine
 from server.api.schemas.chat import FinishReason
 from server.engine.types import Request as EngineRequest
-from server.engine.types import RequestOutput, TokenLogprobs
+from server.engine.types import RequestOutput, SpeculationSummary, TokenLogprobs, TokenSource
 from server.errors import GlidecapeError
 from server.text.stream import PlacedLogprobs, TextDelta, TextStream
 
@@ -27,6 +27,8 @@ class Job:
 
     request: EngineRequest
     text: TextStream[TokenLogprobs]
+    trace: bool = False
+    """Each piece says where its tokens came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,10 @@ class Progress:
     num_output_tokens: int
     """So far, this one's included."""
     num_cached_tokens: int
+    speculation: SpeculationSummary | None = None
+    """So far; None where nothing was speculated."""
+    sources: tuple[TokenSource, ...] | None = None
+    """One for each token of this output that counts; None if no trace was asked for."""
 
 
 async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:
@@ -63,6 +69,7 @@ async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:
 
 
 def _read(engine: Engine, job: Job, output: RequestOutput) -> Progress:
+    num_before = job.text.num_tokens
     delta = job.text.push(
         output.token_ids,
         output.logprobs,
@@ -71,10 +78,16 @@ def _read(engine: Engine, job: Job, output: RequestOutput) -> Progress:
     )
     if delta.stop_string is not None and output.finish_reason is None:
         engine.finish(job.request.request_id, "stop")
-    return _progress(job, output, delta)
+    sources = output.sources[: job.text.num_tokens - num_before] if job.trace else None
+    return _progress(job, output, delta, sources)
 
 
-def _progress(job: Job, output: RequestOutput, delta: TextDelta[TokenLogprobs]) -> Progress:
+def _progress(
+    job: Job,
+    output: RequestOutput,
+    delta: TextDelta[TokenLogprobs],
+    sources: tuple[TokenSource, ...] | None,
+) -> Progress:
     reason = "stop" if delta.stop_string is not None else output.finish_reason
     if reason == "abort" or reason == "error":
         # The client is still here, so it was not the client who ended it.
@@ -85,6 +98,8 @@ def _progress(job: Job, output: RequestOutput, delta: TextDelta[TokenLogprobs]) 
         finish_reason=reason,
         num_output_tokens=job.text.num_tokens,
         num_cached_tokens=output.num_cached_tokens,
+        speculation=output.speculation,
+        sources=sources,
     )
 
 

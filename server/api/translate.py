@@ -9,23 +9,22 @@ from functools import partial
 from typing import NamedTuple
 
 from server.api.deps import Parts
+from server.api.errors import shown
 from server.api.generation import Job
 from server.api.schemas.chat import ChatRequest
 from server.api.schemas.common import SamplingRequest
 from server.api.schemas.completion import CompletionRequest
-from server.engine.types import Request, RequestId, SamplingParams
+from server.api.schemas.speculation import SpeculationOptions
+from server.engine.types import Request, RequestId, SamplingParams, SpeculationParams
 from server.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
 from server.text.stream import TextStream
-from server.text.tokenizer import Tokenizer
+from server.text.tokenizer import LONG_TEXT
 
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default of /v1/completions."""
 
 _MIN_TEMPERATURE = 1e-5
 """Below it logits would overflow when divided; such a temperature means greedy."""
-
-_LONG_TEXT = 16_384
-"""Characters from which a prompt is tokenised in a thread, so that streams don't stall."""
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 
@@ -44,7 +43,7 @@ async def chat_job(body: ChatRequest, parts: Parts) -> Job:
     max_tokens = _max_tokens(room, given, default=None)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = _sampling_params(body, max_tokens, num_logprobs, parts.info.vocab_size)
-    return _job("chatcmpl", body, prompt, params, parts.tokenizer, continues_text=False)
+    return _job("chatcmpl", body, prompt, params, parts, continues_text=False)
 
 
 async def completion_job(body: CompletionRequest, parts: Parts) -> Job:
@@ -58,13 +57,19 @@ async def completion_job(body: CompletionRequest, parts: Parts) -> Job:
     room = _room("prompt", len(prompt), parts.engine.max_model_len)
     max_tokens = _max_tokens(room, given, default=DEFAULT_COMPLETION_TOKENS)
     params = _sampling_params(body, max_tokens, body.logprobs, parts.info.vocab_size)
-    return _job("cmpl", body, prompt, params, parts.tokenizer, continues_text=True)
+    return _job("cmpl", body, prompt, params, parts, continues_text=True)
 
 
 def _check_common(body: SamplingRequest, parts: Parts) -> None:
     check_model(body.model, parts)
     if body.stream_options is not None and not body.stream:
         raise InvalidRequestError("stream_options: needs stream to be true", "stream_options")
+    policy = body.speculation.policy if body.speculation else None
+    if policy not in (None, "off") and not parts.info.can_speculate:
+        raise InvalidRequestError(
+            f"speculation.policy: is {policy!r}, but the server was started without a draft",
+            "speculation.policy",
+        )
 
 
 def check_model(name: str | None, parts: Parts) -> None:
@@ -75,7 +80,7 @@ def check_model(name: str | None, parts: Parts) -> None:
     served = parts.info.model_name
     if name is not None and name != served:
         raise ModelNotFoundError(
-            f"model {name[:80]!r} does not exist; {served!r} is served", "model"
+            f"model {shown(name)} does not exist; {served!r} is served", "model"
         )
 
 
@@ -87,7 +92,10 @@ async def _chat_prompt(body: ChatRequest, parts: Parts) -> list[int]:
         name = {} if message.name is None else {"name": message.name}
         messages.append({"role": role, "content": message.text, **name})
     text = parts.chat_template.render(messages)
-    return await _encode("messages", text, parts, add_special_tokens=False)
+    token_ids = await _encode("messages", text, parts, add_special_tokens=False)
+    if not token_ids:
+        raise InvalidRequestError("messages: the chat template makes nothing of them", "messages")
+    return token_ids
 
 
 async def _completion_prompt(prompt: str | list[int], parts: Parts) -> list[int]:
@@ -104,11 +112,26 @@ async def _completion_prompt(prompt: str | list[int], parts: Parts) -> list[int]
 
 async def _encode(field: str, text: str, parts: Parts, *, add_special_tokens: bool) -> list[int]:
     encode = partial(parts.tokenizer.encode, text, add_special_tokens=add_special_tokens)
-    token_ids = encode() if len(text) < _LONG_TEXT else await asyncio.to_thread(encode)
+    if len(text) < LONG_TEXT:
+        token_ids = encode()
+    else:
+        _check_num_bytes(field, len(text.encode()), parts)
+        token_ids = await asyncio.to_thread(encode)
     if max(token_ids, default=0) >= parts.info.vocab_size:
         token = parts.tokenizer.token_string(max(token_ids))
         raise InvalidRequestError(f"{field}: the model does not know the token {token!r}", field)
     return token_ids
+
+
+def _check_num_bytes(field: str, num_bytes: int, parts: Parts) -> None:
+    """Refuses what can't fit however it is tokenised, before seconds are spent on tokenising it."""
+    max_model_len, per_token = parts.engine.max_model_len, parts.tokenizer.max_bytes_per_token
+    if num_bytes > max_model_len * per_token:
+        raise ContextLengthError(
+            f"{field}: this model's maximum context length is {max_model_len} tokens of at most"
+            f" {per_token} bytes, but the prompt has {num_bytes} bytes",
+            field,
+        )
 
 
 def _check_token_ids(field: str, token_ids: list[int], vocab_size: int) -> None:
@@ -213,10 +236,20 @@ def _logit_bias(given: dict[str, float], vocab_size: int) -> dict[int, float]:
     for key, value in given.items():
         if not _TOKEN_ID.fullmatch(key) or int(key) >= vocab_size:
             raise InvalidRequestError(
-                f"logit_bias: key {key[:20]!r} is no token id in 0..{vocab_size - 1}", "logit_bias"
+                f"logit_bias: key {shown(key)} is no token id in 0..{vocab_size - 1}", "logit_bias"
             )
         bias[int(key)] = value
     return bias
+
+
+def _speculation_params(
+    options: SpeculationOptions, default: SpeculationParams
+) -> SpeculationParams:
+    return SpeculationParams(
+        policy=options.policy or default.policy,
+        max_depth=options.max_depth or default.max_depth,
+        max_nodes=options.max_nodes or default.max_nodes,
+    )
 
 
 def _job(
@@ -224,18 +257,20 @@ def _job(
     body: SamplingRequest,
     prompt: list[int],
     params: SamplingParams,
-    tokenizer: Tokenizer,
+    parts: Parts,
     *,
     continues_text: bool,
 ) -> Job:
+    options = body.speculation or SpeculationOptions()
     request = Request(
         request_id=RequestId(f"{prefix}-{uuid.uuid4().hex}"),
         prompt_token_ids=tuple(prompt),
         params=params,
         priority=body.priority or 0,
+        speculation=_speculation_params(options, parts.info.default_speculation),
     )
     stop = [body.stop] if isinstance(body.stop, str) else (body.stop or [])
     text = TextStream(
-        tokenizer, stop=stop, min_tokens=params.min_tokens, continues_text=continues_text
+        parts.tokenizer, stop=stop, min_tokens=params.min_tokens, continues_text=continues_text
     )
-    return Job(request, text)
+    return Job(request, text, trace=bool(options.trace))

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from server.cli.chat import chat
+from server.cli.convert import convert
 from server.cli.generate import generate
 from server.cli.measure import bench
 from server.cli.serve import serve
@@ -25,7 +26,7 @@ def make_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (serve, generate, chat, bench):
+    for command in (serve, generate, chat, bench, convert):
         app.command()(command)
     return app
 

@@ -93,7 +93,7 @@ def _events(client: httpx.Client, body: dict[str, Any]) -> Generator[dict[str, A
         with client.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.is_error:
                 response.read()
-                raise ChatError(response.json()["error"]["message"])
+                raise ChatError(_refusal(response))
             for line in response.iter_lines():
                 data = line.removeprefix("data: ")
                 if data == line or data == "[DONE]":
@@ -104,3 +104,11 @@ def _events(client: httpx.Client, body: dict[str, Any]) -> Generator[dict[str, A
                 yield event
     except httpx.HTTPError as error:
         raise ChatError(f"the connection broke: {error}") from None
+
+
+def _refusal(response: httpx.Response) -> str:
+    """The server's own message; of an answer in another form (a proxy's page) the status line."""
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return f"{response.status_code} {response.reason_phrase}".rstrip()

@@ -29,6 +29,7 @@ def generate(
     ] = False,
 ) -> None:
     """Answer one prompt and exit."""
+    _check_utf8(prompt)
     report("loading …")
     from server.build import build_model
 
@@ -43,11 +44,18 @@ def generate(
         temperature=temperature,
         seed=random.getrandbits(63) if seed is None else seed,
     )
-    asyncio.run(_stream(model, Request(RequestId("generate"), token_ids, params), raw))
+    asyncio.run(_stream(model, Request(RequestId("generate"), token_ids, params, 0, model.speculation), raw))
 
 
 def _ignore(stats: StepStats) -> None:
     """Offline, nobody scrapes metrics."""
+
+
+def _check_utf8(prompt: str) -> None:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:  # Python hands bytes that are no UTF-8 on as half surrogates
+        raise ConfigError("prompt", prompt[:40], "is not valid UTF-8") from None
 
 
 def _encode(model: "LoadedModel", prompt: str, raw: bool) -> tuple[int, ...]:

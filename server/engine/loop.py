@@ -122,5 +122,5 @@ class EngineLoop:
             if output.finish_reason is not None:
                 self._runner.forget(output.request_id)
         # Figures first: whoever has its answer finds it counted.
-        self._observe(self._scheduler.take_stats(plan, now - started))
+        self._observe(self._scheduler.take_stats(plan, now - started, result.speculation))
         self._publish(outputs)

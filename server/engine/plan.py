@@ -4,7 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from server.engine.types import BlockId, Request, RequestId, TokenLogprobs, TokenSource
+from server.engine.types import (
+    BlockId,
+    Request,
+    RequestId,
+    StepSpeculationStats,
+    TokenLogprobs,
+    TokenSource,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +95,5 @@ class StepResult:
 
     sequences: Mapping[RequestId, SequenceResult]
     seconds: StepSeconds = field(default_factory=StepSeconds)
+    speculation: StepSpeculationStats | None = None
+    """None where there is no drafter."""

@@ -76,7 +76,8 @@ class StepPlanner:
         for sequence in self.running:
             request_id = sequence.request.request_id
             planned = self.planned.get(request_id)
-            if planned is None or not sequence.is_decoding:
+            # Not at the first token: a draft may need what the target made of the prompt's end.
+            if planned is None or not sequence.is_decoding or sequence.num_output_tokens == 0:
                 continue
             depth, nodes = self._proposal_limits(sequence)
             free_slots = self.pool.num_free * self.config.block_size

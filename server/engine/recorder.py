@@ -1,10 +1,20 @@
 """Collects what a step did, for metrics: token counts and latencies. Pure bookkeeping."""
 
 from dataclasses import dataclass, field
+from typing import TypedDict
 
-from server.engine.plan import StepPlan
 from server.engine.sequence import Sequence
-from server.engine.types import FinishedRequest, FinishReason, StepStats
+from server.engine.types import FinishedRequest, FinishReason
+
+
+class Recorded(TypedDict):
+    """The fields of `StepStats` that a recorder knows."""
+
+    num_prompt_tokens: int
+    num_generation_tokens: int
+    times_to_first_token: tuple[float, ...]
+    inter_token: tuple[tuple[float, int], ...]
+    finished: tuple[FinishedRequest, ...]
 
 
 @dataclass(slots=True)
@@ -47,27 +57,17 @@ class Recorder:
             )
         )
 
-    def take(
-        self, plan: StepPlan | None, running: int, waiting: int, usage: float, seconds: float
-    ) -> StepStats:
-        """Everything since the last call, and starts anew. plan: the step's, None if there was
-        none (requests only ended)."""
-        stats = StepStats(
-            num_running=running,
-            num_waiting=waiting,
-            kv_usage=usage,
+    def take(self) -> Recorded:
+        """Everything since the last call, and starts anew."""
+        recorded = Recorded(
             num_prompt_tokens=self.num_prompt_tokens,
             num_generation_tokens=self.num_generation_tokens,
-            num_preemptions=plan.num_preemptions if plan else 0,
-            prefix_cache_queries=plan.prefix_cache_queries if plan else 0,
-            prefix_cache_hits=plan.prefix_cache_hits if plan else 0,
             times_to_first_token=tuple(self.times_to_first_token),
             inter_token=tuple(self.inter_token),
             finished=tuple(self.finished),
-            step_seconds=seconds,
         )
         self.num_prompt_tokens = self.num_generation_tokens = 0
         self.times_to_first_token.clear()
         self.inter_token.clear()
         self.finished.clear()
-        return stats
+        return recorded

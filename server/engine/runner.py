@@ -85,8 +85,11 @@ class Runner:
             p.request.request_id: _result(p, walks.get(p.request.request_id))
             for p in plan.sequences
         }
-        parts = (after - before for before, after in itertools.pairwise(times))
-        return StepResult(results, StepSeconds(*parts))
+        seconds = StepSeconds(*(after - before for before, after in itertools.pairwise(times)))
+        stats = None
+        if self.speculator is not None:
+            stats = self.speculator.stats(plan, [walk for _, walk in verified.walks], seconds)
+        return StepResult(results, seconds, stats)
 
     def forget(self, request_id: RequestId) -> None:
         """The request is over."""

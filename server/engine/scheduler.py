@@ -10,7 +10,14 @@ from server.engine.plan import StepPlan, StepResult
 from server.engine.planner import SchedulerConfig, StepPlanner
 from server.engine.recorder import Recorder
 from server.engine.sequence import Sequence, Timings, WaitingQueue
-from server.engine.types import FinishReason, Request, RequestId, RequestOutput, StepStats
+from server.engine.types import (
+    FinishReason,
+    Request,
+    RequestId,
+    RequestOutput,
+    StepSpeculationStats,
+    StepStats,
+)
 
 
 class Scheduler:
@@ -98,10 +105,28 @@ class Scheduler:
                 self.finish(output.request_id, output.finish_reason, now)
         return outputs
 
-    def take_stats(self, plan: StepPlan | None, seconds: float) -> StepStats:
-        """What happened since the last call; see `Recorder.take`."""
-        return self.recorder.take(
-            plan, len(self.running), len(self.waiting), self.pool.usage, seconds
+    def take_stats(
+        self,
+        plan: StepPlan | None,
+        seconds: float,
+        speculation: StepSpeculationStats | None = None,
+    ) -> StepStats:
+        """What happened since the last call.
+
+        Args:
+            plan: of the step that ran, None if there was none (requests only ended).
+            seconds: it took.
+        """
+        return StepStats(
+            num_running=len(self.running),
+            num_waiting=len(self.waiting),
+            kv_usage=self.pool.usage,
+            num_preemptions=plan.num_preemptions if plan else 0,
+            prefix_cache_queries=plan.prefix_cache_queries if plan else 0,
+            prefix_cache_hits=plan.prefix_cache_hits if plan else 0,
+            step_seconds=seconds,
+            speculation=speculation,
+            **self.recorder.take(),
         )
 
     def check_integrity(self) -> None:

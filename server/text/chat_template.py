@@ -11,6 +11,9 @@ from server.errors import InvalidRequestError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+_MAX_SHOWN = 200
+"""Characters of a template's own message, which may quote a whole conversation."""
+
 Message = dict[str, str]
 """`role`, `content` and, if the client gave one, `name`."""
 
@@ -47,7 +50,9 @@ class ChatTemplate:
             text = self._hf_tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True
             )
-        except TemplateError as error:
-            reason = f"the chat template of {self._model_name!r} refuses them: {error}"
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+            # Not only what it raises: a template that adds a name to a number fails likewise.
+            why = str(error)[:_MAX_SHOWN]
+            reason = f"the chat template of {self._model_name!r} refuses them: {why}"
             raise InvalidRequestError(f"messages: {reason}", "messages") from error
         return str(text)

@@ -76,6 +76,8 @@ class TokenBytes:
             for token_id, token in backend.get_added_tokens_decoder().items()
         }
         self._cache: dict[int, bytes] = {}
+        self.longest = self._find_longest()
+        """Most bytes that one token has."""
 
     def __call__(self, token_id: int) -> bytes:
         """Bytes of one token inside a text; empty for an id outside of the vocabulary (embeddings
@@ -94,6 +96,13 @@ class TokenBytes:
         # byte of a longer character, and such a byte has nothing to drop.
         text = self._backend.decoder.decode([token])
         return self(token_id) if "\ufffd" in text else text.encode()
+
+    def _find_longest(self) -> int:
+        to_bytes = self._byte_level_bytes if self._byte_level else self._piece_bytes
+        # Not by looking each id up, which would fill the cache with the whole vocabulary.
+        pieces = self._backend.get_vocab(with_added_tokens=False)
+        longest_piece = max((len(to_bytes(piece)) for piece in pieces), default=0)
+        return max([longest_piece, *map(len, self._added.values())])
 
     def _look_up(self, token_id: int) -> bytes:
         if token_id in self._added:

@@ -15,6 +15,13 @@ from server.text.token_bytes import TokenBytes
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+LONG_TEXT = 16_384
+"""Characters from which encoding takes milliseconds: callers with other work use a thread."""
+
+_MAX_SHRINK = 3
+"""How many times shorter a normaliser makes a text: NFC writes nine bytes of Korean letters in
+three."""
+
 
 class Tokenizer:
     """Encodes prompts and knows each token's bytes.
@@ -38,11 +45,16 @@ class Tokenizer:
         self.bos_id = bos_id
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(token for token, entry in added.items() if entry.special)
-        self.vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values())
-        """One more than the largest id."""
+        shrink = 1 if backend.normalizer is None else _MAX_SHRINK
+        self.max_bytes_per_token = shrink * self.token_bytes.longest
+        """UTF-8 bytes of a text that one token can take at most."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        if len(text) < LONG_TEXT:
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        # The library holds the GIL while it encodes one text, but not while it encodes a batch;
+        # short texts don't go through its thread pool, which would have to wait for a core.
+        return self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
 
     def token_string(self, token_id: int) -> str:
         """A token for people. Part of a character is shown as OpenAI does: `bytes:\\xf0\\x9f`."""
@@ -71,11 +83,6 @@ def load_hf_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     if not isinstance(loaded, PreTrainedTokenizerFast):
         raise UnsupportedModelError(f"{type(loaded).__name__} is not a fast tokenizer")
     return loaded
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a local checkpoint folder."""
-    return from_hf(load_hf_tokenizer(folder))
 
 
 def from_hf(loaded: "PreTrainedTokenizerFast") -> Tokenizer:

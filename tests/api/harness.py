@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from server.api.app import create_app
 from server.api.deps import Parts, ServingInfo
 from server.metrics import Metrics
+from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer
 from tests.doubles import EOS_ID, PlainTemplate, ScriptedEngine, byte_tokenizer, one_by_one
 
@@ -31,9 +32,16 @@ INFO = ServingInfo(
 )
 
 
-def make_app(engine: ScriptedEngine, tokenizer: Tokenizer | None = None) -> FastAPI:
+def make_app(
+    engine: ScriptedEngine,
+    tokenizer: Tokenizer | None = None,
+    *,
+    chat_template: ChatTemplate | None = None,
+    info: ServingInfo = INFO,
+) -> FastAPI:
     tokenizer = tokenizer or byte_tokenizer()
-    return create_app(Parts(engine, tokenizer, PlainTemplate(), Metrics(MODEL), INFO))
+    template = chat_template or PlainTemplate()
+    return create_app(Parts(engine, tokenizer, template, Metrics(MODEL), info))
 
 
 def chat_body(**fields: object) -> Json:
@@ -63,9 +71,9 @@ async def refused(path: str, field: str, value: object) -> httpx.Response:
 
 
 @asynccontextmanager
-async def live_server(engine: ScriptedEngine) -> AsyncGenerator[str]:
+async def live_server(engine: ScriptedEngine, info: ServingInfo = INFO) -> AsyncGenerator[str]:
     """A uvicorn on a free loopback port → its base URL."""
-    config = uvicorn.Config(make_app(engine), port=0, log_level="error", lifespan="off")
+    config = uvicorn.Config(make_app(engine, info=info), port=0, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:

@@ -1,8 +1,12 @@
 """Requests that fail as a whole: wrong model, too long, no JSON, no such path."""
 
+import threading
+from collections.abc import Sequence
+
 import pytest
 
-from server.text.tokenizer import Tokenizer
+from server.text.chat_template import Message
+from server.text.tokenizer import LONG_TEXT, Tokenizer
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,
@@ -14,7 +18,27 @@ from tests.api.harness import (
     post,
     refused,
 )
-from tests.doubles import ScriptedEngine, byte_backend, one_by_one
+from tests.doubles import PlainTemplate, ScriptedEngine, byte_backend, one_by_one
+
+
+class Untouchable(Tokenizer):
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        raise AssertionError("should have been refused before")
+
+
+class ThreadSpy(Tokenizer):
+    """Remembers which thread encoded."""
+
+    thread: threading.Thread | None = None
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        self.thread = threading.current_thread()
+        return super().encode(text, add_special_tokens=add_special_tokens)
+
+
+class EmptyTemplate(PlainTemplate):
+    def render(self, messages: Sequence[Message]) -> str:
+        return ""
 
 
 async def test_the_message_names_field_and_value() -> None:
@@ -27,6 +51,55 @@ async def test_the_message_names_field_and_value() -> None:
 async def test_long_bad_values_are_not_sent_back_whole() -> None:
     response = await refused(CHAT, "temperature", "x" * 100_000)
     assert len(response.text) < 500
+
+
+HUGE = 10**4299
+"""As many digits as Python reads; one more and it won't print it."""
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[(field, 2**31) for field in ("max_tokens", "min_tokens", "top_k", "priority")],
+        *[
+            (field, 10 * HUGE - 1)
+            for field in ("max_tokens", "min_tokens", "top_k", "seed", "priority", "n")
+        ],
+        *[("stop_token_ids", [value]) for value in (2**31, 10 * HUGE - 1, -HUGE)],
+        ("temperature", HUGE),
+        ("logit_bias", {"9" * 4300: 1}),
+        ("logit_bias", {"\U000e0001" * 4300: 1}),
+        ("logit_bias", {"5": HUGE}),
+        ("logit_bias", {"1" * 4300: 1000}),
+        ("stop", [["x" * 1000] * 1000]),
+        ("stream_options", {"x" * 1000: "y" * 1000}),
+        ("stream", {str(key) * 1000: "y" * 1000 for key in range(9)}),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+async def test_huge_values_are_neither_taken_nor_sent_back(
+    path: str, field: str, value: object
+) -> None:
+    response = await refused(path, field, value)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert error["param"].startswith(field)
+    assert len(error["message"]) < 300
+
+
+@pytest.mark.parametrize("value", [2**31, 10 * HUGE - 1, -HUGE], ids=["int32", "huge", "negative"])
+async def test_huge_prompt_ids_and_answers(value: int) -> None:
+    response = await refused(COMPLETIONS, "prompt", [value])
+    assert_error(response, 400, "invalid_value", "prompt.0")
+    response = await refused(CHAT, "max_completion_tokens", value)
+    assert_error(response, 400, "invalid_value", "max_completion_tokens")
+
+
+async def test_too_many_biases() -> None:
+    response = await refused(CHAT, "logit_bias", {str(key): 1 for key in range(1025)})
+    error = assert_error(response, 400, "invalid_value", "logit_bias")
+    assert "at most 1024" in error["message"]
 
 
 async def test_contradicting_limits() -> None:
@@ -57,6 +130,40 @@ async def test_a_token_that_only_the_tokenizer_knows() -> None:
         response = await client.post(COMPLETIONS, json={"prompt": "a<extra>"})
     error = assert_error(response, 400, "invalid_value", "prompt")
     assert "'<extra>'" in error["message"]
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+async def test_what_can_never_fit_is_refused_without_tokenising(path: str) -> None:
+    tokenizer = Untouchable(byte_backend())
+    text = "x" * (99 * tokenizer.max_bytes_per_token + LONG_TEXT)
+    body = chat_body(messages=[{"role": "user", "content": text}])
+    app = make_app(ScriptedEngine([[1]], max_model_len=99), tokenizer)
+    async with in_process(app) as client:
+        response = await client.post(path, json=body if path == CHAT else {"prompt": text})
+    param = "messages" if path == CHAT else "prompt"
+    error = assert_error(response, 400, "context_length_exceeded", param)
+    assert " 99 tokens of at most 4 bytes" in error["message"]
+
+
+async def test_long_prompts_that_might_fit_are_tokenised_in_a_thread() -> None:
+    """Even the shortest tokens are counted, not guessed."""
+    tokenizer = ThreadSpy(byte_backend())
+    app = make_app(ScriptedEngine([[1]], max_model_len=LONG_TEXT), tokenizer)
+    async with in_process(app) as client:
+        response = await client.post(COMPLETIONS, json={"prompt": "x" * (LONG_TEXT + 5)})
+    error = assert_error(response, 400, "context_length_exceeded", "prompt")
+    assert f" {LONG_TEXT + 5} " in error["message"]
+    assert tokenizer.thread not in (None, threading.current_thread())
+
+
+async def test_a_template_that_renders_nothing() -> None:
+    """An empty prompt would kill the engine for everyone."""
+    engine = ScriptedEngine(one_by_one("a"))
+    app = make_app(engine, chat_template=EmptyTemplate())
+    async with in_process(app) as client:
+        response = await client.post(CHAT, json=chat_body())
+    assert_error(response, 400, "invalid_value", "messages")
+    assert engine.requests == []
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ async def test_priority() -> None:
     assert engine.requests[0].priority == -4
 
 
-@pytest.mark.parametrize(("given", "expected"), [(0, 0), (-1, 0), (5, 5), (10**30, 258)])
+@pytest.mark.parametrize(("given", "expected"), [(0, 0), (-1, 0), (5, 5), (2**31 - 1, 258)])
 async def test_top_k(given: int, expected: int) -> None:
     assert (await params_of(CHAT, chat_body(top_k=given))).top_k == expected
 

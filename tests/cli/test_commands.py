@@ -64,6 +64,10 @@ def test_a_prompt_longer_than_the_context() -> None:
     assert "the context holds 32" in line
 
 
+def test_a_prompt_that_is_no_utf8() -> None:
+    assert "prompt='a\\udcff': is not valid UTF-8" in one_line_error("generate", "a\udcff")
+
+
 def test_a_truncated_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cut"
     shutil.copytree(checkpoint, folder)

@@ -1,7 +1,7 @@
 """A tiny random model and a synchronous engine around it: exact tokens in milliseconds."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -11,7 +11,12 @@ from server.engine.kv_cache import CacheShape, allocate_kv
 from server.engine.planner import SchedulerConfig
 from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
+from server.engine.speculative.auto import AutoPolicy
+from server.engine.speculative.cost import CostCurve, StepCosts
+from server.engine.speculative.drafter import Drafter
+from server.engine.speculative.policy import PolicyConfig, Speculator
 from server.engine.types import Request, RequestId, RequestOutput, SamplingParams
+from server.kernels.tree import LayerCache
 from server.models.config import ModelConfig, RopeConfig
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
@@ -60,14 +65,37 @@ def tiny_model() -> LlamaModel:
     return model
 
 
+def tiny_caches(config: SchedulerConfig, num_layers: int = MODEL.num_layers) -> list[LayerCache]:
+    shape = CacheShape(num_layers, MODEL.num_kv_heads, MODEL.head_dim, torch.float32)
+    return allocate_kv(shape, config.num_blocks, config.block_size, CPU)
+
+
+MakeDrafter = Callable[[SchedulerConfig, list[LayerCache]], Drafter]
+"""(limits, the target's caches) -> drafter"""
+
+FREE_DRAFTS = StepCosts(
+    verify=CostCurve((1, 64), (0.010, 0.020)), draft=CostCurve((1, 64), (0.0001, 0.0002))
+)
+"""Costs under which the auto policy always finds something to propose."""
+
+
 class TinyEngine:
     """Scheduler and runner driven step by step, without threads."""
 
-    def __init__(self, config: SchedulerConfig = CONFIG) -> None:
+    def __init__(
+        self, config: SchedulerConfig = CONFIG, make_drafter: MakeDrafter | None = None
+    ) -> None:
+        if make_drafter is not None:
+            config = replace(config, speculates=True)
         self.scheduler = Scheduler(config)
-        shape = CacheShape(MODEL.num_layers, MODEL.num_kv_heads, MODEL.head_dim, torch.float32)
-        caches = allocate_kv(shape, config.num_blocks, config.block_size, CPU)
-        self.runner = Runner(tiny_model(), caches, config.block_size, config.eos_token_ids, CPU)
+        caches = tiny_caches(config)
+        speculator = None
+        if make_drafter is not None:
+            drafter = make_drafter(config, caches)
+            speculator = Speculator(drafter, PolicyConfig(), AutoPolicy(FREE_DRAFTS))
+        self.runner = Runner(
+            tiny_model(), caches, config.block_size, config.eos_token_ids, CPU, speculator
+        )
         self.num_preemptions = 0
         self.num_steps = 0
 
@@ -79,6 +107,9 @@ class TinyEngine:
         self.num_preemptions += plan.num_preemptions
         outputs = self.scheduler.update(plan, self.runner.execute(plan), time.monotonic())
         self.scheduler.check_integrity()
+        for output in outputs:
+            if output.finish_reason is not None:
+                self.runner.forget(output.request_id)
         return outputs
 
     def run(self, requests: Sequence[Request]) -> dict[RequestId, list[RequestOutput]]:

@@ -37,12 +37,30 @@ def test_a_template_may_refuse_the_messages() -> None:
     assert caught.value.param == "messages"
 
 
+def test_a_template_that_quotes_the_chat_is_cut_short() -> None:
+    quoting = chat_template("{{ raise_exception(messages[0].content) }}")
+    with pytest.raises(InvalidRequestError, match="xxx") as caught:
+        quoting.render([{"role": "user", "content": "x" * 10_000}])
+    assert len(str(caught.value)) < 300
+
+
 def test_no_template() -> None:
     with pytest.raises(InvalidRequestError, match="'tiny' has no chat template"):
         chat_template(None).render([{"role": "user", "content": "hi"}])
 
 
-@pytest.mark.parametrize("template", ["{{ ''.__class__.__mro__ }}", "{{ nothing.at.all }}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ nothing.at.all }}",
+        "{{ messages[0].content + 1 }}",
+        "{{ messages[0].content | int // 0 }}",
+        "{{ messages[0].content.index('z') }}",
+        "{{ '%d' % messages[0].content }}",
+        "{{ '%(name)s' % messages[0] }}",
+    ],
+)
 def test_template_errors_blame_the_messages(template: str) -> None:
     """Sandboxed: a template can't reach into Python."""
     with pytest.raises(InvalidRequestError):

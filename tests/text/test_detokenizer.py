@@ -52,13 +52,13 @@ def test_byte_fallback_text_equals_the_full_decode(text: str) -> None:
     assert not dropped
 
 
-@given(st.lists(st.integers(NUM_BYTES, BYTE_FALLBACK.vocab_size - 1)))
+@given(st.lists(st.integers(NUM_BYTES, BYTE_FALLBACK.backend.get_vocab_size() - 1)))
 def test_byte_fallback_random_pieces_equal_the_full_decode(token_ids: list[int]) -> None:
     deltas, _ = stream(BYTE_FALLBACK, token_ids)
     assert "".join(deltas) == BYTE_FALLBACK.backend.decode(token_ids)
 
 
-@given(st.lists(st.integers(0, BYTE_FALLBACK.vocab_size - 1)))
+@given(st.lists(st.integers(0, BYTE_FALLBACK.backend.get_vocab_size() - 1)))
 def test_byte_fallback_random_ids_equal_the_bytes(token_ids: list[int]) -> None:
     """Runs of invalid bytes: here the library shows valid characters as U+FFFD, see the module."""
     deltas, dropped = stream(BYTE_FALLBACK, token_ids)
@@ -68,7 +68,7 @@ def test_byte_fallback_random_ids_equal_the_bytes(token_ids: list[int]) -> None:
     assert "".join(deltas)[:1] != " " or raw[:2] == "  "
 
 
-@given(st.lists(st.integers(0, METASPACE.vocab_size - 1)))
+@given(st.lists(st.integers(0, METASPACE.backend.get_vocab_size() - 1)))
 def test_metaspace_random_ids_equal_the_full_decode(token_ids: list[int]) -> None:
     deltas, _ = stream(METASPACE, token_ids)
     assert "".join(deltas) == METASPACE.backend.decode(token_ids)

@@ -21,15 +21,10 @@ async def create_chat_completion(
     """Answers a chat; with `stream` as server-sent events that end with `[DONE]`."""
     job = await translate.chat_job(body, parts)
     _logger.debug("%s user=%r metadata=%r", job.request.request_id, body.user, body.metadata or {})
-    include_usage = bool(body.stream_options and body.stream_options.include_usage)
     shape = ChatShape(
         answer.head(job, parts.info),
         parts.tokenizer,
         with_logprobs=bool(body.logprobs),
-        null_usage=include_usage,
+        null_usage=body.include_usage,
     )
-    if body.stream:
-        return await answer.send_stream(
-            http_request, parts, job, shape, include_usage=include_usage
-        )
-    return await answer.send_whole(http_request, parts, job, shape)
+    return await answer.send(http_request, parts, job, shape, body)

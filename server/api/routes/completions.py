@@ -21,15 +21,10 @@ async def create_completion(
     """Continues a prompt; with `stream` as server-sent events that end with `[DONE]`."""
     job = await translate.completion_job(body, parts)
     _logger.debug("%s user=%r", job.request.request_id, body.user)
-    include_usage = bool(body.stream_options and body.stream_options.include_usage)
     shape = CompletionShape(
         answer.head(job, parts.info),
         parts.tokenizer,
         num_logprobs=body.logprobs,
-        null_usage=include_usage,
+        null_usage=body.include_usage,
     )
-    if body.stream:
-        return await answer.send_stream(
-            http_request, parts, job, shape, include_usage=include_usage
-        )
-    return await answer.send_whole(http_request, parts, job, shape)
+    return await answer.send(http_request, parts, job, shape, body)

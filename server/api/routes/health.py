@@ -19,7 +19,8 @@ async def health(parts: PartsDep) -> Response:
 
 @router.get("/ready")
 async def ready(parts: PartsDep) -> Response:
-    """200 when requests should be sent here; 503 while starting, and when dead."""
+    """200 when requests should be sent here, 503 where the engine is not started, or dead. While
+    the model loads there is no answer at all: connections wait."""
     dead = _dead(parts)
     if dead is not None:
         return dead

@@ -9,10 +9,12 @@ from server.api.schemas.common import MAX_LOGPROBS, SamplingRequest, Usage
 from server.api.schemas.fields import (
     RequestModel,
     Text,
+    TokenCount,
     Unsupported,
     refuse_unless,
     string_or_list,
 )
+from server.api.schemas.speculation import SpeculationField, TraceField
 
 Role = Literal["system", "developer", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
@@ -67,7 +69,7 @@ Metadata = Annotated[
 
 class ChatRequest(SamplingRequest):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     metadata: Metadata | None = None
@@ -127,6 +129,7 @@ class ChatCompletion(BaseModel):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    speculation: SpeculationField = None
 
 
 class ChatDelta(BaseModel):
@@ -151,3 +154,5 @@ class ChatChunk(BaseModel):
     system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
+    speculation: SpeculationField = None
+    speculation_trace: TraceField = None

@@ -5,15 +5,24 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from server.api.schemas.fields import (
+    INT32_MAX,
     Int64,
     RequestModel,
     Stop,
     Text,
+    TokenCount,
+    TokenId,
     Unsupported,
     refuse_unless,
 )
+from server.api.schemas.speculation import SpeculationOptions
 
 MAX_LOGPROBS = 20
+
+LogitBias = Annotated[
+    dict[str, Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=1024),
+]
 
 
 class StreamOptions(RequestModel):
@@ -33,18 +42,18 @@ class SamplingRequest(RequestModel):
     stream_options: StreamOptions | None = None
     user: Text | None = None
     """Logged beside the request's id at level debug; has no other effect."""
-    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
+    priority: Annotated[int, Field(ge=-(2**31), le=INT32_MAX)] | None = None
     """Lower is served earlier."""
 
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: TokenCount | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
     stop: Stop | None = None
-    stop_token_ids: Annotated[list[int], Field(max_length=1024)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
     ignore_eos: bool | None = None
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=INT32_MAX)] | None = None
     """0 and -1 keep every token."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Int64 | None = None
@@ -52,11 +61,17 @@ class SamplingRequest(RequestModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     """1 is off. Bounded on both sides so that no logit overflows."""
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: LogitBias | None = None
     """Token id, as a string, → number added to its logit."""
+
+    speculation: SpeculationOptions | None = None
 
     n: Annotated[Annotated[int, Field(ge=1)] | None, refuse_unless(1)] = None
     response_format: Annotated[object, refuse_unless({"type": "text"})] = None
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
 
 
 class PromptTokensDetails(BaseModel):

@@ -6,7 +6,8 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from server.api.schemas.common import MAX_LOGPROBS, SamplingRequest, Usage
-from server.api.schemas.fields import Text, Unsupported, refuse_unless, string_or_list
+from server.api.schemas.fields import Text, TokenId, Unsupported, refuse_unless, string_or_list
+from server.api.schemas.speculation import SpeculationField, TraceField
 
 
 def _unwrap_batch(value: Any) -> Any:
@@ -19,7 +20,7 @@ def _unwrap_batch(value: Any) -> Any:
 
 
 Prompt = Annotated[
-    Annotated[Text, Tag("string")] | Annotated[list[int], Field(min_length=1), Tag("list")],
+    Annotated[Text, Tag("string")] | Annotated[list[TokenId], Field(min_length=1), Tag("list")],
     Discriminator(string_or_list),
     BeforeValidator(_unwrap_batch),
 ]
@@ -59,3 +60,5 @@ class Completion(BaseModel):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
+    speculation: SpeculationField = None
+    speculation_trace: TraceField = None

@@ -40,6 +40,12 @@ Stop = Annotated[
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
+INT32_MAX = 2**31 - 1
+"""No count is larger. JSON's numbers can be: thousands of digits, which Python won't even print."""
+
+TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
+TokenCount = Annotated[int, Field(ge=1, le=INT32_MAX)]
+
 
 def refuse_unless(*neutral: object) -> AfterValidator:
     """Marks a field of OpenAI's API that is not implemented.

@@ -17,6 +17,7 @@ from server.api.schemas.chat import (
 )
 from server.api.schemas.common import Usage
 from server.api.shapes.base import MIN_LOGPROB, Head
+from server.api.shapes.speculation import count_sources, report
 from server.engine.types import TokenLogprobs
 from server.text.stream import PlacedLogprobs
 from server.text.tokenizer import Tokenizer
@@ -42,10 +43,14 @@ class ChatShape:
         return self._chunk(ChatDelta(role="assistant", content=""))
 
     def chunks(self, piece: Progress) -> Iterable[ChatChunk]:
-        if piece.text or piece.logprobs:
-            yield self._chunk(ChatDelta(content=piece.text), logprobs=self._logprobs([piece]))
+        if piece.text or piece.logprobs or piece.sources:
+            chunk = self._chunk(ChatDelta(content=piece.text), logprobs=self._logprobs([piece]))
+            chunk.speculation_trace = count_sources([piece])
+            yield chunk
         if piece.finish_reason is not None:
-            yield self._chunk(ChatDelta(), finish_reason=piece.finish_reason)
+            chunk = self._chunk(ChatDelta(), finish_reason=piece.finish_reason)
+            chunk.speculation = report(piece.speculation)
+            yield chunk
 
     def usage_chunk(self, usage: Usage) -> ChatChunk:
         return ChatChunk(**self._head, object="chat.completion.chunk", choices=[], usage=usage)
@@ -57,7 +62,8 @@ class ChatShape:
             logprobs=self._logprobs(pieces),
             finish_reason=pieces[-1].finish_reason or "stop",
         )
-        return ChatCompletion(**self._head, choices=[choice], usage=usage)
+        speculation = report(pieces[-1].speculation, count_sources(pieces))
+        return ChatCompletion(**self._head, choices=[choice], usage=usage, speculation=speculation)
 
     def _chunk(
         self,

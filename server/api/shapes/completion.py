@@ -7,6 +7,7 @@ from server.api.schemas.chat import FinishReason
 from server.api.schemas.common import Usage
 from server.api.schemas.completion import Completion, CompletionChoice, CompletionLogprobs
 from server.api.shapes.base import MIN_LOGPROB, Head
+from server.api.shapes.speculation import count_sources, report
 from server.engine.types import TokenLogprobs
 from server.text.stream import PlacedLogprobs
 from server.text.tokenizer import Tokenizer
@@ -32,10 +33,14 @@ class CompletionShape:
         return None
 
     def chunks(self, piece: Progress) -> Iterable[Completion]:
-        if piece.text or piece.logprobs:
-            yield self._chunk(piece.text, [piece], None)
+        if piece.text or piece.logprobs or piece.sources:
+            chunk = self._chunk(piece.text, [piece], None)
+            chunk.speculation_trace = count_sources([piece])
+            yield chunk
         if piece.finish_reason is not None:
-            yield self._chunk("", [], piece.finish_reason)
+            chunk = self._chunk("", [], piece.finish_reason)
+            chunk.speculation = report(piece.speculation)
+            yield chunk
 
     def usage_chunk(self, usage: Usage) -> Completion:
         return Completion(**self._head, object="text_completion", choices=[], usage=usage)
@@ -44,6 +49,7 @@ class CompletionShape:
         text = "".join(piece.text for piece in pieces)
         answer = self._chunk(text, pieces, pieces[-1].finish_reason)
         answer.usage = usage
+        answer.speculation = report(pieces[-1].speculation, count_sources(pieces))
         return answer
 
     def _chunk(

@@ -105,23 +105,31 @@ class AutoPolicy:
             for i, (planned, proposal) in enumerate(drafted)
         }
 
-    def learn(self, proposal: Proposal, tree: TokenTree, path: Sequence[int]) -> None:
+    def learn(
+        self, proposal: Proposal, tree: TokenTree, path: Sequence[int]
+    ) -> list[tuple[float, bool]]:
         """What a verified tree teaches.
 
         Args:
             path: committed nodes, the root first.
+
+        Returns:
+            (confidence, accepted) of the nodes whose parent was accepted.
         """
+        observed = list[tuple[float, bool]]()
         for depth, (tokens, confidences) in enumerate(
             zip(proposal.candidates, proposal.confidences, strict=True), start=1
         ):
             parent = depth - 1
             if parent >= len(path) or path[parent] != parent:
-                return  # the trunk was left above: nothing was learned about what is below
+                break  # the trunk was left above: nothing was learned about what is below
             accepted = path[depth] if depth < len(path) else None
             for rank, (token_id, confidence) in enumerate(zip(tokens, confidences, strict=True)):
                 node = tree.child(parent, token_id)
                 if node is not None:
                     self.calibration.observe(confidence, rank > 0, node == accepted)
+                    observed.append((confidence, node == accepted))
+        return observed
 
     def _gains(self, index: int, planned: PlannedSequence, proposal: Proposal) -> list[_Gain]:
         gains, survival = list[_Gain](), 1.0

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 
@@ -23,13 +23,11 @@ class Candidates(NamedTuple):
 class NeuralDrafter(ABC):
     """Drafts for all sequences at once, a depth per forward. A `Drafter`."""
 
+    name: ClassVar[str]
+
     def __init__(self, block_size: int, device: torch.device) -> None:
         self.block_size = block_size
         self.device = device
-
-    @property
-    @abstractmethod
-    def name(self) -> str: ...
 
     @abstractmethod
     def _logits(

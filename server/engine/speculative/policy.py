@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from server.engine.plan import PlannedSequence, StepPlan
+from server.engine.plan import PlannedSequence, StepPlan, StepSeconds
 from server.engine.speculative.accept import Verification
 from server.engine.speculative.auto import AutoPolicy
 from server.engine.speculative.cape import CapeConfig, expand
 from server.engine.speculative.commit import Walk, committed_chunk, committed_tokens
 from server.engine.speculative.drafter import Committed, Drafter, Proposal
+from server.engine.speculative.step_stats import Observation, step_stats
 from server.engine.speculative.tree import TokenTree, comb
-from server.engine.types import PolicyName, RequestId
+from server.engine.types import PolicyName, RequestId, StepSpeculationStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,12 @@ class Speculator:
         self.auto = auto
         self._drafted: dict[RequestId, Proposal] = {}
         """Chains of the current step."""
+        self._observations = list[Observation]()
 
     def propose(self, plan: StepPlan) -> dict[RequestId, TokenTree]:
         """Trees of the sequences for which something is proposed; the others decode plainly."""
         self._drafted = {}
+        self._observations = []
         open_to = [p for p in plan.sequences if p.max_nodes > 1]
         by_policy: dict[PolicyName, list[PlannedSequence]] = {}
         for planned in open_to:
@@ -85,13 +88,19 @@ class Speculator:
                 committed.append(self._committed_path(planned, walk, last))
         self.drafter.commit(committed)
 
+    def stats(
+        self, plan: StepPlan, walks: Sequence[Verification], seconds: StepSeconds
+    ) -> StepSpeculationStats:
+        """Figures of the step that was just committed."""
+        return step_stats(plan, walks, self._observations, seconds, self.auto.costs.verify)
+
     def _committed_path(
         self, planned: PlannedSequence, walk: Verification, hidden: torch.Tensor
     ) -> Committed:
         proposal = self._drafted.get(planned.request.request_id)
         if proposal is None:  # beams, whose KV lies elsewhere but for the root's
             return committed_tokens(planned, walk, 1, hidden)
-        self.auto.learn(proposal, walk.tree, walk.path)
+        self._observations += self.auto.learn(proposal, walk.tree, walk.path)
         return committed_tokens(planned, walk, len(proposal.candidates), hidden)
 
     def _combs(self, chains: list[PlannedSequence], num_rows: int) -> dict[RequestId, TokenTree]:

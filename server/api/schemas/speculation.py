@@ -1,0 +1,65 @@
+"""The extra field `speculation` of requests and answers, and the trace of a stream's chunks."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from server.api.schemas.fields import RequestModel
+from server.engine.types import PolicyName
+
+MAX_DEPTH = 16
+MAX_NODES = 64
+
+
+class SpeculationOptions(RequestModel):
+    """How the answer is speculated on. Has no influence on its tokens; null means the server's
+    default."""
+
+    policy: PolicyName | None = None
+    max_depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = None
+    """Longest proposal in tokens."""
+    max_nodes: Annotated[int, Field(ge=1, le=MAX_NODES)] | None = None
+    """Most tokens that one step verifies: the proposed ones and the root."""
+    trace: bool | None = None
+    """Say where each token came from."""
+
+
+class SourceCounts(BaseModel):
+    """Tokens by where they came from."""
+
+    trunk: int
+    """The draft's most probable path."""
+    leaf: int
+    """One of the draft's alternatives to it."""
+    target: int
+    """The model itself: one in each step, the only one where nothing is speculated."""
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+class SpeculationReport(BaseModel):
+    """What speculation did for one answer. Seconds are of the steps it took part in, and those
+    are shared with the other requests of the batch."""
+
+    steps: int
+    drafted_tokens: int
+    accepted_tokens: int
+    leaves_accepted: int
+    tokens_per_step: float
+    accepted_per_position: list[int]
+    """Entry i: steps whose proposal was right at depth i + 1."""
+    draft_seconds: float
+    verify_seconds: float
+    other_seconds: float
+    sources: Annotated[SourceCounts | None, Field(exclude_if=_is_none)] = None
+    """Of the whole answer; only if a trace was asked for, and not in streams: their chunks say
+    it."""
+
+
+SpeculationField = Annotated[SpeculationReport | None, Field(exclude_if=_is_none)]
+"""Left out where nothing was speculated. In a stream: on the chunk with the finish_reason."""
+
+TraceField = Annotated[SourceCounts | None, Field(exclude_if=_is_none)]
+"""Of the tokens that this chunk brings; left out if no trace was asked for."""

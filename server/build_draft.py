@@ -1,0 +1,156 @@
+"""The draft's half of the composition root: what `--draft` names, and what it costs here."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from platform import processor
+
+import torch
+
+from server.config import ModelSettings
+from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.planner import SchedulerConfig
+from server.engine.runner import Model
+from server.engine.speculative.auto import AutoPolicy
+from server.engine.speculative.cape import CapeConfig
+from server.engine.speculative.cost import CostCurve, StepCosts
+from server.engine.speculative.drafter import Drafter
+from server.engine.speculative.glide_drafter import GlideDrafter
+from server.engine.speculative.model_drafter import ModelDrafter
+from server.engine.speculative.ngram_drafter import NgramDrafter
+from server.engine.speculative.policy import PolicyConfig, Speculator
+from server.engine.speculative.profile import measure_costs
+from server.errors import ConfigError, UnsupportedModelError
+from server.kernels.tree import LayerCache
+from server.models.config import ModelConfig, model_config
+from server.models.glide import GlideModel
+from server.models.layers import Placement
+from server.models.llama import LlamaModel
+from weights.checkpoint import load_weights, read_config, read_json
+from weights.glide import load_glide
+from weights.locate import locate_model
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A loaded draft before it has KV."""
+
+    model: GlideModel | LlamaModel | None
+    """None for prompt lookup."""
+    shape: CacheShape | None
+    """KV per token, in the same pool of blocks as the target's."""
+    identity: str
+
+
+def load_draft(
+    settings: ModelSettings, target: LlamaModel, placement: Placement, report: Report
+) -> Draft | None:
+    """What `--draft` names; None for none. The target must not be frozen yet: a draft may share
+    its embedding and head.
+
+    Raises:
+        StartupError: there is no such draft, or it doesn't fit the target.
+    """
+    if settings.draft == "none":
+        return None
+    if settings.draft == "ngram":
+        return Draft(None, None, "ngram")
+    folder = _folder(settings, placement, report)
+    if read_json(folder / "config.json").get("model_type") == "glide":
+        embedding = target.embedding.data
+        glide = load_glide(folder, target.config, placement, embedding, target.head_weight)
+        report(f"loaded GliDe draft {folder.name}: {glide.cache_shape.num_layers} layers")
+        return Draft(glide, CacheShape(*glide.cache_shape, placement.dtype), str(folder))
+    config = model_config(read_config(folder))
+    _check_vocabulary(config, target.config)
+    model = LlamaModel(config, placement)
+    load_weights(folder, model.slots(), model.ignorable)
+    model.freeze()
+    report(f"loaded draft model {folder.name}: {config.num_layers} layers")
+    shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, placement.dtype)
+    return Draft(model, shape, str(folder))
+
+
+def build_speculator(
+    settings: ModelSettings,
+    draft: Draft,
+    target: Model,
+    caches: Sequence[LayerCache],
+    limits: SchedulerConfig,
+    identity: str,
+    device: torch.device,
+    report: Report,
+) -> Speculator:
+    """Gives the draft its KV and measures what proposals cost on this machine (once, then cached).
+
+    Args:
+        identity: of the target with its precision and device.
+    """
+    drafter = _drafter(draft, caches, limits, device)
+    what = f"{identity}|{draft.identity}|{processor()}|{torch.get_num_threads()}"
+    key = blake2b(what.encode(), digest_size=8).hexdigest()
+    path = settings.cache_dir.expanduser() / "profiles" / f"{key}.json"
+
+    def measure() -> StepCosts:
+        report("measuring the cost of proposals on this machine, once …")
+        return measure_costs(target, drafter, caches, limits.block_size, device)
+
+    costs = _cached_costs(path, measure)
+    one, eight = costs.verify(1) * 1000, costs.verify(8) * 1000
+    report(
+        f"speculating with {drafter.name}: a step of 1 token {one:.1f} ms, of 8 {eight:.1f} ms, "
+        f"a draft step {costs.draft(1) * 1000:.1f} ms"
+    )
+    return Speculator(drafter, policy_config(settings), AutoPolicy(costs))
+
+
+def policy_config(settings: ModelSettings) -> PolicyConfig:
+    """The fixed policies' depths and widths."""
+    cape = CapeConfig(settings.cape_thresholds, settings.cape_leaves)
+    return PolicyConfig(beam_width=settings.beam_width, cape=cape)
+
+
+def _folder(settings: ModelSettings, placement: Placement, report: Report) -> Path:
+    path = Path(settings.draft).expanduser()
+    if path.is_dir():
+        return path
+    if not path.exists() and "/" not in settings.draft:
+        raise ConfigError("draft", settings.draft, "expected a folder, a model, ngram or none")
+    cache_dir = settings.cache_dir.expanduser()
+    return locate_model(settings.draft, cache_dir, placement.dtype, report)
+
+
+def _check_vocabulary(draft: ModelConfig, target: ModelConfig) -> None:
+    if draft.vocab_size != target.vocab_size:
+        raise UnsupportedModelError(
+            f"the draft's vocabulary has {draft.vocab_size} tokens, the target's "
+            f"{target.vocab_size}: they must be the same"
+        )
+
+
+def _drafter(
+    draft: Draft, caches: Sequence[LayerCache], limits: SchedulerConfig, device: torch.device
+) -> Drafter:
+    if draft.model is None or draft.shape is None:
+        return NgramDrafter()
+    own = allocate_kv(draft.shape, limits.num_blocks, limits.block_size, device)
+    if isinstance(draft.model, GlideModel):
+        return GlideDrafter(draft.model, own, caches, limits.block_size, device)
+    return ModelDrafter(draft.model, own, limits.block_size, device)
+
+
+def _cached_costs(path: Path, measure: Callable[[], StepCosts]) -> StepCosts:
+    """A broken or missing file is measured again."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        curves = {name: CostCurve(**curve) for name, curve in stored.items()}
+        return StepCosts(verify=curves["verify"], draft=curves["draft"])
+    except (OSError, ValueError, TypeError, KeyError):
+        costs = measure()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(costs)), encoding="utf-8")
+        return costs

@@ -1,0 +1,34 @@
+"""`glidecape convert`: published GliDe drafts into ours."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.cli.terminal import report
+from server.config import ModelSettings, load_settings
+
+
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="Draft of the paper's authors or of LongSpec: folder or file.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    target: Annotated[
+        str, typer.Option(help="The model it drafts for: folder, .gguf file, hub id, default name.")
+    ],
+) -> None:
+    """Convert a published GliDe draft for --draft."""
+    settings = load_settings(ModelSettings, model=target)
+    report("reading …")
+    from server.machine import pick_device, pick_dtype
+    from server.models.config import model_config
+    from weights.checkpoint import read_config
+    from weights.glide import convert as convert_draft
+    from weights.locate import locate_model
+
+    dtype = pick_dtype(settings.dtype, pick_device(settings.device))
+    folder = locate_model(settings.model, settings.cache_dir, dtype, report)
+    config = convert_draft(source, out, model_config(read_config(folder)))
+    layers = "1 layer" if config.num_layers == 1 else f"{config.num_layers} layers"
+    report(f"wrote {out}: {layers}, hidden size {config.hidden_size}; use it with --draft {out}")

@@ -1,0 +1,112 @@
+"""Prometheus metrics of speculative decoding, the first four under vLLM's names.
+
+How many times faster than plain decoding, by the measured cost curve, over the last five minutes:
+
+    rate(glidecape:spec_decode_plain_seconds_total[5m])
+      / rate(glidecape:spec_decode_decode_seconds_total[5m])
+
+Share of proposed tokens that were right, and new tokens for each sequence and step:
+
+    rate(glidecape:spec_decode_num_accepted_tokens_total[5m])
+      / rate(glidecape:spec_decode_num_draft_tokens_total[5m])
+    1 + rate(glidecape:spec_decode_num_accepted_tokens_total[5m])
+      / rate(glidecape:spec_decode_num_drafts_total[5m])
+"""
+
+from server.engine.types import StepSpeculationStats
+from server.metric_factory import MetricFactory
+
+_MAX_DEPTH = 16
+_DEPTH_BUCKETS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 14.0, 16.0)
+
+_BINS = tuple(f"{tenth / 10:.1f}-{(tenth + 1) / 10:.1f}" for tenth in range(10))
+"""Tenths of the draft's confidence: `0.0-0.1` … `0.9-1.0`, each without its upper end but the
+last."""
+
+
+class SpeculationMetrics:
+    """What speculation proposed, what came of it, and what it cost."""
+
+    def __init__(self, make: MetricFactory) -> None:
+        self._make_counts(make)
+        self._make_seconds(make)
+        self._depth = make.histogram(
+            "spec_decode_draft_depth",
+            "Tokens on the longest path of a proposal, once for each sequence and step.",
+            _DEPTH_BUCKETS,
+        )
+
+    def record(self, step: StepSpeculationStats) -> None:
+        """Adds one engine step."""
+        self._drafts.inc(step.num_drafts)
+        self._draft_tokens.inc(step.num_draft_tokens)
+        self._accepted.inc(step.num_accepted_tokens)
+        self._nodes.inc(step.num_nodes)
+        # A deeper proposal than the API allows comes from the configuration; it counts in full in
+        # the other metrics.
+        for counter, count in zip(self._per_position, step.accepted_per_position, strict=False):
+            counter.inc(count)
+        for depth in step.depths:
+            self._depth.observe(depth)
+        self._record_calibration(step.calibration)
+        self._draft_seconds.inc(step.draft_seconds)
+        self._verify_seconds.inc(step.verify_seconds)
+        self._other_seconds.inc(step.other_seconds)
+        self._decode_seconds.inc(step.decode_seconds)
+        self._plain_seconds.inc(step.plain_seconds)
+
+    def _record_calibration(self, calibration: tuple[tuple[float, bool], ...]) -> None:
+        # Counted in plain ints first: a step has many nodes, and each `inc` takes a lock.
+        counts = [0] * (2 * len(_BINS))
+        for confidence, accepted in calibration:
+            tenth = min(max(int(confidence * 10), 0), len(_BINS) - 1)
+            counts[2 * tenth + accepted] += 1
+        for counter, count in zip(self._calibration, counts, strict=True):
+            if count:
+                counter.inc(count)
+
+    def _make_counts(self, make: MetricFactory) -> None:
+        self._drafts = make.counter(
+            "spec_decode_num_drafts", "Proposals verified: one for each sequence and step."
+        )
+        self._draft_tokens = make.counter(
+            "spec_decode_num_draft_tokens", "Tokens proposed, all nodes of a tree but its root."
+        )
+        self._accepted = make.counter(
+            "spec_decode_num_accepted_tokens", "Proposed tokens that were emitted."
+        )
+        self._per_position = make.counters(
+            "spec_decode_num_accepted_tokens_per_pos",
+            "Proposals that were right at a position; 0 is the first proposed token.",
+            ["position"],
+            [(str(position),) for position in range(_MAX_DEPTH)],
+        )
+        self._nodes = make.counter(
+            "spec_decode_num_nodes", "Rows that the model computed to verify proposals, with roots."
+        )
+        self._calibration = make.counters(
+            "spec_decode_calibration",
+            "Proposed tokens whose parent was accepted, by the draft's confidence in them (bin) and"
+            " whether they were right (accepted). Calibrated, the share of true is inside the bin.",
+            ["bin", "accepted"],
+            [(bin_, accepted) for bin_ in _BINS for accepted in ("false", "true")],
+        )
+
+    def _make_seconds(self, make: MetricFactory) -> None:
+        self._draft_seconds, self._verify_seconds, self._other_seconds = make.counters(
+            "spec_decode_seconds",
+            "Seconds of steps with proposals, by part: draft, verify (the model), other.",
+            ["part"],
+            [("draft",), ("verify",), ("other",)],
+        )
+        self._decode_seconds = make.counter(
+            "spec_decode_decode_seconds",
+            "Seconds spent on steps that only decoded, with proposals or without.",
+        )
+        self._plain_seconds = make.counter(
+            "spec_decode_plain_seconds",
+            "Seconds that plain decoding would have taken for the tokens of spec_decode_decode"
+            "_seconds, by the measured cost curve. Speedup ="
+            " rate(glidecape:spec_decode_plain_seconds_total[5m])"
+            " / rate(glidecape:spec_decode_decode_seconds_total[5m])",
+        )

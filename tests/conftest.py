@@ -1,0 +1,5 @@
+"""Tiny tensors gain nothing from threads, and parallel test workers would fight over the cores."""
+
+import torch
+
+torch.set_num_threads(1)

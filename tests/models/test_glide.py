@@ -1,0 +1,236 @@
+"""GliDe drafting over paged caches against the plain implementation of `test_glide_reference`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from server.kernels.tree import LayerCache
+from server.models.config import ModelConfig, RopeConfig
+from server.models.glide import GlideModel
+from server.models.layers import Placement
+from tests.kernels.paged import Nodes, garbage_cache, shuffled_tables, tree_batch
+from tests.models.test_glide_reference import (
+    CPU,
+    KV,
+    VOCABULARY,
+    Dense,
+    Draft,
+    make_draft,
+    random_target_kv,
+    target_config,
+)
+
+BLOCK = 4
+VERIFIED, STEPS = 21, 5
+"""Tokens whose target KV exists, and draft steps behind them."""
+MHA = target_config(num_kv_heads=4)
+WINDOWS = target_config(sliding_windows=(None, 9, None, 6, 7))
+
+DRAFTS: dict[str, Draft] = {
+    "paper": make_draft(),
+    "two-layers": make_draft(num_layers=2),
+    "three-glimpses": make_draft(glimpse_layers=((0, 2, -1),)),
+    "two-layers-glimpses": make_draft(num_layers=2, glimpse_layers=((1, 3), (4, 0))),
+    "no-cross-norm": make_draft(cross_norm=False),
+    "biases": make_draft(attention_bias=True, cross_bias=True),
+    "no-final-norm": make_draft(final_norm=False),
+    "trimmed": make_draft(draft_vocab_size=20),
+    "own-embedding": make_draft(own_embedding=True),
+    "own-head": make_draft(own_head=True),
+    "own-trimmed-head": make_draft(own_head=True, draft_vocab_size=20),
+    "own-both-narrower": make_draft(own_embedding=True, own_head=True, hidden_size=20),
+    "mha-target": make_draft(MHA, num_kv_heads=6),
+    "target-window": make_draft(WINDOWS, num_layers=2),
+    "target-window-glimpses": make_draft(WINDOWS, glimpse_layers=((0, 1, 4),)),
+    "cross-rope": make_draft(cross_rope_theta=10_000.0),
+    "own-rope": make_draft(rope=RopeConfig(theta=50.0)),
+    "same-head-size": make_draft(head_dim=16),
+    "same-head-size-cross-rope": make_draft(head_dim=16, cross_rope_theta=10_000.0),
+    "hidden": make_draft(glimpse_hidden=True),
+    "hidden-two-layers": make_draft(num_layers=2, glimpse_hidden=True, draft_vocab_size=20),
+    "hidden-wide-target": make_draft(
+        target_config(hidden_size=40),
+        own_embedding=True, own_head=True, glimpse_hidden=True,
+    ),
+}  # fmt: skip
+
+
+class PagedDraft:
+    """A draft beside its target's cache, in blocks handed out at random. Slots nobody has written
+    hold garbage, in both."""
+
+    def __init__(
+        self, draft: Draft, targets: Sequence[Sequence[KV]], dtype: torch.dtype = torch.float32
+    ) -> None:
+        """targets: per sequence the target's layers."""
+        self.model, self.dtype = draft.model(dtype), dtype
+        self.tables = shuffled_tables(len(targets), 12, seed=len(targets))
+        config, target = draft.config, draft.target
+        self.caches = [self._cache(config) for _ in range(config.num_layers)]
+        self.target_caches = [self._cache(target) for _ in range(target.num_layers)]
+        for table, layers in zip(self.tables, targets, strict=True):
+            for cache, kv in zip(self.target_caches, layers, strict=True):
+                for pool, tokens in zip(cache, kv, strict=True):
+                    at = torch.arange(len(tokens))
+                    pool[table[at // BLOCK], at % BLOCK] = tokens.to(dtype)
+
+    def _cache(self, shape: object) -> LayerCache:
+        sizes = (self.tables.numel(), BLOCK, shape.num_kv_heads, shape.head_dim)  # pyright: ignore[reportAttributeAccessIssue]
+        return LayerCache(*(tensor.to(self.dtype) for tensor in garbage_cache(*sizes)))
+
+    def fill(self, *step: Nodes) -> None:
+        self.model.fill(
+            _ids(step), self.caches, self.target_caches, tree_batch(self.tables, BLOCK, step)
+        )
+
+    def draft(
+        self, *step: Nodes, verified: Sequence[int], hidden: torch.Tensor | None = None,
+        delay: int = 1,
+    ) -> torch.Tensor:  # fmt: skip
+        """hidden: [rows, target hidden size]"""
+        batch = tree_batch(self.tables, BLOCK, step)
+        return self.model.draft(
+            _ids(step), self.caches, self.target_caches, batch, tuple(verified), hidden, delay
+        )
+
+    def own_kv(self, sequence: int, length: int) -> torch.Tensor:
+        """[layers, 2, length, kv_heads, head_dim]"""
+        at = torch.arange(length)
+        table = self.tables[sequence]
+        return torch.stack(
+            [torch.stack([p[table[at // BLOCK], at % BLOCK] for p in c]) for c in self.caches]
+        )
+
+
+def _ids(step: Sequence[Nodes]) -> torch.Tensor:
+    return torch.tensor([token for nodes in step for token in nodes.token_ids])
+
+
+def text(seed: int = 0, length: int = VERIFIED + STEPS) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(VOCABULARY, (length,), generator=generator).tolist()
+
+
+def final_hidden(target: ModelConfig, seed: int = 0) -> torch.Tensor:
+    return torch.randn(target.hidden_size, generator=torch.Generator().manual_seed(seed + 100))
+
+
+def dense_chain(
+    draft: Draft, kv: Sequence[KV], tokens: Sequence[int], verified: int, hidden: torch.Tensor
+) -> torch.Tensor:
+    """Logits of the drafted rows: the tokens from `verified` on, the others being committed."""
+    dense, rows = Dense(draft, kv), list[torch.Tensor]()
+    for at, token in enumerate(tokens):
+        seen = hidden if draft.config.glimpse_hidden and at >= verified else None
+        logits = dense.row(token, min(at, verified), seen, max(1, at - verified + 1))
+        if at >= verified:
+            rows.append(logits)
+    return torch.stack(rows).float()
+
+
+def paged_chain(
+    paged: PagedDraft, tokens: Sequence[int], verified: int, hidden: torch.Tensor | None,
+    chunks: Sequence[int], sequence: int = 0,
+) -> torch.Tensor:  # fmt: skip
+    """The same, token by token, after filling the committed ones in chunks."""
+    start = 0
+    for chunk in chunks:
+        paged.fill(Nodes(sequence, start, tokens[start : start + chunk]))
+        start += chunk
+    assert start == verified
+    rows = list[torch.Tensor]()
+    for at in range(verified, len(tokens)):
+        nodes = Nodes(sequence, at, tokens[at : at + 1])
+        seen = None if hidden is None else hidden[None]
+        rows.append(paged.draft(nodes, verified=[verified], hidden=seen, delay=at - verified + 1))
+    return torch.cat(rows)
+
+
+def assert_same_logits(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    assert expected.std() > 0.3, "logits too flat to tell drafts apart"
+    assert actual.dtype is torch.float32
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunks", [[VERIFIED], [1, 2, 11, 7]], ids=str)
+@pytest.mark.parametrize("name", DRAFTS)
+def test_chain_equals_dense(name: str, chunks: list[int]) -> None:
+    draft = DRAFTS[name]
+    kv, hidden = random_target_kv(draft.target, VERIFIED), final_hidden(draft.target)
+    actual = paged_chain(PagedDraft(draft, [kv]), text(), VERIFIED, hidden, chunks)
+    assert_same_logits(actual, dense_chain(draft, kv, text(), VERIFIED, hidden))
+
+
+@pytest.mark.parametrize("chunks", [[VERIFIED], [1, 2, 11, 7]], ids=str)
+@pytest.mark.parametrize("name", DRAFTS)
+def test_the_newest_target_token_is_seen_and_the_next_is_not(name: str, chunks: list[int]) -> None:
+    """The first draft step, with the target's KV going on behind the verified tokens."""
+    draft = DRAFTS[name]
+    kv, hidden = random_target_kv(draft.target, VERIFIED + 3), final_hidden(draft.target)
+    tokens = text()[: VERIFIED + 1]
+    actual = paged_chain(PagedDraft(draft, [kv]), tokens, VERIFIED, hidden, chunks)
+    assert_same_logits(actual, dense_chain(draft, kv, tokens, VERIFIED, hidden))
+    newest = [(k.clone(), v.clone()) for k, v in kv]
+    for keys, values in newest:
+        keys[VERIFIED - 1] += 1
+        values[VERIFIED - 1] += 1
+    changed = paged_chain(PagedDraft(draft, [newest]), tokens, VERIFIED, hidden, chunks)
+    assert (changed - actual).abs().max() > 1e-3
+
+
+def test_each_delay_has_its_own_embedding_and_the_last_serves_beyond() -> None:
+    draft = make_draft(glimpse_hidden=True, max_delay=3)
+    paged = PagedDraft(draft, [random_target_kv(draft.target, VERIFIED)])
+    hidden, tokens = final_hidden(draft.target), text()
+    paged.fill(Nodes(0, 0, tokens[:VERIFIED]))
+    root = Nodes(0, VERIFIED, tokens[VERIFIED : VERIFIED + 1])
+    rows = [
+        paged.draft(root, verified=[VERIFIED], hidden=hidden[None], delay=delay)[0]
+        for delay in (1, 2, 3, 4, 9)
+    ]
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert (rows[one] - rows[other]).abs().max() > 1e-2
+    assert torch.equal(rows[2], rows[3])
+    assert torch.equal(rows[2], rows[4])
+
+
+def test_hidden_state_is_demanded() -> None:
+    draft = DRAFTS["hidden"]
+    paged = PagedDraft(draft, [random_target_kv(draft.target, VERIFIED)])
+    with pytest.raises(ValueError, match="hidden state"):
+        paged.draft(Nodes(0, VERIFIED, [1]), verified=[VERIFIED])
+
+
+@pytest.mark.parametrize("name", ["trimmed", "own-trimmed-head", "paper"])
+def test_columns_are_the_listed_tokens(name: str) -> None:
+    draft = DRAFTS[name]
+    ids = draft.model().draft_token_ids
+    expected = draft.weights.get("draft_token_ids", torch.arange(VOCABULARY))
+    assert ids.dtype is torch.int64
+    assert torch.equal(ids, expected)
+
+
+def test_trimmed_logits_are_columns_of_the_whole() -> None:
+    trimmed = DRAFTS["trimmed"]
+    weights = {n: w for n, w in trimmed.weights.items() if n != "draft_token_ids"}
+    config = replace(trimmed.config, draft_vocab_size=None)
+    whole = replace(trimmed, config=config, weights=weights)
+    kv, hidden = random_target_kv(trimmed.target, VERIFIED), final_hidden(trimmed.target)
+    few, all_ = (
+        paged_chain(PagedDraft(draft, [kv]), text(), VERIFIED, hidden, [VERIFIED])
+        for draft in (trimmed, whole)
+    )
+    torch.testing.assert_close(few, all_[:, trimmed.weights["draft_token_ids"]])
+
+
+@pytest.mark.parametrize("missing", ["embedding", "head"])
+def test_shared_weights_are_demanded(missing: str) -> None:
+    draft = DRAFTS["paper"]
+    model = GlideModel(draft.config, draft.target, Placement(CPU, torch.float32))
+    with pytest.raises(ValueError, match=f"target's {missing}"):
+        model.freeze(
+            None if missing == "embedding" else draft.target_embedding,
+            None if missing == "head" else draft.target_head,
+        )
