@@ -18,15 +18,18 @@ from rich.table import Table
 from bench.limits import Limits, measure_limits
 from bench.prompts import PROMPTS
 from bench.served import Served, Server
+from bench.speculation import policies_json, print_policies, run_blocking
 from bench.transformers_peer import TransformersPeer
 from server import __version__
-from server.build import LoadedModel, build_app
+from server.build import LoadedModel, build_app, build_model
 from server.cli.terminal import report
 from server.config import ModelSettings, ServerSettings
 from server.engine.types import Request, RequestId, SamplingParams
 from server.machine import pick_device, pick_dtype
 from weights.locate import locate_model
 
+HIT_RATE = 0.7
+"""Of the oracle draft's trunk tokens."""
 MANY = 16
 """Streams of the batched measurement."""
 
@@ -54,7 +57,18 @@ def run_suite(
         figures = runner.run(_measure(app, model, settings, new_tokens, rounds, with_transformers))
     limits = measure_limits(_weight_bytes(settings))
     _print_table(limits, figures)
-    print(json.dumps(_as_json(limits, figures, settings, new_tokens)))
+    result = _as_json(limits, figures, settings, new_tokens)
+    print(json.dumps(result | _speculation(settings, new_tokens, rounds)))
+
+
+def _speculation(settings: ModelSettings, new_tokens: int, rounds: int) -> dict[str, Any]:
+    """Plain decoding against each policy; prints its table."""
+    model = build_model(settings.model_copy(update={"draft": "ngram"}), report, lambda stats: None)
+    if model.speculator is None:
+        raise RuntimeError("built with a draft, but without a speculator")
+    policies = run_blocking(model, model.speculator, new_tokens, rounds, HIT_RATE)
+    print_policies(policies, HIT_RATE)
+    return policies_json(policies, HIT_RATE)
 
 
 async def _measure(

@@ -20,6 +20,7 @@ from server.engine.kv_cache import CacheShape, allocate_kv
 from server.engine.planner import SchedulerConfig
 from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
+from server.engine.speculative.policy import Speculator
 from server.engine.types import SpeculationParams, StepStats
 from server.errors import ConfigError
 from server.machine import free_memory, pick_device, pick_dtype
@@ -51,6 +52,7 @@ class LoadedModel:
     vocab_size: int
     """Ids the model knows; the tokenizer's may be fewer."""
     engine: AsyncEngine
+    speculator: Speculator | None
     tokenizer: Tokenizer
     chat_template: ChatTemplate
 
@@ -105,6 +107,7 @@ def build_model(
         speculation=_default_speculation(settings),
         vocab_size=config.vocab_size,
         engine=engine,
+        speculator=speculator,
         tokenizer=tokenizer,
         chat_template=ChatTemplate(hf_tokenizer, name),
     )

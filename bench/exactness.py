@@ -1,0 +1,93 @@
+"""Does speculation change a token on a real model? Counts answers that differ from plain decoding.
+
+    python -m bench.exactness PROMPTS.jsonl … [--draft ngram] [--dtype bfloat16] [--limit 50]
+
+Prompts are JSON lines with `messages`. Greedy and seeded sampling, each policy, sixteen at once.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from server.build import LoadedModel, build_model
+from server.cli.terminal import report
+from server.config import ModelSettings, load_settings
+from server.engine.types import PolicyName, Request, RequestId, SamplingParams, SpeculationParams
+
+POLICIES: tuple[PolicyName, ...] = ("chain", "cape", "beam", "auto")
+_AT_ONCE = 16
+
+
+def main(
+    files: Annotated[list[Path], typer.Argument(help="JSON lines with messages.")],
+    draft: Annotated[str, typer.Option(help="As in glidecape serve.")] = "ngram",
+    dtype: Annotated[str, typer.Option(help="As in glidecape serve.")] = "auto",
+    limit: Annotated[int, typer.Option(help="Prompts in all, spread over the files.")] = 50,
+    new_tokens: Annotated[int, typer.Option(help="Tokens per answer.")] = 128,
+) -> None:
+    """Count answers that speculation changed."""
+    settings = load_settings(ModelSettings, draft=draft, dtype=dtype)
+    model = build_model(settings, report, lambda stats: None)
+    per_file = -(-limit // len(files))
+    chats = [chat for path in files for chat in _chats(path, per_file)][:limit]
+    prompts = [_encode(model, chat) for chat in chats]
+    print(json.dumps(asyncio.run(_compare(model, prompts, new_tokens))))
+
+
+def _chats(path: Path, count: int) -> list[Any]:
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line)["messages"] for line in islice(lines, count)]
+
+
+def _encode(model: LoadedModel, messages: Any) -> tuple[int, ...]:
+    text = model.chat_template.render(messages)
+    return tuple(model.tokenizer.encode(text, add_special_tokens=False))
+
+
+async def _compare(
+    model: LoadedModel, prompts: Sequence[tuple[int, ...]], new_tokens: int
+) -> dict[str, Any]:
+    counts: dict[str, Any] = {"prompts": len(prompts), "new_tokens": new_tokens}
+    model.engine.start()
+    try:
+        for name, params in (
+            ("greedy", SamplingParams(max_tokens=new_tokens, temperature=0.0)),
+            ("seeded", SamplingParams(max_tokens=new_tokens, temperature=1.0, top_p=0.9, seed=1)),
+        ):
+            plain = await _answers(model, prompts, params, "off")
+            for policy in POLICIES:
+                report(f"{name}, {policy} …")
+                answers = await _answers(model, prompts, params, policy)
+                differ = sum(a != b for a, b in zip(plain, answers, strict=True))
+                counts[f"{name} {policy} differ"] = differ
+    finally:
+        await model.engine.stop()
+    return counts
+
+
+async def _answers(
+    model: LoadedModel,
+    prompts: Sequence[tuple[int, ...]],
+    params: SamplingParams,
+    policy: PolicyName,
+) -> list[list[int]]:
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def answer(index: int, prompt: tuple[int, ...]) -> list[int]:
+        request = Request(RequestId(str(index)), prompt, params)
+        request = replace(request, speculation=SpeculationParams(policy=policy))
+        async with places:
+            outputs = [output async for output in model.engine.generate(request)]
+        return [token_id for output in outputs for token_id in output.token_ids]
+
+    return await asyncio.gather(*(answer(i, prompt) for i, prompt in enumerate(prompts)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

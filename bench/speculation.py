@@ -1,0 +1,180 @@
+"""Plain decoding against each policy, in one run, with a draft that is right at a set rate.
+
+The oracle knows the plain run's tokens. At each depth its trunk token is right with probability
+`hit_rate`; where it is wrong, one of its seven alternatives is right with `LEAF_RATE`. It costs
+nothing, so the figures show what verification, acceptance and commit cost: a ceiling for any draft
+of that quality.
+"""
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.prompts import PROMPTS
+from server.build import LoadedModel
+from server.engine.plan import PlannedSequence
+from server.engine.speculative.drafter import NUM_CANDIDATES, Committed, Proposal
+from server.engine.speculative.policy import Speculator
+from server.engine.speculative.tree import TokenTree, comb
+from server.engine.types import (
+    PolicyName,
+    Request,
+    RequestId,
+    SamplingParams,
+    SpeculationParams,
+    SpeculationSummary,
+)
+
+POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "auto")
+LEAF_RATE = 0.6
+_CONFIDENT, _UNSURE = 0.7, 0.45
+"""Claimed for right and wrong trunk tokens: the draft half knows when it is wrong."""
+
+
+class OracleDrafter:
+    """See the module. Requests are told apart by their id up to the first `/`."""
+
+    name = "oracle"
+
+    def __init__(self, answers: Mapping[str, Sequence[int]], hit_rate: float) -> None:
+        self.answers = answers
+        self.hit_rate = hit_rate
+        self._random = random.Random(7)
+
+    def draft(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> list[Proposal]:
+        return [self._propose(s, depth) for s, depth in zip(sequences, depths, strict=True)]
+
+    def draft_beams(
+        self, sequences: Sequence[PlannedSequence], depths: Sequence[int], width: int
+    ) -> list[TokenTree]:
+        proposals = zip(sequences, self.draft(sequences, depths), strict=True)
+        return [comb(s.token_ids[-1], proposal.trunk, ()) for s, proposal in proposals]
+
+    def commit(self, committed: Sequence[Committed]) -> None:
+        """Nothing is kept."""
+
+    def forget(self, request_id: RequestId) -> None:
+        """Nothing is kept."""
+
+    def _propose(self, sequence: PlannedSequence, depth: int) -> Proposal:
+        answer = self.answers[sequence.request.request_id.split("/")[0]]
+        done = len(sequence.token_ids) - len(sequence.request.prompt_token_ids)
+        levels = [self._level(right) for right in answer[done : done + depth]]
+        return Proposal(tuple(ids for ids, _ in levels), tuple(p for _, p in levels))
+
+    def _level(self, right: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        wrong = [right + 1 + i if right < 1000 else right - 1 - i for i in range(NUM_CANDIDATES)]
+        if self._random.random() < self.hit_rate:
+            ids, first = (right, *wrong[:-1]), _CONFIDENT
+        elif self._random.random() < LEAF_RATE:
+            ids, first = (wrong[0], right, *wrong[1:-1]), _UNSURE
+        else:
+            ids, first = tuple(wrong), _UNSURE
+        rest = [(1 - first) * 0.5**rank for rank in range(1, NUM_CANDIDATES)]
+        return ids, (first, *rest)
+
+
+@dataclass(slots=True)
+class PolicyFigures:
+    """One policy over all rounds."""
+
+    tokens_per_second: list[float] = field(default_factory=list[float])
+    summaries: list[SpeculationSummary] = field(default_factory=list[SpeculationSummary])
+
+    @property
+    def tokens_per_step(self) -> float:
+        steps = sum(summary.num_steps for summary in self.summaries)
+        accepted = sum(summary.num_accepted for summary in self.summaries)
+        return (steps + accepted) / steps if steps else 1.0
+
+    def seconds(self, part: str) -> float:
+        return sum(getattr(summary, f"{part}_seconds") for summary in self.summaries)
+
+
+async def measure_policies(
+    model: LoadedModel, speculator: Speculator, new_tokens: int, rounds: int, hit_rate: float
+) -> dict[PolicyName, PolicyFigures]:
+    """Interleaves the policies on the same prompts; every answer must equal the plain one.
+
+    Raises:
+        RuntimeError: a policy changed a token.
+    """
+    prompts = PROMPTS[:4]
+    answers = {str(i): (await _answer(model, i, "off", new_tokens))[0] for i in range(len(prompts))}
+    speculator.drafter = OracleDrafter(answers, hit_rate)
+    figures: dict[PolicyName, PolicyFigures] = {policy: PolicyFigures() for policy in POLICIES}
+    for _ in range(rounds):
+        for policy in POLICIES:
+            started, count = time.perf_counter(), 0
+            for i in range(len(prompts)):
+                tokens, summary = await _answer(model, i, policy, new_tokens)
+                if tokens != answers[str(i)]:
+                    raise RuntimeError(f"policy {policy} changed the answer to prompt {i}")
+                count += len(tokens)
+                if summary is not None:
+                    figures[policy].summaries.append(summary)
+            figures[policy].tokens_per_second.append(count / (time.perf_counter() - started))
+    return figures
+
+
+async def _answer(
+    model: LoadedModel, index: int, policy: PolicyName, new_tokens: int
+) -> tuple[list[int], SpeculationSummary | None]:
+    text = model.chat_template.render([{"role": "user", "content": PROMPTS[index]}])
+    token_ids = tuple(model.tokenizer.encode(text, add_special_tokens=False))
+    params = SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
+    request = Request(RequestId(f"{index}/{time.monotonic_ns()}"), token_ids, params)
+    request = replace(request, speculation=SpeculationParams(policy=policy))
+    outputs = [output async for output in model.engine.generate(request)]
+    return [t for output in outputs for t in output.token_ids], outputs[-1].speculation
+
+
+def print_policies(figures: Mapping[PolicyName, PolicyFigures], hit_rate: float) -> None:
+    """A table for people."""
+    console = Console(highlight=False)
+    console.print(f"one stream, oracle draft with {hit_rate:.0%} trunk hits (costs nothing itself)")
+    plain = statistics.median(figures["off"].tokens_per_second)
+    table = Table("policy", "tokens/s", "ratio", "tokens/step", "draft", "verify", "other")
+    for policy, entry in figures.items():
+        rate = statistics.median(entry.tokens_per_second)
+        parts = [entry.seconds(part) for part in ("draft", "verify", "other")]
+        shares = [f"{part / sum(parts):.1%}" if sum(parts) else "" for part in parts]
+        ratio = f"{rate / plain:.2f}"
+        table.add_row(policy, f"{rate:.1f}", ratio, f"{entry.tokens_per_step:.2f}", *shares)
+    console.print(table)
+
+
+def policies_json(figures: Mapping[PolicyName, PolicyFigures], hit_rate: float) -> dict[str, Any]:
+    return {
+        "hit_rate": hit_rate,
+        "policies": {
+            policy: {
+                "tok_s": entry.tokens_per_second,
+                "tokens_per_step": entry.tokens_per_step,
+                **{part: entry.seconds(part) for part in ("draft", "verify", "other")},
+            }
+            for policy, entry in figures.items()
+        },
+    }
+
+
+def run_blocking(
+    model: LoadedModel, speculator: Speculator, new_tokens: int, rounds: int, hit_rate: float
+) -> dict[PolicyName, PolicyFigures]:
+    """`measure_policies` in an event loop of its own."""
+
+    async def run() -> dict[PolicyName, PolicyFigures]:
+        model.engine.start()
+        try:
+            return await measure_policies(model, speculator, new_tokens, rounds, hit_rate)
+        finally:
+            await model.engine.stop()
+
+    return asyncio.run(run())
