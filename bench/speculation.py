@@ -20,8 +20,9 @@ from rich.table import Table
 from bench.prompts import PROMPTS
 from server.build import LoadedModel
 from server.engine.plan import PlannedSequence
-from server.engine.speculative.drafter import NUM_CANDIDATES, Committed, Proposal
+from server.engine.speculative.drafter import Committed
 from server.engine.speculative.policy import Speculator
+from server.engine.speculative.proposal import NUM_CANDIDATES, Proposal
 from server.engine.speculative.tree import TokenTree, comb
 from server.engine.types import (
     PolicyName,

@@ -147,10 +147,17 @@ def _cached_costs(path: Path, measure: Callable[[], StepCosts]) -> StepCosts:
     """A broken or missing file is measured again."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        curves = {name: CostCurve(**curve) for name, curve in stored.items()}
-        return StepCosts(verify=curves["verify"], draft=curves["draft"])
+        return StepCosts(_stored_curve(stored["verify"]), _stored_curve(stored["draft"]))
     except (OSError, ValueError, TypeError, KeyError):
         costs = measure()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(costs)), encoding="utf-8")
         return costs
+
+
+def _stored_curve(stored: dict[str, list[float]]) -> CostCurve:
+    rows = tuple(int(count) for count in stored["rows"])
+    seconds = tuple(float(value) for value in stored["seconds"])
+    if not 2 <= len(rows) == len(seconds) or list(rows) != sorted(set(rows)):
+        raise ValueError("not a cost curve")
+    return CostCurve(rows, seconds)

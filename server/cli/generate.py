@@ -44,7 +44,8 @@ def generate(
         temperature=temperature,
         seed=random.getrandbits(63) if seed is None else seed,
     )
-    asyncio.run(_stream(model, Request(RequestId("generate"), token_ids, params, 0, model.speculation), raw))
+    request = Request(RequestId("generate"), token_ids, params, speculation=model.speculation)
+    asyncio.run(_stream(model, request, raw))
 
 
 def _ignore(stats: StepStats) -> None:

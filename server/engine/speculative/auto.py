@@ -18,7 +18,7 @@ from typing import NamedTuple
 from server.engine.plan import PlannedSequence
 from server.engine.speculative.calibration import Calibration
 from server.engine.speculative.cost import StepCosts
-from server.engine.speculative.drafter import Proposal
+from server.engine.speculative.proposal import Proposal
 from server.engine.speculative.tree import TokenTree, comb
 from server.engine.types import RequestId
 
@@ -27,6 +27,9 @@ _PROBE_EVERY = 32
 stretch would switch speculation off for ever."""
 _SMOOTHING = 0.05
 """Weight of the newest step in the running survival per depth."""
+_DRIFT = 0.005
+"""The same for depths that were not drafted, which follow the deepest one that was: otherwise a
+depth once found useless would never be tried again."""
 
 
 class _Gain(NamedTuple):
@@ -51,9 +54,9 @@ class _Survival:
 
     by_depth: list[float]
 
-    def update(self, depth: int, tokens: float) -> None:
+    def update(self, depth: int, tokens: float, weight: float = _SMOOTHING) -> None:
         old = self.by_depth[depth - 1]
-        self.by_depth[depth - 1] = old + _SMOOTHING * (tokens - old)
+        self.by_depth[depth - 1] = old + weight * (tokens - old)
 
 
 class AutoPolicy:
@@ -70,6 +73,7 @@ class AutoPolicy:
         # Optimistic at first: the chance to bring a token halves slowly with depth.
         self._survival = _Survival([0.7 ** (depth + 1) for depth in range(max_depth)])
         self._steps_without = 0
+        self._probing = False
 
     def choose_depth(self, num_sequences: int, num_rows: int) -> int:
         """Tokens to draft for each of num_sequences, in a step of num_rows rows without proposals;
@@ -85,7 +89,8 @@ class AutoPolicy:
             if rate > best_rate:
                 best, best_rate = depth, rate
         self._steps_without = 0 if best else self._steps_without + 1
-        if self._steps_without >= _PROBE_EVERY:
+        self._probing = self._steps_without >= _PROBE_EVERY
+        if self._probing:
             self._steps_without = 0
             return 1
         return best
@@ -97,7 +102,9 @@ class AutoPolicy:
         gains = sorted(
             (g for i, entry in enumerate(drafted) for g in self._gains(i, *entry)), key=_order
         )
-        chosen = gains[: self._best_count([g.tokens for g in gains], num_rows)]
+        count = self._best_count([g.tokens for g in gains], num_rows)
+        # A probe verifies at least a node: what is never verified can't regain its calibration.
+        chosen = gains[: max(count, int(self._probing))]
         return {
             planned.request.request_id: _comb(
                 planned, proposal, [g for g in chosen if g.sequence == i]
@@ -132,7 +139,7 @@ class AutoPolicy:
         return observed
 
     def _gains(self, index: int, planned: PlannedSequence, proposal: Proposal) -> list[_Gain]:
-        gains, survival = list[_Gain](), 1.0
+        gains, survival, chance = list[_Gain](), 1.0, 1.0
         for depth, confidences in enumerate(proposal.confidences, start=1):
             chances = [
                 self.calibration.chance(confidence, rank > 0)
@@ -143,8 +150,13 @@ class AutoPolicy:
                 _Gain(survival * (c if rank == 0 else min(c, 1 - chances[0])), index, depth, rank)
                 for rank, c in enumerate(chances)
             ]
-            survival *= chances[0]
+            chance = chances[0]
+            survival *= chance
             self._survival.update(depth, survival)
+        if gains:
+            for depth in range(len(proposal.confidences) + 1, self.max_depth + 1):
+                survival *= chance
+                self._survival.update(depth, survival, _DRIFT)
         gains.sort(key=_order)
         return gains[: planned.max_nodes - 1]
 

@@ -46,8 +46,10 @@ def committed_tokens(
         hidden: [hidden] of the path's last node.
     """
     tokens = [walk.tree.token_ids[node] for node in walk.path]
+    # No further than the trunk: below a shortened one, a leaf may lie where the trunk would have.
+    limit = min(num_written, len(walk.path), walk.tree.num_trunk + 1)
     valid = 0
-    while valid < min(num_written, len(walk.path)) and walk.path[valid] == valid:
+    while valid < limit and walk.path[valid] == valid:
         valid += 1
     start = planned.num_computed + valid
     return Committed(planned, tuple(tokens[valid:]), start, hidden)

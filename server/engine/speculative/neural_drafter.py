@@ -8,7 +8,8 @@ import torch
 
 from server.engine.inputs import Nodes, StepInputs, build_inputs
 from server.engine.plan import PlannedSequence
-from server.engine.speculative.drafter import NUM_CANDIDATES, Committed, Proposal
+from server.engine.speculative.drafter import Committed
+from server.engine.speculative.proposal import NUM_CANDIDATES, Proposal
 from server.engine.speculative.tree import TokenTree
 from server.engine.types import RequestId
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from server.engine.plan import PlannedSequence
-from server.engine.speculative.drafter import Committed, Proposal
+from server.engine.speculative.drafter import Committed
+from server.engine.speculative.proposal import Proposal
 from server.engine.speculative.tree import TokenTree, comb
 from server.engine.types import RequestId
 

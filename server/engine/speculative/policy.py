@@ -19,7 +19,8 @@ from server.engine.speculative.accept import Verification
 from server.engine.speculative.auto import AutoPolicy
 from server.engine.speculative.cape import CapeConfig, expand
 from server.engine.speculative.commit import Walk, committed_chunk, committed_tokens
-from server.engine.speculative.drafter import Committed, Drafter, Proposal
+from server.engine.speculative.drafter import Committed, Drafter
+from server.engine.speculative.proposal import Proposal
 from server.engine.speculative.step_stats import Observation, step_stats
 from server.engine.speculative.tree import TokenTree, comb
 from server.engine.types import PolicyName, RequestId, StepSpeculationStats

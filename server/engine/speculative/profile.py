@@ -29,7 +29,9 @@ def measure_costs(
     device: torch.device,
 ) -> StepCosts:
     """Runs both models on made-up tokens over an empty pool; to be called before serving."""
-    blocks = [BlockId(i) for i in range(-(-(_CONTEXT + max(VERIFY_ROWS)) // block_size))]
+    num_needed = -(-(_CONTEXT + max(VERIFY_ROWS)) // block_size)
+    # A small pool's blocks come up again: what they hold doesn't matter here.
+    blocks = [BlockId(i % len(caches[0].keys)) for i in range(num_needed)]
 
     def verify(rows: int) -> torch.Tensor:
         inputs = build_inputs([Nodes(blocks, _CONTEXT, [1] * rows)], block_size, device)

@@ -1,4 +1,4 @@
-"""What speculation did in one step, over all sequences, for metrics. Pure."""
+"""What speculation did in one step, over all sequences, for metrics."""
 
 from collections.abc import Sequence
 

@@ -12,6 +12,8 @@
 // whatever the number of rows: a row's result does not depend on its company.
 #pragma once
 
+#include <vector>
+
 #include "vector_math.h"
 
 namespace glidecape {
@@ -69,20 +71,75 @@ inline void multiply_tile(const bf16* x, int inputs, const bf16* panel, float* o
     for (int c = 0; c < 4; ++c) _mm512_storeu_ps(out + r * kPanel + c * 16, sums[r][c]);
 }
 
+// The same product with plain float multiply-adds: each weight pair is widened to two floats (the
+// first input's weight is the low half of the 32 bits, the second one's the high half).
+template <int Rows>
+inline void multiply_tile(const float* x, int inputs, const bf16* panel, float* out) {
+  __m512 sums[Rows][4];
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_setzero_ps();
+  const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  for (int k = 0; k < inputs; k += 2, panel += 2 * kPanel) {
+    for (int half = 0; half < 2; ++half) {
+      __m512 w[4];
+      for (int c = 0; c < 4; ++c) {
+        const __m512i pairs = _mm512_loadu_si512(panel + 32 * c);
+        w[c] = _mm512_castsi512_ps(half ? _mm512_and_si512(pairs, high)
+                                        : _mm512_slli_epi32(pairs, 16));
+      }
+      for (int r = 0; r < Rows; ++r) {
+        const __m512 value = _mm512_set1_ps(x[static_cast<int64_t>(r) * inputs + k + half]);
+        for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_fmadd_ps(value, w[c], sums[r][c]);
+      }
+    }
+  }
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < 4; ++c) _mm512_storeu_ps(out + r * kPanel + c * 16, sums[r][c]);
+}
+
+template <class X>
+inline void multiply_rows(const X* x, int rows, int inputs, const bf16* panel, float* out) {
+  switch (rows) {
+    case 1: return multiply_tile<1>(x, inputs, panel, out);
+    case 2: return multiply_tile<2>(x, inputs, panel, out);
+    case 3: return multiply_tile<3>(x, inputs, panel, out);
+    case 4: return multiply_tile<4>(x, inputs, panel, out);
+    case 5: return multiply_tile<5>(x, inputs, panel, out);
+    default: return multiply_tile<6>(x, inputs, panel, out);
+  }
+}
+
+// Intel's cores start a vdpbf16ps every second cycle but two multiply-adds every cycle; AMD's are
+// faster with vdpbf16ps. One choice per machine, so that a row's result stays the same on it.
+inline bool prefers_multiply_add() {
+  static const bool intel = __builtin_cpu_is("intel");
+  return intel;
+}
+
+inline void widen(const bf16* from, int64_t count, float* to) {
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) _mm512_storeu_ps(to + i, load_bf16(from + i));
+  for (; i < count; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
+    std::memcpy(to + i, &bits, sizeof bits);
+  }
+}
+
 // Multiplies all rows by one panel and hands each row's 64 sums to use(row, sums).
 template <class Use>
 inline void multiply_panel(const bf16* x, int rows, const PackedMatrix& w, int panel, const Use& use) {
   alignas(64) float sums[kTileRows * kPanel];
+  thread_local std::vector<float> wide;
+  const bool multiply_add = prefers_multiply_add();
+  if (multiply_add) wide.resize(static_cast<int64_t>(kTileRows) * w.inputs);
   for (int row = 0; row < rows;) {
     const bf16* from = x + static_cast<int64_t>(row) * w.inputs;
     const int count = rows - row < kTileRows ? rows - row : kTileRows;
-    switch (count) {
-      case 1: multiply_tile<1>(from, w.inputs, w.panel(panel), sums); break;
-      case 2: multiply_tile<2>(from, w.inputs, w.panel(panel), sums); break;
-      case 3: multiply_tile<3>(from, w.inputs, w.panel(panel), sums); break;
-      case 4: multiply_tile<4>(from, w.inputs, w.panel(panel), sums); break;
-      case 5: multiply_tile<5>(from, w.inputs, w.panel(panel), sums); break;
-      default: multiply_tile<6>(from, w.inputs, w.panel(panel), sums);
+    if (multiply_add) {
+      widen(from, static_cast<int64_t>(count) * w.inputs, wide.data());
+      multiply_rows(wide.data(), count, w.inputs, w.panel(panel), sums);
+    } else {
+      multiply_rows(from, count, w.inputs, w.panel(panel), sums);
     }
     for (int r = 0; r < count; ++r) use(row + r, sums + r * kPanel);
     row += count;

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from server.engine.plan import PlannedSequence
-from server.engine.speculative.drafter import Committed, Proposal
+from server.engine.speculative.drafter import Committed
+from server.engine.speculative.proposal import Proposal
 from server.engine.speculative.tree import TokenTree
 from server.engine.types import RequestId
 from tests.engine.tiny import VOCAB_SIZE

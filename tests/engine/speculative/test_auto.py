@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from server.engine.plan import PlannedSequence
 from server.engine.speculative.auto import AutoPolicy
 from server.engine.speculative.cost import CostCurve, StepCosts
-from server.engine.speculative.drafter import Proposal
+from server.engine.speculative.proposal import Proposal
 from server.engine.speculative.tree import TokenTree
 from server.engine.types import BlockId, Request, RequestId, SamplingParams
 
@@ -150,7 +150,7 @@ def test_a_bad_stretch_does_not_switch_speculation_off_for_ever() -> None:
     drafted = proposal((0.8,))
     for _ in range(100):
         auto.learn(drafted, TokenTree((3, 10), (0,), 1), [0])
-    for _ in range(20):
+    for _ in range(100):
         chosen(auto, drafted)
     assert auto.choose_depth(1, 1) == 0
     for _ in range(200 * 32):
@@ -158,6 +158,23 @@ def test_a_bad_stretch_does_not_switch_speculation_off_for_ever() -> None:
             tree = chosen(auto, drafted)
             auto.learn(drafted, tree, list(range(len(tree))))
     assert auto.choose_depth(1, 1) == 1
+
+
+def test_a_depth_once_useless_is_tried_again() -> None:
+    """Rejected for a while, the policy keeps to short drafts; once they are right it goes deeper."""
+    auto = policy(CostCurve((1, 64), (10.0, 16.0)), CostCurve((1, 64), (0.5, 0.6)))
+
+    def last_depth(num_steps: int, right: bool) -> int:
+        depth = 0
+        for _ in range(num_steps):
+            depth = auto.choose_depth(1, 1)
+            drafted = proposal(*[(0.9,)] * depth)
+            tree = chosen(auto, drafted)
+            auto.learn(drafted, tree, list(range(len(tree))) if right else [0])
+        return depth
+
+    assert last_depth(300, right=False) <= 2
+    assert last_depth(3000, right=True) == 8
 
 
 def test_learning_stops_where_the_trunk_was_left() -> None:
