@@ -161,7 +161,7 @@ def test_a_bad_stretch_does_not_switch_speculation_off_for_ever() -> None:
 
 
 def test_a_depth_once_useless_is_tried_again() -> None:
-    """Rejected for a while, the policy keeps to short drafts; once they are right it goes deeper."""
+    """Rejected for a while, the policy drafts shortly; once right, it goes deeper."""
     auto = policy(CostCurve((1, 64), (10.0, 16.0)), CostCurve((1, 64), (0.5, 0.6)))
 
     def last_depth(num_steps: int, right: bool) -> int:
