@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -144,14 +145,15 @@ def _drafter(
 
 
 def _cached_costs(path: Path, measure: Callable[[], StepCosts]) -> StepCosts:
-    """A broken or missing file is measured again."""
+    """A broken or missing file is measured again; where it can't be kept, at every start."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return StepCosts(_stored_curve(stored["verify"]), _stored_curve(stored["draft"]))
     except (OSError, ValueError, TypeError, KeyError):
         costs = measure()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(costs)), encoding="utf-8")
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(asdict(costs)), encoding="utf-8")
         return costs
 
 
