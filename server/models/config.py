@@ -66,7 +66,6 @@ class ModelConfig:
     """Per layer: a query sees its last `window` positions, itself included; None sees all."""
     rope: RopeConfig = field(default_factory=RopeConfig)
     eos_token_ids: tuple[int, ...] = ()
-    bos_token_id: int | None = None
 
 
 def model_config(raw: Mapping[str, Any]) -> ModelConfig:
@@ -101,7 +100,6 @@ def model_config(raw: Mapping[str, Any]) -> ModelConfig:
             sliding_windows=_sliding_windows(architecture, raw, num_layers),
             rope=rope_config(raw),
             eos_token_ids=_token_ids(raw.get("eos_token_id")),
-            bos_token_id=raw.get("bos_token_id"),
         )
     except KeyError as missing:
         raise UnsupportedModelError(f"model config has no {missing.args[0]!r}") from None
