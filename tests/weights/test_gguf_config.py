@@ -33,7 +33,7 @@ def test_every_setting_arrives(write_gguf: WriteGGUF) -> None:
     assert config.tie_word_embeddings
     assert not config.attention_bias and not config.mlp_bias and not config.qk_norm
     assert config.rope == RopeConfig(theta=10_000.0, original_max_position=64)
-    assert (config.eos_token_ids, config.bos_token_id) == ((1,), 0)
+    assert config.eos_token_ids == (1,)
 
 
 def test_an_output_tensor_unties_the_embedding(
