@@ -5,6 +5,7 @@ the torch reference serves.
 """
 
 import platform
+from glob import glob
 
 from setuptools import Extension, setup
 
@@ -15,14 +16,8 @@ setup(
     ext_modules=[
         Extension(
             "server.kernels.cpu._native",
-            sources=[f"{SOURCES}/decoder.cpp"],
-            depends=[
-                f"{SOURCES}/{name}.h"
-                for name in (
-                    *("attention", "decoder", "matmul_bf16"),
-                    *("row_math", "team", "vector_math", "visible"),
-                )
-            ],
+            sources=sorted(glob(f"{SOURCES}/*.cpp")),
+            depends=sorted(glob(f"{SOURCES}/*.h")),
             language="c++",
             extra_compile_args=[
                 "-std=c++17",

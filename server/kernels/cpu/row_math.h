@@ -7,8 +7,8 @@
 
 namespace glidecape {
 
-// Rounds the normed row to bfloat16.
-inline void rms_norm_row(const float* x, const float* weight, int dim, float eps, bf16* out) {
+template <class X>
+inline void rms_norm_row(const float* x, const float* weight, int dim, float eps, X* out) {
   __m512 squares = _mm512_setzero_ps();
   for (int i = 0; i < dim; i += 16) {
     const __m512 v = _mm512_loadu_ps(x + i);
@@ -16,13 +16,14 @@ inline void rms_norm_row(const float* x, const float* weight, int dim, float eps
   }
   const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / dim + eps));
   for (int i = 0; i < dim; i += 16)
-    store_bf16(out + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), scale),
-                                      _mm512_loadu_ps(weight + i)));
+    store(out + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), scale),
+                                 _mm512_loadu_ps(weight + i)));
 }
 
-// Rotates one head and rounds it to bfloat16, normed first if weight is given.
+// Rotates one head, normed first if weight is given.
+template <class X>
 inline void rotate_head(const float* head, const float* norm_weight, float eps, const float* cos,
-                        const float* sin, int dim, bf16* out) {
+                        const float* sin, int dim, X* out) {
   float scale = 1.0f;
   if (norm_weight) {
     float squares = 0.0f;
@@ -38,18 +39,19 @@ inline void rotate_head(const float* head, const float* norm_weight, float eps, 
       b = _mm512_mul_ps(_mm512_mul_ps(b, s), _mm512_loadu_ps(norm_weight + half + i));
     }
     const __m512 c = _mm512_loadu_ps(cos + i), s = _mm512_loadu_ps(sin + i);
-    store_bf16(out + i, _mm512_fnmadd_ps(b, s, _mm512_mul_ps(a, c)));
-    store_bf16(out + half + i, _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c)));
+    store(out + i, _mm512_fnmadd_ps(b, s, _mm512_mul_ps(a, c)));
+    store(out + half + i, _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c)));
   }
 }
 
 // SwiGLU's product of 32 gates and the 32 ups after them.
-inline void silu_product(const float* sums, bf16* out) {
+template <class X>
+inline void silu_product(const float* sums, X* out) {
   const __m512 one = _mm512_set1_ps(1.0f);
   for (int i = 0; i < 32; i += 16) {
     const __m512 gate = _mm512_loadu_ps(sums + i), up = _mm512_loadu_ps(sums + 32 + i);
     const __m512 decay = exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), gate));
-    store_bf16(out + i, _mm512_mul_ps(_mm512_div_ps(gate, _mm512_add_ps(one, decay)), up));
+    store(out + i, _mm512_mul_ps(_mm512_div_ps(gate, _mm512_add_ps(one, decay)), up));
   }
 }
 

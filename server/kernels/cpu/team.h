@@ -44,6 +44,8 @@ class Team {
     for (auto& thread : threads_) thread.join();
   }
 
+  int size() const { return size_; }
+
   // Runs job(0 .. size-1) at once, one call per thread; returns when all have.
   // num_phases: how many calls of for_each each thread will make.
   void run(const Job& job, int num_phases) {

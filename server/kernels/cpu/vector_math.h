@@ -15,11 +15,24 @@ inline __m512 load_bf16(const bf16* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
+inline void widen(const bf16* from, int64_t count, float* to) {
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) _mm512_storeu_ps(to + i, load_bf16(from + i));
+  for (; i < count; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
+    std::memcpy(to + i, &bits, sizeof bits);
+  }
+}
+
 // Round to nearest even.
 inline void store_bf16(bf16* p, __m512 value) {
   const __m256bh rounded = _mm512_cvtneps_pbh(value);
   std::memcpy(p, &rounded, sizeof rounded);
 }
+
+// Activations are kept as floats or rounded to bfloat16, whichever the matrix product takes.
+inline void store(float* p, __m512 value) { _mm512_storeu_ps(p, value); }
+inline void store(bf16* p, __m512 value) { store_bf16(p, value); }
 
 inline __m512bh load_pairs(const bf16* p) {
   __m512bh result;
@@ -42,27 +55,6 @@ inline __m512 exp_ps(__m512 x) {
   p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
   p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
   return _mm512_scalef_ps(p, n);
-}
-
-// Sums of the 16 lanes of each of 16 vectors: result lane i is the sum of v[i]. Every sum is formed
-// in the same tree order, so a key's score doesn't depend on the lane it happens to be in.
-inline __m512 sum_lanes(__m512 v[16]) {
-  // Each round halves the number of vectors: lanes `bit` apart are added, and two vectors share one.
-  for (int i = 0; i < 8; ++i) {
-    const __m512 a = v[2 * i], b = v[2 * i + 1];
-    v[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-  }
-  for (int i = 0; i < 4; ++i) {
-    const __m512d a = _mm512_castps_pd(v[2 * i]), b = _mm512_castps_pd(v[2 * i + 1]);
-    v[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
-                         _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-  }
-  for (int i = 0; i < 2; ++i) {
-    const __m512 a = v[2 * i], b = v[2 * i + 1];
-    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-  }
-  return _mm512_add_ps(_mm512_shuffle_f32x4(v[0], v[1], 0x88),
-                       _mm512_shuffle_f32x4(v[0], v[1], 0xdd));
 }
 
 }  // namespace glidecape
