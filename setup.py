@@ -25,6 +25,7 @@ setup(
                 "-march=x86-64-v4",
                 "-mavx512bf16",
                 # GCC 12 warns about its own intrinsics' undefined registers.
+                "-Wno-uninitialized",
                 "-Wno-maybe-uninitialized",
             ],
             extra_link_args=["-pthread"],

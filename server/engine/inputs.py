@@ -56,18 +56,23 @@ def build_inputs(sequences: Sequence[Nodes], block_size: int, device: torch.devi
         positions.extend(nodes.positions)
         end = nodes.context_len + len(nodes.token_ids)
         slots.extend(slots_of(nodes.block_ids, range(nodes.context_len, end), block_size))
-    widest = max(len(nodes.block_ids) for nodes in sequences)
-    tables = [[*n.block_ids, *(0,) * (widest - len(n.block_ids))] for n in sequences]
     batch = TreeBatch(
         positions=torch.tensor(positions, device=device),
         slots=torch.tensor(slots, device=device),
-        block_tables=torch.tensor(tables, device=device),
+        block_tables=block_tables([nodes.block_ids for nodes in sequences], device),
         context_lens=tuple(nodes.context_len for nodes in sequences),
         node_counts=tuple(len(nodes.token_ids) for nodes in sequences),
         ancestors=_ancestors(sequences, len(token_ids), device),
         block_size=block_size,
     )
     return StepInputs(torch.tensor(token_ids, device=device), batch, first_rows)
+
+
+def block_tables(tables: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """[sequences, longest table] int64, padded with block 0."""
+    widest = max(map(len, tables))
+    padded = [[*table, *(0,) * (widest - len(table))] for table in tables]
+    return torch.tensor(padded, device=device)
 
 
 def slots_of(block_ids: Sequence[int], positions: Sequence[int], block_size: int) -> list[int]:

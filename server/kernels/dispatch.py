@@ -7,6 +7,7 @@ import torch
 from server.kernels import reference
 from server.kernels.cpu import decoder as native
 from server.kernels.cpu.decoder import DecoderShape, LayerWeights
+from server.kernels.cpu.glide import GlideShape, GlideWeights, NativeGlide, supports_glide
 from server.kernels.linear import LinearFn, can_pack, packed_linear, reference_linear
 from server.kernels.tree import LayerCache, TreeBatch
 
@@ -52,3 +53,17 @@ def fused_decoder(
     for index, take_weights in enumerate(layers):
         decoder.set_layer(index, take_weights())
     return decoder
+
+
+def fused_glide(
+    shape: GlideShape, sample: torch.Tensor, take_weights: Callable[[], GlideWeights]
+) -> NativeGlide | None:
+    """A one-layer draft as single calls, or None where the machine has only the single kernels.
+
+    Args:
+        sample: one of the weights, for its precision and device.
+        take_weights: gives the weights, which are copied, and forgets them.
+    """
+    if not supports_glide(shape, sample):
+        return None
+    return NativeGlide(shape, take_weights(), torch.get_num_threads())

@@ -14,10 +14,13 @@ import torch
 from torch import nn
 
 from server.kernels import dispatch as kernels
+from server.kernels.cpu.glide import Caches, Chains, Roots
+from server.kernels.dispatch import CosSin
 from server.kernels.linear import LinearFn
 from server.kernels.tree import LayerCache, TreeBatch, committed_view, strictly_earlier_view
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide_config import GlideConfig, check_fits
+from server.models.glide_fused import glide_shape, take_weights
 from server.models.glide_layer import GlideLayer, GlideStep
 from server.models.layers import FusedLinear, Placement, RMSNorm, Slots
 from server.models.rope import RotaryEmbedding
@@ -67,6 +70,8 @@ class GlideModel(nn.Module):
         """[draft_vocab] int64: the token behind each column of the logits."""
         self._make_rotaries(target)
         self._apply_head: LinearFn | None = None
+        self._fused: kernels.NativeGlide | None = None
+        self._target = target
 
     def _make_rotaries(self, target: ModelConfig) -> None:
         config, device = self.config, self.placement.device
@@ -112,7 +117,7 @@ class GlideModel(nn.Module):
             target_head: [vocab_size, hidden], of which the proposed tokens' rows are copied; not
                 needed with a head of its own.
         """
-        if self._apply_head is not None:
+        if self._apply_head is not None or self._fused is not None:
             raise RuntimeError("the model is frozen already")
         if not self.config.own_embedding:
             self.embedding = _shared("embedding", target_embedding).detach()
@@ -121,7 +126,12 @@ class GlideModel(nn.Module):
             head = _shared("head", target_head)
             if self.config.draft_vocab_size is not None:
                 head = head[self.draft_token_ids]
-        self._apply_head = kernels.logits_linear(head.detach())
+        head = head.detach()
+        shape = glide_shape(self.config, self._target)
+        self._fused = kernels.fused_glide(shape, head, lambda: take_weights(self, head))
+        if self._fused is not None:
+            return
+        self._apply_head = kernels.logits_linear(head)
         if self.hidden_proj is not None:
             self.hidden_proj.freeze()
         for layer in self.layers:
@@ -154,6 +164,12 @@ class GlideModel(nn.Module):
         Returns:
             Logits [rows, draft_vocab] float32; column c is token `draft_token_ids[c]`.
         """
+        if self._fused is not None:
+            cached = Caches(caches, target_caches)
+            rotaries = self._rotaries(batch.positions)
+            return self._fused.logits(
+                token_ids, cached, batch, verified_lens, rotaries, hidden, delay
+            )
         if self._apply_head is None:
             raise RuntimeError("freeze() the model after loading it")
         x = self._embed(token_ids)
@@ -163,6 +179,26 @@ class GlideModel(nn.Module):
         for index, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
             x = layer.run(x, cache, step, hint if index == last else None)
         return self._apply_head(x if self.norm is None else self.norm(x))
+
+    @property
+    def drafts_chains(self) -> bool:
+        """Whether this machine has a kernel for `draft_chains`."""
+        return self._fused is not None
+
+    def draft_chains(
+        self,
+        roots: Roots,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        num_candidates: int,
+    ) -> Chains:
+        """As many drafting steps as the deepest chain needs, each continuing with the most
+        probable token. Needs `drafts_chains`."""
+        if self._fused is None:
+            raise RuntimeError("no kernel drafts whole chains here")
+        offsets = torch.arange(int(roots.depths[0]))[:, None]
+        rotaries = self._rotaries((roots.starts + offsets).flatten())
+        return self._fused.chains(roots, Caches(caches, target_caches), rotaries, num_candidates)
 
     def fill(
         self,
@@ -176,6 +212,9 @@ class GlideModel(nn.Module):
         The last layer needs nothing but its keys and values. Layers below it run with a delay of
         1: a row at position p sees the target's KV before p, which must be in its cache.
         """
+        if self._fused is not None:
+            rotary = self.rotary(batch.positions, torch.float32)
+            return self._fused.fill(token_ids, caches, batch, rotary)
         x = self._embed(token_ids)
         *lower, last = zip(self.layers, caches, strict=True)
         if not lower:
@@ -185,6 +224,13 @@ class GlideModel(nn.Module):
         for layer, cache in lower:
             x = layer.run(x, cache, step, None)
         last[0].write(x, step.cos_sin, last[1], batch)
+
+    def _rotaries(self, positions: torch.Tensor) -> tuple[CosSin, CosSin]:
+        """Of the self-attention and of the glimpse, float32."""
+        own = cross = self.rotary(positions, torch.float32)
+        if self.cross_rotary is not self.rotary:
+            cross = self.cross_rotary(positions, torch.float32)
+        return own, cross
 
     def _embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         if self.embedding is None:

@@ -102,7 +102,7 @@ class GlideLayer(DecoderLayer):
     def __init__(
         self, config: GlideConfig, target: ModelConfig, index: int, placement: Placement
     ) -> None:
-        super().__init__(_decoder_config(config), index, placement)
+        super().__init__(layer_config(config), index, placement)
         self.glimpse = Glimpse(config, target, index, placement)
 
     def slots(self) -> Slots:
@@ -137,7 +137,7 @@ class GlideLayer(DecoderLayer):
         kernels.write_kv(kernels.rotary(keys, *cos_sin), values, cache, batch.slots)
 
 
-def _decoder_config(config: GlideConfig) -> ModelConfig:
+def layer_config(config: GlideConfig) -> ModelConfig:
     """The draft's layers as those of a Llama-family model, the glimpse left out."""
     return ModelConfig(
         architecture="glide",

@@ -129,6 +129,20 @@ class DecoderLayer(nn.Module):
         return x + self.down(kernels.silu_mul(self.gate_up(self.mlp_norm(x))))
 
 
+def decoder_shape(config: ModelConfig) -> DecoderShape:
+    """Sizes of a model's layers, for the native kernels."""
+    return DecoderShape(
+        num_layers=config.num_layers,
+        hidden=config.hidden_size,
+        inner=config.intermediate_size,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        qk_norm=config.qk_norm,
+        eps=config.rms_norm_eps,
+    )
+
+
 class LlamaModel(nn.Module):
     """Embedding, decoder layers, final norm and head."""
 
@@ -171,24 +185,13 @@ class LlamaModel(nn.Module):
         self._apply_head = kernels.logits_linear(self.head_weight.data)
         self.head_weight = None
         self._fused_layers = kernels.fused_decoder(
-            self._decoder_shape(), self.embedding, [layer.take_weights for layer in self.layers]
+            decoder_shape(self.config),
+            self.embedding,
+            [layer.take_weights for layer in self.layers],
         )
         if self._fused_layers is None:
             for layer in self.layers:
                 layer.freeze()
-
-    def _decoder_shape(self) -> DecoderShape:
-        config = self.config
-        return DecoderShape(
-            num_layers=config.num_layers,
-            hidden=config.hidden_size,
-            inner=config.intermediate_size,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            qk_norm=config.qk_norm,
-            eps=config.rms_norm_eps,
-        )
 
     def forward(
         self, token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch

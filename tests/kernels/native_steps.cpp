@@ -1,5 +1,5 @@
 // Drives the C ABI under sanitizers: buffers of exactly the promised size, odd shapes, two models on
-// two threads, a fork. Built by test_sanitizers.py together with decoder.cpp.
+// two threads, drafts, a fork. Built by test_sanitizers.py together with the native sources.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "decoder.h"
+#include "glide.h"
 
 namespace {
 
@@ -120,6 +120,49 @@ void run_linear(int outputs, int inputs, int rows, int threads) {
   glidecape_linear_destroy(linear);
 }
 
+// Two chains of different depths over a pool of exactly the blocks they need, and a forward over a
+// root with two children.
+void run_glide(int threads, int glimpsed, int target_hidden, int tokens) {
+  Source source;
+  const GlidecapeShape self{1, 48, 32, 3, 1, 32, 0, 1e-5f};
+  const GlidecapeGlideShape shape{self, 4, 2, 64, glimpsed, tokens, target_hidden, 2};
+  const int width = glimpsed * 4 * 64, kv = 32, cross_kv = 2 * 64, slots = 12;
+  const Floats norm = source.floats(48), delays = source.floats(2 * 48), bias = source.floats(width);
+  const Bits qkv = source.bits(5 * 32 * 48), output = source.bits(48 * 96), down = source.bits(48 * 32);
+  const Bits gate_up = source.bits(64 * 48), query = source.bits(width * 48), head = source.bits(tokens * 48);
+  const Bits embedding = source.bits(9 * 48), projection = source.bits(48 * target_hidden);
+  const Ints ids(tokens, 8);
+  const std::vector<int32_t> windows(glimpsed, 3);
+  const GlidecapeLayer layer{norm.data(), norm.data(), nullptr, nullptr, qkv.data(), output.data(),
+                             gate_up.data(), down.data(), nullptr, nullptr, nullptr, nullptr, 0};
+  const GlidecapeGlideWeights weights{
+      layer, windows.data(), norm.data(), query.data(), bias.data(), query.data(), norm.data(),
+      head.data(), ids.data(), embedding.data(), projection.data(), delays.data()};
+  void* glide = glidecape_glide_create(&shape, &weights, threads);
+  Bits keys = source.bits(slots * kv), values = keys;
+  std::vector<Bits> target(2 * glimpsed, source.bits(slots * cross_kv));
+  std::vector<GlidecapeCache> read;
+  for (int i = 0; i < glimpsed; ++i) read.push_back({target[2 * i].data(), target[2 * i + 1].data()});
+  const GlidecapeGlideCaches caches{{keys.data(), values.data()}, read.data()};
+  const Ints roots{1, 8}, starts{3, 1}, depths{4, 1}, table{0, 2, 1, 1}, contexts = starts;
+  const Floats cos = source.floats(8 * 32), cross = source.floats(8 * 64);
+  const Bits hidden = source.bits(3 * target_hidden);
+  Ints candidates(4 * 2 * tokens);
+  Floats confidences(candidates.size()), logits(3 * tokens);
+  const GlidecapeRound round{2, 2, 4, tokens, roots.data(), starts.data(), depths.data(), table.data(),
+                             cos.data(), cos.data(), cross.data(), cross.data(), hidden.data(),
+                             candidates.data(), confidences.data()};
+  if (!glidecape_glide_draft(glide, &round, &caches)) std::abort();
+  const Ints one{3}, positions{3, 4, 4}, at{3, 8, 9}, tree_ids{1, 2, 8};
+  const std::vector<uint8_t> ancestors{1, 0, 0, 1, 1, 0, 1, 0, 1};
+  GlidecapeGlideStep step{{3, 1, 2, 4, 3, positions.data(), at.data(), table.data(), one.data(), one.data(),
+                           ancestors.data(), cos.data(), cos.data()},
+                          tree_ids.data(), one.data(), cross.data(), cross.data(), hidden.data(), 5};
+  if (!glidecape_glide_logits(glide, &step, &caches, logits.data())) std::abort();
+  if (!glidecape_glide_fill(glide, &step, &caches)) std::abort();
+  glidecape_glide_destroy(glide);
+}
+
 void run_in_child() {
   const pid_t child = fork();
   if (child == 0) {
@@ -142,6 +185,8 @@ int main(int count, char**) {
     run_steps(mha, threads, 0, 16);
     run_linear(1, 2, 1, threads);
     run_linear(130, 10, 13, threads);
+    run_glide(threads, 1, 0, 7);
+    run_glide(threads, 3, 80, 32);
   }
   std::thread other([&] { run_steps(gqa, 2, 1, 1); });
   run_steps(mha, 3, 20, 4);

@@ -9,7 +9,7 @@ import torch
 
 from server.kernels.cpu.decoder import NativeDecoder
 from server.kernels.tree import LayerCache
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaModel, decoder_shape
 from tests.kernels.native_models import (
     VARIANTS,
     native_model,
@@ -166,7 +166,7 @@ def decoder_call(
 ) -> torch.Tensor:
     """One row through a decoder without layers' weights set; refused before it runs."""
     model = native_model("mha-64")
-    decoder = NativeDecoder(model._decoder_shape(), 1)  # pyright: ignore[reportPrivateUsage]
+    decoder = NativeDecoder(decoder_shape(model.config), 1)
     pool = torch.zeros(2, 2, 4, 2, 64, dtype=dtype)
     caches = [LayerCache(*pool)] * num_caches
     batch = tree_batch(torch.tensor([[0, 1]]), 4, (Nodes(0, 0, [1]),))

@@ -116,7 +116,8 @@ class Dense:
             x = x + self.self_attention(self.norm(x, f"{name}.input_layernorm"), index, position)
             if hidden is not None and index == config.num_layers - 1:
                 delays = self.weight("delay_embedding")
-                x = x + self.linear(hidden.double(), "hidden_proj") + delays[delay - 1]
+                row = min(delay, config.max_delay) - 1
+                x = x + self.linear(hidden.double(), "hidden_proj") + delays[row]
             x = x + self.glimpse(x, index, position, visible)
             y = self.norm(x, f"{name}.post_attention_layernorm")
             gate, up = (self.linear(y, f"{name}.mlp.{part}_proj") for part in ("gate", "up"))

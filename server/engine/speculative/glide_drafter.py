@@ -5,11 +5,13 @@ from typing import Protocol
 
 import torch
 
-from server.engine.inputs import StepInputs
+from server.engine.inputs import StepInputs, block_tables
 from server.engine.plan import PlannedSequence
 from server.engine.speculative.drafter import Committed
 from server.engine.speculative.neural_drafter import NeuralDrafter
+from server.engine.speculative.proposal import NUM_CANDIDATES, Proposal
 from server.engine.types import RequestId
+from server.kernels.cpu.glide import Chains, Roots
 from server.kernels.tree import LayerCache, TreeBatch
 
 
@@ -18,6 +20,17 @@ class Glide(Protocol):
 
     draft_token_ids: torch.Tensor
     glimpse_hidden: bool
+
+    @property
+    def drafts_chains(self) -> bool: ...
+
+    def draft_chains(
+        self,
+        roots: Roots,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        num_candidates: int,
+    ) -> Chains: ...
 
     def draft(
         self,
@@ -71,6 +84,36 @@ class GlideDrafter(NeuralDrafter):
 
     def forget(self, request_id: RequestId) -> None:
         self._hidden.pop(request_id, None)
+
+    def draft(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> list[Proposal]:
+        if not self.model.drafts_chains:
+            return super().draft(sequences, depths)
+        # The kernel wants the longest chains first.
+        order = sorted(range(len(sequences)), key=lambda i: -depths[i])
+        roots = self._roots([sequences[i] for i in order], [depths[i] for i in order])
+        num_candidates = min(NUM_CANDIDATES, len(self.model.draft_token_ids))
+        found = self.model.draft_chains(roots, self.caches, self.target_caches, num_candidates)
+        token_ids, confidences = found.token_ids.tolist(), found.confidences.tolist()
+        proposals = dict[int, Proposal]()
+        for column, i in enumerate(order):
+            proposals[i] = Proposal(
+                tuple(tuple(row[column]) for row in token_ids[: depths[i]]),
+                tuple(tuple(row[column]) for row in confidences[: depths[i]]),
+            )
+        return [proposals[i] for i in range(len(sequences))]
+
+    def _roots(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> Roots:
+        hidden = None
+        if self.model.glimpse_hidden:
+            hidden = torch.stack([self._hidden[s.request.request_id] for s in sequences])
+        return Roots(
+            token_ids=torch.tensor([s.token_ids[-1] for s in sequences], device=self.device),
+            starts=torch.tensor([s.num_computed for s in sequences], device=self.device),
+            depths=torch.tensor(depths),
+            block_tables=block_tables([s.block_ids for s in sequences], self.device),
+            block_size=self.block_size,
+            hidden=hidden,
+        )
 
     def _logits(
         self,

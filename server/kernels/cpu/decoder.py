@@ -5,14 +5,21 @@ of the step nor on the number of threads (see decoder.cpp), so tokens don't chan
 chunking or speculation.
 """
 
-import ctypes
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from server.kernels.cpu import library as abi
+from server.kernels.cpu.steps import (
+    CachePointers,
+    CosSin,
+    destroy_with,
+    library,
+    native_step,
+    pointer,
+)
 from server.kernels.tree import LayerCache, TreeBatch
 
 
@@ -66,27 +73,45 @@ def supports_linear(weight: torch.Tensor) -> bool:
     return on_cpu and weight.shape[1] % 2 == 0 and abi.native_library() is not None
 
 
-def _library() -> ctypes.CDLL:
-    library = abi.native_library()
-    if library is None:
-        raise RuntimeError("the native kernels are not available; ask supports() first")
-    return library
+class NativeLayer(NamedTuple):
+    """A layer as the C ABI has it, and the tensors that its pointers lead to."""
+
+    layer: abi.Layer
+    kept: tuple[torch.Tensor | None, ...]
 
 
-def _pointer(tensor: torch.Tensor | None, dtype: torch.dtype) -> int | None:
-    if tensor is None:
-        return None
-    if tensor.dtype is not dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
-        raise ValueError(
-            f"native kernels take contiguous {dtype} tensors on the CPU here, not {tensor.dtype} "
-            f"on {tensor.device} with strides {tensor.stride()}"
+def native_layer(weights: LayerWeights) -> NativeLayer:
+    """Pointers of one layer's weights."""
+    vectors = {
+        name: None if tensor is None else tensor.detach().float().contiguous()
+        for name, tensor in (
+            ("attention_norm", weights.attention_norm),
+            ("mlp_norm", weights.mlp_norm),
+            ("query_norm", weights.query_norm),
+            ("key_norm", weights.key_norm),
+            ("qkv_bias", weights.qkv_bias),
+            ("output_bias", weights.output_bias),
+            ("gate_up_bias", weights.gate_up_bias),
+            ("down_bias", weights.down_bias),
         )
-    return tensor.data_ptr()
+    }
+    matrices = {
+        "qkv": weights.qkv,
+        "output": weights.output,
+        "gate_up": weights.gate_up,
+        "down": weights.down,
+    }
+    layer = abi.Layer(
+        window=weights.window or 0,
+        **{name: pointer(tensor, torch.bfloat16) for name, tensor in matrices.items()},
+        **{name: pointer(tensor, torch.float32) for name, tensor in vectors.items()},
+    )
+    return NativeLayer(layer, (*vectors.values(), *matrices.values()))
 
 
-def _destroy_with(owner: object, destroy: Callable[[int], None], handle: int) -> None:
-    # Not at exit: a daemon thread may be inside a step then.
-    weakref.finalize(owner, destroy, handle).atexit = False
+def native_shape(shape: DecoderShape) -> abi.Shape:
+    sizes = (shape.num_layers, shape.hidden, shape.inner, shape.num_heads)
+    return abi.Shape(*sizes, shape.num_kv_heads, shape.head_dim, int(shape.qk_norm), shape.eps)
 
 
 class NativeDecoder:
@@ -94,85 +119,29 @@ class NativeDecoder:
 
     def __init__(self, shape: DecoderShape, num_threads: int) -> None:
         self.shape = shape
-        sizes = (shape.num_layers, shape.hidden, shape.inner, shape.num_heads)
-        native = abi.Shape(
-            *sizes, shape.num_kv_heads, shape.head_dim, int(shape.qk_norm), shape.eps
-        )
-        self._handle = _library().glidecape_decoder_create(native, num_threads)
-        _destroy_with(self, _library().glidecape_decoder_destroy, self._handle)
-        self._caches: tuple[Sequence[LayerCache], ctypes.Array[abi.Cache]] | None = None
+        self._handle = library().glidecape_decoder_create(native_shape(shape), num_threads)
+        destroy_with(self, library().glidecape_decoder_destroy, self._handle)
+        self._caches = CachePointers()
 
     def set_layer(self, index: int, weights: LayerWeights) -> None:
         """Packs one layer's weights."""
-        vectors = {
-            name: None if tensor is None else tensor.detach().float().contiguous()
-            for name, tensor in (
-                ("attention_norm", weights.attention_norm),
-                ("mlp_norm", weights.mlp_norm),
-                ("query_norm", weights.query_norm),
-                ("key_norm", weights.key_norm),
-                ("qkv_bias", weights.qkv_bias),
-                ("output_bias", weights.output_bias),
-                ("gate_up_bias", weights.gate_up_bias),
-                ("down_bias", weights.down_bias),
-            )
-        }
-        layer = abi.Layer(
-            qkv=_pointer(weights.qkv, torch.bfloat16),
-            output=_pointer(weights.output, torch.bfloat16),
-            gate_up=_pointer(weights.gate_up, torch.bfloat16),
-            down=_pointer(weights.down, torch.bfloat16),
-            window=weights.window or 0,
-            **{name: _pointer(tensor, torch.float32) for name, tensor in vectors.items()},
-        )
-        _library().glidecape_decoder_set_layer(self._handle, index, layer)
+        native = native_layer(weights)
+        library().glidecape_decoder_set_layer(self._handle, index, native.layer)
 
     def __call__(
-        self,
-        x: torch.Tensor,
-        cos_sin: tuple[torch.Tensor, torch.Tensor],
-        caches: Sequence[LayerCache],
-        batch: TreeBatch,
+        self, x: torch.Tensor, cos_sin: CosSin, caches: Sequence[LayerCache], batch: TreeBatch
     ) -> torch.Tensor:
         """x [rows, hidden] -> residual stream after the last layer, [rows, hidden] float32;
         writes the rows' KV. cos, sin: [rows, 1, head_dim] float32. Parents come before their
         children in the trees."""
+        if len(caches) != self.shape.num_layers:
+            raise ValueError(f"{len(caches)} caches for {self.shape.num_layers} layers")
         residual = x.contiguous().to(torch.float32, copy=True)
-        cos, sin = (table.contiguous() for table in cos_sin)
-        contexts = torch.tensor(batch.context_lens)
-        counts = torch.tensor(batch.node_counts)
-        ancestors = None if batch.ancestors is None else batch.ancestors.to(torch.uint8)
-        step = abi.Step(
-            num_rows=len(x),
-            num_sequences=len(batch.context_lens),
-            max_blocks=batch.block_tables.shape[1],
-            block_size=batch.block_size,
-            max_nodes=0 if ancestors is None else ancestors.shape[1],
-            positions=_pointer(batch.positions, torch.int64),
-            slots=_pointer(batch.slots, torch.int64),
-            block_tables=_pointer(batch.block_tables, torch.int64),
-            context_lens=_pointer(contexts, torch.int64),
-            node_counts=_pointer(counts, torch.int64),
-            ancestors=_pointer(ancestors, torch.uint8),
-            cos=_pointer(cos, torch.float32),
-            sin=_pointer(sin, torch.float32),
-        )
-        _library().glidecape_decoder_run(
-            self._handle, step, self._cache_pointers(caches), residual.data_ptr()
+        native = native_step(batch, cos_sin)
+        library().glidecape_decoder_run(
+            self._handle, native.step, self._caches.of(caches), residual.data_ptr()
         )
         return residual
-
-    def _cache_pointers(self, caches: Sequence[LayerCache]) -> "ctypes.Array[abi.Cache]":
-        """Made once for a pool, which stays where it is."""
-        if self._caches is None or self._caches[0] is not caches:
-            if len(caches) != self.shape.num_layers:
-                raise ValueError(f"{len(caches)} caches for {self.shape.num_layers} layers")
-            pointers = [
-                abi.Cache(_pointer(c.keys, torch.bfloat16), _pointer(c.values, torch.bfloat16))
-                for c in caches
-            ]
-            self._caches = (caches, (abi.Cache * len(pointers))(*pointers))
-        return self._caches[1]
 
 
 class NativeLinear:
@@ -180,15 +149,15 @@ class NativeLinear:
 
     def __init__(self, weight: torch.Tensor, num_threads: int) -> None:
         self.num_outputs, num_inputs = weight.shape
-        self._handle = _library().glidecape_linear_create(
-            _pointer(weight, torch.bfloat16), self.num_outputs, num_inputs, num_threads
+        self._handle = library().glidecape_linear_create(
+            pointer(weight, torch.bfloat16), self.num_outputs, num_inputs, num_threads
         )
-        _destroy_with(self, _library().glidecape_linear_destroy, self._handle)
+        destroy_with(self, library().glidecape_linear_destroy, self._handle)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, inputs] bfloat16 -> [rows, outputs] float32"""
         x = x.contiguous()
         y = torch.empty(len(x), self.num_outputs)
-        rows = _pointer(x, torch.bfloat16)
-        _library().glidecape_linear_run(self._handle, rows, len(x), y.data_ptr())
+        rows = pointer(x, torch.bfloat16)
+        library().glidecape_linear_run(self._handle, rows, len(x), y.data_ptr())
         return y

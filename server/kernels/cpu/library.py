@@ -1,4 +1,4 @@
-"""Finds and loads the native library, and mirrors its C ABI (`decoder.h`)."""
+"""Finds and loads the native library, and mirrors its C ABI (`decoder.h`, `glide.h`)."""
 
 import ctypes
 from functools import cache
@@ -52,6 +52,59 @@ class Cache(ctypes.Structure):
     _fields_ = (("keys", _POINTER), ("values", _POINTER))
 
 
+class GlideShape(ctypes.Structure):
+    """GlidecapeGlideShape"""
+
+    _fields_ = (
+        ("self", Shape),
+        *((n, _INT) for n in ("cross_heads", "cross_kv_heads", "cross_head_dim")),
+        *((n, _INT) for n in ("num_glimpsed", "num_tokens", "target_hidden", "max_delay")),
+    )
+
+
+class GlideWeights(ctypes.Structure):
+    """GlidecapeGlideWeights"""
+
+    _fields_ = (
+        ("layer", Layer),
+        *((n, _POINTER) for n in ("windows", "cross_norm", "cross_query", "cross_query_bias")),
+        *((n, _POINTER) for n in ("cross_output", "final_norm", "head", "token_ids")),
+        *((n, _POINTER) for n in ("embedding", "hidden_proj", "delays")),
+    )
+
+
+class GlideCaches(ctypes.Structure):
+    """GlidecapeGlideCaches"""
+
+    _fields_ = (("self", Cache), ("glimpsed", ctypes.POINTER(Cache)))
+
+
+class GlideStep(ctypes.Structure):
+    """GlidecapeGlideStep"""
+
+    _fields_ = (
+        ("step", Step),
+        *((n, _POINTER) for n in ("token_ids", "visible_lens", "cross_cos", "cross_sin")),
+        ("hidden", _POINTER),
+        ("delay", _INT),
+    )
+
+
+class Round(ctypes.Structure):
+    """GlidecapeRound"""
+
+    _fields_ = (
+        *((n, _INT) for n in ("num_sequences", "max_blocks", "block_size", "num_candidates")),
+        *((n, _POINTER) for n in ("token_ids", "starts", "depths", "block_tables")),
+        *((n, _POINTER) for n in ("cos", "sin", "cross_cos", "cross_sin", "hidden")),
+        *((n, _POINTER) for n in ("candidates", "confidences")),
+    )
+
+
+def _glide_call(*arguments: object) -> tuple[object, tuple[object, ...]]:
+    return _BOOL, (_POINTER, *arguments)
+
+
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "glidecape_decoder_create": (_POINTER, (ctypes.POINTER(Shape), _INT)),
     "glidecape_decoder_set_layer": (_BOOL, (_POINTER, _INT, ctypes.POINTER(Layer))),
@@ -63,6 +116,16 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "glidecape_linear_create": (_POINTER, (_POINTER, _INT, _INT, _INT)),
     "glidecape_linear_run": (_BOOL, (_POINTER, _POINTER, _INT, _POINTER)),
     "glidecape_linear_destroy": (None, (_POINTER,)),
+    "glidecape_glide_create": (
+        _POINTER,
+        (ctypes.POINTER(GlideShape), ctypes.POINTER(GlideWeights), _INT),
+    ),
+    "glidecape_glide_logits": _glide_call(
+        ctypes.POINTER(GlideStep), ctypes.POINTER(GlideCaches), _POINTER
+    ),
+    "glidecape_glide_fill": _glide_call(ctypes.POINTER(GlideStep), ctypes.POINTER(GlideCaches)),
+    "glidecape_glide_draft": _glide_call(ctypes.POINTER(Round), ctypes.POINTER(GlideCaches)),
+    "glidecape_glide_destroy": (None, (_POINTER,)),
 }
 
 

@@ -57,9 +57,11 @@ class VisibleSlots {
   NodeKeys keys(const GlidecapeStep& step, int row, int window) const {
     const Row& r = rows_[row];
     const int last = r.context + r.path_length - 1;
+    // A row sees at least one token, also where a draft has run ahead of a window's end.
+    const int begin = window ? static_cast<int>(step.positions[row]) - window + 1 : 0;
     return {committed_.data() + r.committed, step.slots + r.first_row,
             r.path < 0 ? nullptr : paths_.data() + r.path, r.num_nodes, r.context,
-            window ? std::max(0, last - window + 1) : 0, last};
+            std::clamp(begin, 0, last), last};
   }
 
  private:

@@ -1,0 +1,255 @@
+// The GliDe draft of one layer: a forward over any trees, and whole chains in one call.
+//
+//   embed -> self-attention (layers.h) -> hint -> glimpse -> MLP (layers.h) -> norm -> head -> top
+//
+// The glimpse is attention over the target's cache: norm -> query -> rotary -> one attention per
+// target layer that is read -> output + residual.
+#include "glide.h"
+
+#include "candidates.h"
+#include "guard.h"
+#include "layers.h"
+
+namespace glidecape {
+namespace {
+
+using Floats = std::vector<float>;
+
+// Where a forward's results go.
+struct Wanted {
+  float* logits;  // [rows][num_tokens]
+  int num_candidates = 0;
+  int64_t* candidates = nullptr;  // [rows][num_candidates]
+  float* confidences = nullptr;
+};
+
+class Glide {
+ public:
+  Glide(const GlidecapeGlideShape& shape, const GlidecapeGlideWeights& from, int threads)
+      : shape_(shape), threads_(std::max(1, threads)), embedding_(from.embedding),
+        layer_(pack_layer(arena_, shape.self, from.layer)),
+        windows_(from.windows, from.windows + shape.num_glimpsed),
+        token_ids_(from.token_ids, from.token_ids + shape.num_tokens) {
+    const auto as_is = [](int i) { return i; };
+    const int hidden = shape.self.hidden, width = cross_width();
+    query_ = pack(arena_, from.cross_query, from.cross_query_bias, width, hidden, as_is);
+    output_ = pack(arena_, from.cross_output, nullptr, hidden, width, as_is);
+    head_ = pack(arena_, from.head, nullptr, shape.num_tokens, hidden, as_is);
+    if (from.cross_norm) cross_norm_.assign(from.cross_norm, from.cross_norm + hidden);
+    if (from.final_norm) final_norm_.assign(from.final_norm, from.final_norm + hidden);
+    if (!shape.target_hidden) return;
+    hidden_proj_ = pack(arena_, from.hidden_proj, nullptr, hidden, shape.target_hidden, as_is);
+    delays_.assign(from.delays, from.delays + static_cast<int64_t>(shape.max_delay) * hidden);
+  }
+  virtual ~Glide() = default;
+
+  virtual void logits(const GlidecapeGlideStep& step, const GlidecapeGlideCaches& caches, float* to) = 0;
+  virtual void fill(const GlidecapeGlideStep& step, const GlidecapeGlideCaches& caches) = 0;
+  virtual void draft(const GlidecapeRound& round, const GlidecapeGlideCaches& caches) = 0;
+
+ protected:
+  // Of all glimpsed layers' queries together.
+  int cross_width() const {
+    return shape_.num_glimpsed * shape_.cross_heads * shape_.cross_head_dim;
+  }
+
+  const GlidecapeGlideShape shape_;
+  const int threads_;
+  Arena arena_;
+  const bf16* embedding_;
+  const Layer layer_;
+  const std::vector<int> windows_;
+  const std::vector<int64_t> token_ids_;
+  PackedMatrix query_, output_, head_, hidden_proj_;
+  Floats cross_norm_, final_norm_, delays_;
+};
+
+template <class X>
+class GlideWith : public Glide {
+ public:
+  GlideWith(const GlidecapeGlideShape& shape, const GlidecapeGlideWeights& from, int threads)
+      : Glide(shape, from, threads), runner_(shape.self, threads_) {}
+
+  void logits(const GlidecapeGlideStep& step, const GlidecapeGlideCaches& caches, float* to) override {
+    SharedTeam::with(threads_, [&](Team& team) { forward(team, step, caches, {to}); });
+  }
+
+  void fill(const GlidecapeGlideStep& g, const GlidecapeGlideCaches& caches) override {
+    SharedTeam::with(threads_, [&](Team& team) {
+      prepare(g);
+      team.run([&](int) {
+        embed(team, 0, g);
+        runner_.write_kv(team, 1, layer_, nullptr, g.step, view(caches.self), x_.data());
+      }, 4);
+    });
+  }
+
+  void draft(const GlidecapeRound& round, const GlidecapeGlideCaches& caches) override {
+    SharedTeam::with(threads_, [&](Team& team) {
+      const int count = round.num_sequences, wanted = round.num_candidates;
+      logits_.resize(static_cast<int64_t>(count) * shape_.num_tokens);
+      tokens_.assign(round.token_ids, round.token_ids + count);
+      const std::vector<int64_t> ones(count, 1);
+      for (int depth = 0; depth < round.depths[0]; ++depth) {
+        const int64_t at = static_cast<int64_t>(depth) * count;
+        int active = 0;
+        positions_.clear(), slots_.clear();
+        for (; active < count && round.depths[active] > depth; ++active) {
+          const int64_t position = round.starts[active] + depth;
+          const int64_t* table = round.block_tables + static_cast<int64_t>(active) * round.max_blocks;
+          positions_.push_back(position);
+          slots_.push_back(table[position / round.block_size] * round.block_size +
+                           position % round.block_size);
+        }
+        GlidecapeGlideStep step{};
+        step.step = {active, active, round.max_blocks, round.block_size, 0, positions_.data(),
+                     slots_.data(), round.block_tables, positions_.data(), ones.data(), nullptr,
+                     round.cos + at * shape_.self.head_dim, round.sin + at * shape_.self.head_dim};
+        step.token_ids = tokens_.data();
+        step.visible_lens = round.starts;
+        step.cross_cos = round.cross_cos + at * shape_.cross_head_dim;
+        step.cross_sin = round.cross_sin + at * shape_.cross_head_dim;
+        step.hidden = round.hidden;
+        step.delay = depth + 1;
+        int64_t* found = round.candidates + at * wanted;
+        forward(team, step, caches,
+                {logits_.data(), wanted, found, round.confidences + at * wanted});
+        for (int i = 0; i < active; ++i) tokens_[i] = found[static_cast<int64_t>(i) * wanted];
+      }
+    });
+  }
+
+ private:
+  static CacheView view(const GlidecapeCache& cache) { return {cache.keys, cache.values}; }
+
+  void prepare(const GlidecapeGlideStep& g) {
+    const int64_t rows = g.step.num_rows;
+    runner_.prepare(g.step);
+    x_.resize(rows * shape_.self.hidden);
+    queries_.resize(rows * cross_width());
+    attended_.resize(rows * cross_width());
+    hidden_.resize(rows * shape_.target_hidden);
+  }
+
+  void embed(Team& team, int phase, const GlidecapeGlideStep& g) {
+    const int hidden = shape_.self.hidden;
+    team.for_each(phase, g.step.num_rows, [&](int row) {
+      widen(embedding_ + g.token_ids[row] * hidden, hidden, x_.data() + static_cast<int64_t>(row) * hidden);
+      const int64_t at = static_cast<int64_t>(row) * shape_.target_hidden;
+      if (g.hidden) convert(g.hidden + at, shape_.target_hidden, hidden_.data() + at);
+    });
+  }
+
+  static void convert(const bf16* from, int count, bf16* to) { std::copy_n(from, count, to); }
+  static void convert(const bf16* from, int count, float* to) { widen(from, count, to); }
+
+  void forward(Team& team, const GlidecapeGlideStep& g, const GlidecapeGlideCaches& caches,
+               const Wanted& wanted) {
+    prepare(g);
+    seen_.find_committed(g.step, g.visible_lens);
+    const int rows = g.step.num_rows, glimpse = 7, mlp = glimpse + 4 + shape_.num_glimpsed;
+    team.run([&](int thread) {
+      embed(team, 0, g);
+      runner_.run_self_attention(team, 1, layer_, shape_.target_hidden ? &hidden_proj_ : &query_,
+                                 g.step, view(caches.self), x_.data(), thread);
+      if (shape_.target_hidden)
+        runner_.add_product(team, 6, hidden_proj_, &query_, hidden_.data(), rows, x_.data());
+      run_glimpse(team, glimpse, g, caches, thread);
+      runner_.run_mlp(team, mlp, layer_, &head_, rows, x_.data());
+      read_out(team, mlp + 3, rows, wanted);
+    }, mlp + 6);
+  }
+
+  // 4 phases and one per target layer.
+  void run_glimpse(Team& team, int phase, const GlidecapeGlideStep& g,
+                   const GlidecapeGlideCaches& caches, int thread) {
+    const int rows = g.step.num_rows, dim = shape_.cross_head_dim;
+    const int64_t width = cross_width(), layer_width = static_cast<int64_t>(shape_.cross_heads) * dim;
+    team.for_each(phase, rows, [&](int row) { enter(row, cross_norm_, g.delay); });
+    multiply(team, phase + 1, query_, &output_, runner_.normed(), rows,
+             [&](int row, int first, int count, const float* sums) {
+               std::copy_n(sums, count, queries_.data() + row * width + first);
+             });
+    team.for_each(phase + 2, rows, [&](int row) {
+      for (int64_t head = 0; head < width; head += dim) {
+        float* query = queries_.data() + row * width + head;
+        rotate_head(query, nullptr, 0, g.cross_cos + static_cast<int64_t>(row) * dim,
+                    g.cross_sin + static_cast<int64_t>(row) * dim, dim, query);
+      }
+    });
+    const Heads heads{shape_.cross_heads, shape_.cross_kv_heads, dim};
+    for (int i = 0; i < shape_.num_glimpsed; ++i)
+      attend_blocks(team, phase + 3 + i, g.step, seen_, heads, view(caches.glimpsed[i]), windows_[i],
+                    queries_.data() + i * layer_width, width, attended_.data() + i * layer_width, width,
+                    runner_.scratch(thread));
+    runner_.add_product(team, phase + 3 + shape_.num_glimpsed, output_, &layer_.gate_up,
+                        attended_.data(), rows, x_.data());
+  }
+
+  // Final norm, head and the best tokens: 3 phases.
+  void read_out(Team& team, int phase, int rows, const Wanted& wanted) {
+    team.for_each(phase, rows, [&](int row) { enter(row, final_norm_, 0); });
+    multiply(team, phase + 1, head_, nullptr, runner_.normed(), rows,
+             [&](int row, int first, int count, const float* sums) {
+               std::copy_n(sums, count, wanted.logits + static_cast<int64_t>(row) * shape_.num_tokens + first);
+             });
+    if (!wanted.num_candidates) return;
+    team.for_each(phase + 2, rows, [&](int row) {
+      int64_t* found = wanted.candidates + static_cast<int64_t>(row) * wanted.num_candidates;
+      most_probable(wanted.logits + static_cast<int64_t>(row) * shape_.num_tokens, shape_.num_tokens,
+                    wanted.num_candidates, found,
+                    wanted.confidences + static_cast<int64_t>(row) * wanted.num_candidates);
+      for (int i = 0; i < wanted.num_candidates; ++i) found[i] = token_ids_[found[i]];
+    });
+  }
+
+  // The residual row -> what the next product reads: normed if there is a weight. The hint's delay
+  // (1 …, 0 for none) is added to the residual first.
+  void enter(int row, const Floats& norm, int delay) {
+    const int hidden = shape_.self.hidden;
+    float* x = x_.data() + static_cast<int64_t>(row) * hidden;
+    X* to = runner_.normed() + static_cast<int64_t>(row) * hidden;
+    if (delay && shape_.target_hidden) {
+      const float* add = delays_.data() + static_cast<int64_t>(std::min(delay, shape_.max_delay) - 1) * hidden;
+      for (int i = 0; i < hidden; ++i) x[i] += add[i];
+    }
+    if (!norm.empty()) return rms_norm_row(x, norm.data(), hidden, shape_.self.eps, to);
+    for (int i = 0; i < hidden; i += 16) store(to + i, _mm512_loadu_ps(x + i));
+  }
+
+  LayerRunner<X> runner_;
+  Floats x_, queries_, logits_;
+  std::vector<X> attended_, hidden_;
+  std::vector<int64_t> tokens_, positions_, slots_;
+  VisibleSlots seen_;
+};
+
+}  // namespace
+}  // namespace glidecape
+
+using namespace glidecape;
+
+void* glidecape_glide_create(const GlidecapeGlideShape* shape, const GlidecapeGlideWeights* weights,
+                             int32_t threads) {
+  return created([&]() -> Glide* {
+    if (prefers_multiply_add()) return new GlideWith<float>(*shape, *weights, threads);
+    return new GlideWith<bf16>(*shape, *weights, threads);
+  });
+}
+
+bool glidecape_glide_logits(void* glide, const GlidecapeGlideStep* step,
+                            const GlidecapeGlideCaches* caches, float* logits) {
+  return succeeds([&] { static_cast<Glide*>(glide)->logits(*step, *caches, logits); });
+}
+
+bool glidecape_glide_fill(void* glide, const GlidecapeGlideStep* step,
+                          const GlidecapeGlideCaches* caches) {
+  return succeeds([&] { static_cast<Glide*>(glide)->fill(*step, *caches); });
+}
+
+bool glidecape_glide_draft(void* glide, const GlidecapeRound* round,
+                           const GlidecapeGlideCaches* caches) {
+  return succeeds([&] { static_cast<Glide*>(glide)->draft(*round, *caches); });
+}
+
+void glidecape_glide_destroy(void* glide) { delete static_cast<Glide*>(glide); }

@@ -1,0 +1,74 @@
+// The C ABI of the GliDe draft; mirrored field by field in library.py.
+#pragma once
+
+#include "decoder.h"
+
+extern "C" {
+
+struct GlidecapeGlideShape {
+  GlidecapeShape self;  // of the draft's one layer
+  int32_t cross_heads, cross_kv_heads, cross_head_dim;  // the target's
+  int32_t num_glimpsed;   // target layers read
+  int32_t num_tokens;     // rows of the head
+  int32_t target_hidden;  // size of the target's hidden state where it is glimpsed, else 0
+  int32_t max_delay;
+};
+
+// As in GlidecapeLayer, everything but the embedding is copied.
+struct GlidecapeGlideWeights {
+  GlidecapeLayer layer;
+  const int32_t* windows;         // [num_glimpsed], of the target's layers, 0 for none
+  const float* cross_norm;        // [hidden] or null
+  const uint16_t* cross_query;    // [num_glimpsed * cross_heads * cross_head_dim][hidden]
+  const float* cross_query_bias;  // or null
+  const uint16_t* cross_output;   // [hidden][num_glimpsed * cross_heads * cross_head_dim]
+  const float* final_norm;        // [hidden] or null
+  const uint16_t* head;           // [num_tokens][hidden]
+  const int64_t* token_ids;       // [num_tokens]: the token behind each row of the head
+  const uint16_t* embedding;      // [vocabulary][hidden], kept where it is
+  const uint16_t* hidden_proj;    // [hidden][target_hidden]
+  const float* delays;            // [max_delay][hidden]
+};
+
+// The caches a draft works on.
+struct GlidecapeGlideCaches {
+  GlidecapeCache self;
+  const GlidecapeCache* glimpsed;  // [num_glimpsed]
+};
+
+// One forward over any trees.
+struct GlidecapeGlideStep {
+  GlidecapeStep step;           // of the self-attention
+  const int64_t* token_ids;     // [num_rows]
+  const int64_t* visible_lens;  // [num_sequences]: tokens of the target's cache that are glimpsed
+  const float *cross_cos, *cross_sin;  // [num_rows][cross_head_dim]
+  const uint16_t* hidden;              // [num_rows][target_hidden] or null
+  int32_t delay;                       // 1 …
+};
+
+// A chain of tokens for each sequence, longest first.
+struct GlidecapeRound {
+  int32_t num_sequences, max_blocks, block_size, num_candidates;
+  const int64_t* token_ids;     // [num_sequences]: the last committed token …
+  const int64_t* starts;        // … and its position: as many tokens of the target are glimpsed
+  const int64_t* depths;        // [num_sequences]: tokens wanted, not increasing
+  const int64_t* block_tables;  // [num_sequences][max_blocks]
+  const float *cos, *sin;       // [depths[0]][num_sequences][head_dim]
+  const float *cross_cos, *cross_sin;  // [depths[0]][num_sequences][cross_head_dim]
+  const uint16_t* hidden;              // [num_sequences][target_hidden] or null
+  int64_t* candidates;   // written: [depths[0]][num_sequences][num_candidates], most probable first
+  float* confidences;    // written: their probabilities
+};
+
+void* glidecape_glide_create(const GlidecapeGlideShape* shape, const GlidecapeGlideWeights* weights,
+                             int32_t threads);
+// logits: [num_rows][num_tokens], written
+bool glidecape_glide_logits(void* glide, const GlidecapeGlideStep* step,
+                            const GlidecapeGlideCaches* caches, float* logits);
+// Writes the rows' own KV and nothing else.
+bool glidecape_glide_fill(void* glide, const GlidecapeGlideStep* step,
+                          const GlidecapeGlideCaches* caches);
+bool glidecape_glide_draft(void* glide, const GlidecapeRound* round,
+                           const GlidecapeGlideCaches* caches);
+void glidecape_glide_destroy(void* glide);
+}

@@ -1,0 +1,236 @@
+"""The GliDe draft of one layer as single native calls: a forward, a fill, whole chains."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from server.kernels.cpu import library as abi
+from server.kernels.cpu.decoder import (
+    DecoderShape,
+    LayerWeights,
+    native_layer,
+    native_shape,
+    supports,
+)
+from server.kernels.cpu.steps import (
+    CachePointers,
+    CosSin,
+    destroy_with,
+    library,
+    native_step,
+    pointer,
+)
+from server.kernels.tree import LayerCache, TreeBatch
+
+
+@dataclass(frozen=True, slots=True)
+class GlideShape:
+    """Sizes of a one-layer draft and of what it reads."""
+
+    own: DecoderShape
+    cross_heads: int
+    cross_kv_heads: int
+    cross_head_dim: int
+    target_hidden: int
+    """Size of the target's hidden state where it is glimpsed, else 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class GlideWeights:
+    """Matrices [outputs, inputs]; everything but the embedding is copied."""
+
+    layer: LayerWeights
+    glimpsed: Sequence[int]
+    """Target layers that are read."""
+    windows: Sequence[int | None]
+    """Their sliding windows."""
+    cross_norm: torch.Tensor | None
+    cross_query: torch.Tensor
+    """The queries of all layers read, one after another."""
+    cross_query_bias: torch.Tensor | None
+    cross_output: torch.Tensor
+    final_norm: torch.Tensor | None
+    head: torch.Tensor
+    token_ids: torch.Tensor
+    """[rows of the head] int64: the token behind each."""
+    embedding: torch.Tensor
+    hidden_proj: torch.Tensor | None
+    delays: torch.Tensor
+    """[max_delay, hidden]"""
+
+
+class Roots(NamedTuple):
+    """Where chains begin, longest chain first."""
+
+    token_ids: torch.Tensor
+    """[sequences] int64: the last committed token of each …"""
+    starts: torch.Tensor
+    """[sequences] int64: … and its position; the target's KV before it is glimpsed."""
+    depths: torch.Tensor
+    """[sequences] int64: tokens to draft, at least 1, not increasing."""
+    block_tables: torch.Tensor
+    """[sequences, max_blocks] int64"""
+    block_size: int
+    hidden: torch.Tensor | None
+    """[sequences, target hidden size]"""
+
+
+class Chains(NamedTuple):
+    """What was drafted: the most probable tokens at each depth, of which the first was followed."""
+
+    token_ids: torch.Tensor
+    """[max depth, sequences, candidates] int64; unspecified below a sequence's own depth."""
+    confidences: torch.Tensor
+    """The same shape, float32."""
+
+
+class Caches(NamedTuple):
+    """The KV a draft works on."""
+
+    own: Sequence[LayerCache]
+    target: Sequence[LayerCache]
+    """All layers of the target."""
+
+
+def supports_glide(shape: GlideShape, head: torch.Tensor) -> bool:
+    """Whether the native draft runs on this machine and takes these sizes and this precision."""
+    return (
+        shape.own.num_layers == 1
+        and supports(shape.own, head)
+        and shape.cross_head_dim % 32 == 0
+        and shape.target_hidden % 2 == 0
+        and shape.cross_heads // shape.cross_kv_heads <= 64
+    )
+
+
+class NativeGlide:
+    """A draft of one layer."""
+
+    def __init__(self, shape: GlideShape, weights: GlideWeights, num_threads: int) -> None:
+        self.shape = shape
+        self._embedding = weights.embedding.contiguous()
+        native_weights, kept = _native_weights(weights, self._embedding)
+        native = abi.GlideShape(
+            native_shape(shape.own),
+            *(shape.cross_heads, shape.cross_kv_heads, shape.cross_head_dim),
+            *(len(weights.windows), len(weights.head), shape.target_hidden, len(weights.delays)),
+        )
+        self._num_tokens = len(weights.head)
+        self._handle = library().glidecape_glide_create(native, native_weights, num_threads)
+        del kept  # everything but the embedding was copied
+        destroy_with(self, library().glidecape_glide_destroy, self._handle)
+        self._own, self._glimpsed = CachePointers(), CachePointers(weights.glimpsed)
+
+    def logits(
+        self,
+        token_ids: torch.Tensor,
+        caches: Caches,
+        batch: TreeBatch,
+        visible_lens: Sequence[int],
+        cos_sin: tuple[CosSin, CosSin],
+        hidden: torch.Tensor | None,
+        delay: int,
+    ) -> torch.Tensor:
+        """One drafting step; arguments as in `GlideModel.draft`, whose result this is.
+
+        cos_sin: of the self-attention and of the glimpse.
+        """
+        own, (cross_cos, cross_sin) = cos_sin
+        step = native_step(batch, own)
+        lens = torch.tensor(visible_lens)
+        cross_cos, cross_sin = cross_cos.contiguous(), cross_sin.contiguous()
+        hidden = self._checked(hidden)
+        native = abi.GlideStep(
+            step=step.step,
+            token_ids=pointer(token_ids, torch.int64),
+            visible_lens=pointer(lens, torch.int64),
+            cross_cos=pointer(cross_cos, torch.float32),
+            cross_sin=pointer(cross_sin, torch.float32),
+            hidden=pointer(hidden, torch.bfloat16),
+            delay=delay,
+        )
+        logits = torch.empty(len(token_ids), self._num_tokens)
+        library().glidecape_glide_logits(
+            self._handle, native, self._caches(caches), logits.data_ptr()
+        )
+        return logits
+
+    def fill(
+        self, token_ids: torch.Tensor, own: Sequence[LayerCache], batch: TreeBatch, cos_sin: CosSin
+    ) -> None:
+        """Writes the rows' own KV."""
+        step = native_step(batch, cos_sin)
+        native = abi.GlideStep(step=step.step, token_ids=pointer(token_ids, torch.int64))
+        (own_cache,) = self._own.of(own)
+        caches = abi.GlideCaches(own_cache, None)
+        library().glidecape_glide_fill(self._handle, native, caches)
+
+    def chains(
+        self, roots: Roots, caches: Caches, cos_sin: tuple[CosSin, CosSin], num_candidates: int
+    ) -> Chains:
+        """Drafts a chain per sequence.
+
+        Args:
+            cos_sin: of the self-attention and of the glimpse, [max depth, sequences, head_dim]
+                float32 each.
+        """
+        (cos, sin), (cross_cos, cross_sin) = cos_sin
+        hidden = self._checked(roots.hidden)
+        sizes = (int(roots.depths[0]), len(roots.depths), num_candidates)
+        chains = Chains(torch.empty(sizes, dtype=torch.int64), torch.empty(sizes))
+        tables = (cos, sin, cross_cos, cross_sin)
+        native = abi.Round(
+            len(roots.depths), roots.block_tables.shape[1], roots.block_size, num_candidates,
+            pointer(roots.token_ids, torch.int64), pointer(roots.starts, torch.int64),
+            pointer(roots.depths, torch.int64), pointer(roots.block_tables, torch.int64),
+            *(pointer(table, torch.float32) for table in tables),
+            pointer(hidden, torch.bfloat16),
+            chains.token_ids.data_ptr(), chains.confidences.data_ptr(),
+        )  # fmt: skip
+        library().glidecape_glide_draft(self._handle, native, self._caches(caches))
+        return chains
+
+    def _checked(self, hidden: torch.Tensor | None) -> torch.Tensor | None:
+        if not self.shape.target_hidden:
+            return None
+        if hidden is None:
+            raise ValueError("this draft glimpses the target's hidden state; none was given")
+        return hidden.to(torch.bfloat16).contiguous()
+
+    def _caches(self, caches: Caches) -> abi.GlideCaches:
+        (own,) = self._own.of(caches.own)
+        return abi.GlideCaches(own, self._glimpsed.of(caches.target))
+
+
+def _native_weights(
+    weights: GlideWeights, embedding: torch.Tensor
+) -> tuple[abi.GlideWeights, list[object]]:
+    """The weights' addresses, and what has to live as long as they are used."""
+    layer = native_layer(weights.layer)
+    windows = (ctypes.c_int32 * len(weights.windows))(*(w or 0 for w in weights.windows))
+    kept: list[object] = [layer, windows]
+
+    def vector(tensor: torch.Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        kept.append(tensor := tensor.detach().float().contiguous())
+        return pointer(tensor, torch.float32)
+
+    native = abi.GlideWeights(
+        layer=layer.layer,
+        windows=ctypes.addressof(windows),
+        cross_norm=vector(weights.cross_norm),
+        cross_query=pointer(weights.cross_query, torch.bfloat16),
+        cross_query_bias=vector(weights.cross_query_bias),
+        cross_output=pointer(weights.cross_output, torch.bfloat16),
+        final_norm=vector(weights.final_norm),
+        head=pointer(weights.head, torch.bfloat16),
+        token_ids=pointer(weights.token_ids, torch.int64),
+        embedding=pointer(embedding, torch.bfloat16),
+        hidden_proj=pointer(weights.hidden_proj, torch.bfloat16),
+        delays=vector(weights.delays),
+    )
+    return native, kept

@@ -1,0 +1,93 @@
+"""Python's side of a native call: pointers of tensors, steps and caches as the C ABI has them."""
+
+import ctypes
+import weakref
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from server.kernels.cpu import library as abi
+from server.kernels.tree import LayerCache, TreeBatch
+
+CosSin = tuple[torch.Tensor, torch.Tensor]
+
+
+def library() -> ctypes.CDLL:
+    """Raises RuntimeError where there is none."""
+    library = abi.native_library()
+    if library is None:
+        raise RuntimeError("the native kernels are not available; ask supports() first")
+    return library
+
+
+def pointer(tensor: torch.Tensor | None, dtype: torch.dtype) -> int | None:
+    """Address of a tensor's first element; the caller keeps the tensor alive."""
+    if tensor is None:
+        return None
+    if tensor.dtype is not dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise ValueError(
+            f"native kernels take contiguous {dtype} tensors on the CPU here, not {tensor.dtype} "
+            f"on {tensor.device} with strides {tensor.stride()}"
+        )
+    return tensor.data_ptr()
+
+
+def destroy_with(owner: object, destroy: Callable[[int], None], handle: int) -> None:
+    """Frees a native object with its Python owner."""
+    # Not at exit: a daemon thread may be inside a step then.
+    weakref.finalize(owner, destroy, handle).atexit = False
+
+
+class NativeStep(NamedTuple):
+    """A step and the tensors that its pointers lead to."""
+
+    step: abi.Step
+    kept: tuple[torch.Tensor | None, ...]
+
+
+def native_step(batch: TreeBatch, cos_sin: CosSin) -> NativeStep:
+    """cos, sin: [rows, 1, head_dim] float32."""
+    cos, sin = (table.contiguous() for table in cos_sin)
+    contexts = torch.tensor(batch.context_lens)
+    counts = torch.tensor(batch.node_counts)
+    ancestors = None if batch.ancestors is None else batch.ancestors.to(torch.uint8)
+    step = abi.Step(
+        num_rows=len(batch.positions),
+        num_sequences=len(batch.context_lens),
+        max_blocks=batch.block_tables.shape[1],
+        block_size=batch.block_size,
+        max_nodes=0 if ancestors is None else ancestors.shape[1],
+        positions=pointer(batch.positions, torch.int64),
+        slots=pointer(batch.slots, torch.int64),
+        block_tables=pointer(batch.block_tables, torch.int64),
+        context_lens=pointer(contexts, torch.int64),
+        node_counts=pointer(counts, torch.int64),
+        ancestors=pointer(ancestors, torch.uint8),
+        cos=pointer(cos, torch.float32),
+        sin=pointer(sin, torch.float32),
+    )
+    return NativeStep(step, (cos, sin, contexts, counts, ancestors))
+
+
+class CachePointers:
+    """Addresses of a pool's layers, made once: a pool stays where it is.
+
+    Args:
+        layers: which of the pool's layers are wanted; None is all.
+    """
+
+    def __init__(self, layers: Sequence[int] | None = None) -> None:
+        self._layers = layers
+        self._caches: Sequence[LayerCache] | None = None
+        self._pointers: ctypes.Array[abi.Cache] | None = None
+
+    def of(self, caches: Sequence[LayerCache]) -> "ctypes.Array[abi.Cache]":
+        if self._pointers is None or self._caches is not caches:
+            wanted = caches if self._layers is None else [caches[i] for i in self._layers]
+            found = [
+                abi.Cache(pointer(c.keys, torch.bfloat16), pointer(c.values, torch.bfloat16))
+                for c in wanted
+            ]
+            self._caches, self._pointers = caches, (abi.Cache * len(found))(*found)
+        return self._pointers

@@ -1,0 +1,153 @@
+"""The native GliDe draft: as close to the exact one as torch's bfloat16, and whole chains equal to
+single steps, bit by bit, whatever else is in the batch."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from server.kernels.cpu.glide import Roots
+from server.models.config import ModelConfig, RopeConfig
+from tests.kernels.native_models import needs_native, without_native_library
+from tests.kernels.paged import Nodes
+from tests.models.test_glide import (
+    BLOCK,
+    STEPS,
+    VERIFIED,
+    PagedDraft,
+    dense_chain,
+    final_hidden,
+    paged_chain,
+    text,
+)
+from tests.models.test_glide_reference import Draft, make_draft, random_target_kv, target_config
+
+pytestmark = needs_native()
+
+
+def wide_target(**changes: object) -> ModelConfig:
+    sizes: dict[str, object] = {"hidden_size": 80, "intermediate_size": 96, "head_dim": 32}
+    return target_config(**sizes | changes)
+
+
+def wide_draft(target: ModelConfig | None = None, **changes: object) -> Draft:
+    target = target or wide_target()
+    sizes: dict[str, object] = {
+        "hidden_size": target.hidden_size, "head_dim": 32, "intermediate_size": 96,
+    }  # fmt: skip
+    return make_draft(target, **sizes | changes)
+
+
+DRAFTS: dict[str, Draft] = {
+    "paper": wide_draft(),
+    "three-glimpses": wide_draft(glimpse_layers=((0, 2, -1),)),
+    "no-cross-norm": wide_draft(cross_norm=False),
+    "biases": wide_draft(attention_bias=True, cross_bias=True),
+    "no-final-norm": wide_draft(final_norm=False),
+    "trimmed": wide_draft(draft_vocab_size=20),
+    "own-both": wide_draft(own_embedding=True, own_head=True, hidden_size=48),
+    "mha-target": wide_draft(wide_target(num_kv_heads=4), num_heads=6, num_kv_heads=2),
+    "windows": wide_draft(
+        wide_target(sliding_windows=(None, 9, None, 6, 7)), glimpse_layers=((0, 1, 4),)
+    ),
+    "two-rotaries": wide_draft(cross_rope_theta=10_000.0, rope=RopeConfig(theta=50.0)),
+    "hidden": wide_draft(glimpse_hidden=True, max_delay=3),
+    "everything": wide_draft(
+        wide_target(hidden_size=112, head_dim=96, num_kv_heads=1),
+        own_embedding=True, own_head=True, glimpse_hidden=True, attention_bias=True,
+        cross_bias=True, glimpse_layers=((1, 3),), hidden_size=80, draft_vocab_size=37,
+    ),
+}  # fmt: skip
+
+
+def rms(tensor: torch.Tensor) -> float:
+    return float(tensor.float().square().mean().sqrt())
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_error_is_that_of_torch_in_bfloat16(name: str) -> None:
+    draft = DRAFTS[name]
+    rounded = {n: w if w.dtype is torch.int64 else w.bfloat16() for n, w in draft.weights.items()}
+    exact_weights = {n: w if w.dtype is torch.int64 else w.float() for n, w in rounded.items()}
+    exact_draft = Draft(
+        draft.config, draft.target, exact_weights,
+        draft.target_embedding.bfloat16().float(), draft.target_head.bfloat16().float(),
+    )  # fmt: skip
+    kv = [(k.bfloat16(), v.bfloat16()) for k, v in random_target_kv(draft.target, VERIFIED)]
+    hidden = final_hidden(draft.target).bfloat16()
+    exact = dense_chain(
+        exact_draft, [(k.float(), v.float()) for k, v in kv], text(), VERIFIED, hidden.float()
+    )
+    native_draft = PagedDraft(draft, [kv], torch.bfloat16)
+    assert native_draft.model.drafts_chains
+    native = paged_chain(native_draft, text(), VERIFIED, hidden, [5, VERIFIED - 5])
+    with without_native_library():
+        torch_draft = PagedDraft(draft, [kv], torch.bfloat16)
+        assert not torch_draft.model.drafts_chains
+        plain = paged_chain(torch_draft, text(), VERIFIED, hidden, [5, VERIFIED - 5])
+    assert 0 < rms(plain - exact) < 0.1 * float(exact.std()), "the yardstick itself is broken"
+    assert rms(native - exact) <= 1.5 * rms(plain - exact)
+
+
+def chains(
+    paged: PagedDraft, roots: Sequence[tuple[int, int, int]], hidden: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """roots: (sequence, verified tokens, depth), the longest chain first."""
+    sequences = [sequence for sequence, _, _ in roots]
+    found = paged.model.draft_chains(
+        Roots(
+            torch.tensor([text(sequence)[verified] for sequence, verified, _ in roots]),
+            torch.tensor([verified for _, verified, _ in roots]),
+            torch.tensor([depth for _, _, depth in roots]),
+            paged.tables[sequences],
+            BLOCK,
+            hidden,
+        ),
+        paged.caches,
+        paged.target_caches,
+        num_candidates=8,
+    )
+    return found.token_ids, found.confidences
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_chains_are_single_steps_in_any_company(name: str) -> None:
+    draft = DRAFTS[name]
+    targets = [random_target_kv(draft.target, VERIFIED, seed) for seed in range(3)]
+    paged = PagedDraft(draft, targets, torch.bfloat16)
+    hidden = torch.stack([final_hidden(draft.target, seed).bfloat16() for seed in range(3)])
+    roots = [(2, VERIFIED, STEPS), (0, VERIFIED - 4, 3), (1, 1, 1)]
+    for sequence, verified, _ in roots:
+        paged.fill(Nodes(sequence, 0, text(sequence)[:verified]))
+    glimpsed = hidden[[2, 0, 1]] if draft.config.glimpse_hidden else None
+    together = chains(paged, roots, glimpsed)
+    for column, (sequence, verified, depth) in enumerate(roots):
+        token = text(sequence)[verified]
+        for step in range(depth):
+            logits = paged.draft(
+                Nodes(sequence, verified + step, [token]),
+                verified=[verified],
+                hidden=hidden[sequence][None] if draft.config.glimpse_hidden else None,
+                delay=step + 1,
+            )[0]
+            best = logits.sort(descending=True, stable=True).indices[:8]
+            tokens, confidences = together[0][step, column], together[1][step, column]
+            assert torch.equal(paged.model.draft_token_ids[best], tokens)
+            torch.testing.assert_close(confidences, logits.softmax(0)[best], rtol=1e-5, atol=1e-7)
+            token = int(tokens[0])
+
+
+def test_candidates_of_a_tiny_vocabulary() -> None:
+    draft = wide_draft(draft_vocab_size=8)
+    paged = PagedDraft(draft, [random_target_kv(draft.target, VERIFIED)], torch.bfloat16)
+    paged.fill(Nodes(0, 0, text()[:VERIFIED]))
+    tokens, confidences = chains(paged, [(0, VERIFIED, 2)], None)
+    assert sorted(tokens[0, 0].tolist()) == sorted(paged.model.draft_token_ids.tolist())
+    torch.testing.assert_close(confidences.sum(dim=2), torch.ones(2, 1))
+
+
+def test_hidden_state_is_demanded() -> None:
+    draft = DRAFTS["hidden"]
+    paged = PagedDraft(draft, [random_target_kv(draft.target, VERIFIED)], torch.bfloat16)
+    with pytest.raises(ValueError, match="hidden state"):
+        chains(paged, [(0, VERIFIED, 2)], None)
