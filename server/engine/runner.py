@@ -149,6 +149,6 @@ def _result(planned: PlannedSequence, walk: Verification | None) -> SequenceResu
 def _sources(walk: Verification) -> tuple[TokenSource, ...]:
     """Of the drawn tokens: those that were nodes, then the target's own."""
     of_nodes: list[TokenSource] = [
-        "trunk" if node <= walk.tree.num_trunk else "leaf" for node in walk.path[1:]
+        "leaf" if walk.tree.is_leaf(node) else "trunk" for node in walk.path[1:]
     ]
     return (*of_nodes, "target")

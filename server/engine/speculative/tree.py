@@ -32,6 +32,9 @@ class TokenTree:
     """Of nodes 1 and up; `parents[i - 1]` is node i's. Node 0 has none."""
     num_trunk: int = 0
     """Nodes 1 … num_trunk are the trunk."""
+    is_comb: bool = False
+    """All other nodes are leaves beside the trunk; in other trees (a beam's) nodes have no such
+    roles."""
     depths: tuple[int, ...] = field(init=False)
     _children: dict[tuple[int, int], int] = field(init=False, repr=False, compare=False)
 
@@ -53,6 +56,10 @@ class TokenTree:
     def is_chain(self) -> bool:
         return self.num_trunk == len(self.parents)
 
+    def is_leaf(self, node: int) -> bool:
+        """Whether a node is an alternative to the trunk's token at its depth."""
+        return self.is_comb and node > self.num_trunk
+
     def child(self, node: int, token_id: int) -> int | None:
         """The child of a node that has this token."""
         return self._children.get((node, token_id))
@@ -67,7 +74,7 @@ class TokenTree:
 
 def lone_root(token_id: int) -> TokenTree:
     """Plain decoding as a tree."""
-    return TokenTree((token_id,), ())
+    return comb(token_id, (), ())
 
 
 def comb(root: int, trunk: Sequence[int], leaves: Sequence[Sequence[int]]) -> TokenTree:
@@ -82,4 +89,4 @@ def comb(root: int, trunk: Sequence[int], leaves: Sequence[Sequence[int]]) -> To
         for token_id in tokens:
             token_ids.append(token_id)
             parents.append(depth - 1)
-    return TokenTree(tuple(token_ids), tuple(parents), num_trunk=len(trunk))
+    return TokenTree(tuple(token_ids), tuple(parents), num_trunk=len(trunk), is_comb=True)

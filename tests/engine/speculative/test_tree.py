@@ -35,6 +35,12 @@ def test_chains() -> None:
     assert not TokenTree((10, A), (0,)).is_chain  # a beam's: it has no trunk
 
 
+def test_leaves_are_the_comb_s_nodes_beside_the_trunk() -> None:
+    assert [EXAMPLE.is_leaf(node) for node in range(6)] == [False] * 3 + [True] * 3
+    assert comb(10, (), ((X,),)).is_leaf(1)
+    assert not TokenTree((10, A), (0,)).is_leaf(1)  # a beam's
+
+
 def test_leaves_may_hang_below_the_last_trunk_token() -> None:
     tree = comb(10, (A,), ((), (X, Y)))
     assert tree.parents == (0, 1, 1)
