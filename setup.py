@@ -24,6 +24,7 @@ setup(
                 "-O3",
                 "-march=x86-64-v4",
                 "-mavx512bf16",
+                "-mavx512vnni",
                 # GCC 12 warns about its own intrinsics' undefined registers.
                 "-Wno-uninitialized",
                 "-Wno-maybe-uninitialized",

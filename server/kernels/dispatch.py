@@ -49,7 +49,7 @@ def fused_decoder(
     """
     if not native.supports(shape, sample):
         return None
-    decoder = native.NativeDecoder(shape, torch.get_num_threads())
+    decoder = native.NativeDecoder(shape, False, torch.get_num_threads())
     for index, take_weights in enumerate(layers):
         decoder.set_layer(index, take_weights())
     return decoder

@@ -17,6 +17,8 @@ using Bits = std::vector<uint16_t>;
 using Floats = std::vector<float>;
 using Ints = std::vector<int64_t>;
 
+GlidecapeMatrix plain(const Bits& rows) { return {rows.data(), GLIDECAPE_BF16}; }
+
 struct Source {
   std::mt19937 engine{1};
 
@@ -41,7 +43,7 @@ struct Source {
 class Model {
  public:
   Model(GlidecapeShape shape, int threads, int window, int block_size)
-      : shape_(shape), block_size_(block_size), decoder_(glidecape_decoder_create(&shape, threads)) {
+      : shape_(shape), block_size_(block_size), decoder_(glidecape_decoder_create(&shape, 0, threads)) {
     const int q = shape.num_heads * shape.head_dim, kv = shape.num_kv_heads * shape.head_dim;
     for (int i = 0; i < shape.num_layers; ++i) set_layer(i, q, kv, i % 2 ? 0 : window);
     const size_t tokens = (kTokens + block_size - 1) / block_size * block_size;
@@ -87,8 +89,8 @@ class Model {
     const Floats qkv_bias = source_.floats(q + 2 * kv), output_bias = source_.floats(s.hidden);
     const Floats gate_up_bias = source_.floats(2 * s.inner);
     const GlidecapeLayer layer{hidden_norm.data(), hidden_norm.data(), head_norm.data(),
-                               head_norm.data(), qkv.data(), output.data(), gate_up.data(),
-                               down.data(), qkv_bias.data(), output_bias.data(),
+                               head_norm.data(), plain(qkv), plain(output), plain(gate_up),
+                               plain(down), qkv_bias.data(), output_bias.data(),
                                gate_up_bias.data(), nullptr, window};
     if (!glidecape_decoder_set_layer(decoder_, index, &layer)) std::abort();
   }
@@ -113,7 +115,9 @@ void run_steps(GlidecapeShape shape, int threads, int window, int block_size) {
 
 void run_linear(int outputs, int inputs, int rows, int threads) {
   Source source;
-  void* linear = glidecape_linear_create(source.bits(outputs * inputs).data(), outputs, inputs, threads);
+  const Bits weight = source.bits(outputs * inputs);
+  const GlidecapeMatrix matrix = plain(weight);
+  void* linear = glidecape_linear_create(&matrix, outputs, inputs, threads);
   const Bits x = source.bits(rows * inputs);
   Floats y(static_cast<size_t>(rows) * outputs);
   if (!glidecape_linear_run(linear, x.data(), rows, y.data())) std::abort();
@@ -133,11 +137,11 @@ void run_glide(int threads, int glimpsed, int target_hidden, int tokens) {
   const Bits embedding = source.bits(9 * 48), projection = source.bits(48 * target_hidden);
   const Ints ids(tokens, 8);
   const std::vector<int32_t> windows(glimpsed, 3);
-  const GlidecapeLayer layer{norm.data(), norm.data(), nullptr, nullptr, qkv.data(), output.data(),
-                             gate_up.data(), down.data(), nullptr, nullptr, nullptr, nullptr, 0};
+  const GlidecapeLayer layer{norm.data(), norm.data(), nullptr, nullptr, plain(qkv), plain(output),
+                             plain(gate_up), plain(down), nullptr, nullptr, nullptr, nullptr, 0};
   const GlidecapeGlideWeights weights{
-      layer, windows.data(), norm.data(), query.data(), bias.data(), query.data(), norm.data(),
-      head.data(), ids.data(), embedding.data(), projection.data(), delays.data()};
+      layer, windows.data(), norm.data(), plain(query), bias.data(), plain(query), norm.data(),
+      plain(head), ids.data(), embedding.data(), plain(projection), delays.data()};
   void* glide = glidecape_glide_create(&shape, &weights, threads);
   Bits keys = source.bits(slots * kv), values = keys;
   std::vector<Bits> target(2 * glimpsed, source.bits(slots * cross_kv));

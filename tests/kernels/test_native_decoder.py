@@ -166,7 +166,7 @@ def decoder_call(
 ) -> torch.Tensor:
     """One row through a decoder without layers' weights set; refused before it runs."""
     model = native_model("mha-64")
-    decoder = NativeDecoder(decoder_shape(model.config), 1)
+    decoder = NativeDecoder(decoder_shape(model.config), quantized=False, num_threads=1)
     pool = torch.zeros(2, 2, 4, 2, 64, dtype=dtype)
     caches = [LayerCache(*pool)] * num_caches
     batch = tree_batch(torch.tensor([[0, 1]]), 4, (Nodes(0, 0, [1]),))

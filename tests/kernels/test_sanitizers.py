@@ -9,7 +9,7 @@ import torch
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "server/kernels/cpu"
-FLAGS = ["-std=c++17", "-O1", "-g", "-pthread", "-march=x86-64-v4", "-mavx512bf16"]
+FLAGS = ["-std=c++17", "-O1", "-g", "-pthread", "-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"]
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="no g++"),

@@ -19,6 +19,7 @@
 #include <cmath>
 #include <vector>
 
+#include "activations.h"
 #include "vector_math.h"
 #include "visible.h"
 
@@ -55,7 +56,7 @@ struct AttentionScratch {
 };
 
 // The query heads of one KV head, for a block of rows.
-template <class X>
+template <class Rows>
 struct AttentionTask {
   CacheView cache;
   int64_t stride;      // between slots, in elements
@@ -64,8 +65,8 @@ struct AttentionTask {
   int head_dim;        // a multiple of 32
   int64_t row_stride;  // between rows of query, in elements
   const float* query;  // [rows][…][group][head_dim], rotary applied
-  int64_t out_stride;  // between rows of out
-  X* out;              // [rows][…][group][head_dim]
+  Rows* out;           // row `out_row` and on, the group's heads from column `out_column` on
+  int64_t out_row, out_column;
   const NodeKeys* seen;
   int rows;
 
@@ -166,8 +167,8 @@ inline void turn_keys(const bf16* const* keys, int head_dim, float* to) {
 }
 
 // Scores of all queries against the keys at slot(0 … count - 1) of a tile; to: [queries][to_stride].
-template <class X, class Slot>
-inline void score_tile(const AttentionTask<X>& task, int count, const Slot& slot,
+template <class Rows, class Slot>
+inline void score_tile(const AttentionTask<Rows>& task, int count, const Slot& slot,
                        AttentionScratch& scratch, float* to, int64_t to_stride) {
   const bf16* keys[kPositions];
   for (int i = 0; i < kPositions; ++i) keys[i] = task.key(slot(std::min(i, count - 1)));
@@ -177,8 +178,8 @@ inline void score_tile(const AttentionTask<X>& task, int count, const Slot& slot
 }
 
 // Scores by position: against the tokens all rows share, then, in a tree, along each row's path.
-template <class X>
-inline void score(const AttentionTask<X>& task, int base, int64_t span, AttentionScratch& scratch) {
+template <class Rows>
+inline void score(const AttentionTask<Rows>& task, int base, int64_t span, AttentionScratch& scratch) {
   const NodeKeys& any = task.seen[0];
   const int end = task.shared_end();
   for (int start = base; start < end; start += kPositions)
@@ -223,8 +224,8 @@ inline float soften(float* scores, int64_t span) {
 }
 
 // Sums of values under the weights, in the order of positions.
-template <class X>
-inline void add_values(const AttentionTask<X>& task, int base, int64_t span,
+template <class Rows>
+inline void add_values(const AttentionTask<Rows>& task, int base, int64_t span,
                        AttentionScratch& scratch) {
   const int dim = task.head_dim, queries = task.rows * task.group, end = task.shared_end();
   std::fill_n(scratch.sums.data(), static_cast<int64_t>(queries) * dim, 0.0f);
@@ -260,8 +261,8 @@ inline void add_values(const AttentionTask<X>& task, int base, int64_t span,
   }
 }
 
-template <class X>
-inline void attend(const AttentionTask<X>& task, AttentionScratch& scratch) {
+template <class Rows>
+inline void attend(const AttentionTask<Rows>& task, AttentionScratch& scratch) {
   const int base = task.base(), dim = task.head_dim, queries = task.rows * task.group;
   const int64_t span = ((task.last() - base) | (kPositions - 1)) + 1;
   scratch.fit(queries, dim, span);
@@ -279,9 +280,12 @@ inline void attend(const AttentionTask<X>& task, AttentionScratch& scratch) {
   add_values(task, base, span, scratch);
   for (int i = 0; i < queries; ++i) {
     const float* from = scratch.sums.data() + static_cast<int64_t>(i) * dim;
-    X* to = task.out + i / task.group * task.out_stride + static_cast<int64_t>(i % task.group) * dim;
-    for (int d = 0; d < dim; d += 16)
-      store(to + d, _mm512_mul_ps(_mm512_loadu_ps(from + d), _mm512_set1_ps(inverse_totals[i])));
+    const __m512 norm = _mm512_set1_ps(inverse_totals[i]);
+    const int64_t column = task.out_column + static_cast<int64_t>(i % task.group) * dim;
+    for (int d = 0; d < dim; d += kGroup)
+      task.out->put(task.out_row + i / task.group, column + d,
+                    _mm512_mul_ps(_mm512_loadu_ps(from + d), norm),
+                    _mm512_mul_ps(_mm512_loadu_ps(from + d + 16), norm));
   }
 }
 

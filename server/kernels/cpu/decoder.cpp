@@ -1,8 +1,6 @@
 // All decoder layers of a Llama-family model, or one matrix product, in one call.
 #include "decoder.h"
 
-#include <memory>
-
 #include "guard.h"
 #include "layers.h"
 
@@ -11,31 +9,24 @@ namespace {
 
 class Decoder {
  public:
-  Decoder(const GlidecapeShape& shape, int threads)
-      : shape_(shape), threads_(std::max(1, threads)), layers_(shape.num_layers) {}
   virtual ~Decoder() = default;
-
-  void set_layer(int index, const GlidecapeLayer& from) {
-    layers_[index] = pack_layer(arena_, shape_, from);
-  }
-
+  virtual void set_layer(int index, const GlidecapeLayer& from) = 0;
   virtual void run(const GlidecapeStep& step, const GlidecapeCache* caches, float* x) = 0;
-
- protected:
-  const GlidecapeShape shape_;
-  const int threads_;
-  Arena arena_;
-  std::vector<Layer> layers_;
 };
 
-template <class X>
-class DecoderWith : public Decoder {
+template <class Format>
+class DecoderOf : public Decoder {
  public:
-  DecoderWith(const GlidecapeShape& shape, int threads)
-      : Decoder(shape, threads), runner_(shape, threads_) {}
+  DecoderOf(const GlidecapeShape& shape, int threads)
+      : shape_(shape), threads_(std::max(1, threads)), layers_(shape.num_layers),
+        runner_(shape, threads_) {}
+
+  void set_layer(int index, const GlidecapeLayer& from) override {
+    layers_[index] = pack_layer<Format>(arena_, shape_, from);
+  }
 
   void run(const GlidecapeStep& step, const GlidecapeCache* caches, float* x) override {
-    constexpr int kPhases = LayerRunner<X>::kPhases;
+    constexpr int kPhases = LayerRunner<Format>::kPhases;
     const int count = shape_.num_layers;
     SharedTeam::with(threads_, [&](Team& team) {
       runner_.prepare(step);
@@ -48,39 +39,47 @@ class DecoderWith : public Decoder {
   }
 
  private:
-  LayerRunner<X> runner_;
+  const GlidecapeShape shape_;
+  const int threads_;
+  Arena arena_;
+  std::vector<Layer<Format>> layers_;
+  LayerRunner<Format> runner_;
 };
 
 // A matrix product of its own.
 class Linear {
  public:
-  Linear(const bf16* weight, int outputs, int inputs, int threads)
-      : matrix_(pack(arena_, weight, nullptr, outputs, inputs, [](int i) { return i; })),
+  virtual ~Linear() = default;
+  virtual void run(const bf16* x, int rows, float* y) = 0;
+};
+
+template <class Format>
+class LinearOf : public Linear {
+ public:
+  LinearOf(const GlidecapeMatrix& weight, int outputs, int inputs, int threads)
+      : matrix_(Format::pack(arena_, weight, nullptr, outputs, inputs, [](int i) { return i; })),
         threads_(std::max(1, threads)) {}
 
-  void run(const bf16* x, int rows, float* y) {
+  void run(const bf16* x, int rows, float* y) override {
     SharedTeam::with(threads_, [&](Team& team) {
-      if (!prefers_multiply_add()) return run(team, x, rows, y);
-      wide_.resize(static_cast<int64_t>(rows) * matrix_.inputs);
-      widen(x, static_cast<int64_t>(wide_.size()), wide_.data());
-      run(team, wide_.data(), rows, y);
+      const int inputs = matrix_.inputs;
+      rows_.resize(rows, inputs);
+      for (int64_t row = 0; row < rows; ++row) put_row(rows_, row, x + row * inputs, inputs);
+      const typename Format::Matrix* nothing = nullptr;
+      team.run([&](int) {
+        multiply(team, 0, matrix_, nothing, rows_, rows,
+                 [&](int row, int first, int count, const float* sums) {
+                   std::copy_n(sums, count, y + static_cast<int64_t>(row) * matrix_.outputs + first);
+                 });
+      }, 1);
     });
   }
 
  private:
-  template <class X>
-  void run(Team& team, const X* x, int rows, float* y) {
-    team.run([&](int) {
-      multiply(team, 0, matrix_, nullptr, x, rows, [&](int row, int first, int count, const float* sums) {
-        std::copy_n(sums, count, y + static_cast<int64_t>(row) * matrix_.outputs + first);
-      });
-    }, 1);
-  }
-
   Arena arena_;
-  PackedMatrix matrix_;
+  typename Format::Matrix matrix_;
   const int threads_;
-  std::vector<float> wide_;
+  typename Format::Rows rows_;
 };
 
 }  // namespace
@@ -88,11 +87,8 @@ class Linear {
 
 using namespace glidecape;
 
-void* glidecape_decoder_create(const GlidecapeShape* shape, int32_t threads) {
-  return created([&]() -> Decoder* {
-    if (prefers_multiply_add()) return new DecoderWith<float>(*shape, threads);
-    return new DecoderWith<bf16>(*shape, threads);
-  });
+void* glidecape_decoder_create(const GlidecapeShape* shape, int32_t quantized, int32_t threads) {
+  return created([&] { return make_for<Decoder, DecoderOf>(quantized, *shape, threads); });
 }
 
 bool glidecape_decoder_set_layer(void* decoder, int32_t index, const GlidecapeLayer* layer) {
@@ -106,9 +102,12 @@ bool glidecape_decoder_run(void* decoder, const GlidecapeStep* step, const Glide
 
 void glidecape_decoder_destroy(void* decoder) { delete static_cast<Decoder*>(decoder); }
 
-void* glidecape_linear_create(const uint16_t* weight, int32_t outputs, int32_t inputs,
+void* glidecape_linear_create(const GlidecapeMatrix* weight, int32_t outputs, int32_t inputs,
                               int32_t threads) {
-  return created([&] { return new Linear(weight, outputs, inputs, threads); });
+  const bool quantized = weight->type != GLIDECAPE_BF16;
+  return created([&] {
+    return make_for<Linear, LinearOf>(quantized, *weight, outputs, inputs, threads);
+  });
 }
 
 bool glidecape_linear_run(void* linear, const uint16_t* x, int32_t rows, float* y) {

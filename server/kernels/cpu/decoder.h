@@ -11,11 +11,20 @@ struct GlidecapeShape {
   float eps;
 };
 
-// Weights of one layer as the checkpoint has them: matrices [outputs][inputs] bf16, vectors float.
-// They are copied. Biases may be null.
+// How a weight matrix's rows are stored: as bfloat16, or in GGUF's blocks of 32 inputs. A model's
+// matrices are all bfloat16 or all in blocks.
+enum { GLIDECAPE_BF16, GLIDECAPE_Q4_1, GLIDECAPE_Q8_0 };
+
+struct GlidecapeMatrix {
+  const void* rows;  // [outputs], one after another
+  int32_t type;
+};
+
+// Weights of one layer: matrices [outputs][inputs], vectors float. They are copied. Biases may be
+// null.
 struct GlidecapeLayer {
   const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
-  const uint16_t *qkv, *output, *gate_up, *down;  // qkv and gate_up: their parts one after another
+  GlidecapeMatrix qkv, output, gate_up, down;  // qkv and gate_up: their parts one after another
   const float *qkv_bias, *output_bias, *gate_up_bias, *down_bias;
   int32_t window;  // sliding window in tokens, 0 for none
 };
@@ -40,15 +49,16 @@ struct GlidecapeCache {
 
 // No exception leaves these functions: what fails for want of memory returns null or false. Calls
 // may come from any thread; steps run one at a time.
-void* glidecape_decoder_create(const GlidecapeShape* shape, int32_t threads);
+// quantized: whether the matrices will come in blocks.
+void* glidecape_decoder_create(const GlidecapeShape* shape, int32_t quantized, int32_t threads);
 bool glidecape_decoder_set_layer(void* decoder, int32_t index, const GlidecapeLayer* layer);
 // x: [num_rows][hidden] float, the residual stream; read and written.
 bool glidecape_decoder_run(void* decoder, const GlidecapeStep* step, const GlidecapeCache* caches,
                            float* x);
 void glidecape_decoder_destroy(void* decoder);
 
-// A matrix product of its own (the head). weight: [outputs][inputs] bf16, copied.
-void* glidecape_linear_create(const uint16_t* weight, int32_t outputs, int32_t inputs,
+// A matrix product of its own (the head). weight: [outputs][inputs], copied.
+void* glidecape_linear_create(const GlidecapeMatrix* weight, int32_t outputs, int32_t inputs,
                               int32_t threads);
 // x: [rows][inputs] bf16 -> y: [rows][outputs] float
 bool glidecape_linear_run(void* linear, const uint16_t* x, int32_t rows, float* y);

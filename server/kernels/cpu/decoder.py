@@ -1,8 +1,8 @@
 """The whole decoder stack, or one matrix product, as a single native call.
 
-bfloat16 weights and KV, float32 residual stream. A row's result depends neither on the other rows
-of the step nor on the number of threads (see decoder.cpp), so tokens don't change with batching,
-chunking or speculation.
+Weights in bfloat16 or quantized, bfloat16 KV, float32 residual stream. A row's result depends
+neither on the other rows of the step nor on the number of threads (see layers.h), so tokens don't
+change with batching, chunking or speculation.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,11 @@ from server.kernels.cpu.steps import (
     CosSin,
     destroy_with,
     library,
+    matrix,
     native_step,
     pointer,
 )
+from server.kernels.quantized import QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
 
 
@@ -45,10 +47,10 @@ class LayerWeights:
     mlp_norm: torch.Tensor
     query_norm: torch.Tensor | None
     key_norm: torch.Tensor | None
-    qkv: torch.Tensor
-    output: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    qkv: Weight
+    output: Weight
+    gate_up: Weight
+    down: Weight
     qkv_bias: torch.Tensor | None
     output_bias: torch.Tensor | None
     gate_up_bias: torch.Tensor | None
@@ -56,8 +58,8 @@ class LayerWeights:
     window: int | None
 
 
-def supports(shape: DecoderShape, weight: torch.Tensor) -> bool:
-    """Whether the native decoder runs on this machine and takes these sizes and this precision."""
+def supports(shape: DecoderShape, weight: Weight) -> bool:
+    """Whether the native decoder runs on this machine and takes these sizes and this format."""
     return (
         supports_linear(weight)
         and shape.hidden % 16 == 0
@@ -67,17 +69,21 @@ def supports(shape: DecoderShape, weight: torch.Tensor) -> bool:
     )
 
 
-def supports_linear(weight: torch.Tensor) -> bool:
+def supports_linear(weight: Weight) -> bool:
     """weight: [outputs, inputs]"""
+    if abi.native_library() is None:
+        return False
+    if isinstance(weight, QuantizedWeight):
+        return True
     on_cpu = weight.device.type == "cpu" and weight.dtype is torch.bfloat16
-    return on_cpu and weight.shape[1] % 2 == 0 and abi.native_library() is not None
+    return on_cpu and weight.shape[1] % 2 == 0
 
 
 class NativeLayer(NamedTuple):
     """A layer as the C ABI has it, and the tensors that its pointers lead to."""
 
     layer: abi.Layer
-    kept: tuple[torch.Tensor | None, ...]
+    kept: tuple[Weight | None, ...]
 
 
 def native_layer(weights: LayerWeights) -> NativeLayer:
@@ -103,7 +109,7 @@ def native_layer(weights: LayerWeights) -> NativeLayer:
     }
     layer = abi.Layer(
         window=weights.window or 0,
-        **{name: pointer(tensor, torch.bfloat16) for name, tensor in matrices.items()},
+        **{name: matrix(weight) for name, weight in matrices.items()},
         **{name: pointer(tensor, torch.float32) for name, tensor in vectors.items()},
     )
     return NativeLayer(layer, (*vectors.values(), *matrices.values()))
@@ -117,9 +123,11 @@ def native_shape(shape: DecoderShape) -> abi.Shape:
 class NativeDecoder:
     """All layers of a decoder. Weights are copied in, one layer at a time; drop yours after it."""
 
-    def __init__(self, shape: DecoderShape, num_threads: int) -> None:
+    def __init__(self, shape: DecoderShape, quantized: bool, num_threads: int) -> None:
         self.shape = shape
-        self._handle = library().glidecape_decoder_create(native_shape(shape), num_threads)
+        self._handle = library().glidecape_decoder_create(
+            native_shape(shape), int(quantized), num_threads
+        )
         destroy_with(self, library().glidecape_decoder_destroy, self._handle)
         self._caches = CachePointers()
 
@@ -147,10 +155,10 @@ class NativeDecoder:
 class NativeLinear:
     """x W^T with float32 result. The weight [outputs, inputs] is copied in."""
 
-    def __init__(self, weight: torch.Tensor, num_threads: int) -> None:
+    def __init__(self, weight: Weight, num_threads: int) -> None:
         self.num_outputs, num_inputs = weight.shape
         self._handle = library().glidecape_linear_create(
-            pointer(weight, torch.bfloat16), self.num_outputs, num_inputs, num_threads
+            matrix(weight), self.num_outputs, num_inputs, num_threads
         )
         destroy_with(self, library().glidecape_linear_destroy, self._handle)
 

@@ -25,50 +25,32 @@ struct Wanted {
 
 class Glide {
  public:
-  Glide(const GlidecapeGlideShape& shape, const GlidecapeGlideWeights& from, int threads)
-      : shape_(shape), threads_(std::max(1, threads)), embedding_(from.embedding),
-        layer_(pack_layer(arena_, shape.self, from.layer)),
-        windows_(from.windows, from.windows + shape.num_glimpsed),
-        token_ids_(from.token_ids, from.token_ids + shape.num_tokens) {
-    const auto as_is = [](int i) { return i; };
-    const int hidden = shape.self.hidden, width = cross_width();
-    query_ = pack(arena_, from.cross_query, from.cross_query_bias, width, hidden, as_is);
-    output_ = pack(arena_, from.cross_output, nullptr, hidden, width, as_is);
-    head_ = pack(arena_, from.head, nullptr, shape.num_tokens, hidden, as_is);
-    if (from.cross_norm) cross_norm_.assign(from.cross_norm, from.cross_norm + hidden);
-    if (from.final_norm) final_norm_.assign(from.final_norm, from.final_norm + hidden);
-    if (!shape.target_hidden) return;
-    hidden_proj_ = pack(arena_, from.hidden_proj, nullptr, hidden, shape.target_hidden, as_is);
-    delays_.assign(from.delays, from.delays + static_cast<int64_t>(shape.max_delay) * hidden);
-  }
   virtual ~Glide() = default;
-
   virtual void logits(const GlidecapeGlideStep& step, const GlidecapeGlideCaches& caches, float* to) = 0;
   virtual void fill(const GlidecapeGlideStep& step, const GlidecapeGlideCaches& caches) = 0;
   virtual void draft(const GlidecapeRound& round, const GlidecapeGlideCaches& caches) = 0;
-
- protected:
-  // Of all glimpsed layers' queries together.
-  int cross_width() const {
-    return shape_.num_glimpsed * shape_.cross_heads * shape_.cross_head_dim;
-  }
-
-  const GlidecapeGlideShape shape_;
-  const int threads_;
-  Arena arena_;
-  const bf16* embedding_;
-  const Layer layer_;
-  const std::vector<int> windows_;
-  const std::vector<int64_t> token_ids_;
-  PackedMatrix query_, output_, head_, hidden_proj_;
-  Floats cross_norm_, final_norm_, delays_;
 };
 
-template <class X>
-class GlideWith : public Glide {
+template <class Format>
+class GlideOf : public Glide {
  public:
-  GlideWith(const GlidecapeGlideShape& shape, const GlidecapeGlideWeights& from, int threads)
-      : Glide(shape, from, threads), runner_(shape.self, threads_) {}
+  GlideOf(const GlidecapeGlideShape& shape, const GlidecapeGlideWeights& from, int threads)
+      : shape_(shape), threads_(std::max(1, threads)), embedding_(from.embedding),
+        layer_(pack_layer<Format>(arena_, shape.self, from.layer)),
+        windows_(from.windows, from.windows + shape.num_glimpsed),
+        token_ids_(from.token_ids, from.token_ids + shape.num_tokens),
+        runner_(shape.self, threads_) {
+    const auto as_is = [](int i) { return i; };
+    const int hidden = shape.self.hidden, width = cross_width();
+    query_ = Format::pack(arena_, from.cross_query, from.cross_query_bias, width, hidden, as_is);
+    output_ = Format::pack(arena_, from.cross_output, nullptr, hidden, width, as_is);
+    head_ = Format::pack(arena_, from.head, nullptr, shape.num_tokens, hidden, as_is);
+    if (from.cross_norm) cross_norm_.assign(from.cross_norm, from.cross_norm + hidden);
+    if (from.final_norm) final_norm_.assign(from.final_norm, from.final_norm + hidden);
+    if (!shape.target_hidden) return;
+    hidden_proj_ = Format::pack(arena_, from.hidden_proj, nullptr, hidden, shape.target_hidden, as_is);
+    delays_.assign(from.delays, from.delays + static_cast<int64_t>(shape.max_delay) * hidden);
+  }
 
   void logits(const GlidecapeGlideStep& step, const GlidecapeGlideCaches& caches, float* to) override {
     SharedTeam::with(threads_, [&](Team& team) { forward(team, step, caches, {to}); });
@@ -79,7 +61,7 @@ class GlideWith : public Glide {
       prepare(g);
       team.run([&](int) {
         embed(team, 0, g);
-        runner_.write_kv(team, 1, layer_, nullptr, g.step, view(caches.self), x_.data());
+        runner_.write_kv(team, 1, layer_, kNothing, g.step, view(caches.self), x_.data());
       }, 4);
     });
   }
@@ -120,6 +102,11 @@ class GlideWith : public Glide {
   }
 
  private:
+  // Of all glimpsed layers' queries together.
+  int cross_width() const {
+    return shape_.num_glimpsed * shape_.cross_heads * shape_.cross_head_dim;
+  }
+
   static CacheView view(const GlidecapeCache& cache) { return {cache.keys, cache.values}; }
 
   void prepare(const GlidecapeGlideStep& g) {
@@ -127,21 +114,18 @@ class GlideWith : public Glide {
     runner_.prepare(g.step);
     x_.resize(rows * shape_.self.hidden);
     queries_.resize(rows * cross_width());
-    attended_.resize(rows * cross_width());
-    hidden_.resize(rows * shape_.target_hidden);
+    attended_.resize(rows, cross_width());
+    hidden_.resize(rows, shape_.target_hidden);
   }
 
   void embed(Team& team, int phase, const GlidecapeGlideStep& g) {
     const int hidden = shape_.self.hidden;
     team.for_each(phase, g.step.num_rows, [&](int row) {
       widen(embedding_ + g.token_ids[row] * hidden, hidden, x_.data() + static_cast<int64_t>(row) * hidden);
-      const int64_t at = static_cast<int64_t>(row) * shape_.target_hidden;
-      if (g.hidden) convert(g.hidden + at, shape_.target_hidden, hidden_.data() + at);
+      const int width = shape_.target_hidden;
+      if (g.hidden) put_row(hidden_, row, g.hidden + static_cast<int64_t>(row) * width, width);
     });
   }
-
-  static void convert(const bf16* from, int count, bf16* to) { std::copy_n(from, count, to); }
-  static void convert(const bf16* from, int count, float* to) { widen(from, count, to); }
 
   void forward(Team& team, const GlidecapeGlideStep& g, const GlidecapeGlideCaches& caches,
                const Wanted& wanted) {
@@ -153,7 +137,7 @@ class GlideWith : public Glide {
       runner_.run_self_attention(team, 1, layer_, shape_.target_hidden ? &hidden_proj_ : &query_,
                                  g.step, view(caches.self), x_.data(), thread);
       if (shape_.target_hidden)
-        runner_.add_product(team, 6, hidden_proj_, &query_, hidden_.data(), rows, x_.data());
+        runner_.add_product(team, 6, hidden_proj_, &query_, hidden_, rows, x_.data());
       run_glimpse(team, glimpse, g, caches, thread);
       runner_.run_mlp(team, mlp, layer_, &head_, rows, x_.data());
       read_out(team, mlp + 3, rows, wanted);
@@ -180,16 +164,16 @@ class GlideWith : public Glide {
     const Heads heads{shape_.cross_heads, shape_.cross_kv_heads, dim};
     for (int i = 0; i < shape_.num_glimpsed; ++i)
       attend_blocks(team, phase + 3 + i, g.step, seen_, heads, view(caches.glimpsed[i]), windows_[i],
-                    queries_.data() + i * layer_width, width, attended_.data() + i * layer_width, width,
+                    queries_.data() + i * layer_width, width, attended_, i * layer_width,
                     runner_.scratch(thread));
     runner_.add_product(team, phase + 3 + shape_.num_glimpsed, output_, &layer_.gate_up,
-                        attended_.data(), rows, x_.data());
+                        attended_, rows, x_.data());
   }
 
   // Final norm, head and the best tokens: 3 phases.
   void read_out(Team& team, int phase, int rows, const Wanted& wanted) {
     team.for_each(phase, rows, [&](int row) { enter(row, final_norm_, 0); });
-    multiply(team, phase + 1, head_, nullptr, runner_.normed(), rows,
+    multiply(team, phase + 1, head_, kNothing, runner_.normed(), rows,
              [&](int row, int first, int count, const float* sums) {
                std::copy_n(sums, count, wanted.logits + static_cast<int64_t>(row) * shape_.num_tokens + first);
              });
@@ -208,18 +192,32 @@ class GlideWith : public Glide {
   void enter(int row, const Floats& norm, int delay) {
     const int hidden = shape_.self.hidden;
     float* x = x_.data() + static_cast<int64_t>(row) * hidden;
-    X* to = runner_.normed() + static_cast<int64_t>(row) * hidden;
     if (delay && shape_.target_hidden) {
       const float* add = delays_.data() + static_cast<int64_t>(std::min(delay, shape_.max_delay) - 1) * hidden;
       for (int i = 0; i < hidden; ++i) x[i] += add[i];
     }
-    if (!norm.empty()) return rms_norm_row(x, norm.data(), hidden, shape_.self.eps, to);
-    for (int i = 0; i < hidden; i += 16) store(to + i, _mm512_loadu_ps(x + i));
+    if (!norm.empty())
+      return rms_norm_row(x, norm.data(), hidden, shape_.self.eps, runner_.normed(), row);
+    for (int i = 0; i < hidden; i += kGroup)
+      runner_.normed().put(row, i, _mm512_loadu_ps(x + i),
+                           i + 16 < hidden ? _mm512_loadu_ps(x + i + 16) : _mm512_setzero_ps());
   }
 
-  LayerRunner<X> runner_;
+  static constexpr const typename Format::Matrix* kNothing = nullptr;
+
+  const GlidecapeGlideShape shape_;
+  const int threads_;
+  Arena arena_;
+  const bf16* embedding_;
+  const Layer<Format> layer_;
+  const std::vector<int> windows_;
+  const std::vector<int64_t> token_ids_;
+  typename Format::Matrix query_, output_, head_, hidden_proj_;
+  Floats cross_norm_, final_norm_, delays_;
+
+  LayerRunner<Format> runner_;
   Floats x_, queries_, logits_;
-  std::vector<X> attended_, hidden_;
+  typename Format::Rows attended_, hidden_;
   std::vector<int64_t> tokens_, positions_, slots_;
   VisibleSlots seen_;
 };
@@ -231,10 +229,8 @@ using namespace glidecape;
 
 void* glidecape_glide_create(const GlidecapeGlideShape* shape, const GlidecapeGlideWeights* weights,
                              int32_t threads) {
-  return created([&]() -> Glide* {
-    if (prefers_multiply_add()) return new GlideWith<float>(*shape, *weights, threads);
-    return new GlideWith<bf16>(*shape, *weights, threads);
-  });
+  const bool quantized = weights->head.type != GLIDECAPE_BF16;
+  return created([&] { return make_for<Glide, GlideOf>(quantized, *shape, *weights, threads); });
 }
 
 bool glidecape_glide_logits(void* glide, const GlidecapeGlideStep* step,

@@ -14,19 +14,20 @@ struct GlidecapeGlideShape {
   int32_t max_delay;
 };
 
-// As in GlidecapeLayer, everything but the embedding is copied.
+// As in GlidecapeLayer, everything but the embedding is copied. The matrices are all bfloat16 or all
+// in blocks.
 struct GlidecapeGlideWeights {
   GlidecapeLayer layer;
   const int32_t* windows;         // [num_glimpsed], of the target's layers, 0 for none
   const float* cross_norm;        // [hidden] or null
-  const uint16_t* cross_query;    // [num_glimpsed * cross_heads * cross_head_dim][hidden]
+  GlidecapeMatrix cross_query;    // [num_glimpsed * cross_heads * cross_head_dim][hidden]
   const float* cross_query_bias;  // or null
-  const uint16_t* cross_output;   // [hidden][num_glimpsed * cross_heads * cross_head_dim]
+  GlidecapeMatrix cross_output;   // [hidden][num_glimpsed * cross_heads * cross_head_dim]
   const float* final_norm;        // [hidden] or null
-  const uint16_t* head;           // [num_tokens][hidden]
+  GlidecapeMatrix head;           // [num_tokens][hidden]
   const int64_t* token_ids;       // [num_tokens]: the token behind each row of the head
   const uint16_t* embedding;      // [vocabulary][hidden], kept where it is
-  const uint16_t* hidden_proj;    // [hidden][target_hidden]
+  GlidecapeMatrix hidden_proj;    // [hidden][target_hidden]
   const float* delays;            // [max_delay][hidden]
 };
 

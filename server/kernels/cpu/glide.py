@@ -20,9 +20,11 @@ from server.kernels.cpu.steps import (
     CosSin,
     destroy_with,
     library,
+    matrix,
     native_step,
     pointer,
 )
+from server.kernels.quantized import Weight
 from server.kernels.tree import LayerCache, TreeBatch
 
 
@@ -48,16 +50,16 @@ class GlideWeights:
     windows: Sequence[int | None]
     """Their sliding windows."""
     cross_norm: torch.Tensor | None
-    cross_query: torch.Tensor
+    cross_query: Weight
     """The queries of all layers read, one after another."""
     cross_query_bias: torch.Tensor | None
-    cross_output: torch.Tensor
+    cross_output: Weight
     final_norm: torch.Tensor | None
-    head: torch.Tensor
+    head: Weight
     token_ids: torch.Tensor
     """[rows of the head] int64: the token behind each."""
     embedding: torch.Tensor
-    hidden_proj: torch.Tensor | None
+    hidden_proj: Weight | None
     delays: torch.Tensor
     """[max_delay, hidden]"""
 
@@ -95,13 +97,13 @@ class Caches(NamedTuple):
     """All layers of the target."""
 
 
-def supports_glide(shape: GlideShape, head: torch.Tensor) -> bool:
+def supports_glide(shape: GlideShape, head: Weight) -> bool:
     """Whether the native draft runs on this machine and takes these sizes and this precision."""
     return (
         shape.own.num_layers == 1
         and supports(shape.own, head)
         and shape.cross_head_dim % 32 == 0
-        and shape.target_hidden % 2 == 0
+        and shape.target_hidden % 16 == 0
         and shape.cross_heads // shape.cross_kv_heads <= 64
     )
 
@@ -223,14 +225,14 @@ def _native_weights(
         layer=layer.layer,
         windows=ctypes.addressof(windows),
         cross_norm=vector(weights.cross_norm),
-        cross_query=pointer(weights.cross_query, torch.bfloat16),
+        cross_query=matrix(weights.cross_query),
         cross_query_bias=vector(weights.cross_query_bias),
-        cross_output=pointer(weights.cross_output, torch.bfloat16),
+        cross_output=matrix(weights.cross_output),
         final_norm=vector(weights.final_norm),
-        head=pointer(weights.head, torch.bfloat16),
+        head=matrix(weights.head),
         token_ids=pointer(weights.token_ids, torch.int64),
         embedding=pointer(embedding, torch.bfloat16),
-        hidden_proj=pointer(weights.hidden_proj, torch.bfloat16),
+        hidden_proj=matrix(weights.hidden_proj),
         delays=vector(weights.delays),
     )
     return native, kept

@@ -1,4 +1,4 @@
-// Decoder layers over the paged KV, bfloat16 weights and KV, float32 residual stream.
+// Decoder layers over the paged KV: bfloat16 KV, float32 residual stream, weights of any format.
 //
 // A layer is eight phases; within one, the threads share out rows, panels of 64 outputs or
 // (block of nodes, KV head) pairs:
@@ -13,20 +13,22 @@
 
 #include "attention.h"
 #include "decoder.h"
-#include "matmul_bf16.h"
+#include "format.h"
 #include "row_math.h"
 
 namespace glidecape {
 
+template <class Format>
 struct Layer {
   std::vector<float> attention_norm, mlp_norm, query_norm, key_norm;
-  PackedMatrix qkv, output, gate_up, down;
+  typename Format::Matrix qkv, output, gate_up, down;
   int window = 0;
 };
 
-inline Layer pack_layer(Arena& arena, const GlidecapeShape& s, const GlidecapeLayer& from) {
+template <class Format>
+inline Layer<Format> pack_layer(Arena& arena, const GlidecapeShape& s, const GlidecapeLayer& from) {
   const auto as_is = [](int i) { return i; };
-  Layer layer;
+  Layer<Format> layer;
   layer.attention_norm.assign(from.attention_norm, from.attention_norm + s.hidden);
   layer.mlp_norm.assign(from.mlp_norm, from.mlp_norm + s.hidden);
   if (s.qk_norm) {
@@ -34,15 +36,15 @@ inline Layer pack_layer(Arena& arena, const GlidecapeShape& s, const GlidecapeLa
     layer.key_norm.assign(from.key_norm, from.key_norm + s.head_dim);
   }
   const int heads = s.num_heads + 2 * s.num_kv_heads;
-  layer.qkv = pack(arena, from.qkv, from.qkv_bias, heads * s.head_dim, s.hidden, as_is);
-  layer.output = pack(arena, from.output, from.output_bias, s.hidden, s.num_heads * s.head_dim, as_is);
+  layer.qkv = Format::pack(arena, from.qkv, from.qkv_bias, heads * s.head_dim, s.hidden, as_is);
+  layer.output = Format::pack(arena, from.output, from.output_bias, s.hidden, s.num_heads * s.head_dim, as_is);
   // A panel holds 32 gates and the 32 ups they are multiplied with.
   const int inner = s.inner;
-  layer.gate_up = pack(arena, from.gate_up, from.gate_up_bias, 2 * inner, s.hidden, [inner](int i) {
+  layer.gate_up = Format::pack(arena, from.gate_up, from.gate_up_bias, 2 * inner, s.hidden, [inner](int i) {
     const int pair = i / kPanel * 32 + i % 32;
     return i % kPanel < 32 ? pair : inner + pair;
   });
-  layer.down = pack(arena, from.down, from.down_bias, s.hidden, inner, as_is);
+  layer.down = Format::pack(arena, from.down, from.down_bias, s.hidden, inner, as_is);
   layer.window = from.window;
   return layer;
 }
@@ -52,33 +54,36 @@ struct Heads {
   int num_heads, num_kv_heads, head_dim;
 };
 
-// One thread's share of attention over a cache. Rows of query and out are query_stride and
-// out_stride apart.
-template <class X>
+// One thread's share of attention over a cache. Rows of query are query_stride apart; the result goes
+// to the columns of out from `column` on.
+template <class Rows>
 inline void attend_blocks(Team& team, int phase, const GlidecapeStep& step,
                           const VisibleSlots& visible, const Heads& heads, const CacheView& cache,
-                          int window, const float* query, int64_t query_stride, X* out,
-                          int64_t out_stride, AttentionScratch& scratch) {
+                          int window, const float* query, int64_t query_stride, Rows& out,
+                          int64_t column, AttentionScratch& scratch) {
   const int group = heads.num_heads / heads.num_kv_heads;
   const int num_blocks = static_cast<int>(visible.blocks().size());
   team.for_each(phase, num_blocks * heads.num_kv_heads, [&](int task) {
     const RowBlock& block = visible.blocks()[task / heads.num_kv_heads];
-    const int64_t kv_head = task % heads.num_kv_heads, column = kv_head * group * heads.head_dim;
+    const int64_t kv_head = task % heads.num_kv_heads, first = kv_head * group * heads.head_dim;
     NodeKeys seen[VisibleSlots::kRows];
     for (int i = 0; i < block.count; ++i) seen[i] = visible.keys(step, block.first + i, window);
-    const AttentionTask<X> attention{
+    const AttentionTask<Rows> attention{
         cache, static_cast<int64_t>(heads.num_kv_heads) * heads.head_dim, kv_head * heads.head_dim,
-        group, heads.head_dim, query_stride, query + block.first * query_stride + column,
-        out_stride, out + block.first * out_stride + column, seen, block.count};
+        group, heads.head_dim, query_stride, query + block.first * query_stride + first,
+        &out, block.first, column + first, seen, block.count};
     attend(attention, scratch);
   });
 }
 
-// The buffers of a step, and what a layer does with them. X: type of the activations that enter
-// matrix products.
-template <class X>
+// The buffers of a step, and what a layer does with them.
+template <class Format>
 class LayerRunner {
  public:
+  using Matrix = typename Format::Matrix;
+  using Rows = typename Format::Rows;
+  using Layer = glidecape::Layer<Format>;
+
   static constexpr int kPhases = 8;
   static constexpr int kPhasesOfSelfAttention = 5, kPhasesOfMLP = 3;
 
@@ -88,52 +93,52 @@ class LayerRunner {
   void prepare(const GlidecapeStep& step) {
     const auto& s = shape_;
     const int64_t rows = step.num_rows;
-    normed_.resize(rows * s.hidden);
+    normed_.resize(rows, s.hidden);
     qkv_.resize(rows * (s.num_heads + 2 * s.num_kv_heads) * s.head_dim);
     query_.resize(rows * s.num_heads * s.head_dim);
-    attended_.resize(rows * s.num_heads * s.head_dim);
-    inner_.resize(rows * s.inner);
+    attended_.resize(rows, s.num_heads * s.head_dim);
+    inner_.resize(rows, s.inner);
     visible_.find(step);
   }
 
   // All of the following are called by every thread of the team, with the same arguments but for
   // thread. x: [rows][hidden], the residual stream.
 
-  void run_layer(Team& team, int phase, const Layer& layer, const PackedMatrix* after,
+  void run_layer(Team& team, int phase, const Layer& layer, const Matrix* after,
                  const GlidecapeStep& step, const CacheView& cache, float* x, int thread) {
     run_self_attention(team, phase, layer, &layer.gate_up, step, cache, x, thread);
     run_mlp(team, phase + kPhasesOfSelfAttention, layer, after, step.num_rows, x);
   }
 
   // after: the matrix that is read next.
-  void run_self_attention(Team& team, int phase, const Layer& layer, const PackedMatrix* after,
+  void run_self_attention(Team& team, int phase, const Layer& layer, const Matrix* after,
                           const GlidecapeStep& step, const CacheView& cache, float* x, int thread) {
     const auto& s = shape_;
     write_kv(team, phase, layer, &layer.output, step, cache, x);
     const int64_t width = static_cast<int64_t>(s.num_heads) * s.head_dim;
     attend_blocks(team, phase + 3, step, visible_, {s.num_heads, s.num_kv_heads, s.head_dim}, cache,
-                  layer.window, query_.data(), width, attended_.data(), width, scratch_[thread]);
-    add_product(team, phase + 4, layer.output, after, attended_.data(), step.num_rows, x);
+                  layer.window, query_.data(), width, attended_, 0, scratch_[thread]);
+    add_product(team, phase + 4, layer.output, after, attended_, step.num_rows, x);
   }
 
   // Norm, qkv, rotary and KV write: 3 phases.
-  void write_kv(Team& team, int phase, const Layer& layer, const PackedMatrix* after,
+  void write_kv(Team& team, int phase, const Layer& layer, const Matrix* after,
                 const GlidecapeStep& step, const CacheView& cache, const float* x) {
     norm(team, phase, layer.attention_norm, step.num_rows, x);
-    multiply(team, phase + 1, layer.qkv, after, normed_.data(), step.num_rows,
+    multiply(team, phase + 1, layer.qkv, after, normed_, step.num_rows,
              [&](int row, int first, int count, const float* sums) {
                std::copy_n(sums, count, qkv_.data() + static_cast<int64_t>(row) * layer.qkv.outputs + first);
              });
     team.for_each(phase + 2, step.num_rows, [&](int row) { rotate_and_write(layer, step, cache, row); });
   }
 
-  void run_mlp(Team& team, int phase, const Layer& layer, const PackedMatrix* after, int rows, float* x) {
+  void run_mlp(Team& team, int phase, const Layer& layer, const Matrix* after, int rows, float* x) {
     norm(team, phase, layer.mlp_norm, rows, x);
-    multiply(team, phase + 1, layer.gate_up, &layer.down, normed_.data(), rows,
+    multiply(team, phase + 1, layer.gate_up, &layer.down, normed_, rows,
              [&](int row, int first, int, const float* sums) {
-               silu_product(sums, inner_.data() + static_cast<int64_t>(row) * shape_.inner + first / 2);
+               silu_product(sums, inner_, row, first / 2);
              });
-    add_product(team, phase + 2, layer.down, after, inner_.data(), rows, x);
+    add_product(team, phase + 2, layer.down, after, inner_, rows, x);
   }
 
   // One phase; the result is in normed().
@@ -141,20 +146,20 @@ class LayerRunner {
     const int hidden = shape_.hidden;
     team.for_each(phase, rows, [&](int row) {
       const int64_t at = static_cast<int64_t>(row) * hidden;
-      rms_norm_row(x + at, weight.data(), hidden, shape_.eps, normed_.data() + at);
+      rms_norm_row(x + at, weight.data(), hidden, shape_.eps, normed_, row);
     });
   }
 
   // One phase: x += from w^T.
-  static void add_product(Team& team, int phase, const PackedMatrix& w, const PackedMatrix* after,
-                          const X* from, int rows, float* x) {
+  static void add_product(Team& team, int phase, const Matrix& w, const Matrix* after,
+                          const Rows& from, int rows, float* x) {
     multiply(team, phase, w, after, from, rows, [&](int row, int first, int count, const float* sums) {
       float* to = x + static_cast<int64_t>(row) * w.outputs + first;
       for (int i = 0; i < count; ++i) to[i] += sums[i];
     });
   }
 
-  X* normed() { return normed_.data(); }
+  Rows& normed() { return normed_; }
   AttentionScratch& scratch(int thread) { return scratch_[thread]; }
 
  private:
@@ -177,7 +182,7 @@ class LayerRunner {
   }
 
   const GlidecapeShape shape_;
-  std::vector<X> normed_, attended_, inner_;
+  Rows normed_, attended_, inner_;
   std::vector<float> qkv_, query_;
   VisibleSlots visible_;
   std::vector<AttentionScratch> scratch_;

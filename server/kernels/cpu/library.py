@@ -24,12 +24,22 @@ class Shape(ctypes.Structure):
     )
 
 
+MATRIX_TYPES = {None: 0, "q4_1": 1, "q8_0": 2}
+"""Kind of blocks (None: bfloat16) -> GLIDECAPE_*"""
+
+
+class Matrix(ctypes.Structure):
+    """GlidecapeMatrix"""
+
+    _fields_ = (("rows", _POINTER), ("type", _INT))
+
+
 class Layer(ctypes.Structure):
     """GlidecapeLayer"""
 
     _fields_ = (
         *((name, _POINTER) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm")),
-        *((name, _POINTER) for name in ("qkv", "output", "gate_up", "down")),
+        *((name, Matrix) for name in ("qkv", "output", "gate_up", "down")),
         *((f"{name}_bias", _POINTER) for name in ("qkv", "output", "gate_up", "down")),
         ("window", _INT),
     )
@@ -67,9 +77,15 @@ class GlideWeights(ctypes.Structure):
 
     _fields_ = (
         ("layer", Layer),
-        *((n, _POINTER) for n in ("windows", "cross_norm", "cross_query", "cross_query_bias")),
-        *((n, _POINTER) for n in ("cross_output", "final_norm", "head", "token_ids")),
-        *((n, _POINTER) for n in ("embedding", "hidden_proj", "delays")),
+        *((n, _POINTER) for n in ("windows", "cross_norm")),
+        ("cross_query", Matrix),
+        ("cross_query_bias", _POINTER),
+        ("cross_output", Matrix),
+        ("final_norm", _POINTER),
+        ("head", Matrix),
+        *((n, _POINTER) for n in ("token_ids", "embedding")),
+        ("hidden_proj", Matrix),
+        ("delays", _POINTER),
     )
 
 
@@ -106,14 +122,14 @@ def _glide_call(*arguments: object) -> tuple[object, tuple[object, ...]]:
 
 
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
-    "glidecape_decoder_create": (_POINTER, (ctypes.POINTER(Shape), _INT)),
+    "glidecape_decoder_create": (_POINTER, (ctypes.POINTER(Shape), _INT, _INT)),
     "glidecape_decoder_set_layer": (_BOOL, (_POINTER, _INT, ctypes.POINTER(Layer))),
     "glidecape_decoder_run": (
         _BOOL,
         (_POINTER, ctypes.POINTER(Step), ctypes.POINTER(Cache), _POINTER),
     ),
     "glidecape_decoder_destroy": (None, (_POINTER,)),
-    "glidecape_linear_create": (_POINTER, (_POINTER, _INT, _INT, _INT)),
+    "glidecape_linear_create": (_POINTER, (ctypes.POINTER(Matrix), _INT, _INT, _INT)),
     "glidecape_linear_run": (_BOOL, (_POINTER, _POINTER, _INT, _POINTER)),
     "glidecape_linear_destroy": (None, (_POINTER,)),
     "glidecape_glide_create": (

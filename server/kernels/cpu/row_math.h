@@ -3,21 +3,26 @@
 
 #include <cmath>
 
+#include "activations.h"
 #include "vector_math.h"
 
 namespace glidecape {
 
-template <class X>
-inline void rms_norm_row(const float* x, const float* weight, int dim, float eps, X* out) {
+// dim: a multiple of 16.
+template <class Rows>
+inline void rms_norm_row(const float* x, const float* weight, int dim, float eps, Rows& out,
+                         int64_t row) {
   __m512 squares = _mm512_setzero_ps();
   for (int i = 0; i < dim; i += 16) {
     const __m512 v = _mm512_loadu_ps(x + i);
     squares = _mm512_fmadd_ps(v, v, squares);
   }
   const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / dim + eps));
-  for (int i = 0; i < dim; i += 16)
-    store(out + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), scale),
-                                 _mm512_loadu_ps(weight + i)));
+  const auto normed = [&](int i) {
+    if (i >= dim) return _mm512_setzero_ps();
+    return _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), scale), _mm512_loadu_ps(weight + i));
+  };
+  for (int i = 0; i < dim; i += kGroup) out.put(row, i, normed(i), normed(i + 16));
 }
 
 // Rotates one head, normed first if weight is given.
@@ -45,14 +50,14 @@ inline void rotate_head(const float* head, const float* norm_weight, float eps, 
 }
 
 // SwiGLU's product of 32 gates and the 32 ups after them.
-template <class X>
-inline void silu_product(const float* sums, X* out) {
-  const __m512 one = _mm512_set1_ps(1.0f);
-  for (int i = 0; i < 32; i += 16) {
+template <class Rows>
+inline void silu_product(const float* sums, Rows& out, int64_t row, int64_t first) {
+  const auto product = [&](int i) {
     const __m512 gate = _mm512_loadu_ps(sums + i), up = _mm512_loadu_ps(sums + 32 + i);
     const __m512 decay = exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), gate));
-    store(out + i, _mm512_mul_ps(_mm512_div_ps(gate, _mm512_add_ps(one, decay)), up));
-  }
+    return _mm512_mul_ps(_mm512_div_ps(gate, _mm512_add_ps(_mm512_set1_ps(1.0f), decay)), up);
+  };
+  out.put(row, first, product(0), product(16));
 }
 
 }  // namespace glidecape

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from server.kernels.cpu import library as abi
+from server.kernels.quantized import QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
 
 CosSin = tuple[torch.Tensor, torch.Tensor]
@@ -31,6 +32,13 @@ def pointer(tensor: torch.Tensor | None, dtype: torch.dtype) -> int | None:
             f"on {tensor.device} with strides {tensor.stride()}"
         )
     return tensor.data_ptr()
+
+
+def matrix(weight: Weight | None) -> abi.Matrix:
+    """A weight's address and kind; the caller keeps the weight alive."""
+    if isinstance(weight, QuantizedWeight):
+        return abi.Matrix(pointer(weight.blocks, torch.uint8), abi.MATRIX_TYPES[weight.kind])
+    return abi.Matrix(pointer(weight, torch.bfloat16), abi.MATRIX_TYPES[None])
 
 
 def destroy_with(owner: object, destroy: Callable[[int], None], handle: int) -> None:

@@ -1,0 +1,40 @@
+// What a model's weights are stored as, and what its activations become to meet them.
+#pragma once
+
+#include "matmul_plain.h"
+#include "matmul_quantized.h"
+
+namespace glidecape {
+
+template <class X>
+struct PlainFormat {
+  using Matrix = PlainMatrix;
+  using Rows = PlainRows<X>;
+
+  template <class Order>
+  static Matrix pack(Arena& arena, const GlidecapeMatrix& from, const float* bias, int outputs,
+                     int inputs, const Order& order) {
+    return pack_plain(arena, from, bias, outputs, inputs, order);
+  }
+};
+
+struct QuantizedFormat {
+  using Matrix = QuantizedMatrix;
+  using Rows = QuantizedRows;
+
+  template <class Order>
+  static Matrix pack(Arena& arena, const GlidecapeMatrix& from, const float* bias, int outputs,
+                     int inputs, const Order& order) {
+    return pack_quantized(arena, from, bias, outputs, inputs, order);
+  }
+};
+
+// A Made<Format> for the format that such weights have on this machine.
+template <class Base, template <class> class Made, class... Arguments>
+inline Base* make_for(bool quantized, const Arguments&... arguments) {
+  if (quantized) return new Made<QuantizedFormat>(arguments...);
+  if (prefers_multiply_add()) return new Made<PlainFormat<float>>(arguments...);
+  return new Made<PlainFormat<bf16>>(arguments...);
+}
+
+}  // namespace glidecape

@@ -1,0 +1,142 @@
+// y = x W^T for bfloat16 W and x in floats or bfloat16, float32 sums, any number of rows.
+//
+// W is packed in panels of 64 outputs. Inside a panel, for every pair of inputs, four vectors of
+// 16 outputs with the two inputs of each output side by side, as vdpbf16ps wants them:
+//
+//          output 0      output 1            output 15
+//   k = 0 [w0,0 w0,1 | w1,0 w1,1 | …      | w15,0 w15,1]   outputs 16 … 31   32 … 47   48 … 63
+//   k = 2 [w0,2 w0,3 | …
+//
+// A tile is up to 6 rows x 64 outputs or 12 rows x 32 outputs: 24 accumulators stay in registers
+// while the panel streams by, two inputs at a time. The first tile of a panel reads it from memory
+// and fetches the panel after it ahead of time; the other row tiles find it in the cache. Each lane
+// is one output's sum over k = 0, 2, 4 … in this order, whatever the number of rows: a row's result
+// does not depend on its company.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "activations.h"
+#include "arena.h"
+#include "matrix.h"
+
+namespace glidecape {
+
+struct PlainMatrix : Matrix {
+  static constexpr int kFewRows = 6;    // at most so many: one tile of 64 outputs
+  static constexpr int kTileRows = 12;  // of 32 outputs
+
+  const bf16* panels = nullptr;  // [num_panels][inputs / 2][64][2]; inputs are even
+
+  const char* panel(int i) const {
+    return reinterpret_cast<const char*>(panels + static_cast<int64_t>(i) * kPanel * inputs);
+  }
+
+  // One panel for Rows rows from `first` on; out: [Rows][64].
+  template <int Rows, class X>
+  void multiply_rows(int panel, const PlainRows<X>& x, int64_t first, const char* ahead,
+                     float* out) const;
+};
+
+template <class Order>
+inline PlainMatrix pack_plain(Arena& arena, const GlidecapeMatrix& from, const float* bias_or_null,
+                              int outputs, int inputs, const Order& order) {
+  PlainMatrix matrix;
+  matrix.describe(arena, bias_or_null, outputs, inputs, order);
+  const auto* rows = static_cast<const bf16*>(from.rows);
+  bf16* to = arena.take<bf16>(static_cast<int64_t>(matrix.num_panels()) * kPanel * inputs);
+  matrix.panels = to;
+  for (int begin = 0; begin < outputs; begin += kPanel) {
+    for (int k = 0; k < inputs; k += 2) {
+      for (int output = begin; output < begin + kPanel; ++output, to += 2)
+        if (output < outputs)  // the arena's memory is zeroed
+          std::copy_n(rows + static_cast<int64_t>(order(output)) * inputs + k, 2, to);
+    }
+  }
+  return matrix;
+}
+
+// Sums of a tile: Rows x (16 * Vectors) outputs. Two arithmetics with one interface; `step` adds the
+// products of two inputs, panel points to their weights.
+template <int Rows, int Vectors>
+struct Tile {
+  __m512 sums[Rows][Vectors];
+
+  Tile() {
+    for (int r = 0; r < Rows; ++r)
+      for (int c = 0; c < Vectors; ++c) sums[r][c] = _mm512_setzero_ps();
+  }
+
+  // x: rows stride apart, here at the first of the two inputs.
+  void step(const bf16* x, int64_t stride, const bf16* panel) {
+    __m512bh weights[Vectors];
+    for (int c = 0; c < Vectors; ++c) weights[c] = load_pairs(panel + 32 * c);
+    for (int r = 0; r < Rows; ++r) {
+      int32_t pair;
+      std::memcpy(&pair, x + r * stride, sizeof pair);
+      const __m512bh both = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+      for (int c = 0; c < Vectors; ++c)
+        sums[r][c] = _mm512_dpbf16_ps(sums[r][c], both, weights[c]);
+    }
+  }
+
+  // The same with plain float multiply-adds: each weight pair is widened to two floats (the first
+  // input's weight is the low half of the 32 bits, the second one's the high half).
+  void step(const float* x, int64_t stride, const bf16* panel) {
+    const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    for (int half = 0; half < 2; ++half) {
+      __m512 weights[Vectors];
+      for (int c = 0; c < Vectors; ++c) {
+        const __m512i pairs = _mm512_loadu_si512(panel + 32 * c);
+        weights[c] = _mm512_castsi512_ps(half ? _mm512_and_si512(pairs, high)
+                                              : _mm512_slli_epi32(pairs, 16));
+      }
+      for (int r = 0; r < Rows; ++r) {
+        const __m512 value = _mm512_set1_ps(x[r * stride + half]);
+        for (int c = 0; c < Vectors; ++c)
+          sums[r][c] = _mm512_fmadd_ps(value, weights[c], sums[r][c]);
+      }
+    }
+  }
+};
+
+// out: [Rows][64], of which 16 * Vectors outputs are written. ahead: memory that is wanted next, as
+// much of it is fetched as the tile reads; or null.
+template <int Rows, int Vectors, class X>
+inline void multiply_tile(const X* x, int64_t stride, int inputs, const bf16* panel,
+                          const char* ahead, float* out) {
+  Tile<Rows, Vectors> tile;
+  for (int k = 0; k < inputs; k += 2, panel += 2 * kPanel) {
+    if (ahead)
+      for (int c = 0; c < Vectors; ++c, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
+    tile.step(x + k, stride, panel);
+  }
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < Vectors; ++c) _mm512_storeu_ps(out + r * kPanel + c * 16, tile.sums[r][c]);
+}
+
+template <int Rows, class X>
+inline void PlainMatrix::multiply_rows(int panel, const PlainRows<X>& x, int64_t first,
+                                       const char* ahead, float* out) const {
+  const bf16* weights = panels + static_cast<int64_t>(panel) * kPanel * inputs;
+  const X* from = x.row(first);
+  if constexpr (Rows <= kFewRows) {
+    multiply_tile<Rows, 4>(from, x.stride(), inputs, weights, ahead, out);
+  } else {
+    const int64_t fetched = static_cast<int64_t>(inputs) * kPanel;  // bytes, by the first half
+    multiply_tile<Rows, 2>(from, x.stride(), inputs, weights, ahead, out);
+    multiply_tile<Rows, 2>(from, x.stride(), inputs, weights + kPanel,
+                           ahead ? ahead + fetched : nullptr, out + 32);
+  }
+}
+
+// Intel's cores start a vdpbf16ps every second cycle but two multiply-adds every cycle; AMD's are
+// faster with vdpbf16ps. One choice per machine, so that a row's result stays the same on it:
+// activations are floats where this is true, bfloat16 otherwise.
+inline bool prefers_multiply_add() {
+  static const bool intel = __builtin_cpu_is("intel");
+  return intel;
+}
+
+}  // namespace glidecape
