@@ -32,6 +32,7 @@ from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from weights.checkpoint import load_weights, read_config
 from weights.locate import locate_model
+from weights.quantization import choose_quantization, describe
 
 Report = Callable[[str], None]
 """Takes lines of progress for a person."""
@@ -52,6 +53,9 @@ class LoadedModel:
     vocab_size: int
     """Ids the model knows; the tokenizer's may be fewer."""
     engine: AsyncEngine
+    runner: Runner
+    """Behind the engine; for measurements that need the model itself. Between requests, from
+    whoever sends them, its speculator may be exchanged."""
     speculator: Speculator | None
     tokenizer: Tokenizer
     chat_template: ChatTemplate
@@ -77,9 +81,16 @@ def build_model(
     model = LlamaModel(config, placement)
     load_weights(folder, model.slots(), model.ignorable)
     name = model_name(settings.model)
-    report(f"loaded {name}: {config.num_layers} layers, {_dtype_name(dtype)} on {device}")
-    draft = load_draft(settings, model, placement, report)
-    model.freeze()
+    quantization = choose_quantization(settings.quantization, folder, config, placement)
+    precision = describe(quantization, dtype)
+    report(f"loaded {name}: {config.num_layers} layers, {precision} on {device}")
+    draft = load_draft(settings, model, placement, quantization, report)
+    num_threads = torch.get_num_threads()
+    model.freeze(quantization)
+    if model.is_fused:
+        # After each parallel operation torch's threads spin for milliseconds, on the cores that the
+        # native kernels' own threads need; what is left to torch is small.
+        torch.set_num_threads(1)
 
     shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
     token_bytes = shape.bytes_per_token
@@ -93,7 +104,7 @@ def build_model(
         limits = replace(limits, eos_token_ids=limits.eos_token_ids | {tokenizer.eos_id})
     _report_pool(limits, token_bytes, report)
     caches = allocate_kv(shape, limits.num_blocks, limits.block_size, device)
-    identity = f"{_checkpoint_identity(folder)}|{dtype}|{device.type}"
+    identity = f"{_checkpoint_identity(folder)}|{precision}|{device.type}|{num_threads} threads"
     speculator = None
     if draft is not None:
         speculator = build_speculator(
@@ -107,6 +118,7 @@ def build_model(
         speculation=_default_speculation(settings),
         vocab_size=config.vocab_size,
         engine=engine,
+        runner=runner,
         speculator=speculator,
         tokenizer=tokenizer,
         chat_template=ChatTemplate(hf_tokenizer, name),
@@ -217,7 +229,3 @@ def _report_pool(limits: SchedulerConfig, token_bytes: int, report: Report) -> N
         f"KV cache: {mebibytes:,.0f} MiB = {tokens:,} tokens = {full:.1f} sequences of "
         f"{limits.max_model_len:,} tokens"
     )
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

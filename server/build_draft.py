@@ -29,6 +29,7 @@ from server.models.config import ModelConfig, model_config
 from server.models.glide import GlideModel
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
+from server.models.quantization import DRAFT_QUANTIZATION, Quantization
 from weights.checkpoint import load_weights, read_config, read_json
 from weights.glide import load_glide
 from weights.locate import locate_model
@@ -48,10 +49,17 @@ class Draft:
 
 
 def load_draft(
-    settings: ModelSettings, target: LlamaModel, placement: Placement, report: Report
+    settings: ModelSettings,
+    target: LlamaModel,
+    placement: Placement,
+    quantization: Quantization | None,
+    report: Report,
 ) -> Draft | None:
     """What `--draft` names; None for none. The target must not be frozen yet: a draft may share
     its embedding and head.
+
+    Args:
+        quantization: of the target; where it has one, the draft's weights are kept in 8 bits.
 
     Raises:
         StartupError: there is no such draft, or it doesn't fit the target.
@@ -63,14 +71,15 @@ def load_draft(
     folder = _folder(settings, placement, report)
     if read_json(folder / "config.json").get("model_type") == "glide":
         embedding = target.embedding.data
-        glide = load_glide(folder, target.config, placement, embedding, target.head_weight)
+        head = target.head(quantization)
+        glide = load_glide(folder, target.config, placement, embedding, head)
         report(f"loaded GliDe draft {folder.name}: {glide.cache_shape.num_layers} layers")
         return Draft(glide, CacheShape(*glide.cache_shape, placement.dtype), str(folder))
     config = model_config(read_config(folder))
     _check_vocabulary(config, target.config)
     model = LlamaModel(config, placement)
     load_weights(folder, model.slots(), model.ignorable)
-    model.freeze()
+    model.freeze(DRAFT_QUANTIZATION if quantization else None)
     report(f"loaded draft model {folder.name}: {config.num_layers} layers")
     shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, placement.dtype)
     return Draft(model, shape, str(folder))
@@ -89,10 +98,10 @@ def build_speculator(
     """Gives the draft its KV and measures what proposals cost on this machine (once, then cached).
 
     Args:
-        identity: of the target with its precision and device.
+        identity: of the target with its precision, device and threads.
     """
     drafter = _drafter(draft, caches, limits, device)
-    what = f"{identity}|{draft.identity}|{processor()}|{torch.get_num_threads()}"
+    what = f"{identity}|{draft.identity}|{processor()}"
     key = blake2b(what.encode(), digest_size=8).hexdigest()
     path = settings.cache_dir.expanduser() / "profiles" / f"{key}.json"
 

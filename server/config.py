@@ -42,6 +42,9 @@ Floats = Annotated[tuple[float, ...], NoDecode, BeforeValidator(parse_list)]
 Ints = Annotated[tuple[int, ...], NoDecode, BeforeValidator(parse_list)]
 
 
+QuantizationChoice = Literal["auto", "none", "int8", "int4"]
+
+
 class ModelSettings(BaseSettings):
     """What any command needs that runs a model: which one, and how much of the machine."""
 
@@ -88,6 +91,10 @@ class ModelSettings(BaseSettings):
     dtype: DType = "auto"
     """Precision of weights and KV cache; auto is bfloat16 where the machine computes it natively,
     else float32."""
+
+    quantization: QuantizationChoice = "auto"
+    """Form of the linear weights: none keeps dtype, int8 and int4 round them in groups of 32; auto
+    takes a GGUF file's own 4- and 8-bit weights where this CPU has kernels for them, else none."""
 
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of the model; default: all cores."""

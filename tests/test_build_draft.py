@@ -62,7 +62,7 @@ def write_draft(folder: Path, vocab_size: int, **config: object) -> str:
 
 
 def speculator(tmp_path: Path, draft: str, identity: str = "tiny|cpu") -> Speculator:
-    loaded = load_draft(settings(tmp_path, draft), target(), PLACEMENT, said.append)
+    loaded = load_draft(settings(tmp_path, draft), target(), PLACEMENT, None, said.append)
     assert loaded is not None
     return build_speculator(
         settings(tmp_path, draft), loaded, tiny_model(), tiny_caches(CONFIG), CONFIG, identity, CPU,
@@ -92,7 +92,7 @@ def cache_files(tmp_path: Path) -> Sequence[Path]:
 
 
 def test_no_draft(tmp_path: Path) -> None:
-    assert load_draft(settings(tmp_path, "none"), target(), PLACEMENT, said.append) is None
+    assert load_draft(settings(tmp_path, "none"), target(), PLACEMENT, None, said.append) is None
 
 
 def test_prompt_lookup_needs_no_files(tmp_path: Path, measured: list[str]) -> None:
@@ -111,12 +111,12 @@ def test_a_small_model_drafts(tmp_path: Path, measured: list[str]) -> None:
 def test_another_vocabulary_is_refused_naming_both_sizes(tmp_path: Path) -> None:
     draft = write_draft(tmp_path / "draft", vocab_size=40)
     with pytest.raises(UnsupportedModelError, match=r"40 tokens, the target's 61"):
-        load_draft(settings(tmp_path, draft), target(), PLACEMENT, said.append)
+        load_draft(settings(tmp_path, draft), target(), PLACEMENT, None, said.append)
 
 
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"draft='n-gram'.*ngram or none"):
-        load_draft(settings(tmp_path, "n-gram"), target(), PLACEMENT, said.append)
+        load_draft(settings(tmp_path, "n-gram"), target(), PLACEMENT, None, said.append)
 
 
 def test_costs_are_measured_once_and_read_back(tmp_path: Path, measured: list[str]) -> None:

@@ -18,7 +18,7 @@ import torch
 from server.errors import CheckpointError
 from weights.gguf import convert_gguf
 
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 """Part of the key: raise it when the same file would be converted differently."""
 
 MARKER = "complete.json"

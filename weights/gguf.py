@@ -15,7 +15,9 @@ import numpy.typing as npt
 import torch
 
 from server.errors import CheckpointError, UnsupportedModelError
+from server.kernels.quantized import QuantizedKind
 from server.models.config import model_config
+from weights.blocks import stored_blocks, write_blocks
 from weights.checkpoint import SINGLE_FILE
 from weights.gguf_config import gguf_architecture, huggingface_config, token_ids
 from weights.gguf_file import GGUFFile, GGUFTensor, read_gguf
@@ -28,7 +30,8 @@ _PIECE_ELEMENTS = 2**22
 
 
 def convert_gguf(path: Path, folder: Path, dtype: torch.dtype) -> None:
-    """Writes config.json, generation_config.json, model.safetensors and the tokenizer's files.
+    """Writes config.json, generation_config.json, model.safetensors, the quantised blocks and the
+    tokenizer's files.
 
     Args:
         path: The GGUF file.
@@ -56,6 +59,18 @@ def convert_gguf(path: Path, folder: Path, dtype: torch.dtype) -> None:
     )
     shapes = {theirs: file.tensors[ours].shape for ours, theirs in names.items()}
     write_safetensors(folder / SINGLE_FILE, shapes, dtype, pieces)
+    head_dim = config["head_dim"] if interleaved else None
+    write_blocks(folder, _blocks(file, names, head_dim))
+
+
+def _blocks(
+    file: GGUFFile, names: dict[str, str], rotary_head_dim: int | None
+) -> Iterator[tuple[str, QuantizedKind, torch.Tensor]]:
+    for ours, theirs in names.items():
+        tensor = file.tensors[ours]
+        found = stored_blocks(tensor, _row_order(ours, tensor.shape[0], rotary_head_dim))
+        if found is not None:
+            yield theirs, *found
 
 
 def half_split_rows(num_rows: int, head_dim: int) -> npt.NDArray[np.int64]:

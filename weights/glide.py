@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from server.errors import CheckpointError
+from server.kernels.quantized import Weight
 from server.models.config import ModelConfig
 from server.models.glide import TOKEN_TABLE, GlideModel
 from server.models.glide_config import GlideConfig, check_fits, config_dict, glide_config
@@ -27,7 +28,7 @@ def load_glide(
     target: ModelConfig,
     placement: Placement,
     target_embedding: torch.Tensor | None,
-    target_head: torch.Tensor | None,
+    target_head: Weight | None,
 ) -> GlideModel:
     """A draft that is ready to run.
 

@@ -9,9 +9,11 @@ import typer
 
 from server.cli.chat import chat
 from server.cli.convert import convert
+from server.cli.evaluate import evaluate
 from server.cli.generate import generate
 from server.cli.measure import bench
 from server.cli.serve import serve
+from server.cli.train import train
 from server.errors import GlidecapeError
 
 USAGE_ERROR = 2
@@ -26,8 +28,9 @@ def make_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (serve, generate, chat, bench, convert):
+    for command in (serve, generate, chat, bench, convert, train):
         app.command()(command)
+    app.command("eval")(evaluate)  # eval is a name of Python's own
     return app
 
 

@@ -8,7 +8,7 @@ has to be computed again, and a prompt's costs one projection (`GlideModel.fill`
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -17,13 +17,17 @@ from server.kernels import dispatch as kernels
 from server.kernels.cpu.glide import Caches, Chains, Roots
 from server.kernels.dispatch import CosSin
 from server.kernels.linear import LinearFn
+from server.kernels.quantized import QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch, committed_view, strictly_earlier_view
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide_config import GlideConfig, check_fits
 from server.models.glide_fused import glide_shape, take_weights
 from server.models.glide_layer import GlideLayer, GlideStep
 from server.models.layers import FusedLinear, Placement, RMSNorm, Slots
+from server.models.quantization import DRAFT_QUANTIZATION
 from server.models.rope import RotaryEmbedding
+
+W = TypeVar("W", bound=Weight)
 
 TOKEN_TABLE = "draft_token_ids"
 """Checkpoint name of a trimmed vocabulary's table; int64, unlike everything else."""
@@ -106,36 +110,43 @@ class GlideModel(nn.Module):
         """Checkpoint tensors that carry nothing the draft lacks: stored rotary tables."""
         return name.endswith("rotary_emb.inv_freq")
 
-    def freeze(
-        self, target_embedding: torch.Tensor | None, target_head: torch.Tensor | None
-    ) -> None:
+    def freeze(self, target_embedding: torch.Tensor | None, target_head: Weight | None) -> None:
         """To be called once after loading; moves weights to the machine's fastest layout.
 
         Args:
             target_embedding: [vocab_size, hidden], kept as it is (not copied); not needed with an
                 embedding of its own.
             target_head: [vocab_size, hidden], of which the proposed tokens' rows are copied; not
-                needed with a head of its own.
+                needed with a head of its own. Where it is quantized, the draft's own weights
+                become so.
         """
         if self._apply_head is not None or self._fused is not None:
             raise RuntimeError("the model is frozen already")
         if not self.config.own_embedding:
             self.embedding = _shared("embedding", target_embedding).detach()
-        head, self.head_weight = self.head_weight, None
-        if head is None:
-            head = _shared("head", target_head)
-            if self.config.draft_vocab_size is not None:
-                head = head[self.draft_token_ids]
-        head = head.detach()
+        head = self._take_head(target_head)
         shape = glide_shape(self.config, self._target)
         self._fused = kernels.fused_glide(shape, head, lambda: take_weights(self, head))
         if self._fused is not None:
             return
-        self._apply_head = kernels.logits_linear(head)
+        self._apply_head = kernels.logits_linear(head, self.placement.dtype)
         if self.hidden_proj is not None:
             self.hidden_proj.freeze()
         for layer in self.layers:
             layer.freeze()
+
+    def _take_head(self, target_head: Weight | None) -> Weight:
+        """[draft_vocab, hidden]"""
+        own, self.head_weight = self.head_weight, None
+        if own is not None:
+            quantized = isinstance(target_head, QuantizedWeight)
+            return DRAFT_QUANTIZATION.of((), own.detach()) if quantized else own.detach()
+        head = _shared("head", target_head)
+        if self.config.draft_vocab_size is None:
+            return head
+        if isinstance(head, QuantizedWeight):
+            return head.rows(self.draft_token_ids)
+        return head[self.draft_token_ids].detach()
 
     def draft(
         self,
@@ -259,7 +270,7 @@ class GlideModel(nn.Module):
         return self.hidden_proj(hidden.to(self.placement.dtype)) + self.delay_embedding[row]
 
 
-def _shared(what: str, weight: torch.Tensor | None) -> torch.Tensor:
+def _shared(what: str, weight: W | None) -> W:
     if weight is None:
         raise ValueError(f"the draft shares the target's {what}; none was given")
     return weight

@@ -14,6 +14,7 @@ from server.models.config import ModelConfig
 from server.models.glide_config import GlideConfig
 from server.models.layers import FusedLinear, Placement, RMSNorm, Slots
 from server.models.llama import DecoderLayer
+from server.models.quantization import Quantization
 
 
 class GlideStep(NamedTuple):
@@ -108,10 +109,10 @@ class GlideLayer(DecoderLayer):
     def slots(self) -> Slots:
         return super().slots() | self.glimpse.slots()
 
-    def freeze(self) -> None:
-        super().freeze()
-        self.glimpse.query.freeze()
-        self.glimpse.output.freeze()
+    def freeze(self, quantization: Quantization | None = None) -> None:
+        super().freeze(quantization)
+        self.glimpse.query.freeze(quantization)
+        self.glimpse.output.freeze(quantization)
 
     def run(
         self, x: torch.Tensor, cache: LayerCache, step: GlideStep, hint: torch.Tensor | None

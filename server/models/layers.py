@@ -11,6 +11,8 @@ from torch import nn
 
 from server.kernels import dispatch as kernels
 from server.kernels.linear import LinearFn
+from server.kernels.quantized import Weight
+from server.models.quantization import Quantization
 
 Slots = dict[str, torch.Tensor]
 
@@ -68,16 +70,19 @@ class FusedLinear(nn.Module):
             start += rows
         return slots
 
-    def take_weight(self) -> torch.Tensor:
+    def take_weight(self, quantization: Quantization | None = None) -> Weight:
         """The loaded weight [sum of the parts' features, in_features], which is forgotten here."""
         if self.weight is None:
             raise RuntimeError("the layer's weight has been taken already")
         weight, self.weight = self.weight.data, None
-        return weight
+        if quantization is None:
+            return weight
+        return quantization.of([f"{name}.weight" for name in self.parts], weight)
 
-    def freeze(self) -> None:
+    def freeze(self, quantization: Quantization | None = None) -> None:
         """Moves the loaded weight into the machine's layout."""
-        self.apply_linear = kernels.linear(self.take_weight(), self.bias)
+        dtype = None if self.weight is None else self.weight.dtype
+        self.apply_linear = kernels.linear(self.take_weight(quantization), self.bias, dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, in_features] -> [rows, sum of the parts' features]"""

@@ -6,6 +6,7 @@ token tree (`kernels/tree.py`). The model does not know which.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,9 +14,11 @@ from torch import nn
 from server.kernels import dispatch as kernels
 from server.kernels.cpu.decoder import DecoderShape, LayerWeights
 from server.kernels.linear import LinearFn
+from server.kernels.quantized import Weight
 from server.kernels.tree import LayerCache, TreeBatch
 from server.models.config import ModelConfig
 from server.models.layers import FusedLinear, Placement, RMSNorm, Slots
+from server.models.quantization import Quantization
 from server.models.rope import RotaryEmbedding
 
 
@@ -96,11 +99,11 @@ class DecoderLayer(nn.Module):
             slots |= linear.slots()
         return slots
 
-    def freeze(self) -> None:
+    def freeze(self, quantization: Quantization | None = None) -> None:
         for linear in (self.attention.qkv, self.attention.output, self.gate_up, self.down):
-            linear.freeze()
+            linear.freeze(quantization)
 
-    def take_weights(self) -> LayerWeights:
+    def take_weights(self, quantization: Quantization | None = None) -> LayerWeights:
         """Hands the layer's weights over to a fused decoder; the layer itself can't run then."""
         attention = self.attention
         query_norm, key_norm = attention.query_norm, attention.key_norm
@@ -109,10 +112,10 @@ class DecoderLayer(nn.Module):
             mlp_norm=self.mlp_norm.weight,
             query_norm=query_norm.weight if query_norm else None,
             key_norm=key_norm.weight if key_norm else None,
-            qkv=attention.qkv.take_weight(),
-            output=attention.output.take_weight(),
-            gate_up=self.gate_up.take_weight(),
-            down=self.down.take_weight(),
+            qkv=attention.qkv.take_weight(quantization),
+            output=attention.output.take_weight(quantization),
+            gate_up=self.gate_up.take_weight(quantization),
+            down=self.down.take_weight(quantization),
             qkv_bias=attention.qkv.bias,
             output_bias=attention.output.bias,
             gate_up_bias=self.gate_up.bias,
@@ -178,20 +181,39 @@ class LlamaModel(nn.Module):
         tied_head = self.config.tie_word_embeddings and name == "lm_head.weight"
         return tied_head or name.endswith("rotary_emb.inv_freq")
 
-    def freeze(self) -> None:
-        """To be called once after loading; moves weights to the machine's fastest layout."""
+    def head(self, quantization: Quantization | None = None) -> Weight:
+        """The head's weight [vocab_size, hidden]; only before freezing."""
         if self.head_weight is None:
             raise RuntimeError("the model is frozen already")
-        self._apply_head = kernels.logits_linear(self.head_weight.data)
+        weight = self.head_weight.data
+        if quantization is None:
+            return weight
+        tied = self.config.tie_word_embeddings
+        name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+        return quantization.of([name], weight)
+
+    def freeze(self, quantization: Quantization | None = None) -> None:
+        """To be called once after loading; moves weights to the machine's fastest layout.
+
+        Args:
+            quantization: of the linear layers; None keeps them as they are.
+        """
+        head = self.head(quantization)
+        self._apply_head = kernels.logits_linear(head, self.placement.dtype)
         self.head_weight = None
         self._fused_layers = kernels.fused_decoder(
             decoder_shape(self.config),
-            self.embedding,
-            [layer.take_weights for layer in self.layers],
+            head,
+            [partial(layer.take_weights, quantization) for layer in self.layers],
         )
         if self._fused_layers is None:
             for layer in self.layers:
-                layer.freeze()
+                layer.freeze(quantization)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the layers run in native kernels, which bring their own threads."""
+        return self._fused_layers is not None
 
     def forward(
         self, token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch

@@ -21,7 +21,7 @@ from server.kernels.cpu.steps import (
     native_step,
     pointer,
 )
-from server.kernels.quantized import QuantizedWeight, Weight
+from server.kernels.quantized import GROUP, QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
 
 
@@ -60,9 +60,10 @@ class LayerWeights:
 
 def supports(shape: DecoderShape, weight: Weight) -> bool:
     """Whether the native decoder runs on this machine and takes these sizes and this format."""
+    granule = GROUP if isinstance(weight, QuantizedWeight) else 16
     return (
         supports_linear(weight)
-        and shape.hidden % 16 == 0
+        and shape.hidden % granule == 0
         and shape.inner % 32 == 0
         and shape.head_dim % 32 == 0
         and shape.num_heads // shape.num_kv_heads <= 64
@@ -125,6 +126,7 @@ class NativeDecoder:
 
     def __init__(self, shape: DecoderShape, quantized: bool, num_threads: int) -> None:
         self.shape = shape
+        self._quantized = quantized
         self._handle = library().glidecape_decoder_create(
             native_shape(shape), int(quantized), num_threads
         )
@@ -133,6 +135,9 @@ class NativeDecoder:
 
     def set_layer(self, index: int, weights: LayerWeights) -> None:
         """Packs one layer's weights."""
+        for weight in (weights.qkv, weights.output, weights.gate_up, weights.down):
+            if isinstance(weight, QuantizedWeight) != self._quantized:
+                raise ValueError("a decoder's weights are all quantized or all in bfloat16")
         native = native_layer(weights)
         library().glidecape_decoder_set_layer(self._handle, index, native.layer)
 

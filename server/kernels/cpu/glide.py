@@ -24,7 +24,7 @@ from server.kernels.cpu.steps import (
     native_step,
     pointer,
 )
-from server.kernels.quantized import Weight
+from server.kernels.quantized import GROUP, QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
 
 
@@ -99,11 +99,12 @@ class Caches(NamedTuple):
 
 def supports_glide(shape: GlideShape, head: Weight) -> bool:
     """Whether the native draft runs on this machine and takes these sizes and this precision."""
+    granule = GROUP if isinstance(head, QuantizedWeight) else 2
     return (
         shape.own.num_layers == 1
         and supports(shape.own, head)
         and shape.cross_head_dim % 32 == 0
-        and shape.target_hidden % 16 == 0
+        and shape.target_hidden % granule == 0
         and shape.cross_heads // shape.cross_kv_heads <= 64
     )
 

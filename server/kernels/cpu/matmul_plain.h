@@ -64,6 +64,7 @@ struct Tile {
   __m512 sums[Rows][Vectors];
 
   Tile() {
+#pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
       for (int c = 0; c < Vectors; ++c) sums[r][c] = _mm512_setzero_ps();
   }
@@ -72,6 +73,7 @@ struct Tile {
   void step(const bf16* x, int64_t stride, const bf16* panel) {
     __m512bh weights[Vectors];
     for (int c = 0; c < Vectors; ++c) weights[c] = load_pairs(panel + 32 * c);
+#pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
       int32_t pair;
       std::memcpy(&pair, x + r * stride, sizeof pair);
@@ -92,6 +94,7 @@ struct Tile {
         weights[c] = _mm512_castsi512_ps(half ? _mm512_and_si512(pairs, high)
                                               : _mm512_slli_epi32(pairs, 16));
       }
+#pragma GCC unroll 16
       for (int r = 0; r < Rows; ++r) {
         const __m512 value = _mm512_set1_ps(x[r * stride + half]);
         for (int c = 0; c < Vectors; ++c)
@@ -112,6 +115,7 @@ inline void multiply_tile(const X* x, int64_t stride, int inputs, const bf16* pa
       for (int c = 0; c < Vectors; ++c, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
     tile.step(x + k, stride, panel);
   }
+#pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
     for (int c = 0; c < Vectors; ++c) _mm512_storeu_ps(out + r * kPanel + c * 16, tile.sums[r][c]);
 }

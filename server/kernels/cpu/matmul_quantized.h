@@ -115,15 +115,25 @@ inline void unpack(const uint8_t* from, __m512i weights[8]) {
   }
 }
 
+// Four neighbours for every lane; becomes a memory operand of vpdpbusd.
+inline __m512i four_of(const int8_t* values) {
+  int32_t four;
+  std::memcpy(&four, values, sizeof four);
+  return _mm512_set1_epi32(four);
+}
+
 template <int Rows, int Bits>
 inline void multiply_strip(const QuantizedMatrix& w, const uint8_t* strip, const QuantizedRows& x,
                            int64_t first, const char* ahead, float* out) {
   constexpr int kValueBytes = 64 * Bits;
+  const int64_t stride = x.stride(), scale_stride = x.groups();
   const int8_t* values = x.row(first);
   const float *scales = x.scales(first), *sums = x.sums(first);
-  __m512 totals[Rows];
+  __m512 totals[Rows];  // in registers, if all loops over it are unrolled
+#pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) totals[r] = _mm512_setzero_ps();
-  for (int group = 0; group < w.groups(); ++group, strip += kValueBytes + 64, values += kGroup) {
+  const int groups = w.groups();
+  for (int group = 0; group < groups; ++group, strip += kValueBytes + 64, values += kGroup) {
     if (ahead)
       for (int i = 0; i <= Bits; ++i, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
     __m512i weights[8];
@@ -131,20 +141,21 @@ inline void multiply_strip(const QuantizedMatrix& w, const uint8_t* strip, const
     const auto* halves = reinterpret_cast<const __m256i*>(strip + kValueBytes);
     const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(halves));
     const __m512 offset = _mm512_cvtph_ps(_mm256_loadu_si256(halves + 1));
+#pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
       __m512i even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
+#pragma GCC unroll 4
       for (int i = 0; i < 8; i += 2) {
-        int32_t four[2];
-        std::memcpy(four, values + r * x.stride() + 4 * i, sizeof four);
-        even = _mm512_dpbusd_epi32(even, weights[i], _mm512_set1_epi32(four[0]));
-        odd = _mm512_dpbusd_epi32(odd, weights[i + 1], _mm512_set1_epi32(four[1]));
+        even = _mm512_dpbusd_epi32(even, weights[i], four_of(values + r * stride + 4 * i));
+        odd = _mm512_dpbusd_epi32(odd, weights[i + 1], four_of(values + r * stride + 4 * i + 4));
       }
       const __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
-      const int64_t at = r * x.groups() + group;
+      const int64_t at = r * scale_stride + group;
       totals[r] = _mm512_fmadd_ps(_mm512_mul_ps(sum, _mm512_set1_ps(scales[at])), scale, totals[r]);
       totals[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(sums[at]), totals[r]);
     }
   }
+#pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) _mm512_storeu_ps(out + r * kPanel, totals[r]);
 }
 

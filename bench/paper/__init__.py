@@ -1,0 +1,1 @@
+"""`glidecape eval`: the paper's figures for a draft, on this machine."""

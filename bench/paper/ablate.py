@@ -1,0 +1,211 @@
+"""The paper's layer study: small drafts that read other layers of the target, trained alike.
+
+Every variant learns from the same text for the same number of steps and is judged by the trainer's
+held-out text: how often its most probable token is the target's, per delay. The target's forward
+runs once: the widest variant comes first, and the others' features are cut out of its own.
+"""
+
+import json
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from server.cli.terminal import report, stderr
+from server.config import ModelSettings
+from server.errors import ConfigError
+from server.machine import pick_device
+from server.models.config import model_config
+from weights.checkpoint import read_config
+from weights.locate import locate_model
+from weights.train.config import Precision, TrainConfig
+from weights.train.feature_store import FeatureStore, Shard, read_key
+from weights.train.load import load_target
+from weights.train.precision import pick_precision
+from weights.train.samples import PromptIds
+from weights.train.target import TrainTarget
+from weights.train.train import train
+from weights.train.validate import Validation
+
+STUDY = "glimpse-layers"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a draft sees of the target."""
+
+    name: str
+    glimpse_layers: tuple[int, ...]
+    """Counted from 0; empty for none: only the draft's own attention."""
+    glimpse_hidden: bool
+
+    @property
+    def label(self) -> str:
+        layers = ", ".join(str(layer) for layer in self.glimpse_layers)
+        return f"{self.name} ({layers})" if layers else self.name
+
+    @property
+    def folder(self) -> str:
+        """Of its draft and its features."""
+        return self.name + ("-hidden" if self.glimpse_hidden else "")
+
+
+@dataclass(frozen=True, slots=True)
+class AblationOptions:
+    """How the variants are trained; what is not here is the trainer's default."""
+
+    text: tuple[Path, ...]
+    """As `glidecape train` takes it: `weights/train/samples.py`."""
+    out: Path
+    steps: int
+    precision: Precision = "auto"
+
+
+Results = Sequence[tuple[Variant, Validation]]
+
+
+def variants(num_layers: int) -> list[Variant]:
+    """No layer, the first, the middle, the last, all three; with and without the hidden state.
+    The one that sees everything comes first. A target with fewer than three layers has fewer."""
+    first, middle, last = 0, (num_layers - 1) // 2, num_layers - 1
+    several = tuple(sorted({first, middle, last}))
+    layers: dict[tuple[int, ...], str] = {}
+    for name, read in (
+        ("last", (last,)),
+        ("first", (first,)),
+        ("middle", (middle,)),
+        ("several", several),
+        ("none", ()),
+    ):
+        layers.setdefault(read, name)
+    order = sorted(layers, key=lambda read: (-len(read), read))
+    return [Variant(layers[read], read, hidden) for hidden in (True, False) for read in order]
+
+
+def run_ablation(settings: ModelSettings, study: str, options: AblationOptions) -> None:
+    """Loads the target, trains all variants, prints the table and writes it as `ablation.md` and
+    `ablation.json`.
+
+    Raises:
+        StartupError: another study than glimpse-layers; whatever is wrong with model, text or
+            folder.
+    """
+    if study != STUDY:
+        raise ConfigError("ablate", study, f"expected {STUDY}")
+    if not options.text:
+        raise ConfigError("data", "", "training text is needed: what glidecape train wrote")
+    dtype = pick_precision(options.precision, pick_device("auto"))
+    # What is faster is measured: it must not come out differently for some of the variants.
+    options = replace(options, precision="float32" if dtype == torch.float32 else "bfloat16")
+    folder = locate_model(settings.model, settings.cache_dir, dtype, report)
+    wanted = variants(model_config(read_config(folder)).num_layers)
+    config = _train_config(options, wanted[0])
+    loaded = load_target(settings.model, config, settings.cache_dir, report)
+    results = ablate(
+        options, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, stderr, wanted
+    )
+    print(table(results))
+
+
+def ablate(
+    options: AblationOptions,
+    target: TrainTarget,
+    prompt_ids: PromptIds,
+    stop_token_ids: Collection[int],
+    console: Console,
+    wanted: Sequence[Variant],
+) -> Results:
+    """Trains all variants, or goes on where a killed run was.
+
+    Args:
+        target: prepared for all layers that are read.
+        prompt_ids, stop_token_ids: as `train` takes them.
+        wanted: the first one must see what the others see.
+
+    Raises:
+        StartupError: as `train`.
+    """
+    widest, results = wanted[0], list[tuple[Variant, Validation]]()
+    for variant in wanted:
+        console.print(f"{variant.label}, {_hidden(variant)}", style="bold", highlight=False)
+        config = _train_config(options, variant)
+        features = config.work / "features"
+        if variant != widest:
+            _cut_features(options.out / widest.folder / "work" / "features", features, variant)
+        results.append((variant, train(config, target, prompt_ids, stop_token_ids, console)))
+        if variant != widest:  # they take more disk than all else, and are cut anew in seconds
+            shutil.rmtree(features)
+        _write(options, results)
+    return results
+
+
+def table(results: Results) -> str:
+    """Markdown: agreement per delay, in percent."""
+    delays = max((len(found.agreement) for _, found in results), default=0)
+    header = (
+        *("layers read", "hidden state"),
+        *(f"delay {delay + 1}" for delay in range(delays)),
+        *("tokens per step, chain", "loss"),
+    )
+    lines = [header, ["---"] * len(header)]
+    lines += [
+        (
+            *(variant.label, _hidden(variant)),
+            *(f"{100 * share:.1f}" for share in found.agreement),
+            *(f"{found.chain_tokens:.2f}", f"{found.loss:.3f}"),
+        )
+        for variant, found in results
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _train_config(options: AblationOptions, variant: Variant) -> TrainConfig:
+    folder = options.out / variant.folder
+    return TrainConfig(
+        text=options.text,
+        out=folder / "draft",
+        work=folder / "work",
+        glimpse_layers=variant.glimpse_layers,
+        glimpse_hidden=variant.glimpse_hidden,
+        steps=options.steps,
+        precision=options.precision,
+    )
+
+
+def _cut_features(widest: Path, folder: Path, variant: Variant) -> None:
+    """Writes the features a variant needs, out of those of one that sees more."""
+    key = read_key(widest)
+    if key is None:
+        raise RuntimeError(f"{widest} holds no features")
+    store = FeatureStore(
+        folder,
+        replace(key, glimpse_layers=variant.glimpse_layers, glimpse_hidden=variant.glimpse_hidden),
+    )
+    columns = torch.tensor(
+        [key.glimpse_layers.index(layer) for layer in variant.glimpse_layers], dtype=torch.int64
+    )
+    for path in sorted(widest.glob("*.safetensors")):
+        tensors = load_file(path)
+        tensors["kv"] = tensors["kv"][:, columns]
+        if not variant.glimpse_hidden:
+            tensors.pop("hidden", None)
+        store.write(Shard(path.stem, ()), tensors)
+
+
+def _hidden(variant: Variant) -> str:
+    return "with hidden state" if variant.glimpse_hidden else "without"
+
+
+def _write(options: AblationOptions, results: Results) -> None:
+    """What is known so far."""
+    found = [
+        asdict(variant) | {"label": variant.label} | validation._asdict()
+        for variant, validation in results
+    ]
+    content = {"steps": options.steps, "text": [str(p) for p in options.text], "variants": found}
+    (options.out / "ablation.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    (options.out / "ablation.md").write_text(table(results) + "\n", "utf-8")

@@ -1,0 +1,75 @@
+"""What a measurement was made with and on."""
+
+import os
+import platform
+import shlex
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import torch
+import transformers
+
+from server import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Stands at the head of the results."""
+
+    target: str
+    draft: str
+    dtype: str
+    new_tokens: int
+    """At most, per answer."""
+    device: str
+    processor: str
+    num_cpus: int
+    num_threads: int
+    """Of torch."""
+    memory_bytes: int
+    platform: str
+    versions: dict[str, str]
+    command: str
+    started: str
+    """ISO 8601, UTC."""
+
+
+def describe(
+    target: str, draft: str, dtype: torch.dtype, device: torch.device, new_tokens: int
+) -> About:
+    """Asks the machine."""
+    return About(
+        target=target,
+        draft=draft,
+        dtype=str(dtype).removeprefix("torch."),
+        new_tokens=new_tokens,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        processor=_processor(),
+        num_cpus=os.cpu_count() or 0,
+        num_threads=torch.get_num_threads(),
+        memory_bytes=psutil.virtual_memory().total,
+        platform=platform.platform(),
+        versions={
+            "glidecape": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        command=f"glidecape {shlex.join(sys.argv[1:])}",
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _processor() -> str:
+    """Linux has the model's name in /proc/cpuinfo; `platform` often says only x86_64."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,174 @@
+"""How often a GliDe is right, position by position along the target's own text: no rounds, no luck.
+
+For each token of an answer as root (position p, its target KV not yet written) the draft is fed the
+answer's own tokens, delay 1 … γ: at delay s it reads the token at p + s - 1, the target's KV before
+p and its final hidden state at p - 1, exactly as in the s-th step of a round, and predicts the
+token at p + s. Counted at each delay:
+
+    greedy form     the draft's most probable token is the target's
+    sampling form   sum over x of min(target_probs(x), draft_probs(x)) at temperature 1: the chance
+                    that a token drawn from the draft is accepted (Leviathan et al., 2023); tokens
+                    outside the draft's trimmed vocabulary count 0
+
+Both follow the target's greedy text. Unlike in a chain run every position counts at every delay,
+also where the draft would have failed before it.
+
+Runs beside the engine, with caches of its own in blocks of one token: a root's drafted tokens then
+get slots of their own behind the text's (`_Text.table`), and many roots draft in one batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from server.engine.inputs import Nodes, StepInputs, build_inputs
+from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.runner import Model
+from server.kernels.tree import LayerCache
+from server.models.glide import GlideModel
+
+_PREFILL_ROWS = 256
+_ROOTS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Sums over the roots of one answer, per delay 1 … γ."""
+
+    counts: tuple[int, ...]
+    hits: tuple[int, ...]
+    """Greedy form."""
+    overlap: tuple[float, ...]
+    """Sampling form."""
+
+
+def overlap(
+    target_probs: torch.Tensor, draft_probs: torch.Tensor, draft_token_ids: torch.Tensor
+) -> torch.Tensor:
+    """Sum over the vocabulary of the smaller probability.
+
+    Args:
+        target_probs: [rows, vocab]
+        draft_probs: [rows, draft_vocab]
+        draft_token_ids: [draft_vocab] the token behind each of the draft's columns.
+
+    Returns:
+        [rows], 0 … 1
+    """
+    return torch.minimum(target_probs[:, draft_token_ids], draft_probs).sum(dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """One answer behind its prompt, after the target's pass over it.
+
+    Example, 6 tokens, γ 2, roots 3 and 4 (the last token is nobody's root):
+
+        slot    0 … 5          6 7        8 9
+        holds   the text's KV  of root 3  of root 4
+        table of root 4: 0 1 2 3 8 9
+    """
+
+    token_ids: Sequence[int]
+    depth: int
+    caches: Sequence[LayerCache]
+    """The draft's."""
+    target_caches: Sequence[LayerCache]
+    hidden: torch.Tensor
+    """[tokens - 1, hidden] the target's final hidden states."""
+
+    def table(self, root: int, index: int) -> list[int]:
+        """Blocks of the text before the root, then the root's own. index: within its batch."""
+        own = len(self.token_ids) + index * self.depth
+        return [*range(root), *range(own, own + self.depth)]
+
+
+class TeacherForced:
+    """Args:
+    caches: the engine's, for their shape alone.
+    depth: γ, the largest delay.
+    """
+
+    def __init__(
+        self, target: Model, glide: GlideModel, caches: Sequence[LayerCache], depth: int
+    ) -> None:
+        keys = caches[0].keys
+        self.target, self.glide, self.depth = target, glide, depth
+        self.device = keys.device
+        self.target_shape = CacheShape(len(caches), keys.shape[2], keys.shape[3], keys.dtype)
+        self.shape = CacheShape(*glide.cache_shape, keys.dtype)
+
+    @torch.inference_mode()
+    def measure(self, prompt: Sequence[int], answer: Sequence[int]) -> Agreement:
+        """Runs target and draft over one answer. The first token of the answer is never predicted:
+        it is the prompt's, which no draft sees."""
+        token_ids = [*prompt, *answer]
+        counts, hits = [0] * self.depth, [0] * self.depth
+        overlaps = [0.0] * self.depth
+        roots = range(len(prompt), len(token_ids) - 1)
+        if not roots:
+            return Agreement(tuple(counts), tuple(hits), tuple(overlaps))
+        text = self._read(token_ids)
+        for batch in _batches(roots):
+            probs = self._target_probs(text, batch)
+            for delay in range(1, self.depth + 1):
+                active = [root for root in batch if root + delay < len(token_ids)]
+                if not active:
+                    break
+                draft_probs = self._draft(text, active, delay).softmax(dim=-1)
+                ids = self.glide.draft_token_ids
+                right = torch.tensor([token_ids[r + delay] for r in active], device=self.device)
+                first = delay - 1
+                rows = probs[first : first + len(active)]
+                counts[first] += len(active)
+                hits[first] += int((ids[draft_probs.argmax(dim=-1)] == right).sum())
+                overlaps[first] += float(overlap(rows, draft_probs, ids).sum())
+        return Agreement(tuple(counts), tuple(hits), tuple(overlaps))
+
+    def _read(self, token_ids: Sequence[int]) -> _Text:
+        """The target's and the draft's KV of all tokens but the last."""
+        num_slots = len(token_ids) + _ROOTS_AT_ONCE * self.depth
+        target_caches = allocate_kv(self.target_shape, num_slots, 1, self.device)
+        caches = allocate_kv(self.shape, num_slots, 1, self.device)
+        hidden = list[torch.Tensor]()
+        for start in range(0, len(token_ids) - 1, _PREFILL_ROWS):
+            end = min(start + _PREFILL_ROWS, len(token_ids) - 1)
+            inputs = self._inputs([Nodes(range(end), start, token_ids[start:end])])
+            hidden.append(self.target(inputs.token_ids, target_caches, inputs.batch))
+            self.glide.fill(inputs.token_ids, caches, target_caches, inputs.batch)
+        return _Text(token_ids, self.depth, caches, target_caches, torch.cat(hidden))
+
+    def _target_probs(self, text: _Text, batch: range) -> torch.Tensor:
+        """[rows, vocab]: row i is the distribution of the token after position batch[0] + i; up to
+        the largest delay of the batch's last root, or the text's end."""
+        end = batch[-1] + self.depth
+        return self.target.logits(text.hidden[batch[0] : end]).softmax(dim=-1)
+
+    def _draft(self, text: _Text, roots: Sequence[int], delay: int) -> torch.Tensor:
+        """One drafting step of each root's round: logits [roots, draft_vocab]."""
+        nodes = [
+            Nodes(text.table(root, index), root + delay - 1, (text.token_ids[root + delay - 1],))
+            for index, root in enumerate(roots)
+        ]
+        inputs = self._inputs(nodes)
+        hidden = None
+        if self.glide.glimpse_hidden:
+            hidden = text.hidden[[root - 1 for root in roots]]
+        return self.glide.draft(
+            inputs.token_ids,
+            text.caches,
+            text.target_caches,
+            inputs.batch,
+            tuple(roots),
+            hidden,
+            delay,
+        )
+
+    def _inputs(self, nodes: Sequence[Nodes]) -> StepInputs:
+        return build_inputs(nodes, block_size=1, device=self.device)
+
+
+def _batches(roots: range) -> Iterator[range]:
+    for start in range(0, len(roots), _ROOTS_AT_ONCE):
+        yield roots[start : start + _ROOTS_AT_ONCE]

@@ -1,0 +1,166 @@
+"""The ways of decoding that are compared: plain, and a drafter with a policy each.
+
+All share one engine. Every method has a speculator of its own, so that what `auto` learns while it
+decodes is not learned from the others' proposals, but from its own earlier prompts, as in a server.
+Drafters of the same kind are shared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from server.build import LoadedModel
+from server.build_draft import Report, load_draft, policy_config
+from server.config import ModelSettings
+from server.engine.kv_cache import allocate_kv
+from server.engine.speculative.auto import AutoPolicy
+from server.engine.speculative.drafter import Drafter
+from server.engine.speculative.glide_drafter import GlideDrafter
+from server.engine.speculative.model_drafter import ModelDrafter
+from server.engine.speculative.ngram_drafter import NgramDrafter
+from server.engine.speculative.policy import PolicyConfig, Speculator
+from server.engine.types import SpeculationParams
+from server.errors import ConfigError
+from server.models.glide import GlideModel
+from server.models.glide_config import MODEL_TYPE
+from server.models.layers import Placement
+from server.models.llama import LlamaModel
+from weights.checkpoint import read_json
+
+MethodName = Literal["plain", "ngram", "draft_model", "chain", "beam4", "beam8", "cape", "auto"]
+
+LABELS: dict[MethodName, str] = {
+    "plain": "plain",
+    "ngram": "n-gram, γ 5",
+    "draft_model": "draft model, γ 5",
+    "chain": "GliDe, γ 5",
+    "beam4": "GliDe + 4 beams",
+    "beam8": "GliDe + 8 beams",
+    "cape": "GliDe + CaPE, γ 4",
+    "auto": "GliDe, auto",
+}
+CHAINS: tuple[MethodName, ...] = ("ngram", "draft_model", "chain")
+"""Methods with an acceptance rate per position."""
+CHAIN_DEPTH, CAPE_DEPTH, BEAM_DEPTH = 5, 4, 4
+_BASELINES: tuple[MethodName, ...] = ("plain", "ngram", "draft_model")
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of the tables."""
+
+    name: MethodName
+    speculator: Speculator | None
+    """None decodes plainly."""
+    params: SpeculationParams
+
+
+def parse_names(wanted: str | None, has_draft_model: bool) -> tuple[MethodName, ...]:
+    """Methods to measure, plain first, in the tables' order.
+
+    Args:
+        wanted: comma-separated; None is the paper's.
+
+    Raises:
+        ConfigError: an unknown name, or draft_model without one.
+    """
+    known: tuple[MethodName, ...] = get_args(MethodName)
+    if wanted is None:
+        return tuple(n for n in known if n != "ngram" and (n != "draft_model" or has_draft_model))
+    names = [name.strip() for name in wanted.split(",")]
+    for name in names:
+        if name not in known:
+            raise ConfigError("policies", name, f"expected some of {', '.join(known)}")
+    if "draft_model" in names and not has_draft_model:
+        raise ConfigError("policies", wanted, "draft_model needs --draft-model")
+    return tuple(name for name in known if name in names or name == "plain")
+
+
+def glide_of(model: LoadedModel) -> tuple[GlideDrafter, GlideModel]:
+    """The draft under evaluation.
+
+    Raises:
+        ConfigError: the draft is none, or none of GliDe's kind.
+    """
+    drafter = model.speculator.drafter if model.speculator else None
+    if not isinstance(drafter, GlideDrafter) or not isinstance(drafter.model, GlideModel):
+        found = drafter.name if drafter else "none"
+        reason = "expected a folder with a GliDe draft (a small model goes to --draft-model)"
+        raise ConfigError("draft", found, reason)
+    return drafter, drafter.model
+
+
+def make_methods(
+    model: LoadedModel,
+    settings: ModelSettings,
+    names: Sequence[MethodName],
+    draft_model: str | None,
+    report: Report,
+) -> list[Method]:
+    """Args:
+        draft_model: what `--draft-model` names.
+
+    Raises:
+        StartupError: there is no such draft model, or it does not fit the target.
+    """
+    glide, _ = glide_of(model)
+    if model.speculator is None:
+        raise RuntimeError("built with a draft, but without a speculator")
+    costs = model.speculator.auto.costs
+    baselines: dict[MethodName, Drafter] = {"ngram": NgramDrafter()}
+    if "draft_model" in names and draft_model is not None:
+        baselines["draft_model"] = _small_model(model, settings, draft_model, glide, report)
+    return [
+        method(name, baselines.get(name, glide), policy_config(settings), AutoPolicy(costs))
+        for name in names
+    ]
+
+
+def method(name: MethodName, drafter: Drafter, config: PolicyConfig, auto: AutoPolicy) -> Method:
+    """A method with the paper's depths; config gives CaPE's table."""
+    params = _params(name)
+    if name == "plain":
+        return Method(name, None, params)
+    width = 8 if name == "beam8" else 4
+    speculator = Speculator(drafter, replace(config, beam_width=width), auto)
+    return Method(name, speculator, params)
+
+
+def _params(name: MethodName) -> SpeculationParams:
+    match name:
+        case "plain":
+            return SpeculationParams("off")
+        case "auto":
+            return SpeculationParams("auto")
+        case "cape":
+            return SpeculationParams("cape", CAPE_DEPTH)
+        case "beam4" | "beam8":
+            # Eight beams of four tokens and the root are one row more than a request's default.
+            return SpeculationParams("beam", BEAM_DEPTH, max_nodes=8 * BEAM_DEPTH + 1)
+        case "chain" | "ngram" | "draft_model":
+            return SpeculationParams("chain", CHAIN_DEPTH)
+
+
+def _small_model(
+    model: LoadedModel,
+    settings: ModelSettings,
+    name: str,
+    glide: GlideDrafter,
+    report: Report,
+) -> ModelDrafter:
+    """A draft model beside the GliDe, with KV under the same block ids."""
+    config = Path(name).expanduser() / "config.json"
+    if config.is_file() and read_json(config).get("model_type") == MODEL_TYPE:
+        raise ConfigError("draft_model", name, "is a GliDe draft; that is what --draft takes")
+    target = model.runner.model
+    if not isinstance(target, LlamaModel):
+        raise RuntimeError("the target is no Llama-family model")
+    placement = Placement(glide.device, glide.caches[0].keys.dtype)
+    draft_settings = settings.model_copy(update={"draft": name})
+    draft = load_draft(draft_settings, target, placement, None, report)
+    if draft is None or draft.shape is None or not isinstance(draft.model, LlamaModel):
+        raise ConfigError("draft_model", name, "expected a small language model")
+    num_blocks = len(glide.caches[0].keys)
+    caches = allocate_kv(draft.shape, num_blocks, glide.block_size, glide.device)
+    return ModelDrafter(draft.model, caches, glide.block_size, glide.device)

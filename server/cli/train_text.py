@@ -1,0 +1,237 @@
+"""Stage 1 of `glidecape train` around the engine: how much of it, its progress, its end."""
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.build import LoadedModel, build_model
+from server.cli.terminal import report
+from server.cli.train_progress import text_progress
+from server.config import ModelSettings
+from server.engine.kv_cache import CacheShape
+from server.engine.types import StepStats
+from server.errors import ConfigError, InvalidRequestError
+from server.machine import free_memory, pick_device, pick_dtype
+from server.models.config import ModelConfig, model_config
+from server.text.chat_template import ChatTemplate
+from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
+from weights.checkpoint import read_config
+from weights.locate import locate_model
+from weights.train.generate import TEXT_FILE, GenerationConfig, Progress, generate_text
+from weights.train.prompts import Prompt, read_prompts, user_turn
+from weights.train.samples import read_samples
+from weights.train.self_prompts import user_header
+from weights.train.text_store import TextStore
+from weights.train.text_target import TextTarget
+from weights.train.work_folder import WorkFolder
+
+TEXT_SECONDS = "text_seconds"
+"""Note in the work folder: time of this stage, over all runs."""
+_CONTEXT = 2048
+"""Longest prompt and answer; longer prompts are skipped."""
+_TYPICAL_PROMPT = 160
+"""Tokens; with the longest answer, what a request takes of the KV pool."""
+_CONCURRENCY_CPU, _CONCURRENCY_GPU = 32, 256
+"""On a CPU, arithmetic is used up by 32 rows: more of them give the same tokens per second, and a
+kill loses more answers that were being given."""
+_NOTE_SECONDS = 5.0
+"""Between notes of the time spent: what a kill can take from the plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPlan:
+    """What the stage is asked for."""
+
+    num_tokens: int
+    """Response tokens, those of earlier runs included."""
+    deadline: float | None
+    """Monotonic seconds; None for no limit."""
+    concurrency: int | None
+    """Most requests in flight; None for the device's default."""
+    max_new_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The target's own files and the user's prompts, checked; no weights are loaded."""
+
+    folder: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    prompts: Sequence[Prompt]
+
+
+def read_source(settings: ModelSettings, prompts: Path | None, *, writes: bool) -> Source:
+    """Reads everything that may be wrong with what the user gave, before any work.
+
+    Args:
+        writes: whether text is to be written; if not, prompts are not needed.
+
+    Raises:
+        CheckpointError: the model or the prompts can't be read; names file and line.
+        UnsupportedModelError: the model or its template can't be used.
+        ConfigError: there are no prompts, and the target can't write any.
+    """
+    dtype = pick_dtype(settings.dtype, pick_device(settings.device))
+    folder = locate_model(settings.model, settings.cache_dir.expanduser(), dtype, report)
+    config = model_config(read_config(folder))
+    hf_tokenizer = load_hf_tokenizer(folder)
+    tokenizer = from_hf(hf_tokenizer)
+    template = _usable(ChatTemplate(hf_tokenizer, settings.model))
+    given = read_prompts(prompts, template) if prompts is not None else []
+    if writes and not given:
+        if template is None:
+            reason = (
+                "the target has no chat template, so it can't write prompts itself; give a file"
+            )
+            raise ConfigError("prompts", None, reason)
+        user_header(template, tokenizer)
+    return Source(folder, config, tokenizer, template, given)
+
+
+def _usable(template: ChatTemplate) -> ChatTemplate | None:
+    try:
+        user_turn("x", template)
+    except InvalidRequestError:
+        return None
+    return template
+
+
+def count_given(paths: Sequence[Path], source: Source) -> int:
+    """Tokens to learn from in the user's own text.
+
+    Raises:
+        CheckpointError: a file can't be read; names the line.
+    """
+
+    def prompt_ids(text: str) -> Sequence[int]:
+        if source.template is None:
+            return source.tokenizer.encode(text, add_special_tokens=True)
+        rendered = user_turn(text, source.template)
+        return source.tokenizer.encode(rendered, add_special_tokens=False)
+
+    samples = read_samples(paths, prompt_ids, source.config.vocab_size, _CONTEXT)
+    return sum(sample.num_labels for sample in samples)
+
+
+def write_text(settings: ModelSettings, source: Source, work: WorkFolder, plan: TextPlan) -> None:
+    """Loads the engine, writes text into the work folder, and lets go of the engine's memory;
+    nothing if there is enough text already.
+
+    Raises:
+        ConfigError: the memory doesn't hold the target's KV cache.
+        CheckpointError: a file of the work folder is broken, or the disk is full.
+        EngineDeadError: the engine crashed.
+    """
+    began = time.monotonic()
+    with closing(TextStore(work.path / TEXT_FILE)) as store:
+        if store.num_tokens >= plan.num_tokens:
+            report(f"text: {store.num_tokens:,} tokens are there already")
+            return
+    sized, concurrency = size_engine(settings, source, plan)
+    model = build_model(sized, report, _ignore)
+    seconds = None if plan.deadline is None else max(plan.deadline - time.monotonic(), 1.0)
+    config = GenerationConfig(plan.num_tokens, seconds, concurrency, plan.max_new_tokens, plan.seed)
+    report(f"writing text, {concurrency} answers at once")
+    clock = _Clock(work, began)
+    try:
+        with text_progress(config.num_tokens, seconds) as show:
+
+            def both(progress: Progress) -> None:
+                show(progress)
+                clock.tick()
+
+            done = asyncio.run(_run(model, source, work.path, config, both))
+        report(_summary(done))
+    finally:
+        clock.note()
+        del model
+        gc.collect()  # the engine's parts know each other; training needs their memory
+
+
+def _summary(done: Progress) -> str:
+    line = (
+        f"text: {done.num_answers:,} answers, {done.num_tokens:,} tokens; "
+        f"{done.tokens_per_second:.0f} tokens/s"
+    )
+    if done.num_skipped:
+        line += f"; {done.num_skipped:,} not given, their prompts leave no room for them"
+    return line
+
+
+async def _run(
+    model: LoadedModel,
+    source: Source,
+    folder: Path,
+    config: GenerationConfig,
+    show: Callable[[Progress], None],
+) -> Progress:
+    target = TextTarget(model.engine, source.tokenizer, source.template)
+    model.engine.start()
+    try:
+        return await generate_text(target, source.prompts, folder, config, show)
+    finally:
+        await model.engine.stop()
+
+
+def size_engine(
+    settings: ModelSettings, source: Source, plan: TextPlan
+) -> tuple[ModelSettings, int]:
+    """How many answers at once, and a KV cache that holds them.
+
+    A request is counted with a prompt of `_TYPICAL_PROMPT` tokens and the longest answer; where
+    prompts are longer, the engine preempts.
+    """
+    device = pick_device(settings.device)
+    config = source.config
+    dtype = pick_dtype(settings.dtype, device)
+    shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
+    longest = min(settings.max_model_len or _CONTEXT, config.max_position)
+    typical = min(_TYPICAL_PROMPT + plan.max_new_tokens, longest) * shape.bytes_per_token
+    free = max(free_memory(device) - _weight_bytes(source.folder), 0)
+    kv_memory = settings.kv_memory or int(free * settings.kv_memory_fraction)
+    most = plan.concurrency or (_CONCURRENCY_CPU if device.type == "cpu" else _CONCURRENCY_GPU)
+    concurrency = max(1, min(most, kv_memory // typical))
+    block_bytes = settings.block_size * shape.bytes_per_token
+    least = -(-longest // settings.block_size) * block_bytes
+    sized: dict[str, object] = {
+        "draft": "none",
+        "max_model_len": longest,
+        "kv_memory": min(kv_memory, max(concurrency * typical, least)),
+        "max_num_seqs": concurrency,
+        # Room for new prompts beside a full batch of decoding requests.
+        "max_num_batched_tokens": max(settings.max_num_batched_tokens, 4 * concurrency),
+    }
+    return settings.model_copy(update=sized), concurrency
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _ignore(stats: StepStats) -> None:
+    """Offline, nobody scrapes metrics."""
+
+
+class _Clock:
+    """Notes the stage's time, so that a run that is started again keeps to the same plan."""
+
+    def __init__(self, work: WorkFolder, began: float) -> None:
+        self._work = work
+        self._earlier = work.recall(TEXT_SECONDS) or 0.0
+        self._began = began
+        self._noted = began
+
+    def tick(self) -> None:
+        if time.monotonic() - self._noted >= _NOTE_SECONDS:
+            self.note()
+
+    def note(self) -> None:
+        self._noted = time.monotonic()
+        self._work.note(**{TEXT_SECONDS: self._earlier + self._noted - self._began})

@@ -1,0 +1,43 @@
+"""Which form a model's linear weights take when they are kept in 4 or 8 bits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from server.kernels.quantized import (
+    GROUP,
+    QuantizedKind,
+    QuantizedWeight,
+    Weight,
+    concatenate,
+    quantize,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """Weights that the checkpoint has in blocks are taken as they are, others are rounded."""
+
+    kind: QuantizedKind
+    """What weights that are not stored in blocks are rounded to."""
+    stored: Mapping[str, QuantizedWeight] = field(default_factory=dict[str, QuantizedWeight])
+    """Checkpoint name -> the weight in blocks."""
+
+    def of(self, names: Sequence[str], weight: torch.Tensor) -> Weight:
+        """One matrix made of the named ones.
+
+        Args:
+            weight: [sum of their outputs, inputs] in floats; returned where its inputs can't be
+                cut into groups.
+        """
+        found = [self.stored[name] for name in names if name in self.stored]
+        if len(found) == len(names) and len({part.kind for part in found}) == 1:
+            return concatenate(found)
+        if weight.shape[1] % GROUP:
+            return weight
+        return quantize(weight, self.kind)
+
+
+DRAFT_QUANTIZATION = Quantization("q8_0")
+"""Of drafts: their few weights are read once per drafted token, and trained in floats."""

@@ -1,0 +1,170 @@
+"""`glidecape eval` from files to files, on the tiny random model with a random GliDe."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.paper import run as runner
+from bench.paper.run import EvalOptions, run_eval
+from bench.paper.session import Session
+from bench.paper.tables import MEAN
+from server.build import LoadedModel
+from server.config import ModelSettings, load_settings
+from server.errors import CheckpointError, ConfigError, EngineDeadError
+from tests.bench.paper.tiny_loaded import tiny_loaded
+from tests.test_build_draft import write_draft
+
+METHODS = ["plain", "ngram", "chain", "beam4", "beam8", "cape", "auto"]
+
+
+@pytest.fixture(autouse=True)
+def no_files_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(settings: ModelSettings, report: object, observe: Callable[..., None]) -> LoadedModel:
+        assert not settings.prefix_caching
+        return tiny_loaded(observe)
+
+    monkeypatch.setattr(runner, "build_model", build)
+
+
+def settings(draft: str = "/drafts/random") -> ModelSettings:
+    return load_settings(ModelSettings, draft=draft)
+
+
+def options(tmp_path: Path, *files: Path, **given: Any) -> EvalOptions:
+    values: dict[str, Any] = {
+        "files": files, "draft_model": None, "limit": None, "new_tokens": 24,
+        "out": tmp_path / "out", "policies": ",".join(METHODS),
+    }  # fmt: skip
+    return EvalOptions(**values | given)
+
+
+def write(path: Path, *lines: object) -> Path:
+    texts = (line if isinstance(line, str) else json.dumps(line) for line in lines)
+    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def two_sets(tmp_path: Path) -> tuple[Path, Path]:
+    chats = [
+        {"id": f"g{i}", "messages": [{"role": "user", "content": f"question {i}"}]}
+        for i in range(3)
+    ]
+    prompts = [{"prompt": f"say {i} words"} for i in range(4)]
+    return (
+        write(tmp_path / "gsm8k.jsonl", *chats),
+        write(tmp_path / "mine.jsonl", "", *prompts),
+    )
+
+
+def test_from_files_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_eval(settings(), options(tmp_path, *two_sets(tmp_path), limit=3))
+    stored = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert stored["about"]["draft"] == "random"
+    assert stored["about"]["dtype"] == "float32"
+    assert list(stored["sets"]) == ["gsm8k", "mine"]
+    assert [p["id"] for p in stored["prompts"]["mine"]] == [f"mine.jsonl:{i}" for i in (2, 3, 4)]
+    for figures in (*stored["sets"].values(), stored["mean"]):
+        assert list(figures["methods"]) == METHODS
+        for method in figures["methods"].values():
+            assert method["num_differing"] == 0
+            assert method["tokens_per_second"] > 0
+    chain = stored["sets"]["gsm8k"]["methods"]["chain"]
+    assert 0 <= chain["chain"]["acceptance"][0] < 1
+    assert chain["chain"]["relative_cost"] > 0
+    text = (tmp_path / "out" / "eval.md").read_text()
+    assert MEAN in text
+    assert capsys.readouterr().out == f"{text}\n"
+
+
+def test_recorded_rounds_give_the_figures(tmp_path: Path) -> None:
+    """From the raw prompts alone, by another way than the code's."""
+    files = two_sets(tmp_path)[:1]
+    run_eval(settings(), options(tmp_path, *files))
+    stored = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert stored["mean"] is None
+    answers = [prompt["answers"] for prompt in stored["prompts"]["gsm8k"]]
+    plain = sum(answer["plain"]["decode_seconds"] for answer in answers)
+    for name, method in stored["sets"]["gsm8k"]["methods"].items():
+        seconds = sum(answer[name]["decode_seconds"] for answer in answers)
+        assert method["speedup"][0] == pytest.approx(plain / seconds)
+        tokens = sum(answer[name]["num_tokens"] - 1 for answer in answers)
+        steps = sum(answer[name]["num_steps"] for answer in answers)
+        assert method["tokens_per_step"][0] == pytest.approx(tokens / steps)
+
+
+def test_what_was_measured_before_an_interruption_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = Session.compare
+
+    async def interrupted(self: Session, *arguments: Any) -> Any:
+        if arguments[-1] == 2:  # the third prompt's turn
+            raise EngineDeadError("enough")
+        return await measure(self, *arguments)
+
+    monkeypatch.setattr(Session, "compare", interrupted)
+    with pytest.raises(EngineDeadError):
+        run_eval(settings(), options(tmp_path, *two_sets(tmp_path)))
+    stored = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert [prompt["id"] for prompt in stored["prompts"]["gsm8k"]] == ["g0", "g1"]
+    assert stored["sets"]["gsm8k"]["num_prompts"] == 2
+
+
+def test_a_draft_model_joins_as_a_baseline(tmp_path: Path) -> None:
+    small = write_draft(tmp_path / "small", vocab_size=61)
+    files = two_sets(tmp_path)[:1]
+    given = options(tmp_path, *files, draft_model=small, policies=None)
+    run_eval(settings(), given)
+    stored = json.loads((tmp_path / "out" / "eval.json").read_text())
+    found = stored["sets"]["gsm8k"]["methods"]
+    assert list(found) == ["plain", "draft_model", "chain", "beam4", "beam8", "cape", "auto"]
+    assert found["draft_model"]["num_differing"] == 0
+    assert found["draft_model"]["chain"]["relative_cost"] > 0
+
+
+def test_what_is_no_draft_model_is_refused(tmp_path: Path) -> None:
+    files = two_sets(tmp_path)[:1]
+    (tmp_path / "glide").mkdir()
+    (tmp_path / "glide" / "config.json").write_text('{"model_type": "glide"}', encoding="utf-8")
+    for name, part in ((str(tmp_path / "glide"), "what --draft takes"), ("ngram", "small")):
+        given = options(tmp_path, *files, draft_model=name, policies="draft_model")
+        with pytest.raises(ConfigError, match=f"draft_model=.*{part}"):
+            run_eval(settings(), given)
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "broken.jsonl", {"prompt": "fine"}, '{"prompt": ')
+    with pytest.raises(CheckpointError, match=r"broken\.jsonl\W+line 2: broken JSON"):
+        run_eval(settings(), options(tmp_path, path, limit=1))
+    path = write(tmp_path / "neither.jsonl", {"prompt": "fine"}, {"id": "x"})
+    with pytest.raises(CheckpointError, match=r"neither\.jsonl\W+line 2: .*messages or prompt"):
+        run_eval(settings(), options(tmp_path, path))
+
+
+def test_a_prompt_without_room_for_its_answer(tmp_path: Path) -> None:
+    path = write(tmp_path / "long.jsonl", {"id": "big", "prompt": "x" * 240})
+    with pytest.raises(ConfigError, match=r"long\.jsonl.*'big' has 2\d\d tokens and leaves"):
+        run_eval(settings(), options(tmp_path, path))
+
+
+def test_files_are_checked_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "build_model", None)
+    with pytest.raises(ConfigError, match="at least one file"):
+        run_eval(settings(), options(tmp_path))
+    with pytest.raises(ConfigError, match=r"nowhere\.jsonl.*no such file"):
+        run_eval(settings(), options(tmp_path, tmp_path / "nowhere.jsonl"))
+    first = write(tmp_path / "a.jsonl", {"prompt": "x"})
+    (tmp_path / "b").mkdir()
+    second = write(tmp_path / "b" / "a.jsonl", {"prompt": "x"})
+    with pytest.raises(ConfigError, match="another data set named 'a'"):
+        run_eval(settings(), options(tmp_path, first, second))
+    for draft in ("none", "ngram"):
+        with pytest.raises(ConfigError, match=f"draft='{draft}'.*GliDe"):
+            run_eval(settings(draft), options(tmp_path, first))
+    with pytest.raises(ConfigError, match=r"out=.*can't be written"):
+        run_eval(settings(), options(tmp_path, first, out=first))

@@ -1,0 +1,55 @@
+"""The tiny random model with a random GliDe, as the composition root would hand it over."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from server.build import LoadedModel
+from server.engine.async_engine import AsyncEngine
+from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.runner import Runner
+from server.engine.scheduler import Scheduler
+from server.engine.speculative.auto import AutoPolicy
+from server.engine.speculative.glide_drafter import GlideDrafter
+from server.engine.speculative.policy import PolicyConfig, Speculator
+from server.engine.types import SpeculationParams, StepStats
+from tests.doubles import PlainTemplate, byte_tokenizer
+from tests.engine.speculative.test_exactness import tiny_glide
+from tests.engine.tiny import CONFIG, CPU, EOS, FREE_DRAFTS, tiny_caches, tiny_model
+
+
+class FoldedTokenizer:
+    """Bytes, folded into the tiny model's vocabulary."""
+
+    def __init__(self) -> None:
+        self._bytes = byte_tokenizer()
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return [
+            token_id % EOS
+            for token_id in self._bytes.encode(text, add_special_tokens=add_special_tokens)
+        ]
+
+
+def tiny_loaded(observe: Callable[[StepStats], None]) -> LoadedModel:
+    limits = replace(CONFIG, prefix_caching=False, speculates=True)
+    caches, glide = tiny_caches(limits), tiny_glide()
+    shape = CacheShape(*glide.cache_shape, torch.float32)
+    own = allocate_kv(shape, limits.num_blocks, limits.block_size, CPU)
+    drafter = GlideDrafter(glide, own, caches, limits.block_size, CPU)
+    speculator = Speculator(drafter, PolicyConfig(), AutoPolicy(FREE_DRAFTS))
+    runner = Runner(tiny_model(), caches, limits.block_size, limits.eos_token_ids, CPU, speculator)
+    tokenizer: Any = FoldedTokenizer()
+    return LoadedModel(
+        name="tiny",
+        identity="tiny",
+        speculation=SpeculationParams(),
+        vocab_size=61,
+        engine=AsyncEngine(Scheduler(limits), runner, observe),
+        runner=runner,
+        speculator=speculator,
+        tokenizer=tokenizer,
+        chat_template=PlainTemplate(),
+    )

@@ -1,0 +1,196 @@
+"""`glidecape train` as a user meets it: what is refused before any work, and a run to its draft."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from server.cli import train_checks, train_text
+from server.cli.train import parse_count, train
+from server.cli.train_progress import clock, describe
+from server.config import ModelSettings, load_settings
+from server.errors import CheckpointError, ConfigError
+from tests.weights.train.checkpoints import write_checkpoint
+from weights.train.generate import Progress
+
+Run = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("targets") / "tiny")
+
+
+@pytest.fixture
+def run(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command with small sizes; any work fails unless the test says it may."""
+    monkeypatch.setenv("GLIDECAPE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("GLIDECAPE_DTYPE", "float32")
+
+    def work(*arguments: object) -> None:
+        raise AssertionError("work has begun")
+
+    def call(*, works: bool = False, **options: Any) -> None:
+        if not works:
+            monkeypatch.setattr(train_text, "build_model", work)
+        small: dict[str, Any] = {
+            "tokens": "3k",
+            "minutes": 0.0,
+            "epochs": 1.0,
+            "draft_vocab_size": 64,
+        }
+        everything: dict[str, Any] = {"out": tmp_path / "out", "target": str(target)}
+        train(**everything | small | options)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("0", 0), ("20000", 20_000), ("500k", 500_000), ("20M", 20_000_000), ("1.5m", 1_500_000)],
+)
+def test_counts(text: str, count: int) -> None:
+    assert parse_count("tokens", text) == count
+
+
+@pytest.mark.parametrize("text", ["", "many", "-3", "20MB", "1e6", "5 M"])
+def test_counts_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"tokens=.*expected a count such as 500k or 20M"):
+        parse_count("tokens", text)
+
+
+def test_bad_options_are_refused_before_any_work(run: Run, tmp_path: Path) -> None:
+    missing = tmp_path / "none.jsonl"
+    draft = tmp_path / "draft"
+    draft.mkdir()
+    (draft / "config.json").write_text("{}")
+    for options, reason in (
+        ({"tokens": "lots"}, "tokens='lots'"),
+        ({"tokens": "0"}, "--text has to give some"),
+        ({"prompts": missing}, "prompts=.*no such file"),
+        ({"text": [missing]}, "text=.*no such file"),
+        ({"glimpse_layers": "1,b"}, "glimpse_layers='1,b'"),
+        ({"out": draft}, "holds another draft"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            run(**options)
+    assert not list(tmp_path.glob("*.work"))
+
+
+def test_an_unknown_target(run: Run) -> None:
+    with pytest.raises(CheckpointError, match="/no/such/model"):
+        run(target="/no/such/model")
+
+
+def test_a_machine_too_small(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"work=.*MiB are needed, the disk has"):
+        run(tokens="900G")
+    monkeypatch.setattr(train_checks, "free_memory", lambda device: 2**20)
+    with pytest.raises(ConfigError, match=r"target=.*takes about 0\.5 GiB of memory, 0\.0 GiB"):
+        run()
+
+
+def test_answers_at_once_are_as_many_as_the_memory_holds(target: Path) -> None:
+    settings = load_settings(ModelSettings, model=str(target), dtype="float32")
+    source = train_text.read_source(settings, None, writes=True)
+    plan = train_text.TextPlan(1000, None, None, max_new_tokens=352, seed=0)
+    typical = (160 + 352) * 3 * 2 * 2 * 8 * 4  # tokens, layers, k and v, heads, head_dim, bytes
+    sized, at_once = train_text.size_engine(settings, source, plan)
+    assert (at_once, sized.max_num_seqs, sized.max_model_len) == (32, 32, 512)
+    assert sized.kv_memory == 32 * typical
+    small = settings.model_copy(update={"kv_memory": 5 * typical + 1})
+    sized, at_once = train_text.size_engine(small, source, plan)
+    assert (at_once, sized.kv_memory) == (5, 5 * typical)
+    asked = replace(plan, concurrency=100)
+    sized, at_once = train_text.size_engine(settings, source, asked)
+    assert (at_once, sized.max_num_batched_tokens) == (100, 400)
+
+
+def test_a_broken_prompt_is_named_by_its_line(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt": 1}\n')
+    with pytest.raises(CheckpointError, match=r"p\.jsonl: line 2: prompt: expected a text"):
+        run(prompts=path)
+
+
+def test_broken_text_is_named_by_its_line(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text_ids": [1, 2, 3, 4]}\n{"text_ids": [1, 2, 300]}\n')
+    with pytest.raises(CheckpointError, match=r"t\.jsonl: line 2: .*300"):
+        run(text=[path])
+
+
+def test_a_target_without_template_needs_prompts(run: Run, tmp_path: Path) -> None:
+    plain = write_checkpoint(tmp_path / "plain", template=None)
+    with pytest.raises(ConfigError, match="prompts=None: the target has no chat template"):
+        run(target=str(plain))
+
+
+def test_from_nothing_to_a_draft_and_on(
+    run: Run, tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(works=True)
+    out, work = tmp_path / "out", tmp_path / "out.work"
+    assert json.loads((out / "config.json").read_text())["model_type"] == "glide"
+    told = capsys.readouterr().err
+    assert "plan: 3,000 tokens to be written" in told
+    assert f"--draft {out}" in told.replace("\n", "")
+    before = (work / "text.jsonl").read_bytes()
+    assert before.count(b"\n") > 20
+
+    run(epochs=2.0)  # the text is there: no engine
+    assert (work / "text.jsonl").read_bytes() == before
+    assert "tokens are there already" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="seed=4"):
+        run(seed=4)
+
+
+def test_a_plan_with_a_time(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(works=True, tokens="20M", minutes=0.25, epochs=None)
+    told = capsys.readouterr().err
+    assert "as many as 0:06 allow, of 0:15 in all" in told
+    assert "of training" in told
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    notes = json.loads((tmp_path / "out.work" / "notes.json").read_text())
+    assert 5 < notes["text_seconds"] < 10
+    assert notes["training_seconds"] < 15 - 5
+
+    run(tokens="20M", minutes=0.25, epochs=None)  # all time is used up: no engine, the same plan
+    assert json.loads((tmp_path / "out.work" / "notes.json").read_text()) == notes
+    assert "used up by an earlier run" in capsys.readouterr().err
+
+
+def test_text_that_is_given_is_counted(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.dumps({"text_ids": [97 + (i * j) % 16 for j in range(200)]}) for i in range(20)]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(lines))
+    run(tokens="3k", text=[path])  # 20 times 198 are learnt: nothing is written
+    assert "3,960 tokens of text given, 0 tokens to be written" in capsys.readouterr().err
+    assert (tmp_path / "out" / "config.json").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def interrupted(*arguments: object) -> Progress:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_text, "generate_text", interrupted)
+    with pytest.raises(typer.Exit) as stopped:
+        run(works=True)
+    assert stopped.value.exit_code == 130
+    told = capsys.readouterr().err.replace("\n", "")
+    assert f"the same command goes on from {tmp_path / 'out.work'}" in told
+
+
+def test_the_line_of_progress() -> None:
+    progress = Progress(5_000, 20, 250.0, 20.0, 0)
+    assert describe(progress, 20_000, None) == "5,000 of 20,000 tokens, 250/s, 1:00 left"
+    assert describe(progress, 20_000, 30.0) == "5,000 of 20,000 tokens, 250/s, 0:10 left"
+    assert clock(3725.2) == "1:02:05"

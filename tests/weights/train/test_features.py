@@ -1,0 +1,197 @@
+"""The feature cache: what is in it, and what becomes of it when a run is killed or changed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from server.errors import CheckpointError, ConfigError
+from tests.weights.train.tiny import (
+    LAYERS,
+    VOCABULARY,
+    no_prompt,
+    run_target,
+    tiny_target,
+    write_text,
+)
+from weights.train import feature_store
+from weights.train.batches import FeatureReader, locate
+from weights.train.feature_store import (
+    FeatureKey,
+    FeatureStore,
+    Shard,
+    plan_shards,
+    within,
+)
+from weights.train.features import FeatureWriter, write_features
+from weights.train.samples import Sample, read_samples
+from weights.train.target import TrainTarget
+
+KNOWN = tuple(range(3, 51))
+
+
+@pytest.fixture(scope="module")
+def target() -> TrainTarget:
+    return tiny_target()
+
+
+@pytest.fixture(scope="module")
+def samples(target: TrainTarget, tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    text = write_text(tmp_path_factory.mktemp("text") / "text.jsonl", target, 40)
+    (longer := text.with_name("longer.jsonl")).write_text(
+        '{"text_ids": [' + ", ".join(str(i % VOCABULARY) for i in range(70)) + "]}\n"
+    )
+    return read_samples([text, longer], no_prompt, VOCABULARY, 100)
+
+
+def key_of(model: TrainTarget, **changes: Any) -> FeatureKey:
+    settings: dict[str, Any] = {
+        "target": model.identity, "glimpse_layers": LAYERS, "glimpse_hidden": True, "top_k": 4,
+        "dtype": "float32", "vocabulary": KNOWN,
+    }  # fmt: skip
+    return replace(FeatureKey(**settings), **changes)
+
+
+def write(folder: Path, target: TrainTarget, shards: Sequence[Shard]) -> FeatureStore:
+    store = FeatureStore(folder, key_of(target))
+    write_features(FeatureWriter(target, store.key), store, shards, lambda tokens: None)
+    return store
+
+
+def contents(store: FeatureStore, shards: Sequence[Shard]) -> list[bytes]:
+    return [store.path(shard).read_bytes() for shard in shards]
+
+
+def test_features_are_what_the_engine_would_have(
+    target: TrainTarget, samples: list[Sample], tmp_path: Path
+) -> None:
+    """Each sample as if alone, though many go through the target together."""
+    shards = plan_shards(samples, 300)
+    reader = FeatureReader(write(tmp_path, target, shards))
+    for located in locate(shards):
+        sample = located.sample
+        caches, hidden = run_target(target, sample.token_ids.tolist())
+        batch = reader.batch([located])
+        assert batch.token_ids[0].tolist() == sample.token_ids.tolist()
+        for at, layer in enumerate(LAYERS):
+            for part, pool in enumerate(caches[layer]):
+                expected = pool.flatten(0, 1)[: sample.num_tokens]
+                torch.testing.assert_close(batch.kv[0, :, at, part], expected)
+        assert batch.hidden is not None
+        torch.testing.assert_close(batch.hidden[0], hidden)
+        rows = slice(sample.first_loss, sample.num_tokens - 1)
+        assert batch.positions[0].tolist() == list(range(sample.num_tokens))[rows]
+        probs = target.model.logits(hidden[rows]).softmax(-1)
+        top = probs[:, list(KNOWN)].topk(4)
+        torch.testing.assert_close(batch.labels.probs.float(), top.values, rtol=2e-3, atol=1e-5)
+        assert torch.equal(batch.labels.columns.long(), top.indices)
+        expected = [KNOWN.index(i) if i in KNOWN else -1 for i in probs.argmax(-1).tolist()]
+        assert batch.labels.best.tolist() == expected
+
+
+def test_bytes_are_as_estimated(target: TrainTarget, samples: list[Sample], tmp_path: Path) -> None:
+    (shard,) = plan_shards(samples, 10**6)
+    store = write(tmp_path, target, [shard])
+    shape = FeatureWriter(target, store.key).shape()
+    stored = sum(tensor.nbytes for tensor in load_file(store.path(shard)).values())
+    assert stored == sum(map(shape.sample_bytes, samples))
+
+
+def test_a_killed_run_completes_with_the_same_content(
+    target: TrainTarget, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = plan_shards(samples, 200)
+    assert len(shards) > 4
+    whole = write(tmp_path / "whole", target, shards)
+    save = feature_store.save_file
+    count = 0
+
+    def killed(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        nonlocal count
+        count += 1
+        save(tensors, path)
+        if count == 3:  # half of the file is on disk
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(feature_store, "save_file", killed)
+        write(tmp_path / "killed", target, shards)
+    store = FeatureStore(tmp_path / "killed", key_of(target))
+    assert [store.has(shard) for shard in shards[:4]] == [True, True, False, False]
+    first = store.path(shards[0]).stat().st_mtime_ns
+    write(tmp_path / "killed", target, shards)
+    assert contents(store, shards) == contents(whole, shards)
+    assert store.path(shards[0]).stat().st_mtime_ns == first
+
+
+def test_text_that_grew_keeps_full_shards(samples: list[Sample]) -> None:
+    before, after = plan_shards(samples[:30], 200), plan_shards(samples, 200)
+    assert [s.name for s in before[:-1]] == [s.name for s in after[: len(before) - 1]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"target": "another"}, "another target"),
+        ({"glimpse_layers": (1, 2)}, "another glimpse_layers"),
+        ({"vocabulary": KNOWN[1:]}, "another vocabulary"),
+        ({"top_k": 5, "dtype": "bfloat16"}, "another top_k and dtype"),
+    ],
+)
+def test_features_of_something_else_are_refused(
+    target: TrainTarget, tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    FeatureStore(tmp_path, key_of(target))
+    with pytest.raises(CheckpointError, match=f"holds features of {reason}$"):
+        FeatureStore(tmp_path, key_of(target, **changes))
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"glimpse_layers": [1], "vocabulary": [2]}'])
+def test_a_broken_index(target: TrainTarget, tmp_path: Path, content: str) -> None:
+    (tmp_path / "features.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"features\.json: (broken|is no index)"):
+        FeatureStore(tmp_path, key_of(target))
+
+
+def test_what_does_not_fit_the_limit_is_left_out(
+    target: TrainTarget, samples: list[Sample]
+) -> None:
+    shape = FeatureWriter(target, key_of(target)).shape()
+    total = sum(map(shape.sample_bytes, samples))
+    assert within(samples, shape, None) == within(samples, shape, total) == samples
+    half = within(samples, shape, total // 2)
+    used = sum(map(shape.sample_bytes, half))
+    assert 0.3 * total < used <= total // 2
+    assert [sample for sample in samples if any(sample is chosen for chosen in half)] == half
+
+
+def test_too_small_a_disk(
+    target: TrainTarget, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage: Callable[..., Any] = feature_store.disk_usage
+    monkeypatch.setattr(
+        feature_store, "disk_usage", lambda path: usage(path)._replace(free=600 * 2**20)
+    )
+    store = FeatureStore(tmp_path, key_of(target))
+    shape = FeatureWriter(target, store.key).shape()
+    shards = plan_shards(samples)
+    store.check_disk(shards, shape)
+    shape = shape._replace(num_kv_heads=10**6)
+    with pytest.raises(ConfigError, match=r"need [\d.]+ GiB more .* only 0\.6 GiB are free"):
+        store.check_disk(shards, shape)
+
+
+def test_identity_tells_targets_apart() -> None:
+    assert tiny_target().identity == tiny_target().identity != tiny_target(seed=1).identity
+    other = tiny_target(rms_norm_eps=1e-6)
+    assert other.identity != tiny_target().identity
+
+
+def test_samples_are_told_apart_by_where_learning_starts(samples: list[Sample]) -> None:
+    later = samples[0]._replace(first_loss=samples[0].first_loss + 1)
+    assert later.digest != samples[0].digest

@@ -1,0 +1,239 @@
+"""Training a draft from text to folder, on a tiny target."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from server.errors import CheckpointError, ConfigError
+from server.models.layers import Placement
+from tests.weights.train.tiny import (
+    CPU,
+    STOP_ID,
+    no_prompt,
+    tiny_config,
+    tiny_target,
+    write_text,
+)
+from weights.glide import load_glide
+from weights.train import run as run_module
+from weights.train.config import TrainConfig
+from weights.train.samples import Sample
+from weights.train.target import TrainTarget
+from weights.train.train import train
+from weights.train.trainer import Trainer
+from weights.train.validate import Validation
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def target() -> TrainTarget:
+    return tiny_target()
+
+
+@pytest.fixture(scope="module")
+def text(target: TrainTarget, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text") / "text.jsonl", target, 1200)
+
+
+def run(config: TrainConfig, target: TrainTarget) -> Validation:
+    return train(config, target, no_prompt, {STOP_ID}, QUIET)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("glimpse_hidden", [False, True])
+def test_a_tiny_target_learns_to_be_predicted(
+    target: TrainTarget, text: Path, tmp_path: Path, glimpse_hidden: bool
+) -> None:
+    config = tiny_config(tmp_path, text, steps=200, glimpse_hidden=glimpse_hidden)
+    trained = run(config, target)
+    first = records(config.out)[0]
+    assert (first["kind"], first["step"]) == ("validation", 0)
+    for before, after in zip(first["agreement"], trained.agreement, strict=True):
+        assert after > before + 0.2
+    assert trained.chain_tokens > first["chain_tokens"] + 0.7
+    assert trained.loss < first["loss"] - 0.7
+    assert (config.out / "curve.png").stat().st_size > 1000
+
+
+def test_the_draft_can_be_served(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, text, steps=2)
+    run(config, target)
+    stored = load_file(config.out / "model.safetensors")
+    table = stored.pop("draft_token_ids")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+    assert STOP_ID in table
+    placement = Placement(CPU, torch.float32)
+    draft = load_glide(config.out, target.config, placement, target.embedding, target.head)
+    assert torch.equal(draft.draft_token_ids, table)
+    assert draft.config.glimpse_layers == ((0, 2),)
+
+
+class Killed(Exception):
+    """Stands for a signal that can't be caught."""
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """The process ends while it learns step `steps` + 1."""
+    whole = Trainer._step  # pyright: ignore[reportPrivateUsage]
+
+    def step(self: Trainer, *arguments: Any) -> Any:
+        result = whole(self, *arguments)
+        if self.state.step == steps:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(Trainer, "_step", step)
+
+
+@pytest.mark.parametrize("kill_at", [0, 3, 37])
+def test_resume_equals_an_unbroken_run(
+    target: TrainTarget, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill_at: int
+) -> None:
+    """Steps of two epochs; a checkpoint after every step."""
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(text.read_text().splitlines(keepends=True)[:400]))
+    whole, broken = (tiny_config(tmp_path / name, few, steps=40) for name in ("a", "b"))
+    run(whole, target)
+    with monkeypatch.context() as context, pytest.raises(Killed):
+        kill_after(context, kill_at)
+        run(broken, target)
+    run(broken, target)
+    expected, found = (
+        torch.load(config.work / "checkpoint.pt", weights_only=True) for config in (whole, broken)
+    )
+    for name, weight in expected["draft"].items():
+        assert torch.equal(weight, found["draft"][name]), name
+    assert expected["state"]["epoch"] == found["state"]["epoch"] == 1
+    stored = [(config.out / "model.safetensors").read_bytes() for config in (whole, broken)]
+    assert stored[0] == stored[1]
+    looks = [
+        [{**record, "seconds": 0} for record in records(config.out) if "chain_tokens" in record]
+        for config in (whole, broken)
+    ]
+    assert looks[0] == looks[1]
+
+
+def test_a_finished_run_can_go_on_longer(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, text, steps=3)
+    run(config, target)
+    run(replace(config, steps=5), target)
+    assert records(config.out)[-1]["step"] == 5
+
+
+def test_text_that_grew_begins_a_new_epoch(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    lines = text.read_text().splitlines(keepends=True)
+    (own := tmp_path / "own.jsonl").write_text("".join(lines[:800]))
+    config = tiny_config(tmp_path, own, steps=3)
+    run(config, target)
+    own.write_text("".join(lines))
+    run(replace(config, steps=5), target)
+    assert [record["epoch"] for record in records(config.out)][-1] == 1
+
+
+def test_minutes_end_it(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, text, minutes=0.02)
+    run(config, target)
+    seconds = records(config.out)[-1]["seconds"]
+    assert 1 < seconds < 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"glimpse_layers": (1,)}, "another draft: it differs in 'glimpse_layers'"),
+        ({"draft_vocab_size": 20}, "another draft: it differs in 'draft_vocab_size'"),
+        ({"work": "elsewhere"}, "holds a draft already"),
+    ],
+)
+def test_an_out_folder_with_another_draft(
+    target: TrainTarget, text: Path, tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    config = tiny_config(tmp_path, text, steps=1)
+    run(config, target)
+    before = (config.out / "model.safetensors").read_bytes()
+    if "work" in changes:
+        changes = {"work": tmp_path / str(changes["work"])}
+    with pytest.raises(CheckpointError, match=reason):
+        run(replace(config, **changes), target)
+    assert (config.out / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["seed", "learning_rate", "batch_tokens"])
+def test_a_run_keeps_its_settings(
+    target: TrainTarget, text: Path, tmp_path: Path, name: str
+) -> None:
+    config = tiny_config(tmp_path, text, steps=1)
+    run(config, target)
+    changed = replace(config, **{name: getattr(config, name) * 2 + 1})
+    with pytest.raises(CheckpointError, match=rf"other settings: {name} .* -> "):
+        run(changed, target)
+
+
+def test_a_broken_checkpoint(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, text, steps=1)
+    run(config, target)
+    path = config.work / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: can't be read"):
+        run(config, target)
+
+
+def test_layers_the_target_lacks(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="glimpse_layers=3: the target has 3 layers"):
+        run(tiny_config(tmp_path, text, glimpse_layers=(3,)), target)
+
+
+def test_too_little_text(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    """The only prompt is one of those held out."""
+    held_out = (
+        line
+        for line in text.read_text().splitlines()
+        if Sample(np.array(json.loads(line)["prompt_ids"], dtype=np.int32), 3).held_out
+    )
+    (few := tmp_path / "few.jsonl").write_text(next(held_out) + "\n")
+    with pytest.raises(ConfigError, match="1 samples are too few to learn from"):
+        run(tiny_config(tmp_path, few, steps=1), target)
+
+
+def test_whole_vocabulary(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, text, steps=2, draft_vocab_size=8192)
+    run(config, target)
+    assert "draft_token_ids" not in load_file(config.out / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"text": ()}, "text"),
+        ({"minutes": -1}, "minutes"),
+        ({"steps": 0}, "steps"),
+        ({"top_k": 48}, "top_k"),
+        ({"warmup": 1.0}, "warmup"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"max_sample_tokens": 3}, "max_sample_tokens"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}="):
+        replace(tiny_config(tmp_path, tmp_path / "text.jsonl"), **changes)
+
+
+def test_without_matplotlib_there_is_no_picture(
+    target: TrainTarget, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "draw_curve", lambda folder, records: False)
+    config = tiny_config(tmp_path, text, steps=1)
+    run(config, target)
+    assert not (config.out / "curve.png").exists()
+    assert (config.out / "curve.jsonl").exists()

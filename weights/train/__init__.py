@@ -1,0 +1,1 @@
+"""Making a draft for a model: text, training, evaluation."""

@@ -1,0 +1,84 @@
+"""State of a training run on disk. A kill costs what was done since the last one."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from server.errors import CheckpointError
+
+FILE = "checkpoint.pt"
+
+
+@dataclass(slots=True)
+class RunState:
+    """How far a run is. With the seed it decides all that follows: the order of the text and the
+    delays are drawn anew for each epoch and step, so that no generator's state is kept."""
+
+    precision: str = "float32"
+    """Of matrix products: what was picked at the start."""
+    text: str = ""
+    """Digest of the samples learnt from."""
+    step: int = 0
+    """Optimizer steps done."""
+    epoch: int = 0
+    batch: int = 0
+    """Steps of the epoch done."""
+    tokens: int = 0
+    """Trained on, prompts included."""
+    seconds: float = 0.0
+    """Spent training."""
+    curve: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """See `curve.py`."""
+
+
+def save_checkpoint(
+    folder: Path,
+    state: RunState,
+    identity: dict[str, Any],
+    draft: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """All or nothing.
+
+    Args:
+        identity: what has to be the same for the run to go on.
+    """
+    partial = folder / f"{FILE}.partial"
+    content = {
+        "identity": identity,
+        "state": asdict(state),
+        "draft": draft.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    torch.save(content, partial)
+    partial.replace(folder / FILE)
+
+
+def load_checkpoint(
+    folder: Path,
+    identity: dict[str, Any],
+    draft: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> RunState | None:
+    """Restores a run; None if the folder has none.
+
+    Raises:
+        CheckpointError: the file is broken, or of a run with other settings; names them.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever pickle and zip raise
+        raise CheckpointError(path, f"can't be read: {error}") from None
+    held = content["identity"]
+    differing = [name for name, value in identity.items() if held.get(name) != value]
+    if differing:
+        shown = "; ".join(f"{name} {held.get(name)!r} -> {identity[name]!r}" for name in differing)
+        raise CheckpointError(path, f"is of a run with other settings: {shown}")
+    draft.load_state_dict(content["draft"])
+    optimizer.load_state_dict(content["optimizer"])
+    return RunState(**content["state"])

@@ -1,0 +1,109 @@
+"""Every setting of training a draft, in one place."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from server.errors import ConfigError
+from server.models.config import ModelConfig
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """What to train, on what, for how long.
+
+    Raises:
+        ConfigError: a setting is out of range; names it and its value.
+    """
+
+    text: tuple[Path, ...]
+    """JSONL files, plain or gzipped, as `weights/train/samples.py` describes."""
+    out: Path
+    """Folder the draft is written to."""
+    work: Path
+    """Folder of cached features and checkpoints. May be deleted after training."""
+    glimpse_layers: tuple[int, ...] | None = None
+    """Target layers the draft reads, negative ones counted from the last; default: three, spread
+    evenly up to the last one."""
+    glimpse_hidden: bool = False
+    """Whether the draft sees the target's final hidden state at the last verified position."""
+    draft_vocab_size: int = 8192
+    """Tokens the draft can propose: the most frequent ones of the text."""
+    max_delay: int = 6
+    """Longest block in tokens that the delay of the target's KV is simulated for."""
+    top_k: int = 16
+    """Tokens of the target's distribution that are kept as soft label."""
+    max_sample_tokens: int = 2048
+    """Longer samples are cut."""
+    feature_bytes: int | None = None
+    """Most disk the cached features may take; text beyond is left out. Default: no limit."""
+    feature_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision the target's KV and hidden states are kept in: that of the KV cache drafts meet."""
+    learning_rate: float = 2e-3
+    """Highest learning rate; reached after the warm-up, falling to a hundredth as a cosine."""
+    warmup: float = 0.025
+    """Share of the training in which the learning rate rises."""
+    weight_decay: float = 0.01
+    """Of the matrices; norms have none."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient."""
+    batch_tokens: int = 2048
+    """Tokens in an optimizer step, prompts included."""
+    micro_batch_tokens: int = 2048
+    """Tokens in one forward and backward; the step's gradient is summed over several."""
+    epochs: float | None = None
+    """Passes over the text; default 3 where neither minutes nor steps are given."""
+    steps: int | None = None
+    """Optimizer steps."""
+    minutes: float | None = None
+    """Time of the training itself, features not counted. What comes first ends it."""
+    seed: int = 0
+    """Of the order of the text and of the delays."""
+    precision: Precision = "auto"
+    """Of matrix products; auto measures which is faster on this machine. Weights are float32."""
+    checkpoint_seconds: float = 45.0
+    """Most training that a kill can cost."""
+    validation_seconds: float = 300.0
+    """Time between two looks at the held-out samples."""
+    validation_tokens: int = 20_000
+    """Most held-out tokens looked at."""
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            raise ConfigError("text", self.text, "at least one file is needed")
+        for name in (
+            "draft_vocab_size", "max_delay", "top_k", "batch_tokens", "micro_batch_tokens",
+            "feature_bytes", "learning_rate", "gradient_clip", "epochs", "steps", "minutes",
+            "checkpoint_seconds", "validation_seconds", "validation_tokens",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(name, value, "must be positive")
+        if self.max_sample_tokens < 4:
+            raise ConfigError("max_sample_tokens", self.max_sample_tokens, "must be at least 4")
+        if self.top_k >= self.draft_vocab_size:
+            reason = f"must be below draft_vocab_size, {self.draft_vocab_size}"
+            raise ConfigError("top_k", self.top_k, reason)
+        if not 0 <= self.warmup < 1 or self.weight_decay < 0:
+            name = "warmup" if not 0 <= self.warmup < 1 else "weight_decay"
+            raise ConfigError(name, getattr(self, name), "out of range")
+
+
+def default_glimpse_layers(num_layers: int) -> tuple[int, ...]:
+    """Three layers, evenly spread, the last one among them: of 30 layers 9, 19 and 29."""
+    return tuple(sorted({max(0, part * num_layers // 3 - 1) for part in (1, 2, 3)}))
+
+
+def glimpsed_layers(config: TrainConfig, target: ModelConfig) -> tuple[int, ...]:
+    """The target layers the draft reads, counted from 0.
+
+    Raises:
+        ConfigError: the target has no such layer.
+    """
+    layers = config.glimpse_layers or default_glimpse_layers(target.num_layers)
+    for layer in layers:
+        if not -target.num_layers <= layer < target.num_layers:
+            raise ConfigError("glimpse_layers", layer, f"the target has {target.num_layers} layers")
+    return tuple(layer % target.num_layers for layer in layers)

@@ -1,0 +1,188 @@
+"""One training run: features in, a draft out, with checkpoints, figures and a live line."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from server.models.glide import TOKEN_TABLE
+from server.models.glide_config import GlideConfig, config_dict
+from weights.glide import save_glide
+from weights.train.batches import EpochOrder, FeatureReader, Located
+from weights.train.checkpoint import RunState, load_checkpoint, save_checkpoint
+from weights.train.config import TrainConfig
+from weights.train.curve import draw_curve, train_record, validation_record, write_curve
+from weights.train.draft import TrainableDraft
+from weights.train.feature_store import FeatureStore
+from weights.train.precision import pick_precision
+from weights.train.progress import Averages, Display, live_line, training_line
+from weights.train.schedule import Budget
+from weights.train.target import TrainTarget
+from weights.train.trainer import Learner, StepResult, Trainer, make_optimizer
+from weights.train.validate import Validation, Validator
+from weights.train.warm_start import warm_start
+
+Report = Callable[[str], None]
+_RECORD_STEPS = 20
+_DEFAULT_EPOCHS = 3.0
+_FIXED = ("seed", "batch_tokens", "micro_batch_tokens", "learning_rate", "warmup", "weight_decay")
+"""Settings that a run can't change on its way."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What a run learns from, and what it is judged by."""
+
+    store: FeatureStore
+    training: Sequence[Located]
+    held_out: Sequence[Located]
+
+    @property
+    def digest(self) -> str:
+        digest = blake2b(digest_size=12)
+        for located in self.training:
+            digest.update(located.sample.digest)
+        return digest.hexdigest()
+
+
+class TrainingRun:
+    """Goes on where the work folder's checkpoint is, else from the target's weights.
+
+    Raises:
+        CheckpointError: the checkpoint is broken or of a run with other settings.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        draft_config: GlideConfig,
+        target: TrainTarget,
+        data: RunData,
+        report: Report,
+    ) -> None:
+        device = target.model.placement.device
+        self.config, self.data, self.report = config, data, report
+        self.draft = TrainableDraft(draft_config, target.config, target.embedding).to(device)
+        warm_start(self.draft, target)
+        self.optimizer = make_optimizer(self.draft, config)
+        self.identity = _identity(config, draft_config, data.store)
+        self.state = self._resume(device)
+        report(f"training in {self.state.precision} on {device}")
+        dtype = getattr(torch, self.state.precision)
+        vocabulary = torch.tensor(data.store.key.vocabulary, device=target.head.device)
+        head = target.head[vocabulary].to(device, dtype).contiguous()
+        self.learner = Learner(self.draft, self.optimizer, head, dtype)
+        reader = FeatureReader(data.store)
+        order = EpochOrder(data.training, config.batch_tokens, config.seed)
+        self.trainer = Trainer(config, self.learner, reader, order, self.state)
+        self.validator = Validator(reader, data.held_out, config.micro_batch_tokens)
+        self.budget = make_budget(config, len(order.batches(0)))
+
+    def run(self, console: Console) -> Validation:
+        """Trains to the end and writes the draft; returns the last look at held-out text."""
+        with live_line(console) as display:
+            watch = _Watch(self, display)
+            if self.state.step == 0:
+                self.checkpoint()  # first: a draft without one is not ours to write over
+                self.validate()
+            self.trainer.run(self.budget, watch)
+        last = self.validate()
+        self.checkpoint()
+        write_curve(self.config.out, self.state.curve)
+        if not draw_curve(self.config.out, self.state.curve):
+            self.report("no picture of the curve: matplotlib is not installed")
+        return last
+
+    def checkpoint(self) -> None:
+        work, state = self.config.work, self.state
+        save_checkpoint(work, state, self.identity, self.draft, self.optimizer)
+
+    def validate(self) -> Validation:
+        """Looks at held-out text, and writes the draft as it is now."""
+        learner = self.learner
+        result = self.validator(self.draft, learner.head, learner.dtype)
+        self.state.curve.append(validation_record(self.state, result))
+        self.save_draft()
+        return result
+
+    def save_draft(self) -> None:
+        key, config = self.data.store.key, self.draft.config
+        tensors = {
+            name: weight.detach().to(torch.bfloat16)
+            for name, weight in self.draft.state_dict().items()
+        }
+        if config.draft_vocab_size is not None:
+            tensors[TOKEN_TABLE] = torch.tensor(key.vocabulary)
+        save_glide(self.config.out, config, tensors)
+
+    def _resume(self, device: torch.device) -> RunState:
+        config, text = self.config, self.data.digest
+        state = load_checkpoint(config.work, self.identity, self.draft, self.optimizer)
+        if state is None:
+            precision = str(pick_precision(config.precision, device)).removeprefix("torch.")
+            return RunState(precision=precision, text=text)
+        if config.precision != "auto":
+            state.precision = config.precision
+        self.report(f"going on from step {state.step:,}")
+        if state.text != text:
+            self.report("the text has changed: a new epoch begins")
+            state.text, state.epoch, state.batch = text, state.epoch + 1, 0
+        return state
+
+
+def make_budget(config: TrainConfig, steps_per_epoch: int) -> Budget:
+    """What was asked for; three epochs if nothing was."""
+    epochs = config.epochs
+    if epochs is None and config.steps is None and config.minutes is None:
+        epochs = _DEFAULT_EPOCHS
+    counts = [] if config.steps is None else [config.steps]
+    if epochs is not None:
+        counts.append(max(1, round(epochs * steps_per_epoch)))
+    seconds = None if config.minutes is None else config.minutes * 60
+    return Budget(min(counts, default=None), seconds)
+
+
+class _Watch:
+    """What happens beside learning: figures, checkpoints, looks at held-out text."""
+
+    def __init__(self, run: TrainingRun, display: Display) -> None:
+        self._run, self._display = run, display
+        self._averages = Averages()
+        self._saved = self._validated = time.perf_counter()
+
+    def __call__(self, result: StepResult) -> None:
+        run, now = self._run, time.perf_counter()
+        self._averages.add(result)
+        self._display(training_line(run.state, self._averages, run.budget))
+        if run.state.step % _RECORD_STEPS == 0:
+            rate = run.optimizer.param_groups[0]["lr"]
+            run.state.curve.append(train_record(run.state, self._averages, rate))
+        if now - self._validated > run.config.validation_seconds:
+            result_now = run.validate()
+            run.report(validation_line(run.state.step, result_now))
+            self._validated = time.perf_counter()
+        if now - self._saved > run.config.checkpoint_seconds:
+            run.checkpoint()
+            self._saved = time.perf_counter()
+
+
+def validation_line(step: int, result: Validation) -> str:
+    agreement = " ".join(f"{share * 100:.1f}" for share in result.agreement)
+    return (
+        f"held-out text after step {step:,}: loss {result.loss:.3f}, agreement at delay 1, 2, …: "
+        f"{agreement} %, a chain of {len(result.agreement)} gives {result.chain_tokens:.2f} "
+        "tokens a step"
+    )
+
+
+def _identity(
+    config: TrainConfig, draft_config: GlideConfig, store: FeatureStore
+) -> dict[str, Any]:
+    vocabulary = blake2b(repr(store.key.vocabulary).encode(), digest_size=12).hexdigest()
+    settings = {name: getattr(config, name) for name in _FIXED}
+    shape = {"draft": config_dict(draft_config), "max_delay": config.max_delay}
+    return {"target": store.key.target, "vocabulary": vocabulary, **shape, **settings}

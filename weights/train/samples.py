@@ -1,0 +1,147 @@
+"""Training text: JSONL or JSONL.gz, an object per line.
+
+    {"prompt_ids": [1, 2], "response_ids": [3, 4]}     ids throughout
+    {"prompt": "a user turn", "response_ids": [3, 4]}  the prompt goes through the chat template
+    {"text_ids": [1, 2, 3, 4]}                         plain text
+
+Other keys are ignored. Knows files and ids; how a prompt becomes ids is given to it.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from server.errors import CheckpointError
+
+TokenIds = npt.NDArray[np.int32]
+PromptIds = Callable[[str], Sequence[int]]
+"""A user turn -> ids of the chat up to where the answer begins."""
+
+_HELD_OUT = 50
+"""One prompt in so many is kept for validation."""
+
+
+class Sample(NamedTuple):
+    """A sequence to learn from."""
+
+    token_ids: TokenIds
+    first_loss: int
+    """First position whose next token is learnt, at least 1: the first draft step needs a verified
+    token before its own. The last such position is the last but one."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_labels(self) -> int:
+        """Positions first_loss .. num_tokens - 2."""
+        return self.num_tokens - 1 - self.first_loss
+
+    @property
+    def digest(self) -> bytes:
+        """Of the whole content."""
+        key = self.first_loss.to_bytes(4, "little")
+        return blake2b(self.token_ids.astype("<i4").tobytes(), key=key, digest_size=16).digest()
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it is for validation. Depends on the prompt alone, so that answers to one prompt
+        stay together."""
+        prompt = self.token_ids[: self.first_loss + 1].astype("<i4").tobytes()
+        return int.from_bytes(blake2b(prompt, digest_size=8).digest(), "little") % _HELD_OUT == 0
+
+
+def read_samples(
+    paths: Sequence[Path], prompt_ids: PromptIds, vocab_size: int, max_tokens: int
+) -> list[Sample]:
+    """All samples, in the files' order. Longer ones are cut, plain text into several; one without
+    anything to learn is left out.
+
+    Raises:
+        CheckpointError: a file can't be read, or a line is broken; names file and line.
+    """
+    samples = list[Sample]()
+    for path in paths:
+        for number, line in _lines(path):
+            try:
+                samples.extend(_parse(line, prompt_ids, vocab_size, max_tokens))
+            except ValueError as error:
+                raise CheckpointError(path, f"line {number}: {error}") from None
+    if not samples:
+        raise CheckpointError(", ".join(map(str, paths)), "no text to learn from")
+    return samples
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Non-empty lines and their numbers, from 1."""
+    number = 0
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        # A gzip cut short and bytes that are no UTF-8 show up while reading.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise CheckpointError(path, f"after line {number}: {reason}") from None
+
+
+def _open(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
+    return path.open(encoding="utf-8")
+
+
+def _parse(line: str, prompt_ids: PromptIds, vocab_size: int, max_tokens: int) -> Iterator[Sample]:
+    """Raises ValueError with the reason."""
+    try:
+        raw = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"broken JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"expected an object, found {type(raw).__name__}")
+    entry = cast(dict[str, Any], raw)
+    if "text_ids" in entry:
+        ids = _ids(entry, "text_ids", vocab_size)
+        for start in range(0, len(ids), max_tokens):
+            yield from _sample(ids[start : start + max_tokens], 1)
+        return
+    if "response_ids" not in entry:
+        raise ValueError("has neither 'response_ids' nor 'text_ids'")
+    response = _ids(entry, "response_ids", vocab_size)
+    prompt = _prompt(entry, prompt_ids, vocab_size)
+    whole = np.concatenate((prompt, response))[:max_tokens]
+    yield from _sample(whole, max(1, len(prompt) - 1))
+
+
+def _prompt(entry: dict[str, Any], prompt_ids: PromptIds, vocab_size: int) -> TokenIds:
+    if "prompt_ids" in entry:
+        return _ids(entry, "prompt_ids", vocab_size)
+    text = entry.get("prompt")
+    if not isinstance(text, str):
+        raise ValueError("has neither 'prompt_ids' nor a text 'prompt'")
+    return np.asarray(prompt_ids(text), dtype=np.int32)
+
+
+def _sample(ids: TokenIds, first_loss: int) -> Iterator[Sample]:
+    if len(ids) >= first_loss + 2:
+        yield Sample(ids, first_loss)
+
+
+def _ids(entry: dict[str, Any], key: str, vocab_size: int) -> TokenIds:
+    value = entry[key]
+    if not isinstance(value, list) or not all(type(item) is int for item in cast(list[Any], value)):
+        raise ValueError(f"{key!r} must be a list of token ids")
+    ids = cast(list[int], value)
+    for token_id in (min(ids, default=0), max(ids, default=0)):
+        if not 0 <= token_id < vocab_size:
+            raise ValueError(f"{key!r} has id {token_id}, the target knows {vocab_size}")
+    return np.asarray(ids, dtype=np.int32)

@@ -1,0 +1,78 @@
+"""How well the draft does on held-out text: every row at every delay."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from weights.train.batches import FeatureReader, Located, TrainBatch, group_padded
+from weights.train.draft import TrainableDraft
+from weights.train.head_loss import head_loss
+from weights.train.labels import NOT_KNOWN
+
+
+class Validation(NamedTuple):
+    loss: float
+    """Mean over rows and delays."""
+    agreement: tuple[float, ...]
+    """Per delay from 1: how often the draft's best token is the target's."""
+    chain_tokens: float
+    """Tokens a greedy step of a chain as long as the longest delay gives: 1 and, from every
+    position, the tokens right in a row. Along the text, so that where that was sampled, a chain
+    goes on behind tokens the target would not have chosen."""
+
+
+class Validator:
+    def __init__(self, reader: FeatureReader, samples: Sequence[Located], micro_tokens: int):
+        ordered = sorted(samples, key=lambda located: located.sample.num_tokens)
+        self.batches = list(group_padded(ordered, micro_tokens))
+        self.reader = reader
+
+    @torch.no_grad()
+    def __call__(self, draft: TrainableDraft, head: torch.Tensor, dtype: torch.dtype) -> Validation:
+        device = draft.embedding.device
+        max_delay = draft.config.max_delay
+        loss, rows = 0.0, 0
+        right, chains, starts = torch.zeros(max_delay), 0.0, 0
+        for samples in self.batches:
+            batch = self.reader.batch(samples).to(device, dtype)
+            hits = list[torch.Tensor]()
+            for delay in range(1, max_delay + 1):
+                total, matches = self._matches(draft, head, dtype, batch, delay)
+                loss, rows = loss + total, rows + int(batch.is_row.sum())
+                hits.append(matches)
+            grid = torch.stack(hits)
+            right += grid.flatten(1).sum(dim=1).cpu()
+            tokens, count = chain_tokens(grid, batch.is_row)
+            chains, starts = chains + tokens, starts + count
+        per_delay = rows / max_delay
+        agreement = tuple((right / max(per_delay, 1)).tolist())
+        return Validation(loss / max(rows, 1), agreement, chains / max(starts, 1))
+
+    def _matches(
+        self, draft: TrainableDraft, head: torch.Tensor, dtype: torch.dtype,
+        batch: TrainBatch, delay: int,
+    ) -> tuple[float, torch.Tensor]:  # fmt: skip
+        """Loss summed, and [B, R] bool: where the draft says what the target would."""
+        with torch.autocast(head.device.type, dtype, enabled=dtype != torch.float32):
+            x = draft(batch, batch.positions.clamp(max=delay))
+        total, best = head_loss(x.float(), head, batch.labels)
+        matches = torch.zeros_like(batch.is_row)
+        matches[batch.is_row] = (best == batch.labels.best) & (batch.labels.best != NOT_KNOWN)
+        return float(total), matches
+
+
+def chain_tokens(matches: torch.Tensor, is_row: torch.Tensor) -> tuple[float, int]:
+    """matches [delays, B, R] -> (sum over starting rows of 1 + tokens right in a row, rows). The
+    chain from row r is right at depth d if row r + d - 1 is right at delay d."""
+    depth, _, num_rows = matches.shape
+    alive = is_row.clone()
+    total = float(is_row.sum())
+    for delay in range(1, depth + 1):
+        ahead = torch.zeros_like(alive)
+        shift = delay - 1
+        if shift < num_rows:
+            ahead[:, : num_rows - shift] = matches[delay - 1][:, shift:]
+        alive = alive & ahead
+        total += float(alive.sum())
+    return total, int(is_row.sum())

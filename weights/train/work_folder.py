@@ -1,0 +1,145 @@
+"""The folder of one `glidecape train`: whose it is, what it has cost so far, and what it holds.
+
+run.json       target, prompts, seed: what must be the same for a run to be resumed
+spent.json     seconds each stage has taken, over all runs
+text.jsonl, prompts.jsonl                 stage 1
+everything else                           features and checkpoints of stage 2
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from server.errors import CheckpointError, ConfigError
+from weights.checkpoint import read_json
+
+Identity = Mapping[str, str | int | None]
+"""Setting → value; what the files of a work folder depend on."""
+
+_RUN, _NOTES, _LOCK = "run.json", "notes.json", "lock"
+
+
+def check_out(out: Path, work: Path) -> None:
+    """Only a new folder, an empty one, or that of the run to be resumed may be written to.
+
+    Raises:
+        ConfigError: it is something else; names it.
+    """
+    if out.is_file():
+        raise ConfigError("out", str(out), "is a file, expected a folder")
+    if (work / _RUN).exists() or not out.is_dir():
+        return
+    if (out / "config.json").exists():
+        raise ConfigError("out", str(out), "holds another draft; choose another folder")
+    if next(out.iterdir(), None) is not None:
+        raise ConfigError("out", str(out), "is not empty; choose another folder")
+
+
+def check_disk(folder: Path, num_bytes: int) -> None:
+    """Raises ConfigError where the disk has less room than that."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < num_bytes:
+        needed, there = num_bytes / 2**20, free / 2**20
+        reason = f"about {needed:,.0f} MiB are needed, the disk has {there:,.0f} MiB free"
+        raise ConfigError("work", str(folder), reason)
+
+
+class WorkFolder:
+    """Opened for one run at a time; a context manager.
+
+    Args:
+        identity: of the run.
+
+    Raises:
+        ConfigError: the folder is another run's, or a run is using it now.
+        CheckpointError: it can't be written.
+    """
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path / _LOCK)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES) and (path / _LOCK).exists():
+                raise ConfigError("work", str(path), "another run is using it") from None
+            raise CheckpointError(path, error.strerror or str(error)) from None
+        try:
+            self._check(identity)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._notes = self._read_notes()
+
+    def __enter__(self) -> "WorkFolder":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._lock)
+
+    def recall(self, name: str) -> float | None:
+        """A figure that an earlier run has noted."""
+        return self._notes.get(name)
+
+    def note(self, **figures: float) -> None:
+        """On disk when this returns."""
+        self._notes |= figures
+        _write_json(self.path / _NOTES, self._notes)
+
+    def _check(self, identity: Identity) -> None:
+        path = self.path / _RUN
+        if not path.exists():
+            _write_json(path, identity)
+            return
+        stored = read_json(path)
+        for key, value in identity.items():
+            if stored.get(key) != value:
+                reason = (
+                    f"{self.path} is the work of a run with {key}={stored.get(key)!r}; "
+                    "delete it, or choose another --out or --work"
+                )
+                raise ConfigError(key, value, reason)
+
+    def _read_notes(self) -> dict[str, float]:
+        path = self.path / _NOTES
+        if not path.exists():
+            return {}
+        with suppress(CheckpointError, TypeError, ValueError):
+            return {name: float(figure) for name, figure in read_json(path).items()}
+        return {}  # only the plan of the time hangs on them
+
+
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
+    """Whole or not at all."""
+    draft = path.with_suffix(".tmp")
+    try:
+        draft.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise CheckpointError(path, error.strerror or str(error)) from None
+
+
+def _lock(path: Path) -> int:
+    """A file descriptor that holds the lock until it is closed, by a kill at the latest."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return descriptor
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
