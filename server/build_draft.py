@@ -101,7 +101,7 @@ def build_speculator(
         identity: of the target with its precision, device and threads.
     """
     drafter = _drafter(draft, caches, limits, device)
-    what = f"{identity}|{draft.identity}|{processor()}"
+    what = f"{identity}|{draft.identity}|{processor()}|{torch.get_num_threads()}"
     key = blake2b(what.encode(), digest_size=8).hexdigest()
     path = settings.cache_dir.expanduser() / "profiles" / f"{key}.json"
 

@@ -69,14 +69,15 @@ def read_blocks(folder: Path) -> Mapping[str, QuantizedWeight]:
         return {}
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            kinds: dict[str, QuantizedKind] = json.loads(file.metadata()["kinds"])
-            found = {n: QuantizedWeight(kind, file.get_tensor(n)) for n, kind in kinds.items()}
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+            kinds: dict[str, QuantizedKind] = json.loads((file.metadata() or {})["kinds"])
+            return {n: _weight(n, kind, file.get_tensor(n)) for n, kind in kinds.items()}
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(path, f"unreadable: {error}") from None
-    for name, weight in found.items():
-        if (
-            weight.blocks.dtype is not torch.uint8
-            or weight.blocks.shape[1] % BLOCK_BYTES[weight.kind]
-        ):
-            raise CheckpointError(path, f"tensor {name} is not made of {weight.kind} blocks")
-    return found
+
+
+def _weight(name: str, kind: QuantizedKind, blocks: torch.Tensor) -> QuantizedWeight:
+    """Raises KeyError for an unknown kind, ValueError for blocks that are none."""
+    is_matrix = blocks.dtype is torch.uint8 and blocks.dim() == 2
+    if not is_matrix or blocks.shape[1] % BLOCK_BYTES[kind]:
+        raise ValueError(f"tensor {name} is not made of {kind} blocks")
+    return QuantizedWeight(kind, blocks)

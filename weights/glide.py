@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from server.errors import CheckpointError
 from server.kernels.quantized import Weight
@@ -68,10 +68,18 @@ def save_glide(folder: Path, config: GlideConfig, tensors: Mapping[str, torch.Te
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").unlink(missing_ok=True)
-        save_file(copies, folder / SINGLE_FILE, metadata={"format": "pt"})
+        _write_weights(folder / SINGLE_FILE, copies)
         (folder / "config.json").write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(folder, f"can't be written: {error}") from None
+
+
+def _write_weights(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """In a file of its own until it is whole: the older one may be mapped by somebody who loads it.
+    Not `save_file`, whose files are for the owner alone, whatever the umask."""
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(save(tensors, metadata={"format": "pt"}))
+    partial.replace(path)
 
 
 def convert(source: Path, out: Path, target: ModelConfig) -> GlideConfig:

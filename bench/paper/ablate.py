@@ -136,7 +136,11 @@ def ablate(
         features = config.work / "features"
         if variant != widest:
             _cut_features(options.out / widest.folder / "work" / "features", features, variant)
-        results.append((variant, train(config, target, prompt_ids, stop_token_ids, console)))
+        found = train(config, target, prompt_ids, stop_token_ids, console).validation
+        if found is None:
+            shown = ", ".join(map(str, options.text))
+            raise ConfigError("data", shown, "is too little: nothing of it is held out to judge by")
+        results.append((variant, found))
         if variant != widest:  # they take more disk than all else, and are cut anew in seconds
             shutil.rmtree(features)
         _write(options, results)

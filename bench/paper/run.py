@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from server.build import LoadedModel, build_model
 from server.cli.terminal import report, stderr
 from server.config import ModelSettings
 from server.errors import ConfigError
+from weights.train.card import write_measured
 
 _WARM_UP_TOKENS = 16
 
@@ -43,6 +45,8 @@ class EvalOptions:
     new_tokens: int
     out: Path | None
     policies: str | None
+    card: bool = False
+    """Whether the report goes into the draft's `card.md`, too."""
 
 
 def run_eval(settings: ModelSettings, options: EvalOptions) -> None:
@@ -56,6 +60,7 @@ def run_eval(settings: ModelSettings, options: EvalOptions) -> None:
     names = parse_names(options.policies, options.draft_model is not None)
     if settings.draft in ("none", "ngram"):
         raise ConfigError("draft", settings.draft, "expected a folder with a GliDe draft")
+    card_folder = _card_folder(settings) if options.card else None
     out = _make_folder(options.out or Path(f"eval-{Path(settings.draft).expanduser().name}"))
     # Methods share the engine's blocks: a block cached under one draft lacks another's KV.
     settings = settings.model_copy(update={"prefix_caching": False})
@@ -65,7 +70,10 @@ def run_eval(settings: ModelSettings, options: EvalOptions) -> None:
     methods = make_methods(model, settings, names, options.draft_model, report)
     run = _Run(model, recorder, methods, prompts, options.new_tokens, _draft_name(settings), out)
     asyncio.run(run.measure())
-    print(markdown(run.report()))
+    text = markdown(run.report())
+    print(text)
+    if card_folder is not None:
+        report(f"wrote {write_measured(card_folder, text)}")
     report(f"wrote {out / 'eval.md'} and {out / 'eval.json'}")
 
 
@@ -167,6 +175,14 @@ def _raw_answer(prompt: PromptResult, name: MethodName) -> dict[str, Any]:
 
 def _draft_name(settings: ModelSettings) -> str:
     return Path(settings.draft).expanduser().resolve().name
+
+
+def _card_folder(settings: ModelSettings) -> Path:
+    """The draft's own folder, before anything is measured."""
+    folder = Path(settings.draft).expanduser().resolve()
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError("card", settings.draft, "the draft is in no folder that can be written")
+    return folder
 
 
 def _make_folder(folder: Path) -> Path:

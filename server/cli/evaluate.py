@@ -8,6 +8,7 @@ import typer
 from server.cli.options import with_settings
 from server.cli.terminal import report
 from server.config import ModelSettings
+from server.errors import ConfigError
 
 
 @with_settings(ModelSettings)
@@ -43,12 +44,17 @@ def evaluate(
             "read other layers of the target, and compare them."
         ),
     ] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Put the report into the draft's card.md, too.")
+    ] = False,
     steps: Annotated[int, typer.Option(help="Training steps of each with --ablate.", min=1)] = 300,
 ) -> None:
     """Measure a GliDe draft: acceptance, cost, speedup; the paper's tables, with intervals."""
     files = (*(data or ()), *(more_data or ()))
     report("loading …")
     if ablate is not None:
+        if card:
+            raise ConfigError("card", card, "--ablate measures no draft that is given")
         from bench.paper.ablate import AblationOptions, run_ablation
 
         folder = out or Path(f"eval-{ablate}")
@@ -56,4 +62,4 @@ def evaluate(
         return
     from bench.paper.run import EvalOptions, run_eval
 
-    run_eval(settings, EvalOptions(files, draft_model, limit, tokens, out, policies))
+    run_eval(settings, EvalOptions(files, draft_model, limit, tokens, out, policies, card))

@@ -1,6 +1,9 @@
 """Stage 2 of `glidecape train`: shares the time that is left between the target's forward over the
 text and the training itself, and runs both."""
 
+import math
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,12 +13,13 @@ from server.cli.train_checks import room_for_features
 from server.cli.train_progress import clock
 from server.config import ModelSettings
 from server.errors import ConfigError
+from weights.train.card import write_card
 from weights.train.config import TrainConfig, glimpsed_layers
 from weights.train.feature_store import FeatureKey
 from weights.train.features import FeatureWriter
 from weights.train.load import LoadedTarget, load_target
 from weights.train.samples import Sample, read_samples
-from weights.train.train import train
+from weights.train.train import learn, prepare
 from weights.train.work_folder import WorkFolder
 
 _PROBE_TOKENS = 4096
@@ -23,12 +27,14 @@ _MOST_FEATURES = 0.6
 """Of the time after the text, for the target's forward; text that takes longer is left out."""
 _LEAST_SECONDS = 5.0
 """Shorter than this, nothing is learnt."""
+_FORWARD_SECONDS = "forward_seconds"
+"""Note in the work folder: time before the training itself, over all runs."""
 
 
 def train_draft(
     settings: ModelSettings, config: TrainConfig, work: WorkFolder, seconds: float | None
 ) -> None:
-    """Loads the target and trains.
+    """Loads the target, trains, and writes the draft's card.
 
     Args:
         seconds: for loading, the target's forward and the training, over all runs; None for no
@@ -37,31 +43,66 @@ def train_draft(
     Raises:
         StartupError: as `weights.train.train`; or the time is too short.
     """
+    earlier = work.recall(_FORWARD_SECONDS) or 0.0
     began = time.monotonic()
-    config = replace(config, feature_bytes=room_for_features(work.path))
-    loaded = load_target(settings.model, config, settings.cache_dir, report)
-    if seconds is not None:
-        samples = read_samples(
-            config.text, loaded.prompt_ids, loaded.target.config.vocab_size,
-            config.max_sample_tokens,
-        )  # fmt: skip
-        config = _timed(config, loaded, samples, work, seconds, began)
-    train(config, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, stderr)
+    try:
+        config = replace(config, feature_bytes=room_for_features(work.path))
+        loaded = load_target(settings.model, config, settings.cache_dir, report)
+        deadline = math.inf
+        if seconds is not None:
+            end = began + seconds - earlier
+            config, deadline = _timed(config, loaded, work, seconds, end)
+        data = prepare(
+            config, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, stderr, deadline
+        )
+    finally:
+        work.note(**{_FORWARD_SECONDS: earlier + time.monotonic() - began})
+    trained = learn(config, loaded.target, data, stderr)
+    write_card(config, settings.model, trained, f"glidecape {shlex.join(sys.argv[1:])}")
 
 
 def _timed(
     config: TrainConfig,
     loaded: LoadedTarget,
-    samples: Sequence[Sample],
     work: WorkFolder,
     seconds: float,
-    began: float,
-) -> TrainConfig:
-    """The config with a limit for the training itself, and for the text where it is too much.
+    end: float,
+) -> tuple[TrainConfig, float]:
+    """The config with a limit for the training itself, and for the text where it is too much; and
+    the monotonic second at which the training has to begin.
 
     A run that is started again keeps the limits of the first one, as long as time and text are the
     same: the learning rate follows the plan.
+
+    Args:
+        seconds: as `train_draft` takes them.
+        end: monotonic seconds, if nothing was trained yet.
     """
+    samples = read_samples(
+        config.text, loaded.prompt_ids, loaded.target.config.vocab_size, config.max_sample_tokens
+    )
+    training, share = _plan(config, loaded, samples, work, seconds, end)
+    if training < _LEAST_SECONDS:
+        reason = "no time is left to train in; give more, or less text"
+        raise ConfigError("minutes", round(seconds / 60, 2), reason)
+    config = replace(config, minutes=training / 60)
+    if share < 1:
+        shape = _writer(config, loaded).shape()
+        most = int(share * sum(map(shape.sample_bytes, samples)))
+        most = max(1, min(most, config.feature_bytes or most))
+        config = replace(config, feature_bytes=most)
+    return config, end - training
+
+
+def _plan(
+    config: TrainConfig,
+    loaded: LoadedTarget,
+    samples: Sequence[Sample],
+    work: WorkFolder,
+    seconds: float,
+    end: float,
+) -> tuple[float, float]:
+    """Seconds for the training itself, and the share of the text that there is time for."""
     num_tokens = sum(sample.num_tokens for sample in samples)
     planned_for = {"planned_seconds": seconds, "planned_tokens": float(num_tokens)}
     training, share = work.recall("training_seconds"), work.recall("text_share")
@@ -69,7 +110,7 @@ def _timed(
         work.recall(name) != value for name, value in planned_for.items()
     ):  # fmt: skip
         rate = _forward_rate(config, loaded, samples)
-        left = seconds - (time.monotonic() - began)
+        left = max(end - time.monotonic(), 0.0)
         share = min(1.0, left * _MOST_FEATURES * rate / num_tokens)
         forward = share * num_tokens / rate
         training = left - forward
@@ -78,15 +119,7 @@ def _timed(
             f"the target reads {rate:,.0f} tokens/s: {clock(forward)} for its forward over "
             f"{share:.0%} of {num_tokens:,} tokens, then {clock(max(training, 0))} of training"
         )
-    if training < _LEAST_SECONDS:
-        reason = "no time is left to train in; give more, or less text"
-        raise ConfigError("minutes", round(seconds / 60, 2), reason)
-    config = replace(config, minutes=training / 60)
-    if share >= 1:
-        return config
-    shape = _writer(config, loaded).shape()
-    most = int(share * sum(map(shape.sample_bytes, samples)))
-    return replace(config, feature_bytes=min(most, config.feature_bytes or most))
+    return training, share
 
 
 def _forward_rate(config: TrainConfig, loaded: LoadedTarget, samples: Sequence[Sample]) -> float:

@@ -125,8 +125,7 @@ class GlideModel(nn.Module):
         if not self.config.own_embedding:
             self.embedding = _shared("embedding", target_embedding).detach()
         head = self._take_head(target_head)
-        shape = glide_shape(self.config, self._target)
-        self._fused = kernels.fused_glide(shape, head, lambda: take_weights(self, head))
+        self._fused = self._fuse(head)
         if self._fused is not None:
             return
         self._apply_head = kernels.logits_linear(head, self.placement.dtype)
@@ -134,6 +133,12 @@ class GlideModel(nn.Module):
             self.hidden_proj.freeze()
         for layer in self.layers:
             layer.freeze()
+
+    def _fuse(self, head: Weight) -> kernels.NativeGlide | None:
+        if any(layer.glimpse is None for layer in self.layers):
+            return None  # the kernel is for drafts that read the target's cache
+        shape = glide_shape(self.config, self._target)
+        return kernels.fused_glide(shape, head, lambda: take_weights(self, head))
 
     def _take_head(self, target_head: Weight | None) -> Weight:
         """[draft_vocab, hidden]"""

@@ -50,7 +50,8 @@ class GlideConfig:
     glimpse_layers: tuple[tuple[int, ...], ...] = ()
     """Per draft layer the target layers it reads, negative ones counted from the last. Empty is
     the paper's choice: the last draft layer reads the last target layer, and so on downwards.
-    In config.json a flat list `[9, 19, 29]` is read by every draft layer."""
+    In config.json a flat list `[9, 19, 29]` is read by every draft layer. A draft layer whose list
+    is empty (`[[]]`) has no glimpse."""
     glimpse_hidden: bool = False
     """The target's final hidden state at the last verified position joins the residual stream."""
     max_delay: int = 5
@@ -167,8 +168,6 @@ def _check_glimpse(config: GlideConfig) -> None:
         reason = f"{len(lists)} lists for {config.num_layers} draft layers"
         raise _bad("glimpse_layers", lists, reason)
     for layers in lists:
-        if not layers:
-            raise _bad("glimpse_layers", lists, "every draft layer reads at least one")
         for layer in layers:
             if not -depth <= layer < depth:
                 raise _bad("glimpse_layers", layer, f"the target has {depth} layers")

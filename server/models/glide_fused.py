@@ -33,6 +33,8 @@ def take_weights(model: "GlideModel", head: Weight) -> GlideWeights:
     quantization = DRAFT_QUANTIZATION if isinstance(head, QuantizedWeight) else None
     (layer,) = model.layers
     glimpse = layer.glimpse
+    if glimpse is None:
+        raise RuntimeError("the fused kernel reads at least one layer of the target")
     if model.embedding is None:
         raise RuntimeError("the draft has no embedding yet")
     hidden_proj = None

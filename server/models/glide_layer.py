@@ -98,21 +98,25 @@ class Glimpse(nn.Module):
 
 
 class GlideLayer(DecoderLayer):
-    """A decoder layer with a glimpse between self-attention and SwiGLU."""
+    """A decoder layer with a glimpse between self-attention and SwiGLU; without one where the draft
+    reads no target layer."""
 
     def __init__(
         self, config: GlideConfig, target: ModelConfig, index: int, placement: Placement
     ) -> None:
         super().__init__(layer_config(config), index, placement)
-        self.glimpse = Glimpse(config, target, index, placement)
+        self.glimpse: Glimpse | None = None
+        if config.glimpsed_layers(index):
+            self.glimpse = Glimpse(config, target, index, placement)
 
     def slots(self) -> Slots:
-        return super().slots() | self.glimpse.slots()
+        return super().slots() | (self.glimpse.slots() if self.glimpse is not None else {})
 
     def freeze(self, quantization: Quantization | None = None) -> None:
         super().freeze(quantization)
-        self.glimpse.query.freeze(quantization)
-        self.glimpse.output.freeze(quantization)
+        if self.glimpse is not None:
+            self.glimpse.query.freeze(quantization)
+            self.glimpse.output.freeze(quantization)
 
     def run(
         self, x: torch.Tensor, cache: LayerCache, step: GlideStep, hint: torch.Tensor | None
@@ -125,7 +129,8 @@ class GlideLayer(DecoderLayer):
         x = x + self.attention(self.attention_norm(x), step.cos_sin, cache, step.batch)
         if hint is not None:
             x = x + hint
-        x = x + self.glimpse(x, step)
+        if self.glimpse is not None:
+            x = x + self.glimpse(x, step)
         return x + self.down(kernels.silu_mul(self.gate_up(self.mlp_norm(x))))
 
     def write(self, x: torch.Tensor, cos_sin: CosSin, cache: LayerCache, batch: TreeBatch) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from server.errors import UnsupportedModelError
 from server.kernels.quantized import (
     GROUP,
     QuantizedKind,
@@ -30,10 +31,19 @@ class Quantization:
         Args:
             weight: [sum of their outputs, inputs] in floats; returned where its inputs can't be
                 cut into groups.
+
+        Raises:
+            UnsupportedModelError: stored blocks are of another shape.
         """
         found = [self.stored[name] for name in names if name in self.stored]
-        if len(found) == len(names) and len({part.kind for part in found}) == 1:
-            return concatenate(found)
+        if names and len(found) == len(names) and len({part.kind for part in found}) == 1:
+            stored = concatenate(found)
+            if stored.shape != tuple(weight.shape):
+                expected, there = list(weight.shape), list(stored.shape)
+                raise UnsupportedModelError(
+                    f"the blocks of {names[0]} have shape {there}, the model needs {expected}"
+                )
+            return stored
         if weight.shape[1] % GROUP:
             return weight
         return quantize(weight, self.kind)

@@ -80,6 +80,7 @@ def test_what_is_wrong_is_one_line(draft: Path, data: list[str]) -> None:
     for arguments, part in (
         (("--draft", str(draft), "--data", data[0], "--policies", "fast"), "policies='fast'"),
         (("--data", data[0], "--ablate", "depth"), "ablate='depth'"),
+        (("--data", data[0], "--ablate", "glimpse-layers", "--card"), "card=True"),
     ):
         done = run_glidecape("eval", *arguments)
         assert done.returncode == 2, done.stderr

@@ -1,6 +1,7 @@
 """`glidecape train` as a user meets it: what is refused before any work, and a run to its draft."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,9 @@ def test_from_nothing_to_a_draft_and_on(
     told = capsys.readouterr().err
     assert "plan: 3,000 tokens to be written" in told
     assert f"--draft {out}" in told.replace("\n", "")
+    card = (out / "card.md").read_text()
+    assert f"# out\n\nA GliDe draft for {target}.\n" in card
+    assert re.search(r"^\| text\.jsonl \| \d+ \| 3,\d{3} \| 100% \|$", card, re.MULTILINE)
     before = (work / "text.jsonl").read_bytes()
     assert before.count(b"\n") > 20
 
@@ -158,9 +162,12 @@ def test_a_plan_with_a_time(run: Run, tmp_path: Path, capsys: pytest.CaptureFixt
     notes = json.loads((tmp_path / "out.work" / "notes.json").read_text())
     assert 5 < notes["text_seconds"] < 10
     assert notes["training_seconds"] < 15 - 5
+    assert notes["text_seconds"] + notes["forward_seconds"] + notes["training_seconds"] < 15.5
 
     run(tokens="20M", minutes=0.25, epochs=None)  # all time is used up: no engine, the same plan
-    assert json.loads((tmp_path / "out.work" / "notes.json").read_text()) == notes
+    again = json.loads((tmp_path / "out.work" / "notes.json").read_text())
+    assert again.pop("forward_seconds") > notes.pop("forward_seconds")  # it loads the target
+    assert again == notes
     assert "used up by an earlier run" in capsys.readouterr().err
 
 

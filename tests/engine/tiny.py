@@ -65,6 +65,12 @@ def tiny_model() -> LlamaModel:
     return model
 
 
+def caches_of(model: LlamaModel, config: SchedulerConfig) -> list[LayerCache]:
+    sizes = (model.config.num_layers, model.config.num_kv_heads, model.config.head_dim)
+    shape = CacheShape(*sizes, model.placement.dtype)
+    return allocate_kv(shape, config.num_blocks, config.block_size, CPU)
+
+
 def tiny_caches(config: SchedulerConfig, num_layers: int = MODEL.num_layers) -> list[LayerCache]:
     shape = CacheShape(num_layers, MODEL.num_kv_heads, MODEL.head_dim, torch.float32)
     return allocate_kv(shape, config.num_blocks, config.block_size, CPU)
@@ -83,18 +89,22 @@ class TinyEngine:
     """Scheduler and runner driven step by step, without threads."""
 
     def __init__(
-        self, config: SchedulerConfig = CONFIG, make_drafter: MakeDrafter | None = None
+        self,
+        config: SchedulerConfig = CONFIG,
+        make_drafter: MakeDrafter | None = None,
+        model: LlamaModel | None = None,
     ) -> None:
+        model = model or tiny_model()
         if make_drafter is not None:
             config = replace(config, speculates=True)
         self.scheduler = Scheduler(config)
-        caches = tiny_caches(config)
+        caches = caches_of(model, config)
         speculator = None
         if make_drafter is not None:
             drafter = make_drafter(config, caches)
             speculator = Speculator(drafter, PolicyConfig(), AutoPolicy(FREE_DRAFTS))
         self.runner = Runner(
-            tiny_model(), caches, config.block_size, config.eos_token_ids, CPU, speculator
+            model, caches, config.block_size, config.eos_token_ids, CPU, speculator
         )
         self.num_preemptions = 0
         self.num_steps = 0

@@ -54,8 +54,12 @@ VARIANTS: dict[str, ModelConfig] = {
 
 @cache
 def random_weights(name: str) -> dict[str, torch.Tensor]:
+    return draw_weights(VARIANTS[name])
+
+
+def draw_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
     """float32 tensors with bfloat16 values, so that precisions differ in the arithmetic alone."""
-    model = LlamaModel(VARIANTS[name], Placement(CPU, torch.float32))
+    model = LlamaModel(config, Placement(CPU, torch.float32))
     generator = torch.Generator().manual_seed(3)
     weights = dict[str, torch.Tensor]()
     for slot_name, slot in model.slots().items():

@@ -1,5 +1,6 @@
-// Drives the C ABI under sanitizers: buffers of exactly the promised size, odd shapes, two models on
-// two threads, drafts, a fork. Built by test_sanitizers.py together with the native sources.
+// Drives the C ABI under sanitizers: buffers of exactly the promised size, odd shapes, weights in
+// bfloat16 and in blocks of both kinds, two models on two threads, drafts, a fork. Built by
+// test_sanitizers.py together with the native sources.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,7 +18,16 @@ using Bits = std::vector<uint16_t>;
 using Floats = std::vector<float>;
 using Ints = std::vector<int64_t>;
 
-GlidecapeMatrix plain(const Bits& rows) { return {rows.data(), GLIDECAPE_BF16}; }
+// A matrix in exactly the bytes its rows take.
+struct Weight {
+  std::vector<uint8_t> bytes;
+  int32_t type;
+
+  operator GlidecapeMatrix() const { return {bytes.data(), type}; }
+};
+
+// How a model's matrices come: all in bfloat16, or in blocks of both kinds in turn.
+enum class Form { kPlain, kBlocks };
 
 struct Source {
   std::mt19937 engine{1};
@@ -38,12 +48,36 @@ struct Source {
     }
     return all;
   }
+  Weight weight(Form form, size_t outputs, size_t inputs) {
+    if (form == Form::kPlain) return of_type(GLIDECAPE_BF16, outputs, inputs);
+    return of_type(++count_ % 2 ? GLIDECAPE_Q4_1 : GLIDECAPE_Q8_0, outputs, inputs);
+  }
+  Weight of_type(int32_t type, size_t outputs, size_t inputs) {
+    if (type == GLIDECAPE_BF16) {
+      const Bits all = bits(outputs * inputs);
+      const auto* bytes = reinterpret_cast<const uint8_t*>(all.data());
+      return {{bytes, bytes + 2 * all.size()}, type};
+    }
+    const size_t block = type == GLIDECAPE_Q4_1 ? 20 : 34;
+    Weight weight{std::vector<uint8_t>(outputs * (inputs / 32) * block), type};
+    for (size_t i = 0; i < weight.bytes.size(); ++i) {
+      uint8_t byte = static_cast<uint8_t>(engine());
+      if (i % block == 1) byte = 0x18;  // scale: 0.002 … 0.0025
+      if (i % block == 3 && type == GLIDECAPE_Q4_1) byte = 0xa4;  // offset: -0.016 … -0.02
+      weight.bytes[i] = byte;
+    }
+    return weight;
+  }
+
+ private:
+  int count_ = 0;
 };
 
 class Model {
  public:
-  Model(GlidecapeShape shape, int threads, int window, int block_size)
-      : shape_(shape), block_size_(block_size), decoder_(glidecape_decoder_create(&shape, 0, threads)) {
+  Model(Form form, GlidecapeShape shape, int threads, int window, int block_size)
+      : form_(form), shape_(shape), block_size_(block_size),
+        decoder_(glidecape_decoder_create(&shape, form == Form::kBlocks, threads)) {
     const int q = shape.num_heads * shape.head_dim, kv = shape.num_kv_heads * shape.head_dim;
     for (int i = 0; i < shape.num_layers; ++i) set_layer(i, q, kv, i % 2 ? 0 : window);
     const size_t tokens = (kTokens + block_size - 1) / block_size * block_size;
@@ -84,18 +118,21 @@ class Model {
   void set_layer(int index, int q, int kv, int window) {
     const auto& s = shape_;
     const Floats hidden_norm = source_.floats(s.hidden), head_norm = source_.floats(s.head_dim);
-    const Bits qkv = source_.bits((q + 2 * kv) * s.hidden), output = source_.bits(s.hidden * q);
-    const Bits gate_up = source_.bits(2 * s.inner * s.hidden), down = source_.bits(s.hidden * s.inner);
+    const Weight qkv = source_.weight(form_, q + 2 * kv, s.hidden);
+    const Weight output = source_.weight(form_, s.hidden, q);
+    const Weight gate_up = source_.weight(form_, 2 * s.inner, s.hidden);
+    const Weight down = source_.weight(form_, s.hidden, s.inner);
     const Floats qkv_bias = source_.floats(q + 2 * kv), output_bias = source_.floats(s.hidden);
     const Floats gate_up_bias = source_.floats(2 * s.inner);
     const GlidecapeLayer layer{hidden_norm.data(), hidden_norm.data(), head_norm.data(),
-                               head_norm.data(), plain(qkv), plain(output), plain(gate_up),
-                               plain(down), qkv_bias.data(), output_bias.data(),
-                               gate_up_bias.data(), nullptr, window};
+                               head_norm.data(), qkv, output, gate_up, down,
+                               qkv_bias.data(), output_bias.data(), gate_up_bias.data(), nullptr,
+                               window};
     if (!glidecape_decoder_set_layer(decoder_, index, &layer)) std::abort();
   }
 
   Source source_;
+  Form form_;
   GlidecapeShape shape_;
   int block_size_;
   void* decoder_;
@@ -103,8 +140,8 @@ class Model {
   Ints table_;
 };
 
-void run_steps(GlidecapeShape shape, int threads, int window, int block_size) {
-  Model model(shape, threads, window, block_size);
+void run_steps(Form form, GlidecapeShape shape, int threads, int window, int block_size) {
+  Model model(form, shape, threads, window, block_size);
   model.step(0, 17, false);
   model.step(17, 8, true);
   model.step(17, 1, false);
@@ -113,10 +150,10 @@ void run_steps(GlidecapeShape shape, int threads, int window, int block_size) {
   model.step(Model::kTokens - 2, 2, true);
 }
 
-void run_linear(int outputs, int inputs, int rows, int threads) {
+void run_linear(int32_t type, int outputs, int inputs, int rows, int threads) {
   Source source;
-  const Bits weight = source.bits(outputs * inputs);
-  const GlidecapeMatrix matrix = plain(weight);
+  const Weight weight = source.of_type(type, outputs, inputs);
+  const GlidecapeMatrix matrix = weight;
   void* linear = glidecape_linear_create(&matrix, outputs, inputs, threads);
   const Bits x = source.bits(rows * inputs);
   Floats y(static_cast<size_t>(rows) * outputs);
@@ -126,22 +163,29 @@ void run_linear(int outputs, int inputs, int rows, int threads) {
 
 // Two chains of different depths over a pool of exactly the blocks they need, and a forward over a
 // root with two children.
-void run_glide(int threads, int glimpsed, int target_hidden, int tokens) {
+void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target_hidden, int tokens) {
   Source source;
-  const GlidecapeShape self{1, 48, 32, 3, 1, 32, 0, 1e-5f};
+  const GlidecapeShape self{1, hidden_size, 32, 3, 1, 32, 0, 1e-5f};
   const GlidecapeGlideShape shape{self, 4, 2, 64, glimpsed, tokens, target_hidden, 2};
   const int width = glimpsed * 4 * 64, kv = 32, cross_kv = 2 * 64, slots = 12;
-  const Floats norm = source.floats(48), delays = source.floats(2 * 48), bias = source.floats(width);
-  const Bits qkv = source.bits(5 * 32 * 48), output = source.bits(48 * 96), down = source.bits(48 * 32);
-  const Bits gate_up = source.bits(64 * 48), query = source.bits(width * 48), head = source.bits(tokens * 48);
-  const Bits embedding = source.bits(9 * 48), projection = source.bits(48 * target_hidden);
+  const Floats norm = source.floats(hidden_size), delays = source.floats(2 * hidden_size);
+  const Floats bias = source.floats(width);
+  const Weight qkv = source.weight(form, 5 * 32, hidden_size);
+  const Weight output = source.weight(form, hidden_size, 96);
+  const Weight gate_up = source.weight(form, 64, hidden_size);
+  const Weight down = source.weight(form, hidden_size, 32);
+  const Weight query = source.weight(form, width, hidden_size);
+  const Weight cross_output = source.weight(form, hidden_size, width);
+  const Weight head = source.weight(form, tokens, hidden_size);
+  const Weight projection = source.weight(form, hidden_size, target_hidden);
+  const Bits embedding = source.bits(9 * hidden_size);
   const Ints ids(tokens, 8);
   const std::vector<int32_t> windows(glimpsed, 3);
-  const GlidecapeLayer layer{norm.data(), norm.data(), nullptr, nullptr, plain(qkv), plain(output),
-                             plain(gate_up), plain(down), nullptr, nullptr, nullptr, nullptr, 0};
+  const GlidecapeLayer layer{norm.data(), norm.data(), nullptr, nullptr, qkv, output, gate_up, down,
+                             nullptr, nullptr, nullptr, nullptr, 0};
   const GlidecapeGlideWeights weights{
-      layer, windows.data(), norm.data(), plain(query), bias.data(), plain(query), norm.data(),
-      plain(head), ids.data(), embedding.data(), plain(projection), delays.data()};
+      layer, windows.data(), norm.data(), query, bias.data(), cross_output, norm.data(),
+      head, ids.data(), embedding.data(), projection, delays.data()};
   void* glide = glidecape_glide_create(&shape, &weights, threads);
   Bits keys = source.bits(slots * kv), values = keys;
   std::vector<Bits> target(2 * glimpsed, source.bits(slots * cross_kv));
@@ -171,7 +215,8 @@ void run_in_child() {
   const pid_t child = fork();
   if (child == 0) {
     alarm(20);  // a child that waits for threads it does not have would wait forever
-    run_linear(70, 6, 3, 2);
+    run_linear(GLIDECAPE_BF16, 70, 6, 3, 2);
+    run_linear(GLIDECAPE_Q4_1, 70, 64, 3, 2);
     _exit(0);
   }
   int status = 1;
@@ -184,16 +229,25 @@ void run_in_child() {
 // An argument asks for the fork too, which the thread sanitizer can't follow.
 int main(int count, char**) {
   const GlidecapeShape gqa{2, 48, 96, 5, 1, 32, 1, 1e-5f}, mha{3, 80, 32, 2, 2, 64, 0, 1e-5f};
+  const GlidecapeShape gqa_64{2, 64, 96, 5, 1, 32, 1, 1e-5f}, mha_96{3, 96, 32, 2, 2, 64, 0, 1e-5f};
   for (const int threads : {1, 3}) {
-    run_steps(gqa, threads, 7, 3);
-    run_steps(mha, threads, 0, 16);
-    run_linear(1, 2, 1, threads);
-    run_linear(130, 10, 13, threads);
-    run_glide(threads, 1, 0, 7);
-    run_glide(threads, 3, 80, 32);
+    run_steps(Form::kPlain, gqa, threads, 7, 3);
+    run_steps(Form::kPlain, mha, threads, 0, 16);
+    run_steps(Form::kBlocks, gqa_64, threads, 7, 3);
+    run_steps(Form::kBlocks, mha_96, threads, 0, 16);
+    run_linear(GLIDECAPE_BF16, 1, 2, 1, threads);
+    run_linear(GLIDECAPE_BF16, 130, 10, 13, threads);
+    for (const int32_t type : {GLIDECAPE_Q4_1, GLIDECAPE_Q8_0}) {
+      run_linear(type, 1, 32, 1, threads);
+      run_linear(type, 130, 96, 37, threads);
+    }
+    run_glide(Form::kPlain, 48, threads, 1, 0, 7);
+    run_glide(Form::kPlain, 48, threads, 3, 80, 32);
+    run_glide(Form::kBlocks, 64, threads, 1, 0, 7);
+    run_glide(Form::kBlocks, 64, threads, 3, 96, 32);
   }
-  std::thread other([&] { run_steps(gqa, 2, 1, 1); });
-  run_steps(mha, 3, 20, 4);
+  std::thread other([&] { run_steps(Form::kBlocks, gqa_64, 2, 1, 1); });
+  run_steps(Form::kPlain, mha, 3, 20, 4);
   other.join();
   if (count > 1) run_in_child();
   std::puts("done");

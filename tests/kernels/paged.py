@@ -9,6 +9,7 @@ from server.kernels.tree import LayerCache, TreeBatch
 from server.models.config import ModelConfig
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
+from server.models.quantization import Quantization
 
 CPU = torch.device("cpu")
 GARBAGE = 1e4
@@ -118,7 +119,10 @@ class PagedModel:
 
 
 def make_model(
-    config: ModelConfig, weights: dict[str, torch.Tensor], dtype: torch.dtype
+    config: ModelConfig,
+    weights: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+    quantization: Quantization | None = None,
 ) -> LlamaModel:
     """A frozen model; `weights` must name exactly its slots."""
     model = LlamaModel(config, Placement(CPU, dtype))
@@ -127,5 +131,5 @@ def make_model(
     assert set(slots) == names
     for name, slot in slots.items():
         slot.copy_(weights[name])
-    model.freeze()
+    model.freeze(quantization)
     return model

@@ -22,7 +22,7 @@ pytestmark = [
 
 def compile_program(program: Path, sanitizer: list[str], sources: list[Path]) -> None:
     command = ["g++", *FLAGS, *sanitizer, f"-I{SOURCES}", *map(str, sources), "-o", str(program)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
 
 
 def require_sanitizer(sanitizer: list[str], folder: Path) -> None:

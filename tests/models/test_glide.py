@@ -33,6 +33,7 @@ DRAFTS: dict[str, Draft] = {
     "two-layers": make_draft(num_layers=2),
     "three-glimpses": make_draft(glimpse_layers=((0, 2, -1),)),
     "two-layers-glimpses": make_draft(num_layers=2, glimpse_layers=((1, 3), (4, 0))),
+    "two-layers-one-glimpse": make_draft(num_layers=2, glimpse_layers=((), (4,))),
     "no-cross-norm": make_draft(cross_norm=False),
     "biases": make_draft(attention_bias=True, cross_bias=True),
     "no-final-norm": make_draft(final_norm=False),
@@ -178,6 +179,19 @@ def test_the_newest_target_token_is_seen_and_the_next_is_not(name: str, chunks: 
         values[VERIFIED - 1] += 1
     changed = paged_chain(PagedDraft(draft, [newest]), tokens, VERIFIED, hidden, chunks)
     assert (changed - actual).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("glimpse_hidden", [False, True])
+def test_without_a_glimpse_the_target_cache_is_not_read(glimpse_hidden: bool) -> None:
+    draft = make_draft(glimpse_layers=((),), glimpse_hidden=glimpse_hidden)
+    assert not [name for name in draft.weights if "cross" in name]
+    hidden = final_hidden(draft.target)
+    kvs = [random_target_kv(draft.target, VERIFIED, seed) for seed in (0, 1)]
+    actual, other = (
+        paged_chain(PagedDraft(draft, [kv]), text(), VERIFIED, hidden, [VERIFIED]) for kv in kvs
+    )
+    assert_same_logits(actual, dense_chain(draft, kvs[0], text(), VERIFIED, hidden))
+    assert torch.equal(actual, other)
 
 
 def test_each_delay_has_its_own_embedding_and_the_last_serves_beyond() -> None:

@@ -43,6 +43,8 @@ def test_round_trip(config: GlideConfig) -> None:
         ([-1], 1, [(4,)]),
         ([0, 2, -1], 2, [(0, 2, 4), (0, 2, 4)]),
         ([[1], [3, -2]], 2, [(1,), (3, 3)]),
+        ([[]], 1, [()]),
+        ([[], [4]], 2, [(), (4,)]),
     ],
 )
 def test_glimpsed_layers(written: object, num_layers: int, expected: list[tuple[int, ...]]) -> None:
@@ -67,7 +69,6 @@ def test_glimpsed_layers(written: object, num_layers: int, expected: list[tuple[
         ({"glimpse_layers": [5]}, "glimpse_layers=5: the target has 5 layers"),
         ({"glimpse_layers": [-6]}, "glimpse_layers=-6: the target has 5 layers"),
         ({"glimpse_layers": [[0], [1]]}, "2 lists for 1 draft layers"),
-        ({"glimpse_layers": [[]]}, "at least one"),
         ({"glimpse_layers": "last"}, "glimpse_layers='last'"),
         ({"glimpse_layers": [0, [1]]}, "glimpse_layers="),
         ({"num_layers": 6, "glimpse_layers": None}, "num_layers=6: the target has only 5"),

@@ -110,11 +110,8 @@ def chains(
     return found.token_ids, found.confidences
 
 
-@pytest.mark.parametrize("name", DRAFTS)
-def test_chains_are_single_steps_in_any_company(name: str) -> None:
-    draft = DRAFTS[name]
-    targets = [random_target_kv(draft.target, VERIFIED, seed) for seed in range(3)]
-    paged = PagedDraft(draft, targets, torch.bfloat16)
+def assert_chains_are_single_steps(draft: Draft, paged: PagedDraft) -> None:
+    """Three chains of different depths together, and each alone step by step."""
     hidden = torch.stack([final_hidden(draft.target, seed).bfloat16() for seed in range(3)])
     roots = [(2, VERIFIED, STEPS), (0, VERIFIED - 4, 3), (1, 1, 1)]
     for sequence, verified, _ in roots:
@@ -137,6 +134,13 @@ def test_chains_are_single_steps_in_any_company(name: str) -> None:
             token = int(tokens[0])
 
 
+@pytest.mark.parametrize("name", DRAFTS)
+def test_chains_are_single_steps_in_any_company(name: str) -> None:
+    draft = DRAFTS[name]
+    targets = [random_target_kv(draft.target, VERIFIED, seed) for seed in range(3)]
+    assert_chains_are_single_steps(draft, PagedDraft(draft, targets, torch.bfloat16))
+
+
 def test_candidates_of_a_tiny_vocabulary() -> None:
     draft = wide_draft(draft_vocab_size=8)
     paged = PagedDraft(draft, [random_target_kv(draft.target, VERIFIED)], torch.bfloat16)
@@ -144,6 +148,17 @@ def test_candidates_of_a_tiny_vocabulary() -> None:
     tokens, confidences = chains(paged, [(0, VERIFIED, 2)], None)
     assert sorted(tokens[0, 0].tolist()) == sorted(paged.model.draft_token_ids.tolist())
     torch.testing.assert_close(confidences.sum(dim=2), torch.ones(2, 1))
+
+
+@pytest.mark.parametrize("glimpse_hidden", [False, True])
+def test_a_draft_without_a_glimpse_runs_on_single_kernels(glimpse_hidden: bool) -> None:
+    draft = wide_draft(glimpse_layers=((),), glimpse_hidden=glimpse_hidden)
+    kv = [(k.bfloat16(), v.bfloat16()) for k, v in random_target_kv(draft.target, VERIFIED)]
+    paged, hidden = PagedDraft(draft, [kv], torch.bfloat16), final_hidden(draft.target)
+    assert not paged.model.drafts_chains
+    found = paged_chain(paged, text(), VERIFIED, hidden.bfloat16(), [VERIFIED])
+    exact = dense_chain(draft, kv, text(), VERIFIED, hidden)
+    assert rms(found - exact) < 0.1 * float(exact.std())
 
 
 def test_hidden_state_is_demanded() -> None:

@@ -143,14 +143,14 @@ class Dense:
     def glimpse(self, x: torch.Tensor, index: int, position: int, visible: int) -> torch.Tensor:
         config, target = self.draft.config, self.draft.target
         name, total = f"model.layers.{index}", torch.zeros_like(x)
-        if config.cross_norm:
+        layers = (
+            config.glimpse_layers[index] if config.glimpse_layers else (index - config.num_layers,)
+        )
+        if config.cross_norm and layers:
             x = self.norm(x, f"{name}.cross_attention_layernorm")
         rope = target.rope
         if config.cross_rope_theta is not None:
             rope = RopeConfig(theta=config.cross_rope_theta)
-        layers = (
-            config.glimpse_layers[index] if config.glimpse_layers else (index - config.num_layers,)
-        )
         for j, layer in enumerate(layers):
             part = f"{name}.cross_attn" + (f".{j}" if len(layers) > 1 else "")
             query = self.linear(x, f"{part}.q_proj").view(-1, target.head_dim)

@@ -1,5 +1,6 @@
 """GliDe drafts on disk: what is saved loads again, what is broken is refused by name."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,18 @@ def test_save_and_load(name: str, tmp_path: Path) -> None:
     assert_drafts_as(model, draft)
     if draft.config.draft_vocab_size is not None:
         assert torch.equal(model.draft_token_ids, draft.weights["draft_token_ids"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a umask")
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_files_have_the_mode_of_the_umask(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        save_glide(tmp_path, SAVED["plain"].config, SAVED["plain"].weights)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("config.json", "model.safetensors"), 0o666 & ~umask)
 
 
 def test_saving_over_an_older_draft(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ class RunState:
     """Trained on, prompts included."""
     seconds: float = 0.0
     """Spent training."""
+    look_seconds: float = 0.0
+    """A look at held-out text and writing the draft, as measured at the start."""
     curve: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """See `curve.py`."""
 
@@ -67,6 +69,20 @@ def load_checkpoint(
     Raises:
         CheckpointError: the file is broken, or of a run with other settings; names them.
     """
+    content = _read(folder, identity)
+    if content is None:
+        return None
+    draft.load_state_dict(content["draft"])
+    optimizer.load_state_dict(content["optimizer"])
+    return RunState(**content["state"])
+
+
+def check_checkpoint(folder: Path, identity: dict[str, Any]) -> None:
+    """Refuses what `load_checkpoint` would refuse."""
+    _read(folder, identity)
+
+
+def _read(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     path = folder / FILE
     if not path.exists():
         return None
@@ -79,6 +95,4 @@ def load_checkpoint(
     if differing:
         shown = "; ".join(f"{name} {held.get(name)!r} -> {identity[name]!r}" for name in differing)
         raise CheckpointError(path, f"is of a run with other settings: {shown}")
-    draft.load_state_dict(content["draft"])
-    optimizer.load_state_dict(content["optimizer"])
-    return RunState(**content["state"])
+    return content

@@ -25,8 +25,8 @@ class TrainConfig:
     work: Path
     """Folder of cached features and checkpoints. May be deleted after training."""
     glimpse_layers: tuple[int, ...] | None = None
-    """Target layers the draft reads, negative ones counted from the last; default: three, spread
-    evenly up to the last one."""
+    """Target layers the draft reads, negative ones counted from the last; empty for none; default:
+    three, spread evenly up to the last one."""
     glimpse_hidden: bool = False
     """Whether the draft sees the target's final hidden state at the last verified position."""
     draft_vocab_size: int = 8192
@@ -102,7 +102,9 @@ def glimpsed_layers(config: TrainConfig, target: ModelConfig) -> tuple[int, ...]
     Raises:
         ConfigError: the target has no such layer.
     """
-    layers = config.glimpse_layers or default_glimpse_layers(target.num_layers)
+    layers = config.glimpse_layers
+    if layers is None:
+        layers = default_glimpse_layers(target.num_layers)
     for layer in layers:
         if not -target.num_layers <= layer < target.num_layers:
             raise ConfigError("glimpse_layers", layer, f"the target has {target.num_layers} layers")

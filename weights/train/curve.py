@@ -41,18 +41,20 @@ def draw_curve(folder: Path, records: Sequence[dict[str, Any]]) -> bool:
     # A figure of its own canvas, without pyplot: no global state, no window system.
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, shares = figure.subplots(1, 2)
+    judged = "validation" if any(r["kind"] == "validation" for r in records) else "train"
     for kind, style in (("train", "-"), ("validation", "o")):
         chosen = [record for record in records if record["kind"] == kind]
         tokens = [record["tokens"] / 1e6 for record in chosen]
         losses.plot(tokens, [record["loss"] for record in chosen], style, label=kind)
         for delay in range(len(chosen[0]["agreement"]) if chosen else 0):
             share = [record["agreement"][delay] for record in chosen]
-            label = f"delay {delay + 1}" if kind == "validation" else None
+            label = f"delay {delay + 1}" if kind == judged else None
             shares.plot(tokens, share, style, color=f"C{delay}", label=label, markersize=4)
     losses.set(xlabel="million tokens", ylabel="loss")
     shares.set(xlabel="million tokens", ylabel="top-1 agreement with the target", ylim=(0, 1))
     losses.legend()
-    shares.legend()
+    if any(record["kind"] == judged for record in records):
+        shares.legend()
     figure.savefig(folder / "curve.png", dpi=110)
     return True
 

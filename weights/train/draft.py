@@ -91,8 +91,9 @@ class _Layer(nn.Module):
         super().__init__()
         self.input_layernorm = _norm(config)
         self.self_attn = _SelfAttention(config, target)
-        self.cross_attention_layernorm = _norm(config) if config.cross_norm else nn.Identity()
         layers = config.glimpsed_layers(0)
+        normed = config.cross_norm and layers
+        self.cross_attention_layernorm = _norm(config) if normed else nn.Identity()
         parts = [_Cross(config, target) for _ in layers]
         self.cross_attn = parts[0] if len(parts) == 1 else nn.ModuleList(parts)
         windows = target.sliding_windows or (None,) * target.num_layers

@@ -1,5 +1,7 @@
 """The target's forward over the training text, once: fills the feature store."""
 
+import math
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -85,6 +87,11 @@ class FeatureWriter:
 
     def _kv(self, slots: torch.Tensor) -> torch.Tensor:
         """[tokens, glimpses, 2, kv_heads, head_dim]"""
+        if not self.key.glimpse_layers:
+            shape = self.shape()
+            return torch.empty(
+                len(slots), 0, 2, shape.num_kv_heads, shape.head_dim, dtype=self.dtype
+            )
         layers = [
             torch.stack([pool.flatten(0, 1)[slots] for pool in self._caches[layer]], dim=1)
             for layer in self.key.glimpse_layers
@@ -109,13 +116,23 @@ def write_features(
     store: FeatureStore,
     shards: Sequence[Shard],
     advance: Callable[[int], None],
+    deadline: float = math.inf,
 ) -> None:
     """Writes the shards that the store lacks.
 
     Args:
-        advance: is told the tokens of each shard that is there.
+        advance: is told the tokens of each shard that was written.
+        deadline: monotonic seconds; no shard is begun that would end later, but for the first one
+            where there would be none at all.
     """
+    some = any(map(store.has, shards))
+    began, tokens = time.monotonic(), 0
     for shard in shards:
-        if not store.has(shard):
-            store.write(shard, writer.compute(shard.samples))
+        if store.has(shard):
+            continue
+        seconds = (time.monotonic() - began) / max(tokens, 1) * shard.num_tokens
+        if some and time.monotonic() + seconds > deadline:
+            return
+        store.write(shard, writer.compute(shard.samples))
+        some, tokens = True, tokens + shard.num_tokens
         advance(shard.num_tokens)

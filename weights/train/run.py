@@ -69,7 +69,7 @@ class TrainingRun:
         self.draft = TrainableDraft(draft_config, target.config, target.embedding).to(device)
         warm_start(self.draft, target)
         self.optimizer = make_optimizer(self.draft, config)
-        self.identity = _identity(config, draft_config, data.store)
+        self.identity = run_identity(config, draft_config, data.store)
         self.state = self._resume(device)
         report(f"training in {self.state.precision} on {device}")
         dtype = getattr(torch, self.state.precision)
@@ -80,16 +80,17 @@ class TrainingRun:
         order = EpochOrder(data.training, config.batch_tokens, config.seed)
         self.trainer = Trainer(config, self.learner, reader, order, self.state)
         self.validator = Validator(reader, data.held_out, config.micro_batch_tokens)
-        self.budget = make_budget(config, len(order.batches(0)))
+        self._steps_per_epoch = len(order.batches(0))
 
-    def run(self, console: Console) -> Validation:
-        """Trains to the end and writes the draft; returns the last look at held-out text."""
+    def run(self, console: Console) -> Validation | None:
+        """Trains to the end and writes the draft; returns the last look at held-out text, None
+        where nothing is held out."""
+        state = self.state
         with live_line(console) as display:
-            watch = _Watch(self, display)
-            if self.state.step == 0:
-                self.checkpoint()  # first: a draft without one is not ours to write over
-                self.validate()
-            self.trainer.run(self.budget, watch)
+            if state.step == 0:
+                self._begin()
+            budget = make_budget(self.config, self._steps_per_epoch, state.look_seconds)
+            self.trainer.run(budget, _Watch(self, display, budget))
         last = self.validate()
         self.checkpoint()
         write_curve(self.config.out, self.state.curve)
@@ -97,15 +98,23 @@ class TrainingRun:
             self.report("no picture of the curve: matplotlib is not installed")
         return last
 
+    def _begin(self) -> None:
+        began = time.perf_counter()
+        self.checkpoint()  # first: a draft without one is not ours to write over
+        self.validate()
+        self.state.look_seconds = time.perf_counter() - began
+        self.state.seconds += self.state.look_seconds
+
     def checkpoint(self) -> None:
         work, state = self.config.work, self.state
         save_checkpoint(work, state, self.identity, self.draft, self.optimizer)
 
-    def validate(self) -> Validation:
-        """Looks at held-out text, and writes the draft as it is now."""
+    def validate(self) -> Validation | None:
+        """Looks at held-out text if there is some, and writes the draft as it is now."""
         learner = self.learner
         result = self.validator(self.draft, learner.head, learner.dtype)
-        self.state.curve.append(validation_record(self.state, result))
+        if result is not None:
+            self.state.curve.append(validation_record(self.state, result))
         self.save_draft()
         return result
 
@@ -134,36 +143,44 @@ class TrainingRun:
         return state
 
 
-def make_budget(config: TrainConfig, steps_per_epoch: int) -> Budget:
-    """What was asked for; three epochs if nothing was."""
+def make_budget(config: TrainConfig, steps_per_epoch: int, look_seconds: float = 0.0) -> Budget:
+    """What was asked for; three epochs if nothing was.
+
+    Args:
+        look_seconds: kept free for what comes behind the last step, of half the time at most.
+    """
     epochs = config.epochs
     if epochs is None and config.steps is None and config.minutes is None:
         epochs = _DEFAULT_EPOCHS
     counts = [] if config.steps is None else [config.steps]
     if epochs is not None:
         counts.append(max(1, round(epochs * steps_per_epoch)))
-    seconds = None if config.minutes is None else config.minutes * 60
+    seconds = None
+    if config.minutes is not None:
+        whole = config.minutes * 60
+        seconds = max(whole - look_seconds, whole / 2)
     return Budget(min(counts, default=None), seconds)
 
 
 class _Watch:
     """What happens beside learning: figures, checkpoints, looks at held-out text."""
 
-    def __init__(self, run: TrainingRun, display: Display) -> None:
-        self._run, self._display = run, display
+    def __init__(self, run: TrainingRun, display: Display, budget: Budget) -> None:
+        self._run, self._display, self._budget = run, display, budget
         self._averages = Averages()
         self._saved = self._validated = time.perf_counter()
 
     def __call__(self, result: StepResult) -> None:
         run, now = self._run, time.perf_counter()
         self._averages.add(result)
-        self._display(training_line(run.state, self._averages, run.budget))
+        self._display(training_line(run.state, self._averages, self._budget))
         if run.state.step % _RECORD_STEPS == 0:
             rate = run.optimizer.param_groups[0]["lr"]
             run.state.curve.append(train_record(run.state, self._averages, rate))
         if now - self._validated > run.config.validation_seconds:
-            result_now = run.validate()
-            run.report(validation_line(run.state.step, result_now))
+            looked = run.validate()
+            if looked is not None:
+                run.report(validation_line(run.state.step, looked))
             self._validated = time.perf_counter()
         if now - self._saved > run.config.checkpoint_seconds:
             run.checkpoint()
@@ -179,9 +196,10 @@ def validation_line(step: int, result: Validation) -> str:
     )
 
 
-def _identity(
+def run_identity(
     config: TrainConfig, draft_config: GlideConfig, store: FeatureStore
 ) -> dict[str, Any]:
+    """What has to be the same for a run to go on."""
     vocabulary = blake2b(repr(store.key.vocabulary).encode(), digest_size=12).hexdigest()
     settings = {name: getattr(config, name) for name in _FIXED}
     shape = {"draft": config_dict(draft_config), "max_delay": config.max_delay}

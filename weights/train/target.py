@@ -8,7 +8,6 @@ import torch
 
 from server.models.config import ModelConfig
 from server.models.llama import LlamaModel
-from server.models.quantization import Quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +29,7 @@ class TrainTarget:
         return self.model.config
 
 
-def prepare_target(
-    model: LlamaModel, glimpse_layers: Sequence[int], quantization: Quantization | None = None
-) -> TrainTarget:
+def prepare_target(model: LlamaModel, glimpse_layers: Sequence[int]) -> TrainTarget:
     """Freezes a loaded model, keeping what a draft needs.
 
     Args:
@@ -47,7 +44,7 @@ def prepare_target(
     embedding = model.embedding.data
     head = embedding if model.head_weight is None else model.head_weight.data
     identity = _identity(model)
-    model.freeze(quantization)
+    model.freeze()
     return TrainTarget(model, embedding, head, weights, identity)
 
 

@@ -1,7 +1,9 @@
 """Training a draft, from text to a folder that `glidecape serve --draft` takes."""
 
 import json
+import math
 from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -10,7 +12,7 @@ from server.errors import CheckpointError, ConfigError
 from server.models.glide_config import GlideConfig, config_dict
 from weights.checkpoint import read_json
 from weights.train.batches import locate
-from weights.train.checkpoint import FILE
+from weights.train.checkpoint import FILE, RunState, check_checkpoint
 from weights.train.config import TrainConfig, glimpsed_layers
 from weights.train.feature_store import (
     FeatureKey,
@@ -22,7 +24,7 @@ from weights.train.feature_store import (
 )
 from weights.train.features import FeatureWriter, write_features
 from weights.train.progress import feature_bar
-from weights.train.run import RunData, TrainingRun, validation_line
+from weights.train.run import RunData, TrainingRun, run_identity, validation_line
 from weights.train.samples import PromptIds, Sample, read_samples
 from weights.train.target import TrainTarget
 from weights.train.validate import Validation
@@ -32,31 +34,51 @@ from weights.train.warm_start import draft_config
 Report = Callable[[str], None]
 
 
+class Trained(NamedTuple):
+    """What came of a run."""
+
+    validation: Validation | None
+    """The last look at held-out text; None where nothing is held out."""
+    state: RunState
+    data: RunData
+
+
 def train(
     config: TrainConfig,
     target: TrainTarget,
     prompt_ids: PromptIds,
     stop_token_ids: Collection[int],
     console: Console,
-) -> Validation:
+) -> Trained:
     """Makes a draft, or goes on making it where a killed run was.
+
+    Args, Raises: as `prepare`.
+    """
+    data = prepare(config, target, prompt_ids, stop_token_ids, console)
+    return learn(config, target, data, console)
+
+
+def prepare(
+    config: TrainConfig,
+    target: TrainTarget,
+    prompt_ids: PromptIds,
+    stop_token_ids: Collection[int],
+    console: Console,
+    deadline: float = math.inf,
+) -> RunData:
+    """The target's forward over the text, as far as it is not on disk.
 
     Args:
         target: prepared for `config.glimpsed_layers`.
         prompt_ids: a user turn -> ids of the chat up to where the answer begins.
         stop_token_ids: those the draft can always propose.
-
-    Returns:
-        The last look at held-out text.
+        deadline: monotonic seconds; text whose features are not there by then is left out.
 
     Raises:
         StartupError: bad settings, text that can't be read, too little disk, a folder that holds
             something else. Before any work, but for what fails while writing.
     """
-
-    def report(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True)
-
+    report = _reporter(console)
     wanted = _draft_config(config, target)
     check_out(config, wanted)
     samples = read_samples(
@@ -64,16 +86,28 @@ def train(
     )
     report(_described(samples))
     store, writer = _open_store(config, target, samples, stop_token_ids)
+    check_checkpoint(config.work, run_identity(config, wanted, store))
     shards = _fitting_shards(config, store, writer, samples, report)
-    # Made before the long work: it refuses a checkpoint of another run.
-    run = TrainingRun(config, wanted, target, _split(config, store, shards), report)
-    missing = [shard for shard in shards if not store.has(shard)]
+    _split(config, store, shards)  # as the check before: to refuse before the long work
+    missing = sum(shard.num_tokens for shard in shards if not store.has(shard))
     if missing:
-        with feature_bar(console, sum(shard.num_tokens for shard in missing)) as advance:
-            write_features(writer, store, missing, advance)
+        # By their digests: what is left out at the deadline is of all files.
+        ordered = sorted(shards, key=lambda shard: shard.name)
+        with feature_bar(console, missing) as advance:
+            write_features(writer, store, ordered, advance, deadline)
+    return _split(config, store, _complete(store, shards, report))
+
+
+def learn(config: TrainConfig, target: TrainTarget, data: RunData, console: Console) -> Trained:
+    """Trains on what `prepare` gave, and writes the draft."""
+    report = _reporter(console)
+    if not data.held_out:
+        report("no figures: nothing is held out, the text has too few different prompts")
+    run = TrainingRun(config, _draft_config(config, target), target, data, report)
     result = run.run(console)
-    report(validation_line(run.state.step, result))
-    return result
+    if result is not None:
+        report(validation_line(run.state.step, result))
+    return Trained(result, run.state, data)
 
 
 def check_out(config: TrainConfig, draft: GlideConfig) -> None:
@@ -147,6 +181,17 @@ def _fitting_shards(
     return shards
 
 
+def _complete(store: FeatureStore, shards: Sequence[Shard], report: Report) -> list[Shard]:
+    there = [shard for shard in shards if store.has(shard)]
+    if len(there) < len(shards):
+        whole, used = (sum(shard.num_tokens for shard in some) for some in (shards, there))
+        report(
+            f"the time for the target's forward is up: {whole - used:,} of {whole:,} tokens of "
+            "text are left out"
+        )
+    return there
+
+
 def _split(config: TrainConfig, store: FeatureStore, shards: Sequence[Shard]) -> RunData:
     located = locate(shards)
     training = [at for at in located if not at.sample.held_out]
@@ -160,6 +205,10 @@ def _described(samples: Sequence[Sample]) -> str:
     tokens = sum(sample.num_tokens for sample in samples)
     learnt = sum(sample.num_labels for sample in samples)
     return f"{len(samples):,} samples, {tokens:,} tokens, {learnt:,} of them learnt"
+
+
+def _reporter(console: Console) -> Report:
+    return lambda line: console.print(line, highlight=False, soft_wrap=True)
 
 
 def _as_json(value: dict[str, object]) -> dict[str, object]:

@@ -29,7 +29,12 @@ class Validator:
         self.reader = reader
 
     @torch.no_grad()
-    def __call__(self, draft: TrainableDraft, head: torch.Tensor, dtype: torch.dtype) -> Validation:
+    def __call__(
+        self, draft: TrainableDraft, head: torch.Tensor, dtype: torch.dtype
+    ) -> Validation | None:
+        """None where nothing is held out."""
+        if not self.batches:
+            return None
         device = draft.embedding.device
         max_delay = draft.config.max_delay
         loss, rows = 0.0, 0

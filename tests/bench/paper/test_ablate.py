@@ -23,6 +23,7 @@ from weights.train.validate import Validation
 
 WIDEST = Variant("several", (0, 1), True)
 NARROW = Variant("first", (0,), False)
+BLIND = Variant("none", (), False)
 
 
 def target() -> TrainTarget:
@@ -71,14 +72,17 @@ def test_variants_of_a_shallow_target_are_told_apart() -> None:
     assert [v.name for v in variants(1)[:2]] == ["last", "none"]
 
 
-def test_a_narrow_draft_learns_from_features_cut_out_of_the_widest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("narrow", [NARROW, BLIND], ids=lambda variant: variant.name)
+def test_a_narrow_draft_learns_from_features_cut_out_of_the_widest(
+    tmp_path: Path, narrow: Variant
+) -> None:
     text = write_text(tmp_path / "text.jsonl")
     options = AblationOptions((text,), tmp_path, steps=2, precision="float32")
-    together = run(options, [WIDEST, NARROW])
-    alone = run(AblationOptions((text,), tmp_path / "alone", 2, "float32"), [NARROW])
+    together = run(options, [WIDEST, narrow])
+    alone = run(AblationOptions((text,), tmp_path / "alone", 2, "float32"), [narrow])
     assert together[1][1] == alone[0][1]
     tensors = [
-        load_file(folder / "first" / "draft" / "model.safetensors")
+        load_file(folder / narrow.folder / "draft" / "model.safetensors")
         for folder in (tmp_path, tmp_path / "alone")
     ]
     assert tensors[0].keys() == tensors[1].keys()
@@ -87,9 +91,9 @@ def test_a_narrow_draft_learns_from_features_cut_out_of_the_widest(tmp_path: Pat
     key = read_key(tmp_path / "several-hidden" / "work" / "features")
     assert key is not None
     assert key.glimpse_layers == (0, 1)
-    assert not (tmp_path / "first" / "work" / "features").exists()
+    assert not (tmp_path / narrow.folder / "work" / "features").exists()
     stored = json.loads((tmp_path / "ablation.json").read_text())
-    assert [v["label"] for v in stored["variants"]] == ["several (0, 1)", "first (0)"]
+    assert [v["label"] for v in stored["variants"]] == ["several (0, 1)", narrow.label]
     assert (tmp_path / "ablation.md").read_text() == table(together) + "\n"
 
 

@@ -79,6 +79,27 @@ def test_from_files_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == f"{text}\n"
 
 
+def test_the_report_goes_into_the_card(tmp_path: Path) -> None:
+    (draft := tmp_path / "random").mkdir()
+    (draft / "card.md").write_text("# random\n\n## Data\n")
+    files = two_sets(tmp_path)[:1]
+    given = options(tmp_path, *files, limit=1, policies="chain", card=True)
+    run_eval(settings(str(draft)), given)
+    card = (draft / "card.md").read_text()
+    assert card.startswith("# random\n\n## Data\n\n## Measured\n\n### random on tiny\n")
+    (row,) = (
+        line for line in (tmp_path / "out" / "eval.md").read_text().splitlines()
+        if line.startswith("| gsm8k | plain")
+    )  # fmt: skip
+    assert f"\n{row}\n" in card
+
+
+def test_no_folder_for_the_card(tmp_path: Path) -> None:
+    given = options(tmp_path, *two_sets(tmp_path), card=True)
+    with pytest.raises(ConfigError, match="card='/drafts/random'"):
+        run_eval(settings(), given)
+
+
 def test_recorded_rounds_give_the_figures(tmp_path: Path) -> None:
     """From the raw prompts alone, by another way than the code's."""
     files = two_sets(tmp_path)[:1]

@@ -129,6 +129,30 @@ def test_a_killed_run_completes_with_the_same_content(
     assert store.path(shards[0]).stat().st_mtime_ns == first
 
 
+def test_the_deadline_ends_it_with_what_is_complete(
+    target: TrainTarget, samples: list[Sample], tmp_path: Path
+) -> None:
+    shards = plan_shards(samples, 200)
+    store, written = FeatureStore(tmp_path, key_of(target)), list[int]()
+    writer = FeatureWriter(target, store.key)
+    for _ in range(2):  # the second time there is something to learn from already
+        write_features(writer, store, shards, written.append, deadline=0.0)
+        assert [store.has(shard) for shard in shards[:2]] == [True, False]
+    assert written == [shards[0].num_tokens]
+    write_features(writer, store, shards, written.append)
+    assert written == [shard.num_tokens for shard in shards]
+
+
+def test_a_draft_without_glimpses_needs_no_kv(
+    target: TrainTarget, samples: list[Sample], tmp_path: Path
+) -> None:
+    (shard,) = plan_shards(samples, 10**6)
+    store = FeatureStore(tmp_path, key_of(target, glimpse_layers=()))
+    write_features(FeatureWriter(target, store.key), store, [shard], lambda tokens: None)
+    batch = FeatureReader(store).batch(locate([shard])[:2])
+    assert batch.kv.shape == (2, batch.token_ids.shape[1], 0, 2, 2, 8)
+
+
 def test_text_that_grew_keeps_full_shards(samples: list[Sample]) -> None:
     before, after = plan_shards(samples[:30], 200), plan_shards(samples, 200)
     assert [s.name for s in before[:-1]] == [s.name for s in after[: len(before) - 1]]

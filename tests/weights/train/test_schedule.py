@@ -1,6 +1,7 @@
 """How far a run is, its learning rate, its order and its delays."""
 
 import math
+from pathlib import Path
 
 import torch
 
@@ -44,6 +45,12 @@ def test_budget_of_a_config(tmp_path: object) -> None:
     ):
         changed = tiny_config(tmp_path, tmp_path, **changes)  # pyright: ignore[reportArgumentType]
         assert make_budget(changed, 7) == expected
+
+
+def test_the_last_look_is_within_the_minutes(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, tmp_path / "text.jsonl", minutes=1)
+    assert make_budget(config, 7, look_seconds=10.0) == Budget(None, 50.0)
+    assert make_budget(config, 7, look_seconds=100.0) == Budget(None, 30.0)
 
 
 def test_learning_rate_rises_and_falls() -> None:

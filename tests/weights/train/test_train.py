@@ -1,5 +1,6 @@
 """Training a draft from text to folder, on a tiny target."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from weights.train import run as run_module
 from weights.train.config import TrainConfig
 from weights.train.samples import Sample
 from weights.train.target import TrainTarget
-from weights.train.train import train
+from weights.train.train import learn, prepare, train
 from weights.train.trainer import Trainer
 from weights.train.validate import Validation
 
@@ -44,7 +45,9 @@ def text(target: TrainTarget, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(config: TrainConfig, target: TrainTarget) -> Validation:
-    return train(config, target, no_prompt, {STOP_ID}, QUIET)
+    found = train(config, target, no_prompt, {STOP_ID}, QUIET).validation
+    assert found is not None
+    return found
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -204,6 +207,42 @@ def test_too_little_text(target: TrainTarget, text: Path, tmp_path: Path) -> Non
     (few := tmp_path / "few.jsonl").write_text(next(held_out) + "\n")
     with pytest.raises(ConfigError, match="1 samples are too few to learn from"):
         run(tiny_config(tmp_path, few, steps=1), target)
+
+
+def test_nothing_held_out_is_said(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    entries = [json.loads(line) for line in text.read_text().splitlines()]
+    learnt = [
+        json.dumps(entry)
+        for entry in entries
+        if not Sample(np.array(entry["prompt_ids"], dtype=np.int32), 3).held_out
+    ]
+    (few := tmp_path / "few.jsonl").write_text("\n".join(learnt[:60]))
+    config = tiny_config(tmp_path, few, steps=2)
+    console = Console(file=(file := io.StringIO()), width=200)
+    assert train(config, target, no_prompt, {STOP_ID}, console).validation is None
+    assert "no figures: nothing is held out" in file.getvalue()
+    assert "held-out text" not in file.getvalue()
+    assert records(config.out) == []
+    assert (config.out / "curve.png").exists()
+    assert (config.out / "model.safetensors").exists()
+
+
+def test_text_beyond_the_deadline_is_left_out(
+    target: TrainTarget, text: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path, text, steps=2)
+    console = Console(file=(file := io.StringIO()), width=200)
+    data = prepare(config, target, no_prompt, {STOP_ID}, console, deadline=0.0)
+    (features,) = (config.work / "features").glob("*.safetensors")
+    assert {at.shard.name for at in data.training} == {features.stem}
+    tokens = sum(at.sample.num_tokens for at in (*data.training, *data.held_out))
+    line = f"is up: {1200 * 28 - tokens:,} of 33,600 tokens of text are left out"
+    assert line in file.getvalue()
+    again = prepare(config, target, no_prompt, {STOP_ID}, console, deadline=0.0)
+    assert again.digest == data.digest
+    trained = learn(config, target, data, console)
+    assert trained.state.step == 2
+    assert trained.data is data
 
 
 def test_whole_vocabulary(target: TrainTarget, text: Path, tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""Models for the tests of quantized weights: every feature of the native decoder, at widths that
+groups of 32 divide."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from server.kernels import dispatch
+from server.kernels.linear import LinearFn
+from server.kernels.quantized import GROUP, QuantizedKind, Weight, quantize
+from server.models.config import ModelConfig
+from server.models.llama import LlamaModel
+from server.models.quantization import Quantization
+from tests.kernels import native_models
+from tests.kernels.native_models import draw_weights, torch_threads, without_native_library
+from tests.kernels.paged import make_model
+
+KINDS: tuple[QuantizedKind, ...] = ("q4_1", "q8_0")
+VARIANTS: dict[str, ModelConfig] = {
+    name: replace(config, hidden_size=-(-config.hidden_size // GROUP) * GROUP)
+    for name, config in native_models.VARIANTS.items()
+}
+
+
+@cache
+def random_weights(name: str) -> dict[str, torch.Tensor]:
+    return draw_weights(VARIANTS[name])
+
+
+def is_linear(name: str, weight: torch.Tensor) -> bool:
+    """Whether quantization is for it: the embedding is looked up, not multiplied."""
+    return weight.dim() == 2 and "embed_tokens" not in name
+
+
+def quantized_model(name: str, kind: QuantizedKind, num_threads: int = 2) -> LlamaModel:
+    """Over the native kernels, where there are any."""
+    with torch_threads(num_threads):
+        weights = random_weights(name)
+        return make_model(VARIANTS[name], weights, torch.bfloat16, Quantization(kind))
+
+
+def fallback_model(name: str, kind: QuantizedKind) -> LlamaModel:
+    """The same, on a machine without the native library."""
+    with without_native_library():
+        return quantized_model(name, kind)
+
+
+def dequantized_model(
+    name: str, kind: QuantizedKind, dtype: torch.dtype = torch.float32
+) -> LlamaModel:
+    """What the quantized one computes, over the reference layers: the same rounded weights as
+    floats. A tied head is rounded, the embedding it is tied to is not."""
+    config, weights = VARIANTS[name], dict(random_weights(name))
+    if config.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    rounded = {
+        name: quantize(weight, kind).dequantize() if is_linear(name, weight) else weight
+        for name, weight in weights.items()
+    }
+    with without_native_library():
+        return make_model(replace(config, tie_word_embeddings=False), rounded, dtype)
+
+
+def rounded_activations(x: torch.Tensor) -> torch.Tensor:
+    """[rows, inputs] with 8 bits a value and a scale per group, as the kernels take them."""
+    groups = x.float().reshape(len(x), -1, GROUP)
+    scale = groups.abs().amax(dim=-1, keepdim=True) / 127
+    rounded = (groups / torch.where(scale == 0, 1.0, scale)).round() * scale
+    return rounded.reshape(x.shape).to(x.dtype)
+
+
+@contextmanager
+def rounding_linears() -> Generator[None]:
+    """Models frozen here round what goes into their linear layers."""
+    linear = dispatch.linear
+
+    def rounding(
+        weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype | None = None
+    ) -> LinearFn:
+        apply = linear(weight, bias, dtype)
+        return lambda x: apply(rounded_activations(x))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatch, "linear", rounding)
+        yield

@@ -1,0 +1,156 @@
+"""Which form of the weights is chosen, and what is said about it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from server.config import QuantizationChoice
+from server.errors import ConfigError
+from server.kernels.quantized import QuantizedKind, QuantizedWeight, quantize
+from server.models.config import ModelConfig, RopeConfig
+from server.models.layers import Placement
+from server.models.quantization import Quantization
+from weights import quantization
+from weights.blocks import write_blocks
+from weights.quantization import choose_quantization, describe
+
+CPU = torch.device("cpu")
+BFLOAT16 = Placement(CPU, torch.bfloat16)
+CONFIG = ModelConfig(
+    architecture="LlamaForCausalLM",
+    vocab_size=40,
+    hidden_size=64,
+    intermediate_size=96,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=16,
+    rms_norm_eps=1e-5,
+    max_position=64,
+    tie_word_embeddings=False,
+    rope=RopeConfig(theta=10_000.0),
+)
+FOUR, EIGHT = "model.layers.0.mlp.down_proj.weight", "lm_head.weight"
+STORED = {
+    FOUR: quantize(torch.ones(64, 96), "q4_1"),
+    EIGHT: quantize(torch.ones(40, 64), "q8_0"),
+}
+UNFIT = {
+    "hidden": replace(CONFIG, hidden_size=80),
+    "inner": replace(CONFIG, intermediate_size=100),
+    "heads": replace(CONFIG, num_heads=3),
+}
+ROUNDED: tuple[tuple[QuantizationChoice, QuantizedKind], ...] = (
+    ("int8", "q8_0"),
+    ("int4", "q4_1"),
+)
+
+
+@pytest.fixture(autouse=True)
+def library(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """`library(there)`: whether this machine has the native kernels; it has them at first."""
+
+    def there(there: bool) -> None:
+        monkeypatch.setattr(quantization, "native_library", lambda: object() if there else None)
+
+    there(True)
+    return there
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint's folder that has blocks of both kinds."""
+    write_blocks(tmp_path, ((name, w.kind, w.blocks) for name, w in STORED.items()))
+    return tmp_path
+
+
+def assert_stored(chosen: Quantization | None, kind: QuantizedKind, *names: str) -> None:
+    assert chosen is not None
+    assert chosen.kind == kind
+    assert set(chosen.stored) == set(names)
+    for name in names:
+        assert chosen.stored[name].kind == STORED[name].kind
+        assert torch.equal(chosen.stored[name].blocks, STORED[name].blocks)
+
+
+PLACEMENTS = {
+    "float32": Placement(CPU, torch.float32),
+    "float16": Placement(CPU, torch.float16),
+    "elsewhere": Placement(torch.device("meta"), torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("placement", [BFLOAT16, *PLACEMENTS.values()])
+@pytest.mark.parametrize("wanted", ["auto", "none"])
+def test_floats_stay_floats(folder: Path, placement: Placement, wanted: QuantizationChoice) -> None:
+    assert choose_quantization(wanted, folder, CONFIG, placement) is None
+    assert choose_quantization(wanted, folder, UNFIT["hidden"], placement) is None
+
+
+@pytest.mark.parametrize("wanted", ["auto", "none"])
+def test_the_blocks_are_not_even_read(tmp_path: Path, wanted: QuantizationChoice) -> None:
+    (tmp_path / "blocks.safetensors").write_bytes(b"broken")
+    assert choose_quantization(wanted, tmp_path, CONFIG, BFLOAT16) is None
+
+
+@pytest.mark.parametrize("has_library", [True, False])
+@pytest.mark.parametrize(("wanted", "kind"), ROUNDED)
+def test_int8_and_int4_are_done_everywhere(
+    tmp_path: Path,
+    library: Callable[[bool], None],
+    wanted: QuantizationChoice,
+    kind: QuantizedKind,
+    has_library: bool,
+) -> None:
+    """Without blocks and without kernels, too: torch multiplies the rounded weights then."""
+    library(has_library)
+    assert_stored(choose_quantization(wanted, tmp_path, CONFIG, BFLOAT16), kind)
+
+
+def test_what_is_stored_is_not_rounded_again(folder: Path) -> None:
+    assert_stored(choose_quantization("int8", folder, CONFIG, BFLOAT16), "q8_0", FOUR, EIGHT)
+    assert_stored(choose_quantization("int4", folder, CONFIG, BFLOAT16), "q4_1", FOUR, EIGHT)
+
+
+@pytest.mark.parametrize("config", UNFIT.values(), ids=UNFIT)
+@pytest.mark.parametrize("wanted", ["int8", "int4"])
+def test_unfit_widths_are_refused_naming_the_key(
+    tmp_path: Path, wanted: QuantizationChoice, config: ModelConfig
+) -> None:
+    widths = (config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim)
+    shown = ", ".join(map(str, widths))
+    with pytest.raises(ConfigError, match=f"quantization='{wanted}'.*of 32.* {shown}$") as caught:
+        choose_quantization(wanted, tmp_path, config, BFLOAT16)
+    assert caught.value.key == "quantization"
+
+
+@pytest.mark.parametrize("name", PLACEMENTS)
+@pytest.mark.parametrize("wanted", ["int8", "int4"])
+def test_other_precisions_and_devices_are_refused_naming_the_key(
+    tmp_path: Path, wanted: QuantizationChoice, name: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"quantization='{wanted}'.*bfloat16 on a CPU") as caught:
+        choose_quantization(wanted, tmp_path, CONFIG, PLACEMENTS[name])
+    assert caught.value.key == "quantization"
+
+
+def weights(*kinds: QuantizedKind) -> dict[str, QuantizedWeight]:
+    return {f"{i}": quantize(torch.ones(1, 32), kind) for i, kind in enumerate(kinds)}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "text"),
+    [
+        (None, "bfloat16"),
+        (Quantization("q8_0"), "q8_0 weights in bfloat16"),
+        (Quantization("q4_1", weights("q4_1")), "q4_1 weights in bfloat16"),
+        (Quantization("q8_0", weights("q4_1")), "q4_1 and q8_0 weights in bfloat16"),
+        (Quantization("q8_0", weights("q8_0", "q4_1")), "q4_1 and q8_0 weights in bfloat16"),
+    ],
+)
+def test_description(chosen: Quantization | None, text: str) -> None:
+    assert describe(chosen, torch.bfloat16) == text
+    assert describe(None, torch.float32) == "float32"
