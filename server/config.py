@@ -94,7 +94,8 @@ class ModelSettings(BaseSettings):
 
     quantization: QuantizationChoice = "auto"
     """Form of the linear weights: none keeps dtype; int8 and int4 take a GGUF file's 4- and 8-bit
-    weights as they are and round all others in groups of 32; auto is none."""
+    weights as they are and round all others in groups of 32; auto takes a GGUF file's as they are
+    where this CPU has kernels for them, else none."""
 
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of the model; default: all cores."""

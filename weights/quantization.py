@@ -6,6 +6,7 @@ import torch
 
 from server.config import QuantizationChoice
 from server.errors import ConfigError
+from server.kernels.cpu.library import native_library
 from server.kernels.quantized import GROUP, QuantizedKind
 from server.models.config import ModelConfig
 from server.models.layers import Placement
@@ -21,20 +22,25 @@ def choose_quantization(
     """None keeps the weights in floats; otherwise those that the checkpoint has in blocks stay in
     these, and the others are rounded.
 
-    `auto` is None as yet: the kernels round activations to 8 bits too, which moves the default
-    model's logits by 5 % (`docs/log.md`).
+    `auto` takes stored blocks where native kernels multiply them; weights that are stored otherwise
+    (K-quants above all) go to 8 bits then, which loses least.
 
     Raises:
         ConfigError: the wish can't be fulfilled for this model, precision or device.
     """
-    if wanted in ("auto", "none"):
+    widths = (config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim)
+    fits = not any(width % GROUP for width in widths)
+    placed = placement.dtype is torch.bfloat16 and placement.device.type == "cpu"
+    if wanted == "auto":
+        stored = read_blocks(folder) if fits and placed and native_library() else {}
+        return Quantization("q8_0", stored) if stored else None
+    if wanted == "none":
         return None
-    if placement.dtype is not torch.bfloat16 or placement.device.type != "cpu":
+    if not placed:
         name = str(placement.dtype).removeprefix("torch.")
         reason = f"needs bfloat16 on a CPU, this is {name} on {placement.device}"
         raise ConfigError("quantization", wanted, reason)
-    widths = (config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim)
-    if any(width % GROUP for width in widths):
+    if not fits:
         shown = ", ".join(map(str, widths))
         reason = f"layer widths have to be multiples of {GROUP}, this model's are {shown}"
         raise ConfigError("quantization", wanted, reason)

@@ -1,17 +1,12 @@
 """Models for the tests of quantized weights: every feature of the native decoder, at widths that
 groups of 32 divide."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
-import pytest
 import torch
 
-from server.kernels import dispatch
-from server.kernels.linear import LinearFn
-from server.kernels.quantized import GROUP, QuantizedKind, Weight, quantize
+from server.kernels.quantized import GROUP, QuantizedKind, quantize
 from server.models.config import ModelConfig
 from server.models.llama import LlamaModel
 from server.models.quantization import Quantization
@@ -63,27 +58,3 @@ def dequantized_model(
     }
     with without_native_library():
         return make_model(replace(config, tie_word_embeddings=False), rounded, dtype)
-
-
-def rounded_activations(x: torch.Tensor) -> torch.Tensor:
-    """[rows, inputs] with 8 bits a value and a scale per group, as the kernels take them."""
-    groups = x.float().reshape(len(x), -1, GROUP)
-    scale = groups.abs().amax(dim=-1, keepdim=True) / 127
-    rounded = (groups / torch.where(scale == 0, 1.0, scale)).round() * scale
-    return rounded.reshape(x.shape).to(x.dtype)
-
-
-@contextmanager
-def rounding_linears() -> Generator[None]:
-    """Models frozen here round what goes into their linear layers."""
-    linear = dispatch.linear
-
-    def rounding(
-        weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype | None = None
-    ) -> LinearFn:
-        apply = linear(weight, bias, dtype)
-        return lambda x: apply(rounded_activations(x))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatch, "linear", rounding)
-        yield

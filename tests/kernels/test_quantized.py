@@ -11,6 +11,8 @@ from server.kernels.cpu.decoder import NativeLinear
 from server.kernels.quantized import GROUP, QuantizedKind, QuantizedWeight, concatenate, quantize
 from tests.kernels.native_models import needs_native
 
+LEVELS = 16 * 127
+"""Of an activation's absolute value."""
 KINDS: tuple[QuantizedKind, ...] = ("q4_1", "q8_0")
 TYPES = {"q4_1": GGMLQuantizationType.Q4_1, "q8_0": GGMLQuantizationType.Q8_0}
 
@@ -61,9 +63,9 @@ def test_rows_and_concatenation() -> None:
 
 
 def exact_product(x: torch.Tensor, weight: QuantizedWeight) -> torch.Tensor:
-    """With activations rounded to 8 bits per group, as the kernel's; float64."""
+    """With activations rounded to 12 bits per group, as the kernel's; float64."""
     groups = x.float().reshape(len(x), -1, GROUP)
-    scale = groups.abs().amax(-1, keepdim=True) / 127
+    scale = groups.abs().amax(-1, keepdim=True) / LEVELS
     inverse = torch.where(scale == 0, 0.0, 1 / scale)
     rounded = (groups * inverse).round() * scale
     return rounded.reshape(len(x), -1).double() @ weight.dequantize().double().T
@@ -87,8 +89,8 @@ def test_native_products(
     x[0] = 0
     actual = NativeLinear(weight, num_threads)(x)
     expected = exact_product(x, weight)
-    # A value on the border between two 8-bit levels may round either way: one level of one group.
-    slack = x.abs().max() / 127 * weight.dequantize().abs().max()
+    # A value on the border between two levels may round either way: one level of one group.
+    slack = x.abs().max() / LEVELS * weight.dequantize().abs().max()
     assert bool(((actual - expected).abs() <= 1e-3 * expected.abs() + 1e-3 + slack).all())
     assert float((actual - expected).abs().median()) < 1e-4
     assert torch.equal(actual[0], torch.zeros(outputs))

@@ -76,6 +76,19 @@ def assert_stored(chosen: Quantization | None, kind: QuantizedKind, *names: str)
         assert torch.equal(chosen.stored[name].blocks, STORED[name].blocks)
 
 
+def test_auto_takes_what_is_stored(folder: Path) -> None:
+    assert_stored(choose_quantization("auto", folder, CONFIG, BFLOAT16), "q8_0", FOUR, EIGHT)
+
+
+def test_auto_leaves_checkpoints_without_blocks_alone(tmp_path: Path) -> None:
+    assert choose_quantization("auto", tmp_path, CONFIG, BFLOAT16) is None
+
+
+def test_auto_needs_the_native_kernels(folder: Path, library: Callable[[bool], None]) -> None:
+    library(False)
+    assert choose_quantization("auto", folder, CONFIG, BFLOAT16) is None
+
+
 PLACEMENTS = {
     "float32": Placement(CPU, torch.float32),
     "float16": Placement(CPU, torch.float16),
@@ -83,17 +96,25 @@ PLACEMENTS = {
 }
 
 
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_auto_needs_bfloat16_on_a_cpu(folder: Path, name: str) -> None:
+    assert choose_quantization("auto", folder, CONFIG, PLACEMENTS[name]) is None
+
+
+@pytest.mark.parametrize("config", UNFIT.values(), ids=UNFIT)
+def test_auto_leaves_unfit_widths_alone(folder: Path, config: ModelConfig) -> None:
+    assert choose_quantization("auto", folder, config, BFLOAT16) is None
+
+
 @pytest.mark.parametrize("placement", [BFLOAT16, *PLACEMENTS.values()])
-@pytest.mark.parametrize("wanted", ["auto", "none"])
-def test_floats_stay_floats(folder: Path, placement: Placement, wanted: QuantizationChoice) -> None:
-    assert choose_quantization(wanted, folder, CONFIG, placement) is None
-    assert choose_quantization(wanted, folder, UNFIT["hidden"], placement) is None
+def test_none_is_none(folder: Path, placement: Placement) -> None:
+    assert choose_quantization("none", folder, CONFIG, placement) is None
+    assert choose_quantization("none", folder, UNFIT["hidden"], placement) is None
 
 
-@pytest.mark.parametrize("wanted", ["auto", "none"])
-def test_the_blocks_are_not_even_read(tmp_path: Path, wanted: QuantizationChoice) -> None:
+def test_none_does_not_even_read_the_blocks(tmp_path: Path) -> None:
     (tmp_path / "blocks.safetensors").write_bytes(b"broken")
-    assert choose_quantization(wanted, tmp_path, CONFIG, BFLOAT16) is None
+    assert choose_quantization("none", tmp_path, CONFIG, BFLOAT16) is None
 
 
 @pytest.mark.parametrize("has_library", [True, False])

@@ -8,6 +8,7 @@ import torch
 
 from server.models.config import ModelConfig
 from server.models.llama import LlamaModel
+from server.models.quantization import Quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,9 @@ class TrainTarget:
         return self.model.config
 
 
-def prepare_target(model: LlamaModel, glimpse_layers: Sequence[int]) -> TrainTarget:
+def prepare_target(
+    model: LlamaModel, glimpse_layers: Sequence[int], quantization: Quantization | None = None
+) -> TrainTarget:
     """Freezes a loaded model, keeping what a draft needs.
 
     Args:
@@ -44,7 +47,7 @@ def prepare_target(model: LlamaModel, glimpse_layers: Sequence[int]) -> TrainTar
     embedding = model.embedding.data
     head = embedding if model.head_weight is None else model.head_weight.data
     identity = _identity(model)
-    model.freeze()
+    model.freeze(quantization)
     return TrainTarget(model, embedding, head, weights, identity)
 
 

@@ -1,11 +1,11 @@
-// y = x W^T for W of 4 or 8 bits and x of 8 bits, both in groups of 32 inputs with a scale each.
+// y = x W^T for W of 4 or 8 bits and x of 12 bits, both in groups of 32 inputs with a scale each.
 //
 // A weight is scale * q + offset with q from 0 to 15 or 255, as GGUF's Q4_1 and Q8_0 blocks have it
 // (Q8_0: q = value + 128, offset = -128 * scale). One group of one row is then
 //
 //   sum w x = scale_w scale_x (sum q x) + offset (scale_x sum x)
 //
-// with an exact integer sum by vpdpbusd. W is packed in panels of 64 outputs, a panel in four strips
+// with an exact integer sum, by vpdpbusd over the high and over the low bytes of x. W is packed in panels of 64 outputs, a panel in four strips
 // of 16; of a strip, one group of inputs after another:
 //
 //            output 0              output 1            output 15
@@ -133,7 +133,8 @@ inline void multiply_strip(const QuantizedMatrix& w, const uint8_t* strip, const
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) totals[r] = _mm512_setzero_ps();
   const int groups = w.groups();
-  for (int group = 0; group < groups; ++group, strip += kValueBytes + 64, values += kGroup) {
+  for (int group = 0; group < groups; ++group, strip += kValueBytes + 64,
+           values += QuantizedRows::kGroupBytes) {
     if (ahead)
       for (int i = 0; i <= Bits; ++i, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
     __m512i weights[8];
@@ -143,13 +144,14 @@ inline void multiply_strip(const QuantizedMatrix& w, const uint8_t* strip, const
     const __m512 offset = _mm512_cvtph_ps(_mm256_loadu_si256(halves + 1));
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
-      __m512i even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
-#pragma GCC unroll 4
-      for (int i = 0; i < 8; i += 2) {
-        even = _mm512_dpbusd_epi32(even, weights[i], four_of(values + r * stride + 4 * i));
-        odd = _mm512_dpbusd_epi32(odd, weights[i + 1], four_of(values + r * stride + 4 * i + 4));
+      __m512i high = _mm512_setzero_si512(), low = _mm512_setzero_si512();
+      const int8_t* bytes = values + r * stride;
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        high = _mm512_dpbusd_epi32(high, weights[i], four_of(bytes + 4 * i));
+        low = _mm512_dpbusd_epi32(low, weights[i], four_of(bytes + kGroup + 4 * i));
       }
-      const __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+      const __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, 4), low));
       const int64_t at = r * scale_stride + group;
       totals[r] = _mm512_fmadd_ps(_mm512_mul_ps(sum, _mm512_set1_ps(scales[at])), scale, totals[r]);
       totals[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(sums[at]), totals[r]);
