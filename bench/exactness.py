@@ -30,6 +30,7 @@ def main(
     dtype: Annotated[str, typer.Option(help="As in glidecape serve.")] = "auto",
     limit: Annotated[int, typer.Option(help="Prompts in all, spread over the files.")] = 50,
     new_tokens: Annotated[int, typer.Option(help="Tokens per answer.")] = 128,
+    policy: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
 ) -> None:
     """Count answers that speculation changed."""
     settings = load_settings(ModelSettings, draft=draft, dtype=dtype)
@@ -37,7 +38,15 @@ def main(
     per_file = -(-limit // len(files))
     chats = [chat for path in files for chat in _chats(path, per_file)][:limit]
     prompts = [_encode(model, chat) for chat in chats]
-    print(json.dumps(asyncio.run(_compare(model, prompts, new_tokens))))
+    policies = [SpeculationParams(policy=name) for name in _checked(policy)]
+    print(json.dumps(asyncio.run(_compare(model, prompts, policies, new_tokens))))
+
+
+def _checked(names: Sequence[str] | None) -> list[PolicyName]:
+    unknown = [name for name in names or () if name not in POLICIES]
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(POLICIES)}")
+    return [policy for policy in POLICIES if names is None or policy in names]
 
 
 def _chats(path: Path, count: int) -> list[Any]:
@@ -51,7 +60,10 @@ def _encode(model: LoadedModel, messages: Any) -> tuple[int, ...]:
 
 
 async def _compare(
-    model: LoadedModel, prompts: Sequence[tuple[int, ...]], new_tokens: int
+    model: LoadedModel,
+    prompts: Sequence[tuple[int, ...]],
+    policies: Sequence[SpeculationParams],
+    new_tokens: int,
 ) -> dict[str, Any]:
     counts: dict[str, Any] = {"prompts": len(prompts), "new_tokens": new_tokens}
     model.engine.start()
@@ -60,12 +72,12 @@ async def _compare(
             ("greedy", SamplingParams(max_tokens=new_tokens, temperature=0.0)),
             ("seeded", SamplingParams(max_tokens=new_tokens, temperature=1.0, top_p=0.9, seed=1)),
         ):
-            plain = await _answers(model, prompts, params, "off")
-            for policy in POLICIES:
-                report(f"{name}, {policy} …")
-                answers = await _answers(model, prompts, params, policy)
+            plain = await _answers(model, prompts, params, SpeculationParams(policy="off"))
+            for speculation in policies:
+                answers = await _answers(model, prompts, params, speculation)
                 differ = sum(a != b for a, b in zip(plain, answers, strict=True))
-                counts[f"{name} {policy} differ"] = differ
+                counts[f"{name} {speculation.policy} differ"] = differ
+                report(f"{name}, {speculation.policy}: {differ} differ")
     finally:
         await model.engine.stop()
     return counts
@@ -75,13 +87,13 @@ async def _answers(
     model: LoadedModel,
     prompts: Sequence[tuple[int, ...]],
     params: SamplingParams,
-    policy: PolicyName,
+    speculation: SpeculationParams,
 ) -> list[list[int]]:
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def answer(index: int, prompt: tuple[int, ...]) -> list[int]:
         request = Request(RequestId(str(index)), prompt, params)
-        request = replace(request, speculation=SpeculationParams(policy=policy))
+        request = replace(request, speculation=speculation)
         async with places:
             outputs = [output async for output in model.engine.generate(request)]
         return [token_id for output in outputs for token_id in output.token_ids]
