@@ -30,7 +30,7 @@ from server.models.layers import Placement
 from server.models.llama import LlamaModel
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
-from weights.checkpoint import load_weights, read_config
+from weights.checkpoint import checkpoint_identity, load_weights, read_config
 from weights.locate import locate_model
 from weights.quantization import choose_quantization, describe
 
@@ -87,7 +87,7 @@ def build_model(
     draft = load_draft(settings, model, placement, quantization, report)
     num_threads = torch.get_num_threads()
     model.freeze(quantization)
-    if model.is_fused:
+    if model.is_fused and (draft is None or draft.is_native):
         # After each parallel operation torch's threads spin for milliseconds, on the cores that the
         # native kernels' own threads need; what is left to torch is small.
         torch.set_num_threads(1)
@@ -104,7 +104,8 @@ def build_model(
         limits = replace(limits, eos_token_ids=limits.eos_token_ids | {tokenizer.eos_id})
     _report_pool(limits, token_bytes, report)
     caches = allocate_kv(shape, limits.num_blocks, limits.block_size, device)
-    identity = f"{_checkpoint_identity(folder)}|{precision}|{device.type}|{num_threads} threads"
+    form = f"{precision}|{quantization and quantization.kind}|fused {model.is_fused}"
+    identity = f"{checkpoint_identity(folder)}|{form}|{device.type}|{num_threads} threads"
     speculator = None
     if draft is not None:
         speculator = build_speculator(
@@ -164,12 +165,6 @@ def _fingerprint(model: LoadedModel) -> str:
     """Changes when the same seed might give other tokens: weights, precision, device, version."""
     what = f"{__version__}|{torch.__version__}|{model.identity}"
     return "fp_" + hashlib.blake2b(what.encode(), digest_size=6).hexdigest()
-
-
-def _checkpoint_identity(folder: Path) -> str:
-    """Name, sizes and times of the weight files: cheap, and other for other weights."""
-    files = sorted(folder.glob("*.safetensors"))
-    return "|".join(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)
 
 
 def model_name(model: str) -> str:

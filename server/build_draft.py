@@ -30,9 +30,10 @@ from server.models.glide import GlideModel
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
 from server.models.quantization import DRAFT_QUANTIZATION, Quantization
-from weights.checkpoint import load_weights, read_config, read_json
+from weights.checkpoint import checkpoint_identity, load_weights, read_config, read_json
 from weights.glide import load_glide
 from weights.locate import locate_model
+from weights.quantization import can_quantize
 
 Report = Callable[[str], None]
 
@@ -46,6 +47,13 @@ class Draft:
     shape: CacheShape | None
     """KV per token, in the same pool of blocks as the target's."""
     identity: str
+
+    @property
+    def is_native(self) -> bool:
+        """Whether nothing of it runs in torch's parallel operations."""
+        if isinstance(self.model, GlideModel):
+            return self.model.drafts_chains
+        return self.model is None or self.model.is_fused
 
 
 def load_draft(
@@ -74,15 +82,16 @@ def load_draft(
         head = target.head(quantization)
         glide = load_glide(folder, target.config, placement, embedding, head)
         report(f"loaded GliDe draft {folder.name}: {glide.cache_shape.num_layers} layers")
-        return Draft(glide, CacheShape(*glide.cache_shape, placement.dtype), str(folder))
+        shape = CacheShape(*glide.cache_shape, placement.dtype)
+        return Draft(glide, shape, checkpoint_identity(folder))
     config = model_config(read_config(folder))
     _check_vocabulary(config, target.config)
     model = LlamaModel(config, placement)
     load_weights(folder, model.slots(), model.ignorable)
-    model.freeze(DRAFT_QUANTIZATION if quantization else None)
+    model.freeze(DRAFT_QUANTIZATION if quantization and can_quantize(config) else None)
     report(f"loaded draft model {folder.name}: {config.num_layers} layers")
     shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, placement.dtype)
-    return Draft(model, shape, str(folder))
+    return Draft(model, shape, checkpoint_identity(folder))
 
 
 def build_speculator(

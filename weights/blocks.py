@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from server.errors import CheckpointError
 from server.kernels.quantized import BLOCK_BYTES, QuantizedKind, QuantizedWeight
@@ -55,7 +55,9 @@ def write_blocks(folder: Path, blocks: Iterator[tuple[str, QuantizedKind, torch.
     for name, kind, tensor in blocks:
         kinds[name], tensors[name] = kind, tensor
     if tensors:
-        save_file(tensors, folder / BLOCKS_FILE, metadata={"kinds": json.dumps(kinds)})
+        # Not save_file, whose files are for the owner alone, whatever the umask.
+        whole = save(tensors, metadata={"kinds": json.dumps(kinds)})
+        (folder / BLOCKS_FILE).write_bytes(whole)
 
 
 def read_blocks(folder: Path) -> Mapping[str, QuantizedWeight]:

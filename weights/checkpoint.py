@@ -19,6 +19,12 @@ _NAMES_SHOWN = 8
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+def checkpoint_identity(folder: Path) -> str:
+    """Name, sizes and times of the weight files: cheap, and other for other weights."""
+    files = sorted(folder.glob("*.safetensors"))
+    return "|".join(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json`, with `eos_token_id` as a list that also has generation_config.json's ids.
 

@@ -1,7 +1,7 @@
 """Converts a GGUF file into a folder in Hugging Face layout.
 
-Tensors are dequantised by the gguf package in pieces of rows and written at once, so that memory
-stays small whatever the model's size.
+Tensors are dequantised by the gguf package in pieces of rows and written at once; of the quantised
+blocks, which are written beside them, all are in memory at once.
 """
 
 import json

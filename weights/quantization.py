@@ -28,11 +28,11 @@ def choose_quantization(
     Raises:
         ConfigError: the wish can't be fulfilled for this model, precision or device.
     """
-    widths = (config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim)
-    fits = not any(width % GROUP for width in widths)
+    fits = can_quantize(config)
     placed = placement.dtype is torch.bfloat16 and placement.device.type == "cpu"
     if wanted == "auto":
-        stored = read_blocks(folder) if fits and placed and native_library() else {}
+        takes = fits and config.head_dim % GROUP == 0 and native_library() is not None
+        stored = read_blocks(folder) if takes and placed else {}
         return Quantization("q8_0", stored) if stored else None
     if wanted == "none":
         return None
@@ -41,10 +41,19 @@ def choose_quantization(
         reason = f"needs bfloat16 on a CPU, this is {name} on {placement.device}"
         raise ConfigError("quantization", wanted, reason)
     if not fits:
-        shown = ", ".join(map(str, widths))
+        shown = ", ".join(map(str, _widths(config)))
         reason = f"layer widths have to be multiples of {GROUP}, this model's are {shown}"
         raise ConfigError("quantization", wanted, reason)
     return Quantization(_KINDS[wanted], read_blocks(folder))
+
+
+def can_quantize(config: ModelConfig) -> bool:
+    """Whether all linear layers' inputs can be cut into groups."""
+    return not any(width % GROUP for width in _widths(config))
+
+
+def _widths(config: ModelConfig) -> tuple[int, int, int]:
+    return config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim
 
 
 def describe(quantization: Quantization | None, dtype: torch.dtype) -> str:

@@ -34,6 +34,7 @@ def check_machine(config: TrainConfig, target: ModelConfig, num_tokens: int | No
     Raises:
         ConfigError: names the key, what is needed and what there is.
     """
+    glimpsed_layers(config, target)  # refuses layers that the target lacks
     needed = SPARE_BYTES
     if num_tokens is not None:
         needed += num_tokens * _TEXT_BYTES

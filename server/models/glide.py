@@ -117,8 +117,8 @@ class GlideModel(nn.Module):
             target_embedding: [vocab_size, hidden], kept as it is (not copied); not needed with an
                 embedding of its own.
             target_head: [vocab_size, hidden], of which the proposed tokens' rows are copied; not
-                needed with a head of its own. Where it is quantized, the draft's own weights
-                become so.
+                needed with a head of its own. Where it is quantized, the native draft's own
+                weights become so.
         """
         if self._apply_head is not None or self._fused is not None:
             raise RuntimeError("the model is frozen already")

@@ -27,7 +27,7 @@ CONFIG = ModelConfig(
     num_layers=1,
     num_heads=2,
     num_kv_heads=1,
-    head_dim=16,
+    head_dim=32,
     rms_norm_eps=1e-5,
     max_position=64,
     tie_word_embeddings=False,
@@ -41,7 +41,7 @@ STORED = {
 UNFIT = {
     "hidden": replace(CONFIG, hidden_size=80),
     "inner": replace(CONFIG, intermediate_size=100),
-    "heads": replace(CONFIG, num_heads=3),
+    "heads": replace(CONFIG, num_heads=3, head_dim=48),
 }
 ROUNDED: tuple[tuple[QuantizationChoice, QuantizedKind], ...] = (
     ("int8", "q8_0"),
@@ -104,6 +104,12 @@ def test_auto_needs_bfloat16_on_a_cpu(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("config", UNFIT.values(), ids=UNFIT)
 def test_auto_leaves_unfit_widths_alone(folder: Path, config: ModelConfig) -> None:
     assert choose_quantization("auto", folder, config, BFLOAT16) is None
+
+
+def test_auto_leaves_heads_alone_that_the_kernels_do_not_take(folder: Path) -> None:
+    config = replace(CONFIG, num_heads=2, head_dim=48)
+    assert choose_quantization("auto", folder, config, BFLOAT16) is None
+    assert choose_quantization("int8", folder, config, BFLOAT16) is not None
 
 
 @pytest.mark.parametrize("placement", [BFLOAT16, *PLACEMENTS.values()])

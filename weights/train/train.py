@@ -11,7 +11,7 @@ from rich.console import Console
 from server.errors import CheckpointError, ConfigError
 from server.models.glide_config import GlideConfig, config_dict
 from weights.checkpoint import read_json
-from weights.train.batches import locate
+from weights.train.batches import Located, locate
 from weights.train.checkpoint import FILE, RunState, check_checkpoint
 from weights.train.config import TrainConfig, glimpsed_layers
 from weights.train.feature_store import (
@@ -198,7 +198,17 @@ def _split(config: TrainConfig, store: FeatureStore, shards: Sequence[Shard]) ->
     if not training:
         shown = ", ".join(map(str, config.text))
         raise ConfigError("text", shown, f"{len(located)} samples are too few to learn from")
-    return RunData(store, training, [at for at in located if at.sample.held_out])
+    return RunData(store, training, _held_out(located, config.validation_tokens))
+
+
+def _held_out(located: Sequence[Located], most_tokens: int) -> list[Located]:
+    """Up to so many tokens, of samples in the order of their digests: spread over all text."""
+    chosen, tokens = list[Located](), 0
+    for at in sorted((at for at in located if at.sample.held_out), key=lambda at: at.sample.digest):
+        if tokens < most_tokens:
+            chosen.append(at)
+            tokens += at.sample.num_tokens
+    return chosen
 
 
 def _described(samples: Sequence[Sample]) -> str:

@@ -80,7 +80,8 @@ class GlideDrafter(NeuralDrafter):
         if self.model.glimpse_hidden:
             for entry in committed:
                 if entry.hidden is not None:
-                    self._hidden[entry.planned.request.request_id] = entry.hidden
+                    # A copy: the row's whole step would stay in memory with it.
+                    self._hidden[entry.planned.request.request_id] = entry.hidden.clone()
 
     def forget(self, request_id: RequestId) -> None:
         self._hidden.pop(request_id, None)

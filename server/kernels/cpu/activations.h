@@ -1,6 +1,8 @@
 // Rows of activations in the form that matrix products take.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -56,7 +58,9 @@ class QuantizedRows {
     const __m512 sign = _mm512_castsi512_ps(_mm512_set1_epi32(0x7fffffff));
     const float largest = _mm512_reduce_max_ps(
         _mm512_max_ps(_mm512_and_ps(a, sign), _mm512_and_ps(b, sign)));
-    const float scale = largest / kLargest, inverse = largest > 0.0f ? kLargest / largest : 0.0f;
+    float scale = largest / kLargest;
+    const float inverse = largest > 0.0f ? kLargest / largest : 0.0f;
+    if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q)) scale = NAN;  // not to be mistaken for numbers
     const int64_t group = row * groups_ + first / kGroup;
     int8_t* to = bytes_.data() + group * kGroupBytes;
     const __m512i sum = _mm512_add_epi32(put_half(a, inverse, to), put_half(b, inverse, to + 16));

@@ -41,8 +41,10 @@ struct AttentionScratch {
   std::vector<float> node_scores;  // [rows][group][kPositions]
   std::vector<float> sums;         // [rows][group][head_dim]
 
-  // queries: rows x group; span: positions a row sees at most, rounded up to tiles.
-  void fit(int64_t num_queries, int64_t head_dim, int64_t span) {
+  // To be called before the step: inside it, memory that is lacking could not be reported.
+  // longest: tokens that a row sees at most.
+  void fit(int64_t num_queries, int64_t head_dim, int64_t longest) {
+    const int64_t span = (longest + 2 * kPositions) & ~static_cast<int64_t>(kPositions - 1);
     const auto grow = [](std::vector<float>& buffer, int64_t size) {
       if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
     };
@@ -189,7 +191,7 @@ inline void score(const AttentionTask<Rows>& task, int base, int64_t span, Atten
     const NodeKeys& seen = task.seen[query / task.group];
     float* scores = scratch.scores.data() + query * span - base;
     std::fill(scores + base, scores + std::max(base, seen.first), -INFINITY);
-    std::fill(scores + std::min(end, seen.last + 1), scores + base + span, -INFINITY);
+    std::fill(scores + std::max(base, std::min(end, seen.last + 1)), scores + base + span, -INFINITY);
   }
   if (any.is_chain()) return;
   for (int start = 0; start < any.num_nodes; start += kPositions) {
@@ -265,7 +267,6 @@ template <class Rows>
 inline void attend(const AttentionTask<Rows>& task, AttentionScratch& scratch) {
   const int base = task.base(), dim = task.head_dim, queries = task.rows * task.group;
   const int64_t span = ((task.last() - base) | (kPositions - 1)) + 1;
-  scratch.fit(queries, dim, span);
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   const int64_t width = static_cast<int64_t>(task.group) * dim;
   for (int row = 0; row < task.rows; ++row)

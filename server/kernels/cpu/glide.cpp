@@ -112,6 +112,7 @@ class GlideOf : public Glide {
   void prepare(const GlidecapeGlideStep& g) {
     const int64_t rows = g.step.num_rows;
     runner_.prepare(g.step);
+    runner_.fit_scratch({shape_.cross_heads, shape_.cross_kv_heads, shape_.cross_head_dim}, g.step);
     x_.resize(rows * shape_.self.hidden);
     queries_.resize(rows * cross_width());
     attended_.resize(rows, cross_width());

@@ -27,6 +27,9 @@ from server.kernels.cpu.steps import (
 from server.kernels.quantized import GROUP, QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
 
+MAX_CANDIDATES = 32
+"""kMaxCandidates in candidates.h."""
+
 
 @dataclass(frozen=True, slots=True)
 class GlideShape:
@@ -180,6 +183,8 @@ class NativeGlide:
             cos_sin: of the self-attention and of the glimpse, [max depth, sequences, head_dim]
                 float32 each.
         """
+        if not 1 <= num_candidates <= min(MAX_CANDIDATES, self._num_tokens):
+            raise ValueError(f"{num_candidates} candidates of {self._num_tokens} tokens")
         (cos, sin), (cross_cos, cross_sin) = cos_sin
         hidden = self._checked(roots.hidden)
         sizes = (int(roots.depths[0]), len(roots.depths), num_candidates)

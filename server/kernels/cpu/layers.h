@@ -85,7 +85,7 @@ class LayerRunner {
   using Layer = glidecape::Layer<Format>;
 
   static constexpr int kPhases = 8;
-  static constexpr int kPhasesOfSelfAttention = 5, kPhasesOfMLP = 3;
+  static constexpr int kPhasesOfSelfAttention = 5;
 
   LayerRunner(const GlidecapeShape& shape, int threads) : shape_(shape), scratch_(threads) {}
 
@@ -99,6 +99,16 @@ class LayerRunner {
     attended_.resize(rows, s.num_heads * s.head_dim);
     inner_.resize(rows, s.inner);
     visible_.find(step);
+    fit_scratch({s.num_heads, s.num_kv_heads, s.head_dim}, step);
+  }
+
+  // Room for attention with such heads over all that a sequence has.
+  void fit_scratch(const Heads& heads, const GlidecapeStep& step) {
+    int64_t longest = 0;
+    for (int i = 0; i < step.num_sequences; ++i)
+      longest = std::max(longest, step.context_lens[i] + step.node_counts[i]);
+    const int64_t queries = static_cast<int64_t>(VisibleSlots::kRows) * heads.num_heads / heads.num_kv_heads;
+    for (AttentionScratch& scratch : scratch_) scratch.fit(queries, heads.head_dim, longest);
   }
 
   // All of the following are called by every thread of the team, with the same arguments but for

@@ -147,8 +147,8 @@ def test_text_that_grew_begins_a_new_epoch(target: TrainTarget, text: Path, tmp_
 def test_minutes_end_it(target: TrainTarget, text: Path, tmp_path: Path) -> None:
     config = tiny_config(tmp_path, text, minutes=0.02)
     run(config, target)
-    seconds = records(config.out)[-1]["seconds"]
-    assert 1 < seconds < 20
+    # Of 1.2 seconds at most half are kept free for the last look; the step under way is finished.
+    assert 0.6 <= records(config.out)[-1]["seconds"] < 60
 
 
 @pytest.mark.parametrize(
