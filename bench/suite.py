@@ -25,9 +25,13 @@ from server.build import LoadedModel, build_app, build_model
 from server.cli.terminal import report
 from server.config import ModelSettings, ServerSettings
 from server.engine.types import Request, RequestId, SamplingParams
-from server.machine import pick_device, pick_dtype
+from server.machine import default_threads, pick_device, pick_dtype
+from server.models.config import model_config
+from server.models.layers import Placement
 from weights.blocks import BLOCKS_FILE
+from weights.checkpoint import read_config
 from weights.locate import locate_model
+from weights.quantization import choose_quantization
 
 HIT_RATE = 0.7
 """Of the oracle draft's trunk tokens."""
@@ -125,10 +129,12 @@ def _folder(settings: ModelSettings) -> Path:
 
 
 def _weight_bytes(settings: ModelSettings) -> int:
-    folder = _folder(settings)
-    blocks = folder / BLOCKS_FILE
-    if settings.quantization not in ("auto", "none") and blocks.exists():
-        return blocks.stat().st_size
+    folder, device = _folder(settings), pick_device(settings.device)
+    placement = Placement(device, pick_dtype(settings.dtype, device))
+    config = model_config(read_config(folder))
+    quantization = choose_quantization(settings.quantization, folder, config, placement)
+    if quantization is not None and quantization.stored:
+        return (folder / BLOCKS_FILE).stat().st_size
     return sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
 
 
@@ -166,7 +172,7 @@ def _as_json(
         "version": __version__,
         "model": settings.model,
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "threads": settings.threads or default_threads(),
         "new_tokens": new_tokens,
         "bandwidth_gb_s": limits.bandwidth / 1e9,
         "max_steps_per_s": limits.steps_per_second,

@@ -23,7 +23,7 @@ from server.engine.scheduler import Scheduler
 from server.engine.speculative.policy import Speculator
 from server.engine.types import SpeculationParams, StepStats
 from server.errors import ConfigError
-from server.machine import free_memory, pick_device, pick_dtype
+from server.machine import default_threads, free_memory, pick_device, pick_dtype
 from server.metrics import Metrics
 from server.models.config import ModelConfig, model_config
 from server.models.layers import Placement
@@ -71,8 +71,8 @@ def build_model(
     """
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    num_threads = settings.threads or default_threads()
+    torch.set_num_threads(num_threads)
     folder = locate_model(settings.model, settings.cache_dir.expanduser(), dtype, report)
     config = model_config(read_config(folder))
     hf_tokenizer = load_hf_tokenizer(folder)
@@ -85,7 +85,6 @@ def build_model(
     precision = describe(quantization, dtype)
     report(f"loaded {name}: {config.num_layers} layers, {precision} on {device}")
     draft = load_draft(settings, model, placement, quantization, report)
-    num_threads = torch.get_num_threads()
     model.freeze(quantization)
     if model.is_fused and (draft is None or draft.is_native):
         # After each parallel operation torch's threads spin for milliseconds, on the cores that the

@@ -1,5 +1,6 @@
 """What this machine offers: device, precision, free memory. Asked once, at start."""
 
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,12 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(wanted)
+
+
+@cache
+def default_threads() -> int:
+    """torch's own choice, before anybody changed it: the machine's cores."""
+    return torch.get_num_threads()
 
 
 def pick_dtype(wanted: DType, device: torch.device) -> torch.dtype:

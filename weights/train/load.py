@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from server.machine import pick_device
+from server.machine import default_threads, pick_device
 from server.models.config import model_config
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
@@ -38,6 +38,8 @@ def load_target(
     Raises:
         StartupError: there is no such model, or it can't be read.
     """
+    # An engine that wrote the text left torch one thread; training needs them all.
+    torch.set_num_threads(default_threads())
     folder, placement, quantization = _form(model, config, cache_dir.expanduser(), report)
     shape = model_config(read_config(folder))
     network = LlamaModel(shape, placement)
