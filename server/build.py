@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from server import __version__
 from server.api.app import create_app
 from server.api.deps import Parts, ServingInfo
-from server.build_draft import build_speculator, load_draft
+from server.build_draft import Draft, build_speculator, load_draft
 from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
 from server.engine.async_engine import AsyncEngine
 from server.engine.kv_cache import CacheShape, allocate_kv
@@ -95,12 +95,7 @@ def build_model(
     token_bytes = shape.bytes_per_token
     if draft is not None and draft.shape is not None:
         token_bytes += draft.shape.bytes_per_token
-    limits = scheduler_config(
-        settings, config, token_bytes, free_memory(device), on_cpu=device.type == "cpu"
-    )
-    limits = replace(limits, speculates=draft is not None)
-    if tokenizer.eos_id is not None:
-        limits = replace(limits, eos_token_ids=limits.eos_token_ids | {tokenizer.eos_id})
+    limits = _limits(settings, config, token_bytes, device, tokenizer.eos_id, draft)
     _report_pool(limits, token_bytes, report)
     caches = allocate_kv(shape, limits.num_blocks, limits.block_size, device)
     form = f"{precision}|{quantization and quantization.kind}|fused {model.is_fused}"
@@ -123,6 +118,20 @@ def build_model(
         tokenizer=tokenizer,
         chat_template=ChatTemplate(hf_tokenizer, name),
     )
+
+
+def _limits(
+    settings: ModelSettings,
+    config: ModelConfig,
+    token_bytes: int,
+    device: torch.device,
+    eos_id: int | None,
+    draft: Draft | None,
+) -> SchedulerConfig:
+    on_cpu = device.type == "cpu"
+    limits = scheduler_config(settings, config, token_bytes, free_memory(device), on_cpu=on_cpu)
+    eos = limits.eos_token_ids if eos_id is None else limits.eos_token_ids | {eos_id}
+    return replace(limits, speculates=draft is not None, eos_token_ids=eos)
 
 
 def _default_speculation(settings: ModelSettings) -> SpeculationParams:

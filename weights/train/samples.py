@@ -7,18 +7,16 @@
 Other keys are ignored. Knows files and ids; how a prompt becomes ids is given to it.
 """
 
-import gzip
-import json
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from server.errors import CheckpointError
+from weights.train.json_lines import line_error, read_json_lines
 
 TokenIds = npt.NDArray[np.int32]
 PromptIds = Callable[[str], Sequence[int]]
@@ -70,45 +68,20 @@ def read_samples(
     """
     samples = list[Sample]()
     for path in paths:
-        for number, line in _lines(path):
+        for number, entry in read_json_lines(path):
             try:
-                samples.extend(_parse(line, prompt_ids, vocab_size, max_tokens))
+                samples.extend(_parse(entry, prompt_ids, vocab_size, max_tokens))
             except ValueError as error:
-                raise CheckpointError(path, f"line {number}: {error}") from None
+                raise line_error(path, number, str(error)) from None
     if not samples:
         raise CheckpointError(", ".join(map(str, paths)), "no text to learn from")
     return samples
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Non-empty lines and their numbers, from 1."""
-    number = 0
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        # A gzip cut short and bytes that are no UTF-8 show up while reading.
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise CheckpointError(path, f"after line {number}: {reason}") from None
-
-
-def _open(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
-    return path.open(encoding="utf-8")
-
-
-def _parse(line: str, prompt_ids: PromptIds, vocab_size: int, max_tokens: int) -> Iterator[Sample]:
+def _parse(
+    entry: dict[str, Any], prompt_ids: PromptIds, vocab_size: int, max_tokens: int
+) -> Iterator[Sample]:
     """Raises ValueError with the reason."""
-    try:
-        raw = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"broken JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"expected an object, found {type(raw).__name__}")
-    entry = cast(dict[str, Any], raw)
     if "text_ids" in entry:
         ids = _ids(entry, "text_ids", vocab_size)
         for start in range(0, len(ids), max_tokens):
