@@ -20,7 +20,7 @@ from rich.table import Table
 from bench.prompts import PROMPTS
 from server.build import LoadedModel
 from server.engine.plan import PlannedSequence
-from server.engine.speculative.drafter import Committed
+from server.engine.speculative.drafter import Committed, EarlyStop
 from server.engine.speculative.policy import Speculator
 from server.engine.speculative.proposal import NUM_CANDIDATES, Proposal
 from server.engine.speculative.tree import TokenTree, comb
@@ -49,7 +49,9 @@ class OracleDrafter:
         self.hit_rate = hit_rate
         self._random = random.Random(7)
 
-    def draft(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> list[Proposal]:
+    def draft(
+        self, sequences: Sequence[PlannedSequence], depths: Sequence[int], stop: EarlyStop
+    ) -> list[Proposal]:
         return [self._propose(s, depth) for s, depth in zip(sequences, depths, strict=True)]
 
     def draft_beams(

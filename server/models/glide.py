@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from server.kernels import dispatch as kernels
-from server.kernels.cpu.glide import Caches, Chains, Roots
+from server.kernels.cpu.glide import Caches, ChainEnds, Chains, Roots
 from server.kernels.dispatch import CosSin
 from server.kernels.linear import LinearFn
-from server.kernels.quantized import QuantizedWeight, Weight
+from server.kernels.quantized import QuantizedWeight, Weight, quantize
 from server.kernels.tree import LayerCache, TreeBatch, committed_view, strictly_earlier_view
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide_config import GlideConfig, check_fits
@@ -147,10 +147,13 @@ class GlideModel(nn.Module):
             quantized = isinstance(target_head, QuantizedWeight)
             return DRAFT_QUANTIZATION.of((), own.detach()) if quantized else own.detach()
         head = _shared("head", target_head)
+        if isinstance(head, QuantizedWeight):
+            rows = head.rows(self.draft_token_ids)
+            if rows.kind == DRAFT_QUANTIZATION.kind:
+                return rows
+            return quantize(rows.dequantize(), DRAFT_QUANTIZATION.kind)
         if self.config.draft_vocab_size is None:
             return head
-        if isinstance(head, QuantizedWeight):
-            return head.rows(self.draft_token_ids)
         return head[self.draft_token_ids].detach()
 
     def draft(
@@ -204,6 +207,7 @@ class GlideModel(nn.Module):
     def draft_chains(
         self,
         roots: Roots,
+        ends: ChainEnds,
         caches: Sequence[LayerCache],
         target_caches: Sequence[LayerCache],
         num_candidates: int,
@@ -214,7 +218,8 @@ class GlideModel(nn.Module):
             raise RuntimeError("no kernel drafts whole chains here")
         offsets = torch.arange(int(roots.depths[0]))[:, None]
         rotaries = self._rotaries((roots.starts + offsets).flatten())
-        return self._fused.chains(roots, Caches(caches, target_caches), rotaries, num_candidates)
+        cached = Caches(caches, target_caches)
+        return self._fused.chains(roots, ends, cached, rotaries, num_candidates)
 
     def fill(
         self,

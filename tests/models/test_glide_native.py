@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from server.kernels.cpu.glide import Roots
+from server.kernels.cpu.glide import ChainEnds, Chains, Roots
 from server.models.config import ModelConfig, RopeConfig
 from tests.kernels.native_models import needs_native, without_native_library
 from tests.kernels.paged import Nodes
@@ -90,11 +90,15 @@ def test_error_is_that_of_torch_in_bfloat16(name: str) -> None:
 
 
 def chains(
-    paged: PagedDraft, roots: Sequence[tuple[int, int, int]], hidden: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """roots: (sequence, verified tokens, depth), the longest chain first."""
+    paged: PagedDraft,
+    roots: Sequence[tuple[int, int, int]],
+    hidden: torch.Tensor | None,
+    least: Sequence[float] | None = None,
+) -> Chains:
+    """roots: (sequence, verified tokens, depth), the longest chain first. The chance of a token is
+    its confidence below 0.5, and 0.5 and half of it above."""
     sequences = [sequence for sequence, _, _ in roots]
-    found = paged.model.draft_chains(
+    return paged.model.draft_chains(
         Roots(
             torch.tensor([text(sequence)[verified] for sequence, verified, _ in roots]),
             torch.tensor([verified for _, verified, _ in roots]),
@@ -103,11 +107,15 @@ def chains(
             BLOCK,
             hidden,
         ),
+        ChainEnds(
+            torch.tensor(least or [0.0] * len(roots)),
+            torch.tensor([0.0, 0.5]),
+            torch.tensor([1.0, 0.5]),
+        ),
         paged.caches,
         paged.target_caches,
         num_candidates=8,
     )
-    return found.token_ids, found.confidences
 
 
 def assert_chains_are_single_steps(draft: Draft, paged: PagedDraft) -> None:
@@ -118,6 +126,7 @@ def assert_chains_are_single_steps(draft: Draft, paged: PagedDraft) -> None:
         paged.fill(Nodes(sequence, 0, text(sequence)[:verified]))
     glimpsed = hidden[[2, 0, 1]] if draft.config.glimpse_hidden else None
     together = chains(paged, roots, glimpsed)
+    assert together.lengths.tolist() == [depth for _, _, depth in roots]
     for column, (sequence, verified, depth) in enumerate(roots):
         token = text(sequence)[verified]
         for step in range(depth):
@@ -128,7 +137,7 @@ def assert_chains_are_single_steps(draft: Draft, paged: PagedDraft) -> None:
                 delay=step + 1,
             )[0]
             best = logits.sort(descending=True, stable=True).indices[:8]
-            tokens, confidences = together[0][step, column], together[1][step, column]
+            tokens, confidences = (part[step, column] for part in together[:2])
             assert torch.equal(paged.model.draft_token_ids[best], tokens)
             torch.testing.assert_close(confidences, logits.softmax(0)[best], rtol=1e-5, atol=1e-7)
             token = int(tokens[0])
@@ -141,11 +150,32 @@ def test_chains_are_single_steps_in_any_company(name: str) -> None:
     assert_chains_are_single_steps(draft, PagedDraft(draft, targets, torch.bfloat16))
 
 
+@pytest.mark.parametrize("ended", [(0,), (1,), (0, 1, 2), (2,)])
+def test_chains_end_where_their_survival_is_too_small(ended: tuple[int, ...]) -> None:
+    """The limit lies between the survivals at depths 2 and 3: the chain has 3 tokens, one fewer
+    than asked for, and those and all other chains are as without limits."""
+    draft = DRAFTS["three-glimpses"]
+    targets = [random_target_kv(draft.target, VERIFIED, seed) for seed in range(3)]
+    paged = PagedDraft(draft, targets, torch.bfloat16)
+    roots = [(sequence, VERIFIED, 4) for sequence in range(3)]
+    for sequence, verified, _ in roots:
+        paged.fill(Nodes(sequence, 0, text(sequence)[:verified]))
+    whole = chains(paged, roots, None)
+    trunk = whole.confidences[..., 0]
+    survivals = torch.where(trunk < 0.5, trunk, 0.5 + 0.5 * trunk).cumprod(dim=0)
+    limits = [float(survivals[1:3, i].mean()) if i in ended else 0.0 for i in range(3)]
+    found = chains(paged, roots, None, limits)
+    assert found.lengths.tolist() == [3 if i in ended else 4 for i in range(3)]
+    for i, length in enumerate(found.lengths.tolist()):
+        assert torch.equal(found.token_ids[:length, i], whole.token_ids[:length, i])
+        assert torch.equal(found.confidences[:length, i], whole.confidences[:length, i])
+
+
 def test_candidates_of_a_tiny_vocabulary() -> None:
     draft = wide_draft(draft_vocab_size=8)
     paged = PagedDraft(draft, [random_target_kv(draft.target, VERIFIED)], torch.bfloat16)
     paged.fill(Nodes(0, 0, text()[:VERIFIED]))
-    tokens, confidences = chains(paged, [(0, VERIFIED, 2)], None)
+    tokens, confidences, _ = chains(paged, [(0, VERIFIED, 2)], None)
     assert sorted(tokens[0, 0].tolist()) == sorted(paged.model.draft_token_ids.tolist())
     torch.testing.assert_close(confidences.sum(dim=2), torch.ones(2, 1))
 

@@ -8,28 +8,33 @@ batch are taken in falling order of it, as long as tokens per second rise:
     (sequences + sum of gains) / (t_verify(rows + nodes) + depth x t_draft)
 
 A node's parent never brings less than the node, so this order keeps trees whole. Zero nodes is one
-of the choices: where speculation does not pay, decoding is plain. Pure.
+of the choices: where speculation does not pay, decoding is plain. Whether to draft at all, and how
+small a survival ends a chain, is `prospect.py`'s. Pure.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from server.engine.plan import PlannedSequence
 from server.engine.speculative.calibration import Calibration
 from server.engine.speculative.cost import StepCosts
 from server.engine.speculative.proposal import Proposal
+from server.engine.speculative.prospect import Prospects
 from server.engine.speculative.tree import TokenTree, comb
 from server.engine.types import RequestId
 
 _PROBE_EVERY = 32
-"""Steps after which a draft of depth 1 is tried although it does not seem to pay: otherwise a bad
-stretch would switch speculation off for ever."""
-_SMOOTHING = 0.05
-"""Weight of the newest step in the running survival per depth."""
-_DRIFT = 0.005
-"""The same for depths that were not drafted, which follow the deepest one that was: otherwise a
-depth once found useless would never be tried again."""
+"""Steps after which a draft is tried although it does not seem to pay: otherwise a bad stretch
+would switch speculation off for ever."""
+
+
+class DraftPlan(NamedTuple):
+    """How far to draft."""
+
+    depth: int
+    """Most tokens of a chain, 0 for no draft."""
+    least_survival: float
+    """A chain that survives with less is not continued."""
 
 
 class _Gain(NamedTuple):
@@ -48,19 +53,9 @@ def _order(gain: _Gain) -> tuple[float, int, int]:
     return (-gain.tokens, gain.depth, gain.rank)
 
 
-@dataclass(slots=True)
-class _Survival:
-    """Running mean of the tokens a draft of each depth was expected to bring per sequence."""
-
-    by_depth: list[float]
-
-    def update(self, depth: int, tokens: float, weight: float = _SMOOTHING) -> None:
-        old = self.by_depth[depth - 1]
-        self.by_depth[depth - 1] = old + weight * (tokens - old)
-
-
 class AutoPolicy:
-    """Chooses depth before drafting and nodes after it, for the best expected tokens per second.
+    """Chooses whether to draft, when to stop and which nodes to verify, for the best expected
+    tokens per second.
 
     Args:
         max_depth: longest draft that is considered.
@@ -70,30 +65,22 @@ class AutoPolicy:
         self.costs = costs
         self.max_depth = max_depth
         self.calibration = Calibration()
-        # Optimistic at first: the chance to bring a token halves slowly with depth.
-        self._survival = _Survival([0.7 ** (depth + 1) for depth in range(max_depth)])
+        self.prospects = Prospects(costs, max_depth)
         self._steps_without = 0
         self._probing = False
 
-    def choose_depth(self, num_sequences: int, num_rows: int) -> int:
-        """Tokens to draft for each of num_sequences, in a step of num_rows rows without proposals;
-        0 for none."""
+    def plan_draft(self, num_sequences: int, num_rows: int) -> DraftPlan:
+        """How far to draft for each of num_sequences, in a step of num_rows rows without
+        proposals."""
         if num_sequences == 0:
-            return 0
-        best, best_rate = 0, num_rows / self.costs.verify(num_rows)
-        tokens, draft_seconds = float(num_rows), self.costs.draft(num_sequences)
-        for depth in range(1, self.max_depth + 1):
-            tokens += num_sequences * self._survival.by_depth[depth - 1]
-            verify = self.costs.verify(num_rows + depth * num_sequences)
-            rate = tokens / (verify + depth * draft_seconds)
-            if rate > best_rate:
-                best, best_rate = depth, rate
-        self._steps_without = 0 if best else self._steps_without + 1
+            return DraftPlan(0, 0.0)
+        prospect = self.prospects(num_sequences, num_rows)
+        self._steps_without = 0 if prospect.pays else self._steps_without + 1
         self._probing = self._steps_without >= _PROBE_EVERY
         if self._probing:
             self._steps_without = 0
-            return 1
-        return best
+        depth = self.max_depth if prospect.pays or self._probing else 0
+        return DraftPlan(depth, prospect.least_survival)
 
     def choose_nodes(
         self, drafted: Sequence[tuple[PlannedSequence, Proposal]], num_rows: int
@@ -139,7 +126,7 @@ class AutoPolicy:
         return observed
 
     def _gains(self, index: int, planned: PlannedSequence, proposal: Proposal) -> list[_Gain]:
-        gains, survival, chance = list[_Gain](), 1.0, 1.0
+        gains, survivals, survival = list[_Gain](), list[float](), 1.0
         for depth, confidences in enumerate(proposal.confidences, start=1):
             chances = [
                 self.calibration.chance(confidence, rank > 0)
@@ -150,13 +137,9 @@ class AutoPolicy:
                 _Gain(survival * (c if rank == 0 else min(c, 1 - chances[0])), index, depth, rank)
                 for rank, c in enumerate(chances)
             ]
-            chance = chances[0]
-            survival *= chance
-            self._survival.update(depth, survival)
-        if gains:
-            for depth in range(len(proposal.confidences) + 1, self.max_depth + 1):
-                survival *= chance
-                self._survival.update(depth, survival, _DRIFT)
+            survival *= chances[0]
+            survivals.append(survival)
+        self.prospects.observe(survivals)
         gains.sort(key=_order)
         return gains[: planned.max_nodes - 1]
 

@@ -6,12 +6,24 @@ confidence bin, and forget slowly, so that the estimate follows the traffic.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 NUM_BINS = 10
 _PRIOR_WEIGHT = 8.0
 """Observations that the confidence itself counts for, until there are real ones."""
 _MEMORY = 0.999
 """What remains of a bin's counts after each new observation: about the last thousand count."""
+
+
+class Lines(NamedTuple):
+    """Chance of acceptance by confidence: a line in each of equal ranges between 0 and 1."""
+
+    offsets: tuple[float, ...]
+    slopes: tuple[float, ...]
+
+    def __call__(self, confidence: float) -> float:
+        index = min(int(confidence * len(self.offsets)), len(self.offsets) - 1)
+        return min(self.offsets[index] + self.slopes[index] * confidence, 1.0)
 
 
 @dataclass(slots=True)
@@ -33,6 +45,15 @@ class Calibration:
         entry = self._bin(confidence, is_leaf)
         total = entry.accepted + _PRIOR_WEIGHT * confidence
         return min(total / (entry.seen + _PRIOR_WEIGHT), 1.0)
+
+    def trunk_lines(self) -> Lines:
+        """The chances of all trunk tokens, as `chance` gives them."""
+        bins = self._bins[False]
+        weights = [1 / (entry.seen + _PRIOR_WEIGHT) for entry in bins]
+        return Lines(
+            tuple(e.accepted * weight for e, weight in zip(bins, weights, strict=True)),
+            tuple(_PRIOR_WEIGHT * weight for weight in weights),
+        )
 
     def observe(self, confidence: float, is_leaf: bool, accepted: bool) -> None:
         """A token was verified whose parent had been accepted."""

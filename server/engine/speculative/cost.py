@@ -14,7 +14,7 @@ class CostCurve:
     """Ascending, at least two."""
     seconds: tuple[float, ...]
 
-    def __call__(self, num_rows: int) -> float:
+    def __call__(self, num_rows: float) -> float:
         upper = min(max(bisect_left(self.rows, num_rows), 1), len(self.rows) - 1)
         x0, x1 = self.rows[upper - 1], self.rows[upper]
         y0, y1 = self.seconds[upper - 1], self.seconds[upper]

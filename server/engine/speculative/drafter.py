@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
 from server.engine.plan import PlannedSequence
+from server.engine.speculative.calibration import Lines
 from server.engine.speculative.proposal import Proposal
 from server.engine.speculative.tree import TokenTree
 from server.engine.types import RequestId
@@ -26,6 +27,19 @@ class Committed:
     prompt is not complete."""
 
 
+class EarlyStop(NamedTuple):
+    """When a chain is not worth being drafted further: its survival, the product of its tokens'
+    chances of acceptance, is below a limit."""
+
+    chance: Lines
+    least: tuple[float, ...]
+    """By sequence; 0 for whole chains."""
+
+    @classmethod
+    def never(cls, num_sequences: int) -> "EarlyStop":
+        return cls(Lines((1.0,), (0.0,)), (0.0,) * num_sequences)
+
+
 class Drafter(Protocol):
     """Proposes continuations. Called from the engine's thread only.
 
@@ -37,10 +51,16 @@ class Drafter(Protocol):
     @property
     def name(self) -> str: ...
 
-    def draft(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> list[Proposal]:
+    def draft(
+        self, sequences: Sequence[PlannedSequence], depths: Sequence[int], stop: EarlyStop
+    ) -> list[Proposal]:
         """A chain per sequence, at most depths[i] ≥ 1 tokens long (shorter or empty where it has
         nothing to say). May write draft KV at the positions of the root and of all drafted tokens
-        but the last."""
+        but the last.
+
+        Args:
+            stop: ends chains early; drafters to which tokens cost nothing need not heed it.
+        """
         ...
 
     def draft_beams(

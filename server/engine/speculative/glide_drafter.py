@@ -7,11 +7,11 @@ import torch
 
 from server.engine.inputs import StepInputs, block_tables
 from server.engine.plan import PlannedSequence
-from server.engine.speculative.drafter import Committed
+from server.engine.speculative.drafter import Committed, EarlyStop
 from server.engine.speculative.neural_drafter import NeuralDrafter
 from server.engine.speculative.proposal import NUM_CANDIDATES, Proposal
 from server.engine.types import RequestId
-from server.kernels.cpu.glide import Chains, Roots
+from server.kernels.cpu.glide import ChainEnds, Chains, Roots
 from server.kernels.tree import LayerCache, TreeBatch
 
 
@@ -27,6 +27,7 @@ class Glide(Protocol):
     def draft_chains(
         self,
         roots: Roots,
+        ends: ChainEnds,
         caches: Sequence[LayerCache],
         target_caches: Sequence[LayerCache],
         num_candidates: int,
@@ -86,20 +87,29 @@ class GlideDrafter(NeuralDrafter):
     def forget(self, request_id: RequestId) -> None:
         self._hidden.pop(request_id, None)
 
-    def draft(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> list[Proposal]:
+    def draft(
+        self, sequences: Sequence[PlannedSequence], depths: Sequence[int], stop: EarlyStop
+    ) -> list[Proposal]:
         if not self.model.drafts_chains:
-            return super().draft(sequences, depths)
+            return super().draft(sequences, depths, stop)
         # The kernel wants the longest chains first.
         order = sorted(range(len(sequences)), key=lambda i: -depths[i])
         roots = self._roots([sequences[i] for i in order], [depths[i] for i in order])
         num_candidates = min(NUM_CANDIDATES, len(self.model.draft_token_ids))
-        found = self.model.draft_chains(roots, self.caches, self.target_caches, num_candidates)
-        token_ids, confidences = found.token_ids.tolist(), found.confidences.tolist()
+        ends = ChainEnds(
+            torch.tensor([stop.least[i] for i in order]),
+            torch.tensor(stop.chance.offsets),
+            torch.tensor(stop.chance.slopes),
+        )
+        found = self.model.draft_chains(
+            roots, ends, self.caches, self.target_caches, num_candidates
+        )
+        token_ids, confidences, lengths = (part.tolist() for part in found)
         proposals = dict[int, Proposal]()
         for column, i in enumerate(order):
             proposals[i] = Proposal(
-                tuple(tuple(row[column]) for row in token_ids[: depths[i]]),
-                tuple(tuple(row[column]) for row in confidences[: depths[i]]),
+                tuple(tuple(row[column]) for row in token_ids[: lengths[column]]),
+                tuple(tuple(row[column]) for row in confidences[: lengths[column]]),
             )
         return [proposals[i] for i in range(len(sequences))]
 

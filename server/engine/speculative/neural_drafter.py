@@ -8,7 +8,7 @@ import torch
 
 from server.engine.inputs import Nodes, StepInputs, build_inputs
 from server.engine.plan import PlannedSequence
-from server.engine.speculative.drafter import Committed
+from server.engine.speculative.drafter import Committed, EarlyStop
 from server.engine.speculative.proposal import NUM_CANDIDATES, Proposal
 from server.engine.speculative.tree import TokenTree
 from server.engine.types import RequestId
@@ -61,12 +61,21 @@ class NeuralDrafter(ABC):
     def forget(self, request_id: RequestId) -> None:  # noqa: B027  # a default, not a gap
         """Everything is in the KV."""
 
-    def draft(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> list[Proposal]:
+    def draft(
+        self, sequences: Sequence[PlannedSequence], depths: Sequence[int], stop: EarlyStop
+    ) -> list[Proposal]:
         drafted: list[tuple[list[tuple[int, ...]], list[tuple[float, ...]]]]
         drafted = [([], []) for _ in sequences]
         tokens = [sequence.token_ids[-1] for sequence in sequences]
+        survivals = [1.0] * len(sequences)
         for step in range(max(depths, default=0)):
-            active = [i for i, depth in enumerate(depths) if depth > step]
+            active = [
+                i
+                for i, depth in enumerate(depths)
+                if depth > step and survivals[i] >= stop.least[i]
+            ]
+            if not active:
+                break
             nodes = [
                 Nodes(sequences[i].block_ids, sequences[i].num_computed + step, (tokens[i],))
                 for i in active
@@ -78,6 +87,7 @@ class NeuralDrafter(ABC):
                 drafted[i][0].append(tuple(token_ids))
                 drafted[i][1].append(tuple(confidences))
                 tokens[i] = token_ids[0]
+                survivals[i] *= stop.chance(confidences[0])
         return [Proposal(tuple(ids), tuple(probabilities)) for ids, probabilities in drafted]
 
     def draft_beams(

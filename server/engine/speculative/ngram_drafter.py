@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from server.engine.plan import PlannedSequence
-from server.engine.speculative.drafter import Committed
+from server.engine.speculative.drafter import Committed, EarlyStop
 from server.engine.speculative.proposal import Proposal
 from server.engine.speculative.tree import TokenTree, comb
 from server.engine.types import RequestId
@@ -39,14 +39,19 @@ class NgramDrafter:
         self.confidence = confidence
         self._indexes: dict[RequestId, _Index] = {}
 
-    def draft(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> list[Proposal]:
+    def draft(
+        self, sequences: Sequence[PlannedSequence], depths: Sequence[int], stop: EarlyStop
+    ) -> list[Proposal]:
+        return self._draft(sequences, depths)
+
+    def _draft(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> list[Proposal]:
         return [self._propose(s, depth) for s, depth in zip(sequences, depths, strict=True)]
 
     def draft_beams(
         self, sequences: Sequence[PlannedSequence], depths: Sequence[int], width: int
     ) -> list[TokenTree]:
         """There is one continuation: a beam of any width is the chain."""
-        proposals = zip(sequences, self.draft(sequences, depths), strict=True)
+        proposals = zip(sequences, self._draft(sequences, depths), strict=True)
         return [comb(s.token_ids[-1], proposal.trunk, ()) for s, proposal in proposals]
 
     def commit(self, committed: Sequence[Committed]) -> None:

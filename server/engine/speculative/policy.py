@@ -19,7 +19,7 @@ from server.engine.speculative.accept import Verification
 from server.engine.speculative.auto import AutoPolicy
 from server.engine.speculative.cape import CapeConfig, expand
 from server.engine.speculative.commit import Walk, committed_chunk, committed_tokens
-from server.engine.speculative.drafter import Committed, Drafter
+from server.engine.speculative.drafter import Committed, Drafter, EarlyStop
 from server.engine.speculative.proposal import Proposal
 from server.engine.speculative.step_stats import Observation, step_stats
 from server.engine.speculative.tree import TokenTree, comb
@@ -106,15 +106,19 @@ class Speculator:
 
     def _combs(self, chains: list[PlannedSequence], num_rows: int) -> dict[RequestId, TokenTree]:
         """One drafting for all policies that start from a chain."""
-        auto_depth = self.auto.choose_depth(
+        auto = self.auto.plan_draft(
             sum(p.request.speculation.policy == "auto" for p in chains), num_rows
         )
-        depths = {p.request.request_id: self._depth(p, auto_depth) for p in chains}
+        depths = {p.request.request_id: self._depth(p, auto.depth) for p in chains}
         drafting = [p for p in chains if depths[p.request.request_id] > 0]
         if not drafting:
             return {}
         wanted = [depths[p.request.request_id] for p in drafting]
-        proposals = self.drafter.draft(drafting, wanted)
+        least = tuple(
+            auto.least_survival if p.request.speculation.policy == "auto" else 0.0 for p in drafting
+        )
+        stop = EarlyStop(self.auto.calibration.trunk_lines(), least)
+        proposals = self.drafter.draft(drafting, wanted, stop)
         names = [p.request.request_id for p in drafting]
         self._drafted = dict(zip(names, proposals, strict=True))
         trees: dict[RequestId, TokenTree] = {}

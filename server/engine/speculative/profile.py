@@ -9,7 +9,7 @@ from server.engine.inputs import Nodes, build_inputs
 from server.engine.plan import PlannedSequence
 from server.engine.runner import Model
 from server.engine.speculative.cost import CostCurve, StepCosts, monotone
-from server.engine.speculative.drafter import Committed, Drafter
+from server.engine.speculative.drafter import Committed, Drafter, EarlyStop
 from server.engine.types import BlockId, Request, RequestId, SamplingParams
 from server.kernels.tree import LayerCache
 
@@ -43,7 +43,7 @@ def measure_costs(
     drafter.commit([Committed(sequence, (), _CONTEXT, hidden) for sequence in sequences])
 
     def draft(rows: int) -> None:
-        drafter.draft(sequences[:rows], [1] * rows)
+        drafter.draft(sequences[:rows], [1] * rows, EarlyStop.never(rows))
 
     costs = StepCosts(_curve(verify, VERIFY_ROWS), _curve(draft, DRAFT_ROWS))
     for sequence in sequences:

@@ -71,37 +71,58 @@ class GlideOf : public Glide {
       const int count = round.num_sequences, wanted = round.num_candidates;
       logits_.resize(static_cast<int64_t>(count) * shape_.num_tokens);
       tokens_.assign(round.token_ids, round.token_ids + count);
-      const std::vector<int64_t> ones(count, 1);
-      for (int depth = 0; depth < round.depths[0]; ++depth) {
+      std::copy_n(round.depths, count, round.drafted);
+      Floats survivals(count, 1.0f);
+      int active = count;
+      for (int depth = 0; depth < round.depths[0] && active > 0; ++depth) {
         const int64_t at = static_cast<int64_t>(depth) * count;
-        int active = 0;
-        positions_.clear(), slots_.clear();
-        for (; active < count && round.depths[active] > depth; ++active) {
-          const int64_t position = round.starts[active] + depth;
-          const int64_t* table = round.block_tables + static_cast<int64_t>(active) * round.max_blocks;
-          positions_.push_back(position);
-          slots_.push_back(table[position / round.block_size] * round.block_size +
-                           position % round.block_size);
-        }
-        GlidecapeGlideStep step{};
-        step.step = {active, active, round.max_blocks, round.block_size, 0, positions_.data(),
-                     slots_.data(), round.block_tables, positions_.data(), ones.data(), nullptr,
-                     round.cos + at * shape_.self.head_dim, round.sin + at * shape_.self.head_dim};
-        step.token_ids = tokens_.data();
-        step.visible_lens = round.starts;
-        step.cross_cos = round.cross_cos + at * shape_.cross_head_dim;
-        step.cross_sin = round.cross_sin + at * shape_.cross_head_dim;
-        step.hidden = round.hidden;
-        step.delay = depth + 1;
         int64_t* found = round.candidates + at * wanted;
-        forward(team, step, caches,
-                {logits_.data(), wanted, found, round.confidences + at * wanted});
-        for (int i = 0; i < active; ++i) tokens_[i] = found[static_cast<int64_t>(i) * wanted];
+        float* confidences = round.confidences + at * wanted;
+        draft_one(team, round, caches, depth, active, {logits_.data(), wanted, found, confidences});
+        for (int i = 0; i < active; ++i) {
+          tokens_[i] = found[static_cast<int64_t>(i) * wanted];
+          survivals[i] *= chance(round, confidences[static_cast<int64_t>(i) * wanted]);
+          if (survivals[i] < round.least[i]) round.drafted[i] = std::min<int64_t>(round.drafted[i], depth + 1);
+        }
+        // A chain that has ended goes on for nothing while one behind it has not.
+        while (active > 0 && round.drafted[active - 1] <= depth + 1) --active;
       }
     });
   }
 
  private:
+  // The tokens at a depth of the first `active` chains.
+  void draft_one(Team& team, const GlidecapeRound& round, const GlidecapeGlideCaches& caches, int depth,
+                 int active, const Wanted& wanted) {
+    positions_.clear(), slots_.clear();
+    for (int i = 0; i < active; ++i) {
+      const int64_t position = round.starts[i] + depth;
+      const int64_t* table = round.block_tables + static_cast<int64_t>(i) * round.max_blocks;
+      positions_.push_back(position);
+      slots_.push_back(table[position / round.block_size] * round.block_size +
+                       position % round.block_size);
+    }
+    const int64_t at = static_cast<int64_t>(depth) * round.num_sequences;
+    const std::vector<int64_t> ones(active, 1);
+    GlidecapeGlideStep step{};
+    step.step = {active, active, round.max_blocks, round.block_size, 0, positions_.data(),
+                 slots_.data(), round.block_tables, positions_.data(), ones.data(), nullptr,
+                 round.cos + at * shape_.self.head_dim, round.sin + at * shape_.self.head_dim};
+    step.token_ids = tokens_.data();
+    step.visible_lens = round.starts;
+    step.cross_cos = round.cross_cos + at * shape_.cross_head_dim;
+    step.cross_sin = round.cross_sin + at * shape_.cross_head_dim;
+    step.hidden = round.hidden;
+    step.delay = depth + 1;
+    forward(team, step, caches, wanted);
+  }
+
+  // Of acceptance.
+  static float chance(const GlidecapeRound& round, float confidence) {
+    const int line = std::min(static_cast<int>(confidence * round.num_lines), round.num_lines - 1);
+    return std::min(round.offsets[line] + round.slopes[line] * confidence, 1.0f);
+  }
+
   // Of all glimpsed layers' queries together.
   int cross_width() const {
     return shape_.num_glimpsed * shape_.cross_heads * shape_.cross_head_dim;

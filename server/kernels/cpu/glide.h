@@ -47,18 +47,24 @@ struct GlidecapeGlideStep {
   int32_t delay;                       // 1 …
 };
 
-// A chain of tokens for each sequence, longest first.
+// A chain of tokens for each sequence, the longest wanted one first.
 struct GlidecapeRound {
   int32_t num_sequences, max_blocks, block_size, num_candidates;
   const int64_t* token_ids;     // [num_sequences]: the last committed token …
   const int64_t* starts;        // … and its position: as many tokens of the target are glimpsed
-  const int64_t* depths;        // [num_sequences]: tokens wanted, not increasing
+  const int64_t* depths;        // [num_sequences]: most tokens wanted, not increasing
   const int64_t* block_tables;  // [num_sequences][max_blocks]
   const float *cos, *sin;       // [depths[0]][num_sequences][head_dim]
   const float *cross_cos, *cross_sin;  // [depths[0]][num_sequences][cross_head_dim]
   const uint16_t* hidden;              // [num_sequences][target_hidden] or null
+  // A chain ends where its survival, the product of its tokens' chances, is below least. A chance is
+  // offset + slope x confidence, at most 1, in each of num_lines equal ranges of confidence.
+  const float* least;              // [num_sequences]
+  const float *offsets, *slopes;   // [num_lines]
+  int32_t num_lines;
   int64_t* candidates;   // written: [depths[0]][num_sequences][num_candidates], most probable first
   float* confidences;    // written: their probabilities
+  int64_t* drafted;      // written: [num_sequences], tokens of each chain
 };
 
 void* glidecape_glide_create(const GlidecapeGlideShape* shape, const GlidecapeGlideWeights* weights,

@@ -83,13 +83,28 @@ class Roots(NamedTuple):
     """[sequences, target hidden size]"""
 
 
+class ChainEnds(NamedTuple):
+    """Where chains end before their depth: behind a token with which the survival, the product of
+    the tokens' chances of acceptance, is below a limit."""
+
+    least: torch.Tensor
+    """[sequences] float32; 0 for chains that don't end early."""
+    offsets: torch.Tensor
+    """[ranges] float32: the chance is offset + slope x confidence, at most 1, in each of equal
+    ranges of the confidence between 0 and 1."""
+    slopes: torch.Tensor
+    """[ranges] float32"""
+
+
 class Chains(NamedTuple):
     """What was drafted: the most probable tokens at each depth, of which the first was followed."""
 
     token_ids: torch.Tensor
-    """[max depth, sequences, candidates] int64; unspecified below a sequence's own depth."""
+    """[max depth, sequences, candidates] int64; unspecified behind a chain's end."""
     confidences: torch.Tensor
     """The same shape, float32."""
+    lengths: torch.Tensor
+    """[sequences] int64: tokens of each."""
 
 
 class Caches(NamedTuple):
@@ -175,7 +190,12 @@ class NativeGlide:
         library().glidecape_glide_fill(self._handle, native, caches)
 
     def chains(
-        self, roots: Roots, caches: Caches, cos_sin: tuple[CosSin, CosSin], num_candidates: int
+        self,
+        roots: Roots,
+        ends: ChainEnds,
+        caches: Caches,
+        cos_sin: tuple[CosSin, CosSin],
+        num_candidates: int,
     ) -> Chains:
         """Drafts a chain per sequence.
 
@@ -188,7 +208,11 @@ class NativeGlide:
         (cos, sin), (cross_cos, cross_sin) = cos_sin
         hidden = self._checked(roots.hidden)
         sizes = (int(roots.depths[0]), len(roots.depths), num_candidates)
-        chains = Chains(torch.empty(sizes, dtype=torch.int64), torch.empty(sizes))
+        chains = Chains(
+            torch.empty(sizes, dtype=torch.int64),
+            torch.empty(sizes),
+            torch.empty(len(roots.depths), dtype=torch.int64),
+        )
         tables = (cos, sin, cross_cos, cross_sin)
         native = abi.Round(
             len(roots.depths), roots.block_tables.shape[1], roots.block_size, num_candidates,
@@ -196,7 +220,8 @@ class NativeGlide:
             pointer(roots.depths, torch.int64), pointer(roots.block_tables, torch.int64),
             *(pointer(table, torch.float32) for table in tables),
             pointer(hidden, torch.bfloat16),
-            chains.token_ids.data_ptr(), chains.confidences.data_ptr(),
+            *(pointer(values, torch.float32) for values in ends), len(ends.offsets),
+            *(values.data_ptr() for values in chains),
         )  # fmt: skip
         library().glidecape_glide_draft(self._handle, native, self._caches(caches))
         return chains

@@ -113,7 +113,9 @@ class Round(ctypes.Structure):
         *((n, _INT) for n in ("num_sequences", "max_blocks", "block_size", "num_candidates")),
         *((n, _POINTER) for n in ("token_ids", "starts", "depths", "block_tables")),
         *((n, _POINTER) for n in ("cos", "sin", "cross_cos", "cross_sin", "hidden")),
-        *((n, _POINTER) for n in ("candidates", "confidences")),
+        *((n, _POINTER) for n in ("least", "offsets", "slopes")),
+        ("num_lines", _INT),
+        *((n, _POINTER) for n in ("candidates", "confidences", "drafted")),
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from server.engine.plan import PlannedSequence
-from server.engine.speculative.drafter import Committed
+from server.engine.speculative.drafter import Committed, EarlyStop
 from server.engine.speculative.proposal import Proposal
 from server.engine.speculative.tree import TokenTree
 from server.engine.types import RequestId
@@ -33,7 +33,9 @@ class OracleDrafter:
         self.confidence = confidence
         self.num_calls = 0
 
-    def draft(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> list[Proposal]:
+    def draft(
+        self, sequences: Sequence[PlannedSequence], depths: Sequence[int], stop: EarlyStop
+    ) -> list[Proposal]:
         self.num_calls += 1
         return [self._proposal(s, depth) for s, depth in zip(sequences, depths, strict=True)]
 

@@ -104,44 +104,20 @@ def test_an_empty_proposal_is_the_root_alone() -> None:
     assert policy(FLAT).choose_nodes([], 3) == {}
 
 
-def test_depth_is_zero_where_drafting_never_pays() -> None:
-    assert policy(LINEAR).choose_depth(1, 1) == 0
-    assert policy(FLAT, CostCurve((1, 2), (1.0, 1.0))).choose_depth(1, 1) == 0
-    assert policy(FLAT).choose_depth(0, 5) == 0
+def test_nothing_is_drafted_where_drafting_never_pays() -> None:
+    assert policy(LINEAR).plan_draft(1, 1).depth == 0
+    assert policy(FLAT, CostCurve((1, 2), (1.0, 1.0))).plan_draft(1, 1).depth == 0
+    assert policy(FLAT).plan_draft(0, 5).depth == 0
 
 
-def test_depth_is_greatest_where_everything_is_free() -> None:
-    assert policy(FLAT, max_depth=5).choose_depth(1, 1) == 5
-
-
-def test_the_depth_of_the_best_rate() -> None:
-    """At first depth d is expected to bring 0.7 ^ d. Drafting at 0.3 a token: 1 / 1, 1.7 / 1.3,
-    2.19 / 1.6 = 1.369, 2.533 / 1.9 = 1.333: two. At 0.6: 1.7 / 1.6, 2.19 / 2.2 < 1: one."""
-    assert policy(FLAT, CostCurve((1, 2), (0.3, 0.3))).choose_depth(1, 1) == 2
-    assert policy(FLAT, CostCurve((1, 2), (0.6, 0.6))).choose_depth(1, 1) == 1
-
-
-def test_prompts_in_the_step_count_as_rows() -> None:
-    """30 rows of prompts beside one decoding sequence: past 32 rows a step gets dear."""
-    full = CostCurve((1, 32, 33), (1.0, 1.0, 2.0))
-    assert policy(full).choose_depth(1, 31) == 1
-    assert policy(full).choose_depth(1, 1) == 8
-
-
-def test_depth_follows_what_was_drafted() -> None:
-    auto = policy(FLAT, CostCurve((1, 2), (0.3, 0.3)))
-    for _ in range(200):
-        chosen(auto, proposal(*[(0.99,)] * 8))
-    assert auto.choose_depth(1, 1) == 8
-    for _ in range(200):
-        chosen(auto, proposal(*[(0.05,)] * 8))
-    assert auto.choose_depth(1, 1) == 0
+def test_whole_chains_where_everything_is_free() -> None:
+    assert policy(FLAT, max_depth=5).plan_draft(1, 1) == (5, 0.0)
 
 
 def test_a_probe_after_32_steps_without() -> None:
-    auto = policy(LINEAR)
-    depths = [auto.choose_depth(1, 1) for _ in range(64)]
-    assert depths == ([0] * 31 + [1]) * 2
+    auto = policy(LINEAR, max_depth=3)
+    depths = [auto.plan_draft(1, 1).depth for _ in range(64)]
+    assert depths == ([0] * 31 + [3]) * 2
 
 
 def test_a_bad_stretch_does_not_switch_speculation_off_for_ever() -> None:
@@ -152,29 +128,12 @@ def test_a_bad_stretch_does_not_switch_speculation_off_for_ever() -> None:
         auto.learn(drafted, TokenTree((3, 10), (0,), 1), [0])
     for _ in range(100):
         chosen(auto, drafted)
-    assert auto.choose_depth(1, 1) == 0
+    assert auto.plan_draft(1, 1).depth == 0
     for _ in range(200 * 32):
-        if auto.choose_depth(1, 1):
+        if auto.plan_draft(1, 1).depth:
             tree = chosen(auto, drafted)
             auto.learn(drafted, tree, list(range(len(tree))))
-    assert auto.choose_depth(1, 1) == 1
-
-
-def test_a_depth_once_useless_is_tried_again() -> None:
-    """Rejected for a while, the policy drafts shortly; once right, it goes deeper."""
-    auto = policy(CostCurve((1, 64), (10.0, 16.0)), CostCurve((1, 64), (0.5, 0.6)))
-
-    def last_depth(num_steps: int, right: bool) -> int:
-        depth = 0
-        for _ in range(num_steps):
-            depth = auto.choose_depth(1, 1)
-            drafted = proposal(*[(0.9,)] * depth)
-            tree = chosen(auto, drafted)
-            auto.learn(drafted, tree, list(range(len(tree))) if right else [0])
-        return depth
-
-    assert last_depth(300, right=False) <= 2
-    assert last_depth(3000, right=True) == 8
+    assert auto.plan_draft(1, 1).depth == 1
 
 
 def test_learning_stops_where_the_trunk_was_left() -> None:

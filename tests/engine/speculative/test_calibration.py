@@ -57,3 +57,13 @@ def test_a_chance_stays_between_0_and_1() -> None:
     assert calibration.chance(1.0000002, False) == 1.0
     observed(calibration, 0.0, [False] * 100, leaf=False)
     assert calibration.chance(0.0, False) == 0.0
+
+
+def test_lines_are_the_chances() -> None:
+    calibration = Calibration()
+    for i in range(300):
+        calibration.observe((i % 97) / 96, False, i % 3 > 0)
+        calibration.observe((i % 89) / 88, True, i % 7 > 0)
+    lines = calibration.trunk_lines()
+    for i in range(101):
+        assert lines(i / 100) == pytest.approx(calibration.chance(i / 100, False))

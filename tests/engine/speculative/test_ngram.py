@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.engine.plan import PlannedSequence
+from server.engine.speculative.drafter import EarlyStop
 from server.engine.speculative.ngram_drafter import NgramDrafter
 from server.engine.types import BlockId, Request, RequestId, SamplingParams
 
+WHOLE = EarlyStop.never(2)
 Trunk = tuple[int, ...]
 
 
@@ -18,7 +20,7 @@ def sequence(token_ids: Sequence[int], name: str = "a") -> PlannedSequence:
 
 
 def drafted(token_ids: Sequence[int], depth: int = 4, drafter: NgramDrafter | None = None) -> Trunk:
-    (proposal,) = (drafter or NgramDrafter()).draft([sequence(token_ids)], [depth])
+    (proposal,) = (drafter or NgramDrafter()).draft([sequence(token_ids)], [depth], WHOLE)
     return proposal.trunk
 
 
@@ -53,7 +55,7 @@ def test_only_the_asked_lengths_match() -> None:
 
 
 def test_a_claimed_confidence_and_no_alternatives() -> None:
-    (proposal,) = NgramDrafter(confidence=0.7).draft([sequence([1, 2, 1])], [4])
+    (proposal,) = NgramDrafter(confidence=0.7).draft([sequence([1, 2, 1])], [4], WHOLE)
     assert proposal.candidates == ((2,), (1,))
     assert proposal.confidences == ((0.7,), (0.7,))
 
@@ -68,12 +70,12 @@ def test_a_beam_is_the_chain() -> None:
 def test_sequences_have_their_own_index_and_forget_drops_it() -> None:
     drafter = NgramDrafter()
     entries = [sequence([1, 2, 3, 1]), sequence([1, 7, 1], "b")]
-    assert [p.trunk for p in drafter.draft(entries, [1, 1])] == [(2,), (7,)]
+    assert [p.trunk for p in drafter.draft(entries, [1, 1], WHOLE)] == [(2,), (7,)]
     drafter.forget(RequestId("a"))
     drafter.forget(RequestId("a"))  # a second time is harmless
     # Under the same id comes another text: nothing of the old one must be found.
     assert drafted([8, 1, 2], drafter=drafter) == ()
-    assert drafter.draft([sequence([1, 7, 1], "b")], [1])[0].trunk == (7,)
+    assert drafter.draft([sequence([1, 7, 1], "b")], [1], WHOLE)[0].trunk == (7,)
 
 
 @given(
