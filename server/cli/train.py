@@ -89,7 +89,8 @@ def train(
     _check_files(num_tokens, prompts, text or [])
     report("loading …")
     from weights.train.config import TrainConfig
-    from weights.train.work_folder import WorkFolder, check_out
+    from weights.train.out_folder import check_out
+    from weights.train.work_folder import WorkFolder
 
     config = TrainConfig(
         text=(*(text or ()), work / _TEXT_FILE),
@@ -100,11 +101,13 @@ def train(
         draft_vocab_size=draft_vocab_size,
         epochs=epochs,
         seed=seed,
+        precision="auto" if settings.dtype == "float16" else settings.dtype,
     )
     check_out(out, work)
     command = _Command(settings, config, num_tokens, minutes * 60 or None, prompts, max_new_tokens)
     source = command.read_source()
     with WorkFolder(work, command.identity()) as folder, _says_how_to_go_on(work):
+        command.check_resumed(source)
         command.run(source, folder, at_once)
 
 
@@ -150,6 +153,12 @@ class _Command:
         certain = self.num_tokens if self.seconds is None else None
         check_machine(self.config, source.config, certain)
         return source
+
+    def check_resumed(self, source: "Source") -> None:
+        """What a run that has got further than the text must have the same."""
+        from server.cli.train_checks import check_resumed
+
+        check_resumed(self.config, source.config)
 
     def run(self, source: "Source", work: "WorkFolder", at_once: int | None) -> None:
         """All stages, each from where it was."""

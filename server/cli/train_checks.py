@@ -10,8 +10,17 @@ from server.machine import free_memory
 from server.models.config import ModelConfig
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
+from weights.train.checkpoint import check_checkpoint
 from weights.train.config import TrainConfig, glimpsed_layers
-from weights.train.feature_store import FEATURE_DTYPES, FeatureShape
+from weights.train.feature_store import (
+    FEATURE_DTYPES,
+    FOLDER,
+    FeatureShape,
+    read_key,
+    stored_bytes,
+)
+from weights.train.generate import TEXT_FILE
+from weights.train.run import FIXED
 from weights.train.work_folder import check_disk
 
 SPARE_BYTES = 2**30
@@ -35,11 +44,12 @@ def check_machine(config: TrainConfig, target: ModelConfig, num_tokens: int | No
         ConfigError: names the key, what is needed and what there is.
     """
     glimpsed_layers(config, target)  # refuses layers that the target lacks
-    needed = SPARE_BYTES
+    needed = 0
     if num_tokens is not None:
-        needed += num_tokens * _TEXT_BYTES
+        needed = num_tokens * _TEXT_BYTES
         needed += min(_feature_bytes(config, target, num_tokens), config.feature_bytes or 2**63)
-    check_disk(config.work, needed)
+        needed = max(0, needed - _bytes_there(config.work))
+    check_disk(config.work, needed + SPARE_BYTES)
     model = LlamaModel(target, Placement(torch.device("meta"), torch.float32))
     memory = sum(slot.numel() for slot in model.slots().values()) * _MEMORY_PER_WEIGHT
     free = free_memory(torch.device("cpu"))
@@ -51,10 +61,45 @@ def check_machine(config: TrainConfig, target: ModelConfig, num_tokens: int | No
         raise ConfigError("target", target.architecture, reason)
 
 
+def check_resumed(config: TrainConfig, target: ModelConfig) -> None:
+    """Refuses other settings of the draft than those its features were made for; text alone goes
+    with all.
+
+    Raises:
+        ConfigError: names the setting, its value and the one it had.
+        CheckpointError: the index of the features or the checkpoint is broken, or the checkpoint is
+            of a run with other settings.
+    """
+    check_checkpoint(config.work, {name: getattr(config, name) for name in FIXED})
+    held = read_key(config.work / FOLDER)
+    if held is None:
+        return
+    for name, value, earlier in (
+        ("glimpse_layers", glimpsed_layers(config, target), held.glimpse_layers),
+        ("glimpse_hidden", config.glimpse_hidden, held.glimpse_hidden),
+        ("draft_vocab_size", min(config.draft_vocab_size, target.vocab_size), len(held.vocabulary)),
+        ("top_k", config.top_k, held.top_k),
+        ("feature_dtype", config.feature_dtype, held.dtype),
+    ):
+        if value != earlier:
+            reason = (
+                f"{config.work} is the work of a run with {name}={earlier!r}; delete it, or choose "
+                "another --out or --work, with --text for the text that is there"
+            )
+            raise ConfigError(name, value, reason)
+
+
 def room_for_features(work: Path) -> int:
     """Bytes the features may take, those that are there included."""
-    there = sum(file.stat().st_size for file in work.glob("features/*"))
+    there = sum(stored_bytes(work / FOLDER).values())
     return max(1, shutil.disk_usage(work).free + there - SPARE_BYTES)
+
+
+def _bytes_there(work: Path) -> int:
+    """Text and features that a run which is resumed has written."""
+    text = work / TEXT_FILE
+    written = text.stat().st_size if text.exists() else 0
+    return written + sum(stored_bytes(work / FOLDER).values())
 
 
 def _feature_bytes(config: TrainConfig, target: ModelConfig, num_tokens: int) -> int:

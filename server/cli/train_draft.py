@@ -7,15 +7,18 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 from server.cli.terminal import report, stderr
 from server.cli.train_checks import room_for_features
+from server.cli.train_clock import StageClock
 from server.cli.train_progress import clock
+from server.cli.train_time import TimedText
 from server.config import ModelSettings
 from server.errors import ConfigError
 from weights.train.card import write_card
 from weights.train.config import TrainConfig, glimpsed_layers
-from weights.train.feature_store import FeatureKey
+from weights.train.feature_store import FOLDER, FeatureKey, Shard, plan_shards, stored_bytes
 from weights.train.features import FeatureWriter
 from weights.train.load import LoadedTarget, load_target
 from weights.train.samples import Sample, read_samples
@@ -43,20 +46,24 @@ def train_draft(
     Raises:
         StartupError: as `weights.train.train`; or the time is too short.
     """
-    earlier = work.recall(_FORWARD_SECONDS) or 0.0
-    began = time.monotonic()
+    spent = StageClock(work, _FORWARD_SECONDS, time.monotonic())
+    end = math.inf if seconds is None else time.monotonic() + seconds - spent.earlier
     try:
         config = replace(config, feature_bytes=room_for_features(work.path))
-        loaded = load_target(settings.model, config, settings.cache_dir, report)
+        loaded = load_target(
+            settings.model, config, settings.cache_dir, report,
+            settings.device, settings.dtype, settings.quantization,
+        )  # fmt: skip
+        spent.note()
         deadline = math.inf
         if seconds is not None:
-            end = began + seconds - earlier
             config, deadline = _timed(config, loaded, work, seconds, end)
         data = prepare(
-            config, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, stderr, deadline
-        )
+            config, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, stderr, deadline,
+            spent.tick,
+        )  # fmt: skip
     finally:
-        work.note(**{_FORWARD_SECONDS: earlier + time.monotonic() - began})
+        spent.note()
     trained = learn(config, loaded.target, data, stderr)
     write_card(config, settings.model, trained, f"glidecape {shlex.join(sys.argv[1:])}")
 
@@ -81,56 +88,55 @@ def _timed(
     samples = read_samples(
         config.text, loaded.prompt_ids, loaded.target.config.vocab_size, config.max_sample_tokens
     )
-    training, share = _plan(config, loaded, samples, work, seconds, end)
+    writer = _writer(config, loaded)
+    text = TimedText(plan_shards(samples), writer.shape(), stored_bytes(work.path / FOLDER))
+    training, share = _plan(writer, text, work, seconds, end)
     if training < _LEAST_SECONDS:
         reason = "no time is left to train in; give more, or less text"
         raise ConfigError("minutes", round(seconds / 60, 2), reason)
     config = replace(config, minutes=training / 60)
-    if share < 1:
-        shape = _writer(config, loaded).shape()
-        most = int(share * sum(map(shape.sample_bytes, samples)))
-        most = max(1, min(most, config.feature_bytes or most))
-        config = replace(config, feature_bytes=most)
+    limit = text.limit(share)
+    if limit is not None:
+        config = replace(config, feature_bytes=min(limit, config.feature_bytes or limit))
     return config, end - training
 
 
 def _plan(
-    config: TrainConfig,
-    loaded: LoadedTarget,
-    samples: Sequence[Sample],
+    writer: FeatureWriter,
+    text: TimedText,
     work: WorkFolder,
     seconds: float,
     end: float,
 ) -> tuple[float, float]:
     """Seconds for the training itself, and the share of the text that there is time for."""
-    num_tokens = sum(sample.num_tokens for sample in samples)
-    planned_for = {"planned_seconds": seconds, "planned_tokens": float(num_tokens)}
+    planned_for = {"planned_seconds": seconds, "planned_tokens": float(text.num_tokens)}
     training, share = work.recall("training_seconds"), work.recall("text_share")
     if training is None or share is None or any(
         work.recall(name) != value for name, value in planned_for.items()
     ):  # fmt: skip
-        rate = _forward_rate(config, loaded, samples)
+        rate = _forward_rate(writer, text.missing) if text.missing else 1.0
         left = max(end - time.monotonic(), 0.0)
-        share = min(1.0, left * _MOST_FEATURES * rate / num_tokens)
-        forward = share * num_tokens / rate
-        training = left - forward
+        share = text.share(left * _MOST_FEATURES * rate)
+        to_do = text.tokens_to_do(share)
+        training = left - to_do / rate
         work.note(training_seconds=training, text_share=share, **planned_for)
-        report(
-            f"the target reads {rate:,.0f} tokens/s: {clock(forward)} for its forward over "
-            f"{share:.0%} of {num_tokens:,} tokens, then {clock(max(training, 0))} of training"
-        )
+        if to_do:
+            report(
+                f"the target reads {rate:,.0f} tokens/s: {clock(to_do / rate)} for its forward "
+                f"over {to_do:,} of {text.num_tokens:,} tokens, {text.num_done:,} are done"
+            )
+        report(f"plan: {clock(max(training, 0))} of training")
     return training, share
 
 
-def _forward_rate(config: TrainConfig, loaded: LoadedTarget, samples: Sequence[Sample]) -> float:
+def _forward_rate(writer: FeatureWriter, shards: Sequence[Shard]) -> float:
     """Tokens per second of the target's forward with its labels, measured on some of the text."""
     probe, num_tokens = list[Sample](), 0
-    for sample in samples:
+    for sample in chain.from_iterable(shard.samples for shard in shards):
         probe.append(sample)
         num_tokens += sample.num_tokens
         if num_tokens >= _PROBE_TOKENS:
             break
-    writer = _writer(config, loaded)
     writer.compute(probe[:1])  # the first call allocates
     started = time.monotonic()
     writer.compute(probe)

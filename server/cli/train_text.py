@@ -10,11 +10,12 @@ from pathlib import Path
 
 from server.build import LoadedModel, build_model
 from server.cli.terminal import report
+from server.cli.train_clock import StageClock
 from server.cli.train_progress import text_progress
 from server.config import ModelSettings
 from server.engine.kv_cache import CacheShape
 from server.engine.types import StepStats
-from server.errors import ConfigError, InvalidRequestError
+from server.errors import ConfigError
 from server.machine import free_memory, pick_device, pick_dtype
 from server.models.config import ModelConfig, model_config
 from server.text.chat_template import ChatTemplate
@@ -22,7 +23,7 @@ from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from weights.checkpoint import read_config
 from weights.locate import locate_model
 from weights.train.generate import TEXT_FILE, GenerationConfig, Progress, generate_text
-from weights.train.prompts import Prompt, read_prompts, user_turn
+from weights.train.prompts import Prompt, prompt_encoder, read_prompts, usable_template
 from weights.train.samples import read_samples
 from weights.train.self_prompts import user_header
 from weights.train.text_store import TextStore
@@ -38,8 +39,6 @@ _TYPICAL_PROMPT = 160
 _CONCURRENCY_CPU, _CONCURRENCY_GPU = 32, 256
 """On a CPU, arithmetic is used up by 32 rows: more of them give the same tokens per second, and a
 kill loses more answers that were being given."""
-_NOTE_SECONDS = 5.0
-"""Between notes of the time spent: what a kill can take from the plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ def read_source(settings: ModelSettings, prompts: Path | None, *, writes: bool) 
     config = model_config(read_config(folder))
     hf_tokenizer = load_hf_tokenizer(folder)
     tokenizer = from_hf(hf_tokenizer)
-    template = _usable(ChatTemplate(hf_tokenizer, settings.model))
+    template = usable_template(ChatTemplate(hf_tokenizer, settings.model))
     given = read_prompts(prompts, template) if prompts is not None else []
     if writes and not given:
         if template is None:
@@ -95,27 +94,13 @@ def read_source(settings: ModelSettings, prompts: Path | None, *, writes: bool) 
     return Source(folder, config, tokenizer, template, given)
 
 
-def _usable(template: ChatTemplate) -> ChatTemplate | None:
-    try:
-        user_turn("x", template)
-    except InvalidRequestError:
-        return None
-    return template
-
-
 def count_given(paths: Sequence[Path], source: Source) -> int:
     """Tokens to learn from in the user's own text.
 
     Raises:
         CheckpointError: a file can't be read; names the line.
     """
-
-    def prompt_ids(text: str) -> Sequence[int]:
-        if source.template is None:
-            return source.tokenizer.encode(text, add_special_tokens=True)
-        rendered = user_turn(text, source.template)
-        return source.tokenizer.encode(rendered, add_special_tokens=False)
-
+    prompt_ids = prompt_encoder(source.tokenizer, source.template)
     samples = read_samples(paths, prompt_ids, source.config.vocab_size, _CONTEXT)
     return sum(sample.num_labels for sample in samples)
 
@@ -139,7 +124,7 @@ def write_text(settings: ModelSettings, source: Source, work: WorkFolder, plan: 
     seconds = None if plan.deadline is None else max(plan.deadline - time.monotonic(), 1.0)
     config = GenerationConfig(plan.num_tokens, seconds, concurrency, plan.max_new_tokens, plan.seed)
     report(f"writing text, {concurrency} answers at once")
-    clock = _Clock(work, began)
+    clock = StageClock(work, TEXT_SECONDS, began)
     try:
         with text_progress(config.num_tokens, seconds) as show:
 
@@ -217,21 +202,3 @@ def _weight_bytes(folder: Path) -> int:
 
 def _ignore(stats: StepStats) -> None:
     """Offline, nobody scrapes metrics."""
-
-
-class _Clock:
-    """Notes the stage's time, so that a run that is started again keeps to the same plan."""
-
-    def __init__(self, work: WorkFolder, began: float) -> None:
-        self._work = work
-        self._earlier = work.recall(TEXT_SECONDS) or 0.0
-        self._began = began
-        self._noted = began
-
-    def tick(self) -> None:
-        if time.monotonic() - self._noted >= _NOTE_SECONDS:
-            self.note()
-
-    def note(self) -> None:
-        self._noted = time.monotonic()
-        self._work.note(**{TEXT_SECONDS: self._earlier + self._noted - self._began})

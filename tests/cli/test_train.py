@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 import pytest
 import typer
 
-from server.cli import train_checks, train_draft, train_text
+from server.cli import train_checks, train_clock, train_draft, train_text
 from server.cli.train import parse_count, train
 from server.cli.train_progress import clock, describe
 from server.config import ModelSettings, load_settings
 from server.errors import CheckpointError, ConfigError
+from server.models.config import model_config
 from tests.weights.train.checkpoints import write_checkpoint
+from weights.checkpoint import read_config
+from weights.train.config import TrainConfig
 from weights.train.generate import Progress
 
 Run = Callable[..., None]
@@ -50,6 +54,13 @@ def run(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return call
 
 
+def some_text(folder: Path) -> Path:
+    lines = [json.dumps({"text_ids": [97 + (i * j) % 16 for j in range(200)]}) for i in range(20)]
+    path = folder / "t.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [("0", 0), ("20000", 20_000), ("500k", 500_000), ("20M", 20_000_000), ("1.5m", 1_500_000)],
@@ -76,6 +87,7 @@ def test_bad_options_are_refused_before_any_work(run: Run, tmp_path: Path) -> No
         ({"text": [missing]}, "text=.*no such file"),
         ({"glimpse_layers": "1,b"}, "glimpse_layers='1,b'"),
         ({"out": draft}, "holds another draft"),
+        ({"seed": -1}, "seed=-1: must be between 0 and 8796093022207"),
     ):
         with pytest.raises(ConfigError, match=reason):
             run(**options)
@@ -151,6 +163,70 @@ def test_from_nothing_to_a_draft_and_on(
     assert "tokens are there already" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="seed=4"):
         run(seed=4)
+    for name, value, earlier in (
+        ("glimpse_layers", "0", r"\(0,\): .*glimpse_layers=\(0, 1, 2\)"),
+        ("glimpse_hidden", True, "True: .*glimpse_hidden=False"),
+        ("draft_vocab_size", 32, "32: .*draft_vocab_size=64"),
+    ):  # before more text is written
+        with pytest.raises(ConfigError, match=f"^{name}={earlier}; delete it"):
+            run(tokens="30k", **{name: value})
+
+
+def test_what_is_written_is_not_needed_again(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = list[int]()
+    monkeypatch.setattr(train_checks, "check_disk", lambda folder, count: needed.append(count))
+    config = TrainConfig((tmp_path / "t",), tmp_path / "out", tmp_path / "work")
+    shape = model_config(read_config(target))
+    train_checks.check_machine(config, shape, 10**6)
+    (tmp_path / "work" / "features").mkdir(parents=True)
+    for name, size in (("text.jsonl", 3000), ("features/a.safetensors", 10**6)):
+        (tmp_path / "work" / name).write_bytes(bytes(size))
+    train_checks.check_machine(config, shape, 10**6)
+    assert needed[0] - needed[1] == 1_003_000
+    train_checks.check_machine(config, shape, 1000)
+    assert needed[2] == train_checks.SPARE_BYTES
+
+
+def test_the_forwards_time_is_noted_on_the_way(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kill that can't be caught leaves behind is what is on disk then."""
+    noted = list[float]()
+
+    def prepare(*arguments: Any) -> None:
+        for _ in range(2):
+            time.sleep(0.01)
+            arguments[-1]()
+            notes = json.loads((tmp_path / "out.work" / "notes.json").read_text())
+            noted.append(notes["forward_seconds"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_clock, "_NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(train_draft, "prepare", prepare)
+    for _ in range(2):
+        with pytest.raises(typer.Exit):
+            run(tokens="0", text=[some_text(tmp_path)])
+    assert 0 < noted[0] < noted[1] < noted[2] < noted[3]
+
+
+def test_device_and_precision_of_the_server_are_those_of_the_training(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = list[object]()
+
+    def load(model: str, config: TrainConfig, *arguments: object) -> None:
+        found.extend((config.precision, *arguments[2:]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_draft, "load_target", load)
+    monkeypatch.setenv("GLIDECAPE_DEVICE", "cpu")
+    monkeypatch.setenv("GLIDECAPE_DTYPE", "bfloat16")
+    monkeypatch.setenv("GLIDECAPE_QUANTIZATION", "none")
+    with pytest.raises(typer.Exit):
+        run(tokens="0", text=[some_text(tmp_path)])
+    assert found == ["bfloat16", "cpu", "bfloat16", "none"]
 
 
 def test_a_plan_with_a_time(
@@ -181,10 +257,7 @@ def test_a_plan_with_a_time(
 def test_text_that_is_given_is_counted(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = [json.dumps({"text_ids": [97 + (i * j) % 16 for j in range(200)]}) for i in range(20)]
-    path = tmp_path / "t.jsonl"
-    path.write_text("\n".join(lines))
-    run(tokens="3k", text=[path])  # 20 times 198 are learnt: nothing is written
+    run(tokens="3k", text=[some_text(tmp_path)])  # 20 times 198 are learnt: nothing is written
     assert "3,960 tokens of text given, 0 tokens to be written" in capsys.readouterr().err
     assert (tmp_path / "out" / "config.json").exists()
 

@@ -1,5 +1,6 @@
 """Batches for the draft out of the feature store, in an order that the seed decides."""
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,10 @@ from safetensors import safe_open
 from weights.train.feature_store import FeatureStore, Shard, group_by_tokens
 from weights.train.labels import SoftLabels
 from weights.train.samples import Sample
+
+_MOST_FILES = 128
+"""Shards open at once, well below the usual limits of files a process may have open; opening one
+takes less than a tenth of a millisecond."""
 
 
 class Located(NamedTuple):
@@ -47,6 +52,21 @@ class TrainBatch(NamedTuple):
             hidden,
             SoftLabels(*(part.to(device) for part in self.labels)),
         )
+
+    def shares(self, delays: torch.Tensor, count: int) -> list[tuple["TrainBatch", torch.Tensor]]:
+        """The same rows in up to `count` batches of about equal work: every count-th row of each
+        sequence, beside the whole of it. Each with its part of `delays` [B, R]."""
+        column = self.is_row.nonzero()[:, 1]
+        found = list[tuple[TrainBatch, torch.Tensor]]()
+        for index in range(min(count, self.is_row.shape[1])):
+            chosen = column % count == index
+            share = self._replace(
+                positions=self.positions[:, index::count],
+                is_row=self.is_row[:, index::count],
+                labels=SoftLabels(*(part[chosen] for part in self.labels)),
+            )
+            found.append((share, delays[:, index::count]))
+        return found
 
 
 def locate(shards: Sequence[Shard]) -> list[Located]:
@@ -94,11 +114,12 @@ def micro_batches(batch: Sequence[Located], limit: int) -> list[list[Located]]:
 
 
 class FeatureReader:
-    """Reads samples' features from the shards' files, which stay mapped."""
+    """Reads samples' features from the shards' files; those used last stay open. For one thread."""
 
     def __init__(self, store: FeatureStore) -> None:
         self.store = store
-        self._files = dict[str, safe_open]()
+        self._files = OrderedDict[str, safe_open]()
+        """By shard, the one used last at the end."""
 
     def batch(self, samples: Sequence[Located]) -> TrainBatch:
         """One padded batch, on the CPU, in the precision it is stored in."""
@@ -129,6 +150,14 @@ class FeatureReader:
         return self._slice(at.shard, name, at.first_label, at.sample.num_labels)
 
     def _slice(self, shard: Shard, name: str, start: int, count: int) -> torch.Tensor:
-        if shard.name not in self._files:
-            self._files[shard.name] = safe_open(self.store.path(shard), framework="pt")
-        return self._files[shard.name].get_slice(name)[start : start + count]
+        """A view of the file: copied before it is handed out."""
+        return self._file(shard).get_slice(name)[start : start + count]
+
+    def _file(self, shard: Shard) -> safe_open:
+        file = self._files.pop(shard.name, None)
+        if file is None:
+            if len(self._files) >= _MOST_FILES:
+                self._files.popitem(last=False)  # closed where nothing refers to it any more
+            file = safe_open(self.store.path(shard), framework="pt")
+        self._files[shard.name] = file
+        return file

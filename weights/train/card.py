@@ -138,7 +138,8 @@ def _held_out(found: Validation | None) -> str:
         return "Nothing was held out."
     delays = tuple(f"delay {delay + 1}" for delay in range(len(found.agreement)))
     shares = tuple(f"{100 * share:.1f} %" for share in found.agreement)
-    header = ("loss", *(f"agreement, {delay}" for delay in delays), "tokens a step, chain")
+    chain = f"tokens a step, chain of {len(delays)}"
+    header = ("loss", *(f"agreement, {delay}" for delay in delays), chain)
     return _table(header, [(f"{found.loss:.3f}", *shares, f"{found.chain_tokens:.2f}")])
 
 

@@ -7,6 +7,9 @@ from typing import Literal
 from server.errors import ConfigError
 from server.models.config import ModelConfig
 
+_MOST_SEED = 2**43 - 1
+"""Epochs and steps are counted on from a million times the seed; torch takes 64 bits."""
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -38,10 +41,11 @@ class TrainConfig:
     max_sample_tokens: int = 2048
     """Longer samples are cut."""
     feature_bytes: int | None = None
-    """Most disk the cached features may take; text beyond is left out. Default: no limit."""
+    """Most disk the cached features may take, with those of text that is used no more; text beyond
+    is left out. Default: no limit."""
     feature_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision the target's KV and hidden states are kept in: that of the KV cache drafts meet."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.5e-3
     """Highest learning rate; reached after the warm-up, falling to a hundredth as a cosine."""
     warmup: float = 0.025
     """Share of the training in which the learning rate rises."""
@@ -49,7 +53,7 @@ class TrainConfig:
     """Of the matrices; norms have none."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient."""
-    batch_tokens: int = 2048
+    batch_tokens: int = 512
     """Tokens in an optimizer step, prompts included."""
     micro_batch_tokens: int = 2048
     """Tokens in one forward and backward; the step's gradient is summed over several."""
@@ -81,6 +85,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(name, value, "must be positive")
+        if not 0 <= self.seed <= _MOST_SEED:
+            raise ConfigError("seed", self.seed, f"must be between 0 and {_MOST_SEED}")
         if self.max_sample_tokens < 4:
             raise ConfigError("max_sample_tokens", self.max_sample_tokens, "must be at least 4")
         if self.top_k >= self.draft_vocab_size:

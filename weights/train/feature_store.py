@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from itertools import accumulate
 from pathlib import Path
 from shutil import disk_usage
 from typing import NamedTuple, TypeVar
@@ -25,6 +26,8 @@ from weights.checkpoint import read_json
 from weights.train.samples import Sample
 
 T = TypeVar("T")
+FOLDER = "features"
+"""Of a work folder."""
 INDEX = "features.json"
 SHARD_TOKENS = 16_384
 """About 30 s of the target's forward at 600 tokens/s: what a kill can cost."""
@@ -48,6 +51,8 @@ class FeatureKey:
     """Of kv and hidden, a key of `FEATURE_DTYPES`."""
     vocabulary: tuple[int, ...]
     """The draft's, in the order of its columns."""
+    form: str = ""
+    """`TrainTarget.form`; empty in older folders, whose features go with every form."""
 
 
 class FeatureShape(NamedTuple):
@@ -73,6 +78,9 @@ class FeatureShape(NamedTuple):
 
     def sample_bytes(self, sample: Sample) -> int:
         return self.token_bytes * sample.num_tokens + self.label_bytes * sample.num_labels
+
+    def num_bytes(self, shards: "Sequence[Shard]") -> int:
+        return sum(self.sample_bytes(sample) for shard in shards for sample in shard.samples)
 
 
 class Shard(NamedTuple):
@@ -108,8 +116,17 @@ class FeatureStore:
         if held is None:
             folder.mkdir(parents=True, exist_ok=True)
             _write_atomically(folder / INDEX, json.dumps(asdict(key)).encode())
-        elif held != key:
-            names = [name for name in asdict(key) if getattr(held, name) != getattr(key, name)]
+            return
+        names = [name for name in asdict(key) if getattr(held, name) != getattr(key, name)]
+        if "form" in names and not held.form:
+            names.remove("form")
+        elif names == ["form"]:
+            reason = (
+                f"holds features of the target with {held.form}, here it is loaded with "
+                f"{key.form}; set device and dtype as they were"
+            )
+            raise CheckpointError(folder, reason)
+        if names:
             raise CheckpointError(folder, f"holds features of another {' and '.join(names)}")
 
     def path(self, shard: Shard) -> Path:
@@ -127,8 +144,7 @@ class FeatureStore:
 
     def check_disk(self, shards: Sequence[Shard], shape: FeatureShape) -> None:
         """Raises ConfigError if the shards still to be written don't fit the disk."""
-        missing = (sample for shard in shards if not self.has(shard) for sample in shard.samples)
-        needed = sum(shape.sample_bytes(sample) for sample in missing)
+        needed = shape.num_bytes([shard for shard in shards if not self.has(shard)])
         free = disk_usage(self.folder).free
         if needed and needed + _SPARE_BYTES > free:
             reason = (
@@ -177,18 +193,45 @@ def group_by_tokens(
         yield group
 
 
-def within(samples: Sequence[Sample], shape: FeatureShape, limit: int | None) -> list[Sample]:
-    """The samples whose features fit into `limit` bytes. Which ones is up to their digests, not to
-    their place: files are often sorted by where the text is from."""
-    if limit is None or sum(map(shape.sample_bytes, samples)) <= limit:
-        return list(samples)
-    chosen, used = set[int](), 0
-    for index in sorted(range(len(samples)), key=lambda i: samples[i].digest):
-        used += shape.sample_bytes(samples[index])
-        if used > limit:
-            break
-        chosen.add(index)
-    return [sample for index, sample in enumerate(samples) if index in chosen]
+def within(
+    shards: Sequence[Shard], shape: FeatureShape, limit: int | None, stored: Mapping[str, int]
+) -> list[Shard]:
+    """The shards whose features fit into `limit` bytes, in order: those that are stored, then
+    others. Which ones is up to their names, which are digests, not to their place: files are often
+    sorted by where the text is from. Where not even one fits, it is cut.
+
+    Args:
+        limit: for all of `stored`, and what is still to be written.
+        stored: as `stored_bytes` gives it; what is not of `shards` takes room and is of no use.
+    """
+    if limit is None:
+        return list(shards)
+    left = limit - left_over_bytes(shards, stored)
+    if shape.num_bytes(shards) <= left:
+        return list(shards)
+    order = sorted(shards, key=lambda shard: (shard.name not in stored, shard.name))
+    ends = accumulate(shape.num_bytes([shard]) for shard in order)
+    chosen = {shard.name for shard, end in zip(order, ends, strict=True) if end <= left}
+    if not chosen:
+        return _cut(order[0], shape, left)
+    return [shard for shard in shards if shard.name in chosen]
+
+
+def stored_bytes(folder: Path) -> dict[str, int]:
+    """Sizes of the shards in a folder, by name; none if there is no such folder."""
+    return {path.stem: path.stat().st_size for path in folder.glob("*.safetensors")}
+
+
+def left_over_bytes(shards: Sequence[Shard], stored: Mapping[str, int]) -> int:
+    """Of what is stored, those of text that is no more used, or was cut otherwise."""
+    names = {shard.name for shard in shards}
+    return sum(size for name, size in stored.items() if name not in names)
+
+
+def _cut(shard: Shard, shape: FeatureShape, limit: int) -> list[Shard]:
+    ends = accumulate(map(shape.sample_bytes, shard.samples))
+    fitting = [sample for sample, end in zip(shard.samples, ends, strict=True) if end <= limit]
+    return plan_shards(fitting)
 
 
 def _shard_name(samples: Sequence[Sample]) -> str:

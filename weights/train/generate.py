@@ -168,7 +168,11 @@ class _Generation:
             return None
         seed = keyed(self._config.seed, "prompt", index)
         engine, tokenizer = self._target.engine, self._target.tokenizer
-        written = await write_prompt(engine, tokenizer, self._header, f"{name}-prompt", seed)
+        written = await write_prompt(
+            engine, tokenizer, self._header, f"{name}-prompt", seed, lambda: self._is_over
+        )
+        if self._is_over:  # it may be half of a prompt: not to be noted as one that was dropped
+            return None
         text = self._self_prompts.add(index, written)
         self._num_dropped = 0 if text is not None else self._num_dropped + 1
         if self._num_dropped >= _MAX_DROPPED:

@@ -1,11 +1,13 @@
 """Loads a target for training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+from server.config import DType, QuantizationChoice
 from server.machine import default_threads, pick_device
 from server.models.config import model_config
 from server.models.layers import Placement
@@ -15,11 +17,15 @@ from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import from_hf, load_hf_tokenizer
 from weights.checkpoint import load_weights, read_config
 from weights.locate import locate_model
-from weights.quantization import choose_quantization, describe
-from weights.train.config import TrainConfig, glimpsed_layers
+from weights.quantization import choose_quantization
+from weights.train.config import Precision, TrainConfig, glimpsed_layers
+from weights.train.feature_store import FOLDER, read_key
 from weights.train.precision import pick_precision
+from weights.train.prompts import prompt_encoder, usable_template
 from weights.train.samples import PromptIds
 from weights.train.target import TrainTarget, prepare_target
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,46 +36,86 @@ class LoadedTarget:
 
 
 def load_target(
-    model: str, config: TrainConfig, cache_dir: Path, report: Callable[[str], None]
+    model: str,
+    config: TrainConfig,
+    cache_dir: Path,
+    report: Callable[[str], None],
+    device: DeviceChoice = "auto",
+    dtype: DType = "auto",
+    quantization: QuantizationChoice = "auto",
 ) -> LoadedTarget:
     """Loads a model in the form in which it is served, where it has quantized weights and this
     machine kernels for them; else in the precision that this machine multiplies faster.
+
+    Args:
+        device, dtype, quantization: as `ModelSettings` has them; a `dtype` goes before
+            `config.precision`.
 
     Raises:
         StartupError: there is no such model, or it can't be read.
     """
     # An engine that wrote the text left torch one thread; training needs them all.
     torch.set_num_threads(default_threads())
-    folder, placement, quantization = _form(model, config, cache_dir.expanduser(), report)
+    source = _Source(model, cache_dir.expanduser(), report)
+    folder, placement, form = _form(source, config, pick_device(device), dtype, quantization)
     shape = model_config(read_config(folder))
     network = LlamaModel(shape, placement)
     load_weights(folder, network.slots(), network.ignorable)
-    form = describe(quantization, placement.dtype)
-    report(f"loaded {folder.name}: {shape.num_layers} layers, {form} on {placement.device}")
+    target = prepare_target(network, glimpsed_layers(config, shape), form)
+    report(f"loaded {folder.name}: {shape.num_layers} layers, {target.form} on {placement.device}")
     hf_tokenizer = load_hf_tokenizer(folder)
-    tokenizer, template = from_hf(hf_tokenizer), ChatTemplate(hf_tokenizer, model)
-
-    def prompt_ids(prompt: str) -> Sequence[int]:
-        text = template.render([{"role": "user", "content": prompt}])
-        return tokenizer.encode(text, add_special_tokens=False)
-
+    tokenizer = from_hf(hf_tokenizer)
+    prompt_ids = prompt_encoder(tokenizer, usable_template(ChatTemplate(hf_tokenizer, model)))
     stop_ids = set(shape.eos_token_ids)
     if tokenizer.eos_id is not None:
         stop_ids.add(tokenizer.eos_id)
-    target = prepare_target(network, glimpsed_layers(config, shape), quantization)
     return LoadedTarget(target, prompt_ids, frozenset(stop_ids))
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the model comes from."""
+
+    model: str
+    cache_dir: Path
+    report: Callable[[str], None]
+
+    def locate(self, dtype: torch.dtype) -> Path:
+        return locate_model(self.model, self.cache_dir, dtype, self.report)
+
+
+_Form = tuple[Path, Placement, Quantization | None]
+
+
 def _form(
-    model: str, config: TrainConfig, cache_dir: Path, report: Callable[[str], None]
-) -> tuple[Path, Placement, Quantization | None]:
-    device = pick_device("auto")
-    if config.precision == "auto" and device.type == "cpu":
-        folder = locate_model(model, cache_dir, torch.bfloat16, report)
-        placement = Placement(device, torch.bfloat16)
-        shape = model_config(read_config(folder))
-        quantization = choose_quantization("auto", folder, shape, placement)
-        if quantization is not None:
-            return folder, placement, quantization
-    placement = Placement(device, pick_precision(config.precision, device))
-    return locate_model(model, cache_dir, placement.dtype, report), placement, None
+    source: _Source,
+    config: TrainConfig,
+    device: torch.device,
+    dtype: DType,
+    quantization: QuantizationChoice,
+) -> _Form:
+    precision = _precision(config) if dtype == "auto" else dtype
+    may_be_stored = (precision == "auto" and device.type == "cpu") or dtype == "bfloat16"
+    if may_be_stored and quantization != "none":
+        stored = _placed(source, Placement(device, torch.bfloat16), quantization)
+        if stored[2] is not None:
+            return stored
+    chosen = torch.float16 if precision == "float16" else pick_precision(precision, device)
+    # A precision that was asked for is not to be undone by the weights' own form.
+    wish = "none" if quantization == "auto" else quantization
+    return _placed(source, Placement(device, chosen), wish)
+
+
+def _placed(source: _Source, placement: Placement, quantization: QuantizationChoice) -> _Form:
+    folder = source.locate(placement.dtype)
+    shape = model_config(read_config(folder))
+    return folder, placement, choose_quantization(quantization, folder, shape, placement)
+
+
+def _precision(config: TrainConfig) -> Precision:
+    """What was asked for, or what the features in the work folder were made in: which one is faster
+    is measured, and may come out differently in the next run."""
+    held = read_key(config.work / FOLDER)
+    if config.precision == "auto" and held is not None and held.form in ("float32", "bfloat16"):
+        return held.form
+    return config.precision

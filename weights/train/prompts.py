@@ -8,6 +8,7 @@ A JSON-lines file, `.gz` or plain, of
 each with an optional `id`. For a target without chat template, `prompt` is text to be continued.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from server.errors import CheckpointError, InvalidRequestError
 from server.text.chat_template import ChatTemplate, Message
 from server.text.tokenizer import Tokenizer
 from weights.train.json_lines import line_error, read_json_lines
+from weights.train.samples import PromptIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,26 @@ def read_prompts(path: Path, template: ChatTemplate | None) -> list[Prompt]:
 def user_turn(text: str, template: ChatTemplate) -> str:
     """A chat of one user turn, rendered."""
     return template.render([{"role": "user", "content": text}])
+
+
+def usable_template(template: ChatTemplate) -> ChatTemplate | None:
+    """None where the model has no template, or one that refuses a single user turn."""
+    try:
+        user_turn("x", template)
+    except InvalidRequestError:
+        return None
+    return template
+
+
+def prompt_encoder(tokenizer: Tokenizer, template: ChatTemplate | None) -> PromptIds:
+    """A user's text -> ids up to where the answer begins; without a template the text is to be
+    continued."""
+
+    def encode(text: str) -> Sequence[int]:
+        rendered = text if template is None else user_turn(text, template)
+        return Prompt("", rendered, is_chat=template is not None).encode(tokenizer)
+
+    return encode
 
 
 def _prompt(path: Path, number: int, line: dict[str, Any], template: ChatTemplate | None) -> Prompt:

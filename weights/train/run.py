@@ -18,6 +18,8 @@ from weights.train.config import TrainConfig
 from weights.train.curve import draw_curve, train_record, validation_record, write_curve
 from weights.train.draft import TrainableDraft
 from weights.train.feature_store import FeatureStore
+from weights.train.out_folder import note_draft
+from weights.train.parallel import Workers
 from weights.train.precision import pick_precision
 from weights.train.progress import Averages, Display, live_line, training_line
 from weights.train.schedule import Budget
@@ -29,7 +31,7 @@ from weights.train.warm_start import warm_start
 Report = Callable[[str], None]
 _RECORD_STEPS = 20
 _DEFAULT_EPOCHS = 3.0
-_FIXED = ("seed", "batch_tokens", "micro_batch_tokens", "learning_rate", "warmup", "weight_decay")
+FIXED = ("seed", "batch_tokens", "micro_batch_tokens", "learning_rate", "warmup", "weight_decay")
 """Settings that a run can't change on its way."""
 
 
@@ -75,24 +77,35 @@ class TrainingRun:
         dtype = getattr(torch, self.state.precision)
         vocabulary = torch.tensor(data.store.key.vocabulary, device=target.head.device)
         head = target.head[vocabulary].to(device, dtype).contiguous()
-        self.learner = Learner(self.draft, self.optimizer, head, dtype)
+        workers = Workers(device)
+        self.learner = Learner(self.draft, self.optimizer, head, dtype, workers)
         reader = FeatureReader(data.store)
         order = EpochOrder(data.training, config.batch_tokens, config.seed)
         self.trainer = Trainer(config, self.learner, reader, order, self.state)
-        self.validator = Validator(reader, data.held_out, config.micro_batch_tokens)
+        self.validator = Validator(reader, data.held_out, config.micro_batch_tokens, workers)
         self._steps_per_epoch = len(order.batches(0))
 
     def run(self, console: Console) -> Validation | None:
         """Trains to the end and writes the draft; returns the last look at held-out text, None
-        where nothing is held out."""
+        where nothing is held out.
+
+        Raises:
+            TrainingError: a step can't be learnt from.
+            KeyboardInterrupt: a checkpoint is written before it is passed on.
+        """
         state = self.state
         with live_line(console) as display:
             if state.step == 0:
                 self._begin()
             budget = make_budget(self.config, self._steps_per_epoch, state.look_seconds)
-            self.trainer.run(budget, _Watch(self, display, budget))
-        last = self.validate()
+            try:
+                self.trainer.run(budget, _Watch(self, display, budget))
+            except KeyboardInterrupt:
+                self.checkpoint()
+                raise
         self.checkpoint()
+        last = self.validate()
+        self.checkpoint()  # once more: the look is part of the curve
         write_curve(self.config.out, self.state.curve)
         if not draw_curve(self.config.out, self.state.curve):
             self.report("no picture of the curve: matplotlib is not installed")
@@ -126,6 +139,7 @@ class TrainingRun:
         }
         if config.draft_vocab_size is not None:
             tensors[TOKEN_TABLE] = torch.tensor(key.vocabulary)
+        note_draft(self.config.work, tensors)
         save_glide(self.config.out, config, tensors)
 
     def _resume(self, device: torch.device) -> RunState:
@@ -178,6 +192,7 @@ class _Watch:
             rate = run.optimizer.param_groups[0]["lr"]
             run.state.curve.append(train_record(run.state, self._averages, rate))
         if now - self._validated > run.config.validation_seconds:
+            run.checkpoint()
             looked = run.validate()
             if looked is not None:
                 run.report(validation_line(run.state.step, looked))
@@ -201,6 +216,6 @@ def run_identity(
 ) -> dict[str, Any]:
     """What has to be the same for a run to go on."""
     vocabulary = blake2b(repr(store.key.vocabulary).encode(), digest_size=12).hexdigest()
-    settings = {name: getattr(config, name) for name in _FIXED}
+    settings = {name: getattr(config, name) for name in FIXED}
     shape = {"draft": config_dict(draft_config), "max_delay": config.max_delay}
     return {"target": store.key.target, "vocabulary": vocabulary, **shape, **settings}

@@ -33,6 +33,8 @@ class Sample(NamedTuple):
     first_loss: int
     """First position whose next token is learnt, at least 1: the first draft step needs a verified
     token before its own. The last such position is the last but one."""
+    is_plain: bool = False
+    """Text without a prompt."""
 
     @property
     def num_tokens(self) -> int:
@@ -52,9 +54,10 @@ class Sample(NamedTuple):
     @property
     def held_out(self) -> bool:
         """Whether it is for validation. Depends on the prompt alone, so that answers to one prompt
-        stay together."""
-        prompt = self.token_ids[: self.first_loss + 1].astype("<i4").tobytes()
-        return int.from_bytes(blake2b(prompt, digest_size=8).digest(), "little") % _HELD_OUT == 0
+        stay together; of plain text on all of it: many begin alike."""
+        key = self.token_ids if self.is_plain else self.token_ids[: self.first_loss + 1]
+        digest = blake2b(key.astype("<i4").tobytes(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") % _HELD_OUT == 0
 
 
 def read_samples(
@@ -85,7 +88,7 @@ def _parse(
     if "text_ids" in entry:
         ids = _ids(entry, "text_ids", vocab_size)
         for start in range(0, len(ids), max_tokens):
-            yield from _sample(ids[start : start + max_tokens], 1)
+            yield from _sample(ids[start : start + max_tokens], 1, is_plain=True)
         return
     if "response_ids" not in entry:
         raise ValueError("has neither 'response_ids' nor 'text_ids'")
@@ -104,9 +107,9 @@ def _prompt(entry: dict[str, Any], prompt_ids: PromptIds, vocab_size: int) -> To
     return np.asarray(prompt_ids(text), dtype=np.int32)
 
 
-def _sample(ids: TokenIds, first_loss: int) -> Iterator[Sample]:
+def _sample(ids: TokenIds, first_loss: int, *, is_plain: bool = False) -> Iterator[Sample]:
     if len(ids) >= first_loss + 2:
-        yield Sample(ids, first_loss)
+        yield Sample(ids, first_loss, is_plain)
 
 
 def _ids(entry: dict[str, Any], key: str, vocab_size: int) -> TokenIds:

@@ -5,6 +5,7 @@ a user would ask. That gives as many prompts as wanted, of the kind the model wa
 data set is needed.
 """
 
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -60,9 +61,18 @@ def user_header(template: ChatTemplate, tokenizer: Tokenizer) -> UserHeader:
 
 
 async def write_prompt(
-    engine: Generates, tokenizer: Tokenizer, header: UserHeader, name: str, seed: int
+    engine: Generates,
+    tokenizer: Tokenizer,
+    header: UserHeader,
+    name: str,
+    seed: int,
+    is_over: Callable[[], bool],
 ) -> str | None:
-    """A user's text at temperature 1, or None where it is empty, has no end, or is no text."""
+    """A user's text at temperature 1, or None where it is empty, has no end, or is no text.
+
+    Args:
+        is_over: where this becomes true the text is broken off.
+    """
     params = SamplingParams(
         max_tokens=_MAX_PROMPT_TOKENS,
         temperature=1.0,
@@ -81,7 +91,7 @@ async def write_prompt(
             )
             text += delta.text
             has_ended = output.finish_reason == "stop" or delta.stop_string is not None
-            if delta.stop_string is not None:
+            if delta.stop_string is not None or is_over():
                 break
     text = text.strip()
     return text if has_ended and text and "\ufffd" not in text else None

@@ -9,6 +9,7 @@ import torch
 from server.models.config import ModelConfig
 from server.models.llama import LlamaModel
 from server.models.quantization import Quantization
+from weights.quantization import describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,9 @@ class TrainTarget:
     """float32, by checkpoint name: those a draft starts from."""
     identity: str
     """Other for other weights; the same in every precision and on every machine."""
+    form: str
+    """How the weights are kept, such as `bfloat16` or `q4_1 and q8_0 weights in bfloat16`: features
+    of one form are not those of another."""
 
     @property
     def config(self) -> ModelConfig:
@@ -47,8 +51,9 @@ def prepare_target(
     embedding = model.embedding.data
     head = embedding if model.head_weight is None else model.head_weight.data
     identity = _identity(model)
+    form = describe(quantization, model.placement.dtype)
     model.freeze(quantization)
-    return TrainTarget(model, embedding, head, weights, identity)
+    return TrainTarget(model, embedding, head, weights, identity, form)
 
 
 def _identity(model: LlamaModel) -> str:

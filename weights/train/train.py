@@ -12,17 +12,20 @@ from server.errors import CheckpointError, ConfigError
 from server.models.glide_config import GlideConfig, config_dict
 from weights.checkpoint import read_json
 from weights.train.batches import Located, locate
-from weights.train.checkpoint import FILE, RunState, check_checkpoint
+from weights.train.checkpoint import RunState, check_checkpoint
 from weights.train.config import TrainConfig, glimpsed_layers
 from weights.train.feature_store import (
+    FOLDER,
     FeatureKey,
     FeatureStore,
     Shard,
     plan_shards,
     read_key,
+    stored_bytes,
     within,
 )
 from weights.train.features import FeatureWriter, write_features
+from weights.train.out_folder import holds_draft, is_own_draft
 from weights.train.progress import feature_bar
 from weights.train.run import RunData, TrainingRun, run_identity, validation_line
 from weights.train.samples import PromptIds, Sample, read_samples
@@ -65,6 +68,7 @@ def prepare(
     stop_token_ids: Collection[int],
     console: Console,
     deadline: float = math.inf,
+    tick: Callable[[], None] = lambda: None,
 ) -> RunData:
     """The target's forward over the text, as far as it is not on disk.
 
@@ -73,6 +77,7 @@ def prepare(
         prompt_ids: a user turn -> ids of the chat up to where the answer begins.
         stop_token_ids: those the draft can always propose.
         deadline: monotonic seconds; text whose features are not there by then is left out.
+        tick: called each time that some features are on disk.
 
     Raises:
         StartupError: bad settings, text that can't be read, too little disk, a folder that holds
@@ -94,7 +99,12 @@ def prepare(
         # By their digests: what is left out at the deadline is of all files.
         ordered = sorted(shards, key=lambda shard: shard.name)
         with feature_bar(console, missing) as advance:
-            write_features(writer, store, ordered, advance, deadline)
+
+            def both(tokens: int) -> None:
+                advance(tokens)
+                tick()
+
+            write_features(writer, store, ordered, both, deadline)
     return _split(config, store, _complete(store, shards, report))
 
 
@@ -116,15 +126,15 @@ def check_out(config: TrainConfig, draft: GlideConfig) -> None:
     Raises:
         CheckpointError: names the folder and what differs.
     """
-    path = config.out / "config.json"
-    if not path.exists():
+    if not holds_draft(config.out):
         return
-    held, wanted = read_json(path), _as_json(config_dict(draft))
-    differing = [name for name in wanted if held.get(name) != wanted[name]]
+    path = config.out / "config.json"
+    held, wanted = read_json(path) if path.exists() else {}, _as_json(config_dict(draft))
+    differing = [name for name in wanted if held and held.get(name) != wanted[name]]
     if differing:
         raise CheckpointError(config.out, f"holds another draft: it differs in {differing[0]!r}")
-    if not (config.work / FILE).exists():
-        reason = f"holds a draft already, and {config.work} has no run to go on with"
+    if not is_own_draft(config.out, config.work):
+        reason = f"holds a draft already, which the run in {config.work} has not made"
         raise CheckpointError(config.out, reason)
 
 
@@ -147,7 +157,7 @@ def _open_store(
 ) -> tuple[FeatureStore, FeatureWriter]:
     """A work folder keeps its vocabulary: text that is added later adds features, and changes none
     of those that are there."""
-    folder, vocab_size = config.work / "features", target.config.vocab_size
+    folder, vocab_size = config.work / FOLDER, target.config.vocab_size
     size = min(config.draft_vocab_size, vocab_size)
     held = read_key(folder)
     if held is not None and len(held.vocabulary) == size:
@@ -161,6 +171,7 @@ def _open_store(
         top_k=config.top_k,
         dtype=config.feature_dtype,
         vocabulary=tuple(vocabulary.tolist()),
+        form=target.form,
     )
     return FeatureStore(folder, key), FeatureWriter(target, key)
 
@@ -173,10 +184,10 @@ def _fitting_shards(
     report: Report,
 ) -> list[Shard]:
     shape = writer.shape()
-    chosen = within(samples, shape, config.feature_bytes)
-    if len(chosen) < len(samples):
-        report(f"{len(chosen):,} of {len(samples):,} samples fit into feature_bytes")
-    shards = plan_shards(chosen)
+    shards = within(plan_shards(samples), shape, config.feature_bytes, stored_bytes(store.folder))
+    count = sum(len(shard.samples) for shard in shards)
+    if count < len(samples):
+        report(f"{count:,} of {len(samples):,} samples fit into feature_bytes")
     store.check_disk(shards, shape)
     return shards
 

@@ -1,6 +1,7 @@
 """How well the draft does on held-out text: every row at every delay."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from weights.train.batches import FeatureReader, Located, TrainBatch, group_padd
 from weights.train.draft import TrainableDraft
 from weights.train.head_loss import head_loss
 from weights.train.labels import NOT_KNOWN
+from weights.train.parallel import Workers
 
 
 class Validation(NamedTuple):
@@ -23,12 +25,17 @@ class Validation(NamedTuple):
 
 
 class Validator:
-    def __init__(self, reader: FeatureReader, samples: Sequence[Located], micro_tokens: int):
+    def __init__(
+        self,
+        reader: FeatureReader,
+        samples: Sequence[Located],
+        micro_tokens: int,
+        workers: Workers,
+    ) -> None:
         ordered = sorted(samples, key=lambda located: located.sample.num_tokens)
         self.batches = list(group_padded(ordered, micro_tokens))
-        self.reader = reader
+        self.reader, self.workers = reader, workers
 
-    @torch.no_grad()
     def __call__(
         self, draft: TrainableDraft, head: torch.Tensor, dtype: torch.dtype
     ) -> Validation | None:
@@ -41,12 +48,12 @@ class Validator:
         right, chains, starts = torch.zeros(max_delay), 0.0, 0
         for samples in self.batches:
             batch = self.reader.batch(samples).to(device, dtype)
-            hits = list[torch.Tensor]()
-            for delay in range(1, max_delay + 1):
-                total, matches = self._matches(draft, head, dtype, batch, delay)
-                loss, rows = loss + total, rows + int(batch.is_row.sum())
-                hits.append(matches)
-            grid = torch.stack(hits)
+            looks = self.workers.map(
+                partial(_look, draft, head, dtype, batch), range(1, max_delay + 1)
+            )
+            loss += sum(total for total, _ in looks)
+            rows += int(batch.is_row.sum()) * max_delay
+            grid = torch.stack([matches for _, matches in looks])
             right += grid.flatten(1).sum(dim=1).cpu()
             tokens, count = chain_tokens(grid, batch.is_row)
             chains, starts = chains + tokens, starts + count
@@ -54,17 +61,18 @@ class Validator:
         agreement = tuple((right / max(per_delay, 1)).tolist())
         return Validation(loss / max(rows, 1), agreement, chains / max(starts, 1))
 
-    def _matches(
-        self, draft: TrainableDraft, head: torch.Tensor, dtype: torch.dtype,
-        batch: TrainBatch, delay: int,
-    ) -> tuple[float, torch.Tensor]:  # fmt: skip
-        """Loss summed, and [B, R] bool: where the draft says what the target would."""
-        with torch.autocast(head.device.type, dtype, enabled=dtype != torch.float32):
-            x = draft(batch, batch.positions.clamp(max=delay))
-        total, best = head_loss(x.float(), head, batch.labels)
-        matches = torch.zeros_like(batch.is_row)
-        matches[batch.is_row] = (best == batch.labels.best) & (batch.labels.best != NOT_KNOWN)
-        return float(total), matches
+
+@torch.no_grad()
+def _look(
+    draft: TrainableDraft, head: torch.Tensor, dtype: torch.dtype, batch: TrainBatch, delay: int
+) -> tuple[float, torch.Tensor]:
+    """Loss summed, and [B, R] bool: where the draft says what the target would."""
+    with torch.autocast(head.device.type, dtype, enabled=dtype != torch.float32):
+        x = draft(batch, batch.positions.clamp(max=delay))
+    total, best = head_loss(x.float(), head, batch.labels)
+    matches = torch.zeros_like(batch.is_row)
+    matches[batch.is_row] = (best == batch.labels.best) & (batch.labels.best != NOT_KNOWN)
+    return float(total), matches
 
 
 def chain_tokens(matches: torch.Tensor, is_row: torch.Tensor) -> tuple[float, int]:

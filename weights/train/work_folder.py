@@ -1,7 +1,7 @@
 """The folder of one `glidecape train`: whose it is, what it has cost so far, and what it holds.
 
 run.json       target, prompts, seed: what must be the same for a run to be resumed
-spent.json     seconds each stage has taken, over all runs
+notes.json     seconds each stage has taken, over all runs; the plan of the time
 text.jsonl, prompts.jsonl                 stage 1
 everything else                           features and checkpoints of stage 2
 """
@@ -21,23 +21,7 @@ from weights.checkpoint import read_json
 Identity = Mapping[str, str | int | None]
 """Setting → value; what the files of a work folder depend on."""
 
-_RUN, _NOTES, _LOCK = "run.json", "notes.json", "lock"
-
-
-def check_out(out: Path, work: Path) -> None:
-    """Only a new folder, an empty one, or that of the run to be resumed may be written to.
-
-    Raises:
-        ConfigError: it is something else; names it.
-    """
-    if out.is_file():
-        raise ConfigError("out", str(out), "is a file, expected a folder")
-    if (work / _RUN).exists() or not out.is_dir():
-        return
-    if (out / "config.json").exists():
-        raise ConfigError("out", str(out), "holds another draft; choose another folder")
-    if next(out.iterdir(), None) is not None:
-        raise ConfigError("out", str(out), "is not empty; choose another folder")
+RUN_FILE, _NOTES, _LOCK = "run.json", "notes.json", "lock"
 
 
 def check_disk(folder: Path, num_bytes: int) -> None:
@@ -95,12 +79,12 @@ class WorkFolder:
     def note(self, **figures: float) -> None:
         """On disk when this returns."""
         self._notes |= figures
-        _write_json(self.path / _NOTES, self._notes)
+        write_json(self.path / _NOTES, self._notes)
 
     def _check(self, identity: Identity) -> None:
-        path = self.path / _RUN
+        path = self.path / RUN_FILE
         if not path.exists():
-            _write_json(path, identity)
+            write_json(path, identity)
             return
         stored = read_json(path)
         for key, value in identity.items():
@@ -120,7 +104,7 @@ class WorkFolder:
         return {}  # only the plan of the time hangs on them
 
 
-def _write_json(path: Path, value: Mapping[str, object]) -> None:
+def write_json(path: Path, value: Mapping[str, object]) -> None:
     """Whole or not at all."""
     draft = path.with_suffix(".tmp")
     try:

@@ -45,6 +45,8 @@ def test_the_card_of_a_trained_draft(tmp_path: Path) -> None:
         f"| {found.loss:.3f} | "
         + " | ".join(f"{100 * share:.1f} %" for share in found.agreement)
         + f" | {found.chain_tokens:.2f} |",
+        "| loss | agreement, delay 1 | agreement, delay 2 | agreement, delay 3 | "
+        "agreement, delay 4 | tokens a step, chain of 4 |",
         "    glidecape train --out draft",
     ):
         assert f"\n{line}\n" in card

@@ -1,12 +1,15 @@
 """The feature cache: what is in it, and what becomes of it when a run is killed or changed."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from server.errors import CheckpointError, ConfigError
@@ -18,7 +21,7 @@ from tests.weights.train.tiny import (
     tiny_target,
     write_text,
 )
-from weights.train import feature_store
+from weights.train import batches, feature_store
 from weights.train.batches import FeatureReader, locate
 from weights.train.feature_store import (
     FeatureKey,
@@ -51,7 +54,7 @@ def samples(target: TrainTarget, tmp_path_factory: pytest.TempPathFactory) -> li
 def key_of(model: TrainTarget, **changes: Any) -> FeatureKey:
     settings: dict[str, Any] = {
         "target": model.identity, "glimpse_layers": LAYERS, "glimpse_hidden": True, "top_k": 4,
-        "dtype": "float32", "vocabulary": KNOWN,
+        "dtype": "float32", "vocabulary": KNOWN, "form": model.form,
     }  # fmt: skip
     return replace(FeatureKey(**settings), **changes)
 
@@ -91,6 +94,32 @@ def test_features_are_what_the_engine_would_have(
         assert torch.equal(batch.labels.columns.long(), top.indices)
         expected = [KNOWN.index(i) if i in KNOWN else -1 for i in probs.argmax(-1).tolist()]
         assert batch.labels.best.tolist() == expected
+
+
+def test_few_files_are_open_at_once(
+    target: TrainTarget, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = plan_shards(samples, 100)
+    store = write(tmp_path, target, shards)
+    opened, live = list[Path](), WeakSet[Any]()
+
+    class Counted:
+        def __init__(self, path: Path, framework: str) -> None:
+            self.get_slice = safe_open(path, framework=framework).get_slice
+            opened.append(path)
+            live.add(self)
+
+    monkeypatch.setattr(batches, "safe_open", Counted)
+    monkeypatch.setattr(batches, "_MOST_FILES", 3)
+    reader = FeatureReader(store)
+    firsts = [locate([shard])[0] for shard in shards]
+    for _ in range(2):
+        for first in firsts:
+            stored = load_file(store.path(first.shard))["kv"][: first.sample.num_tokens]
+            assert torch.equal(reader.batch([first]).kv[0], stored)
+            assert len(live) <= 3
+    reader.batch(firsts[-3:])  # those that were used last
+    assert len(opened) == 2 * len(shards) > 12
 
 
 def test_bytes_are_as_estimated(target: TrainTarget, samples: list[Sample], tmp_path: Path) -> None:
@@ -165,6 +194,7 @@ def test_text_that_grew_keeps_full_shards(samples: list[Sample]) -> None:
         ({"glimpse_layers": (1, 2)}, "another glimpse_layers"),
         ({"vocabulary": KNOWN[1:]}, "another vocabulary"),
         ({"top_k": 5, "dtype": "bfloat16"}, "another top_k and dtype"),
+        ({"form": "int8"}, "the target with float32, here .* with int8; set device and dtype .*"),
     ],
 )
 def test_features_of_something_else_are_refused(
@@ -175,6 +205,17 @@ def test_features_of_something_else_are_refused(
         FeatureStore(tmp_path, key_of(target, **changes))
 
 
+def test_features_of_before_forms_were_told_apart(target: TrainTarget, tmp_path: Path) -> None:
+    FeatureStore(tmp_path, key_of(target))
+    path = tmp_path / "features.json"
+    index = json.loads(path.read_text())
+    assert index.pop("form") == "float32"
+    path.write_text(json.dumps(index))
+    FeatureStore(tmp_path, key_of(target, form="int8"))
+    with pytest.raises(CheckpointError, match=r"features of another top_k$"):
+        FeatureStore(tmp_path, key_of(target, top_k=5))
+
+
 @pytest.mark.parametrize("content", ["{", "{}", '{"glimpse_layers": [1], "vocabulary": [2]}'])
 def test_a_broken_index(target: TrainTarget, tmp_path: Path, content: str) -> None:
     (tmp_path / "features.json").write_text(content)
@@ -182,16 +223,48 @@ def test_a_broken_index(target: TrainTarget, tmp_path: Path, content: str) -> No
         FeatureStore(tmp_path, key_of(target))
 
 
+def names_of(shards: Sequence[Shard]) -> list[str]:
+    return [shard.name for shard in shards]
+
+
 def test_what_does_not_fit_the_limit_is_left_out(
     target: TrainTarget, samples: list[Sample]
 ) -> None:
     shape = FeatureWriter(target, key_of(target)).shape()
-    total = sum(map(shape.sample_bytes, samples))
-    assert within(samples, shape, None) == within(samples, shape, total) == samples
-    half = within(samples, shape, total // 2)
-    used = sum(map(shape.sample_bytes, half))
-    assert 0.3 * total < used <= total // 2
-    assert [sample for sample in samples if any(sample is chosen for chosen in half)] == half
+    shards = plan_shards(samples, 100)
+    total = shape.num_bytes(shards)
+    assert within(shards, shape, None, {}) == within(shards, shape, total, {}) == shards
+    half = within(shards, shape, total // 2, {})
+    assert 0.3 * total < shape.num_bytes(half) <= total // 2
+    assert [name for name in names_of(shards) if name in names_of(half)] == names_of(half)
+    assert names_of(half) != names_of(shards)[: len(half)]  # by digest, not by place
+
+
+def test_a_larger_limit_and_more_text_keep_what_is_there(
+    target: TrainTarget, samples: list[Sample]
+) -> None:
+    """Else a longer run would begin again, and want the disk for it."""
+    shape = FeatureWriter(target, key_of(target)).shape()
+    before = plan_shards(samples[:30], 100)
+    chosen = within(before, shape, shape.num_bytes(before) // 2, {})
+    stored = {shard.name: shape.num_bytes([shard]) for shard in chosen}
+    grown = plan_shards(samples, 100)
+    for limit in (shape.num_bytes(chosen), shape.num_bytes(before)):
+        again = within(grown, shape, limit, stored)
+        assert stored.keys() <= set(names_of(again))
+        assert shape.num_bytes(again) <= limit
+    # What is there takes its room also where the text is used no more.
+    others = within(grown, shape, shape.num_bytes(before), {"old": shape.num_bytes(chosen)})
+    assert shape.num_bytes(others) <= shape.num_bytes(before) - shape.num_bytes(chosen)
+
+
+def test_a_shard_that_does_not_fit_is_cut(target: TrainTarget, samples: list[Sample]) -> None:
+    shape = FeatureWriter(target, key_of(target)).shape()
+    (whole,) = plan_shards(samples)
+    (part,) = within([whole], shape, shape.num_bytes([whole]) // 3, {})
+    assert part.samples == whole.samples[: len(part.samples)]
+    assert 5 < len(part.samples) < len(whole.samples) / 2
+    assert within([whole], shape, 1, {}) == []
 
 
 def test_too_small_a_disk(

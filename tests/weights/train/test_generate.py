@@ -210,6 +210,21 @@ async def test_the_time_ends_the_stage_and_keeps_what_was_said(tmp_path: Path) -
     assert len(answers(tmp_path)) == CONFIG.concurrency
 
 
+async def test_the_time_ends_prompts_that_are_being_written(tmp_path: Path) -> None:
+    class Slow(KeyedEngine):
+        async def generate(self, request: Request) -> AsyncGenerator[RequestOutput, None]:
+            async for output in super().generate(request):
+                await asyncio.sleep(0.05)
+                yield output
+
+    endless = Slow(ids("a") * 10**6)  # 10 s for the longest prompt
+    config = replace(CONFIG, seconds=0.3)
+    progress = await write(tmp_path, config, [], endless, writes_itself=True)
+    assert 0.3 <= progress.seconds < 5
+    # Not noted as dropped: it is written again, and to its end, by a run with more time.
+    assert (tmp_path / "prompts.jsonl").read_bytes() == b""
+
+
 async def test_no_template_and_no_prompts(tmp_path: Path) -> None:
     engine = KeyedEngine()
     nothing = TextTarget(engine, target(engine).tokenizer, chat_template(None))

@@ -129,3 +129,10 @@ def test_a_vocabulary_without_room_for_the_ends_of_turns(tmp_path: Path) -> None
     samples = read(tmp_path / "text.jsonl", {"text_ids": [1, 2, 3]})
     with pytest.raises(ConfigError, match="draft_vocab_size=1: the 2 tokens"):
         draft_vocabulary(samples, 1, 128, {100, 101})
+
+
+def test_plain_text_is_held_out_by_all_of_it(tmp_path: Path) -> None:
+    """Texts that begin alike, as after a BOS, are not all held out or all learnt."""
+    lines = [{"text_ids": [1, 2, i % 100, i // 100]} for i in range(4000)]
+    found = read(tmp_path / "text.jsonl", *lines)
+    assert 40 < sum(sample.held_out for sample in found) < 120

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from tests.weights.train.tiny import (
 )
 from weights.glide import load_glide
 from weights.train import run as run_module
+from weights.train import trainer as trainer_module
 from weights.train.config import TrainConfig
+from weights.train.run import TrainingRun
 from weights.train.samples import Sample
 from weights.train.target import TrainTarget
 from weights.train.train import learn, prepare, train
-from weights.train.trainer import Trainer
+from weights.train.trainer import Learner, Part, Trainer, TrainingError
 from weights.train.validate import Validation
 
 QUIET = Console(quiet=True)
@@ -172,6 +175,90 @@ def test_an_out_folder_with_another_draft(
     assert (config.out / "model.safetensors").read_bytes() == before
 
 
+def test_the_out_folder_of_another_run(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    """Of the same settings; and a moved pair of folders is still a pair."""
+    mine, other = (tiny_config(tmp_path / name, text, steps=1) for name in ("a", "b"))
+    run(mine, target)
+    run(replace(other, seed=1), target)
+    before = (mine.out / "model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match=r"holds a draft already, which the run in .*b/work"):
+        run(replace(other, seed=1, steps=2, out=mine.out), target)
+    assert (mine.out / "model.safetensors").read_bytes() == before
+    (tmp_path / "a").rename(tmp_path / "moved")
+    run(tiny_config(tmp_path / "moved", text, steps=2), target)
+
+
+def test_a_look_can_be_killed(
+    target: TrainTarget, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a checkpoint right before it, nothing but the look is lost."""
+    config = tiny_config(tmp_path, text, steps=5, checkpoint_seconds=1e6, validation_seconds=1e-6)
+    whole, looks = TrainingRun.validate, 0
+
+    def validate(self: TrainingRun) -> Validation | None:
+        nonlocal looks
+        looks += 1
+        if looks == 4:  # one is before the first step
+            raise Killed
+        return whole(self)
+
+    with monkeypatch.context() as context, pytest.raises(Killed):
+        context.setattr(TrainingRun, "validate", validate)
+        run(config, target)
+    assert torch.load(config.work / "checkpoint.pt")["state"]["step"] == 3
+
+
+def test_ctrl_c_keeps_all_steps(
+    target: TrainTarget, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is pressed amid an update of the weights, which is finished, counted and kept."""
+    whole, broken = (
+        tiny_config(tmp_path / name, text, steps=5, checkpoint_seconds=1e6) for name in ("a", "b")
+    )
+    run(whole, target)
+    update = Trainer._update  # pyright: ignore[reportPrivateUsage]
+
+    def pressed(self: Trainer, *arguments: Any) -> None:
+        if self.state.step == 2:
+            signal.raise_signal(signal.SIGINT)
+        update(self, *arguments)
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(Trainer, "_update", pressed)
+        run(broken, target)
+    assert torch.load(broken.work / "checkpoint.pt")["state"]["step"] == 3
+    run(broken, target)
+    stored = [(config.out / "model.safetensors").read_bytes() for config in (whole, broken)]
+    assert stored[0] == stored[1]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_no_number_ends_it_before_it_is_learnt(
+    target: TrainTarget,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    config = tiny_config(tmp_path, text, steps=5)
+    whole = trainer_module.gradients
+
+    def broken(learner: Learner, *arguments: Any) -> Part:
+        part = whole(learner, *arguments)
+        if int(learner.optimizer.state_dict()["state"].get(0, {"step": 0})["step"]) < 2:
+            return part
+        if what == "loss":
+            return part._replace(result=part.result._replace(loss=float("nan")))
+        return part._replace(gradients=tuple(x * float("inf") for x in part.gradients))
+
+    monkeypatch.setattr(trainer_module, "gradients", broken)
+    with pytest.raises(TrainingError, match=r"^step 3: the loss is .*checkpoint .* is kept$"):
+        run(config, target)
+    kept = torch.load(config.work / "checkpoint.pt")
+    assert kept["state"]["step"] == 2
+    assert all(bool(weight.isfinite().all()) for weight in kept["draft"].values())
+
+
 @pytest.mark.parametrize("name", ["seed", "learning_rate", "batch_tokens"])
 def test_a_run_keeps_its_settings(
     target: TrainTarget, text: Path, tmp_path: Path, name: str
@@ -245,6 +332,30 @@ def test_text_beyond_the_deadline_is_left_out(
     assert trained.data is data
 
 
+def test_a_longer_run_keeps_the_features_of_a_shorter_one(
+    target: TrainTarget, text: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path, text, steps=2)
+    folder, ticks = config.work / "features", list[int]()
+
+    def tick() -> None:
+        ticks.append(len(list(folder.glob("*.safetensors"))))
+
+    def features(config: TrainConfig) -> dict[str, int]:
+        prepare(config, target, no_prompt, {STOP_ID}, QUIET, tick=tick)
+        return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
+
+    whole = features(config)
+    assert ticks == list(range(1, len(whole) + 1))
+    size = next(folder.glob("*.safetensors")).stat().st_size
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    few = features(replace(config, feature_bytes=size))
+    assert 0 < len(few) < len(whole)
+    assert features(config).items() >= few.items()
+    assert features(replace(config, feature_bytes=size)).keys() == whole.keys()
+
+
 def test_whole_vocabulary(target: TrainTarget, text: Path, tmp_path: Path) -> None:
     config = tiny_config(tmp_path, text, steps=2, draft_vocab_size=8192)
     run(config, target)
@@ -257,6 +368,8 @@ def test_whole_vocabulary(target: TrainTarget, text: Path, tmp_path: Path) -> No
         ({"text": ()}, "text"),
         ({"minutes": -1}, "minutes"),
         ({"steps": 0}, "steps"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**43}, "seed"),
         ({"top_k": 48}, "top_k"),
         ({"warmup": 1.0}, "warmup"),
         ({"weight_decay": -0.1}, "weight_decay"),
@@ -266,6 +379,10 @@ def test_whole_vocabulary(target: TrainTarget, text: Path, tmp_path: Path) -> No
 def test_bad_settings_are_named(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=f"^{key}="):
         replace(tiny_config(tmp_path, tmp_path / "text.jsonl"), **changes)
+
+
+def test_the_largest_seed(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    run(tiny_config(tmp_path, text, steps=1, seed=2**43 - 1), target)
 
 
 def test_without_matplotlib_there_is_no_picture(

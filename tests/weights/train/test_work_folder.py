@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import CheckpointError, ConfigError
-from weights.train.work_folder import WorkFolder, check_disk, check_out
+from weights.train.work_folder import WorkFolder, check_disk
 
 IDENTITY = {"target": "tiny", "prompts": None, "seed": 3}
 
@@ -49,23 +49,6 @@ def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="Not a directory"):
         WorkFolder(tmp_path / "file" / "w", IDENTITY)
-
-
-def test_out_folders(tmp_path: Path) -> None:
-    out, work = tmp_path / "out", tmp_path / "out.work"
-    check_out(out, work)
-    out.mkdir()
-    check_out(out, work)
-    (out / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"out=.*is not empty"):
-        check_out(out, work)
-    (out / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"out=.*holds another draft"):
-        check_out(out, work)
-    with WorkFolder(work, IDENTITY):
-        check_out(out, work)
-    with pytest.raises(ConfigError, match=r"out=.*is a file"):
-        check_out(out / "notes.txt", work)
 
 
 def test_too_small_a_disk(tmp_path: Path) -> None:
