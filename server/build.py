@@ -48,6 +48,8 @@ class LoadedModel:
     name: str
     identity: str
     """Tells checkpoints, precisions and devices apart."""
+    precision: str
+    """For people: such as `bfloat16`, or `q4_1 and q8_0 weights in bfloat16`."""
     speculation: SpeculationParams
     """For requests that don't say; policy off where there is no draft."""
     vocab_size: int
@@ -110,7 +112,8 @@ def build_model(
     return LoadedModel(
         name=name,
         identity=identity,
-        speculation=_default_speculation(settings),
+        precision=precision,
+        speculation=_default_speculation(settings, draft),
         vocab_size=config.vocab_size,
         engine=engine,
         runner=runner,
@@ -134,8 +137,8 @@ def _limits(
     return replace(limits, speculates=draft is not None, eos_token_ids=eos)
 
 
-def _default_speculation(settings: ModelSettings) -> SpeculationParams:
-    policy = "off" if settings.draft == "none" else settings.speculation_policy
+def _default_speculation(settings: ModelSettings, draft: Draft | None) -> SpeculationParams:
+    policy = "off" if draft is None else settings.speculation_policy
     return SpeculationParams(policy, settings.speculation_depth, settings.speculation_nodes)
 
 
@@ -155,7 +158,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         version=__version__,
         system_fingerprint=_fingerprint(model),
         sse_ping_seconds=settings.sse_ping_seconds,
-        can_speculate=settings.draft != "none",
+        can_speculate=model.speculator is not None,
         default_speculation=model.speculation,
     )
     parts = Parts(model.engine, model.tokenizer, model.chat_template, metrics, info)

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from bench.paper.folder import write_whole
 from server.cli.terminal import report, stderr
 from server.config import ModelSettings
 from server.errors import ConfigError
@@ -211,5 +212,5 @@ def _write(options: AblationOptions, results: Results) -> None:
         for variant, validation in results
     ]
     content = {"steps": options.steps, "text": [str(p) for p in options.text], "variants": found}
-    (options.out / "ablation.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    (options.out / "ablation.md").write_text(table(results) + "\n", "utf-8")
+    write_whole(options.out / "ablation.json", json.dumps(content, indent=1) + "\n")
+    write_whole(options.out / "ablation.md", table(results) + "\n")

@@ -22,34 +22,46 @@ class About:
     target: str
     draft: str
     dtype: str
+    """With the form of the weights, where it is another."""
     new_tokens: int
     """At most, per answer."""
     device: str
     processor: str
     num_cpus: int
     num_threads: int
-    """Of torch."""
+    """Of the model."""
     memory_bytes: int
     platform: str
     versions: dict[str, str]
     command: str
     started: str
     """ISO 8601, UTC."""
+    resumed: tuple[str, ...] = ()
+    """Starts of later runs that went on with this measurement."""
 
 
 def describe(
-    target: str, draft: str, dtype: torch.dtype, device: torch.device, new_tokens: int
+    target: str,
+    draft: str,
+    dtype: str,
+    device: torch.device,
+    num_threads: int,
+    new_tokens: int,
 ) -> About:
-    """Asks the machine."""
+    """Asks the machine.
+
+    Args:
+        num_threads: the model's; torch's own count says 1 where native kernels run it.
+    """
     return About(
         target=target,
         draft=draft,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=dtype,
         new_tokens=new_tokens,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         processor=_processor(),
         num_cpus=os.cpu_count() or 0,
-        num_threads=torch.get_num_threads(),
+        num_threads=num_threads,
         memory_bytes=psutil.virtual_memory().total,
         platform=platform.platform(),
         versions={

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from server.build import LoadedModel
 from server.errors import ConfigError, InvalidRequestError
 from server.text.chat_template import ChatTemplate
+from weights.train.json_lines import read_json_lines
 from weights.train.prompts import Prompt, read_prompts, user_turn
 
 _KEY = "data"
@@ -18,10 +20,21 @@ class EncodedPrompt:
 
     id: str
     token_ids: tuple[int, ...]
+    user_turns: tuple[str, ...]
+    """What the user says, before the chat template."""
 
 
-Prompts = Mapping[str, Sequence[EncodedPrompt]]
-"""By data set."""
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """One file."""
+
+    prompts: tuple[EncodedPrompt, ...]
+    """The ones to measure."""
+    num_in_file: int
+
+
+DataSets = Mapping[str, DataSet]
+"""By name."""
 
 
 def check_files(paths: Sequence[Path]) -> dict[str, Path]:
@@ -45,9 +58,10 @@ def check_files(paths: Sequence[Path]) -> dict[str, Path]:
 
 def read_data(
     model: LoadedModel, files: Mapping[str, Path], limit: int | None, new_tokens: int
-) -> Prompts:
+) -> DataSets:
     """Args:
-        limit: prompts per file, the first ones; None takes all. Every line is checked all the same.
+        limit: prompts per file, `spread` over it; None takes all. Every line is checked all the
+            same.
         new_tokens: that must fit the context behind each prompt.
 
     Raises:
@@ -55,13 +69,36 @@ def read_data(
         ConfigError: a prompt leaves no room for the answer.
     """
     template = _usable(model.chat_template)
-    return {
-        name: [
-            _encoded(model, path, prompt, new_tokens)
-            for prompt in read_prompts(path, template)[:limit]
-        ]
-        for name, path in files.items()
-    }
+    return {name: _read(model, path, template, limit, new_tokens) for name, path in files.items()}
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """Which of so many lines are taken: always the same ones, evenly spread, because files are
+    often in some order (MT-bench by category). Example: 3 of 10 are the lines 0, 3 and 6."""
+    wanted = count if limit is None else min(limit, count)
+    return [i * count // wanted for i in range(wanted)]
+
+
+def _read(
+    model: LoadedModel,
+    path: Path,
+    template: ChatTemplate | None,
+    limit: int | None,
+    new_tokens: int,
+) -> DataSet:
+    prompts = read_prompts(path, template)
+    turns = [_user_turns(line) for _, line in read_json_lines(path)]
+    taken = [
+        _encoded(model, path, prompts[i], turns[i], new_tokens) for i in spread(len(prompts), limit)
+    ]
+    return DataSet(tuple(taken), len(prompts))
+
+
+def _user_turns(line: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of a line that `read_prompts` has checked."""
+    if "prompt" in line:
+        return (line["prompt"],)
+    return tuple(turn["content"] for turn in line["messages"] if turn["role"] == "user")
 
 
 def _usable(template: ChatTemplate) -> ChatTemplate | None:
@@ -73,10 +110,12 @@ def _usable(template: ChatTemplate) -> ChatTemplate | None:
     return template
 
 
-def _encoded(model: LoadedModel, path: Path, prompt: Prompt, new_tokens: int) -> EncodedPrompt:
+def _encoded(
+    model: LoadedModel, path: Path, prompt: Prompt, turns: tuple[str, ...], new_tokens: int
+) -> EncodedPrompt:
     ids = prompt.encode(model.tokenizer)
     room = max(model.engine.max_model_len - len(ids), 0)
     if room < new_tokens:
         reason = f"prompt {prompt.source!r} has {len(ids)} tokens and leaves {room} for the answer"
         raise ConfigError(_KEY, str(path), reason)
-    return EncodedPrompt(prompt.source, ids)
+    return EncodedPrompt(prompt.source, ids, turns)

@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from bench.paper.agreement import Agreement
 from bench.paper.methods import CHAIN_DEPTH, CHAINS, MethodName
-from bench.paper.resampling import Estimate, Pair, ratio, sign_flip_test
-from bench.paper.rounds import Answer, expected_speedup, position_counts
+from bench.paper.resampling import Estimate, Pair, estimate, ratio, sign_flip_test
+from bench.paper.rounds import Answer, PositionCounts, expected_speedup, position_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,9 @@ class ChainFigures:
     """α, see `rounds.py`."""
     acceptance_by_position: tuple[Estimate | None, ...]
     """Conditional: given that all positions before were accepted."""
-    relative_cost: float
+    relative_cost: Estimate | None
     """c: seconds per drafted depth over seconds per plain step, both of this run."""
-    expected_speedup: float | None
+    expected_speedup: Estimate | None
     """By the paper's formula from α and c."""
 
 
@@ -58,7 +59,8 @@ class MethodFigures:
     speedup: Estimate | None
     """Plain decoding's time over this method's, for the same tokens; prefill left out."""
     p_value: float | None
-    """Sign-flip test of the prompts' log speedups against none; None for plain."""
+    """Sign-flip test of the prompts' log speedups against none, every set with the same weight;
+    None for plain."""
     tokens_per_second: float
     draft_ms: float
     """Per step, as the next three."""
@@ -145,41 +147,51 @@ def _method(results: Results, name: MethodName) -> MethodFigures:
 
 
 def _chain(results: Results, name: MethodName) -> ChainFigures:
-    acceptance = ratio(_pairs(results, lambda p: _accepted(p, name, None)))
+    counts = [[position_counts(p.answers[name].steps) for p in group] for group in results]
+    rows = [
+        [_chain_row(prompt, name, of) for prompt, of in zip(group, counted, strict=True)]
+        for group, counted in zip(results, counts, strict=True)
+    ]
     return ChainFigures(
-        acceptance=acceptance,
+        acceptance=ratio([[row[:2] for row in group] for group in rows]),
         acceptance_by_position=tuple(
-            ratio(_pairs(results, lambda p, i=i: _accepted(p, name, i))) for i in range(CHAIN_DEPTH)
+            ratio([[_at(of, i) for of in group] for group in counts]) for i in range(CHAIN_DEPTH)
         ),
-        relative_cost=_mean(results, lambda group: _relative_cost(group, name)),
-        expected_speedup=_expected(results, name),
+        relative_cost=estimate(rows, _relative_cost),
+        expected_speedup=estimate(rows, _expected),
     )
 
 
-def _accepted(prompt: PromptResult, name: MethodName, position: int | None) -> Pair:
-    """(accepted, judged) at a position counted from 0; at all of them for None."""
-    counts = position_counts(prompt.answers[name].steps)
-    wanted = slice(position, None if position is None else position + 1)
-    return sum(counts.accepted[wanted]), sum(counts.judged[wanted])
+ChainRow = tuple[float, float, float, float, float, float]
+"""(accepted, judged, draft seconds, drafted depths, plain seconds, plain steps): summed over a
+set, all that the formula needs."""
 
 
-def _relative_cost(group: Sequence[PromptResult], name: MethodName) -> float:
-    seconds = _per(
-        group, name, lambda a: a.seconds("draft"), lambda a: sum(s.depth for s in a.steps)
+def _chain_row(prompt: PromptResult, name: MethodName, counts: PositionCounts) -> ChainRow:
+    answer, plain = prompt.answers[name], prompt.plain
+    depths = sum(step.depth for step in answer.steps)
+    seconds = answer.seconds("draft")
+    steps = len(plain.steps)
+    accepted, judged = sum(counts.accepted), sum(counts.judged)
+    return accepted, judged, seconds, depths, plain.decode_seconds, steps
+
+
+def _at(counts: PositionCounts, position: int) -> Pair:
+    """(accepted, judged) at a position counted from 0."""
+    return sum(counts.accepted[position : position + 1]), sum(
+        counts.judged[position : position + 1]
     )
-    plain = _per(group, "plain", lambda a: a.decode_seconds, lambda a: len(a.steps))
-    return seconds / plain
 
 
-def _expected(results: Results, name: MethodName) -> float | None:
-    """Mean over the sets of what the formula says for each."""
-    expected = list[float]()
-    for group in results:
-        acceptance = ratio(_pairs([group], lambda p: _accepted(p, name, None)))
-        if acceptance is not None:
-            cost = _relative_cost(group, name)
-            expected.append(expected_speedup(acceptance.value, cost, CHAIN_DEPTH))
-    return fmean(expected) if expected else None
+def _relative_cost(totals: Any) -> Any:
+    """totals: [..., 6], a `ChainRow` -> c [...]"""
+    return (totals[..., 2] / totals[..., 3]) / (totals[..., 4] / totals[..., 5])
+
+
+def _expected(totals: Any) -> Any:
+    """totals: [..., 6], a `ChainRow` -> the formula's speedup [...]"""
+    acceptance = totals[..., 0] / totals[..., 1]
+    return expected_speedup(acceptance, _relative_cost(totals), CHAIN_DEPTH)
 
 
 def _compare(results: Results, first: MethodName, second: MethodName) -> Comparison:
@@ -212,7 +224,10 @@ def _pairs(results: Results, pair: Callable[[PromptResult], Pair]) -> list[list[
 
 
 def _test(pairs: Sequence[Sequence[Pair]]) -> float | None:
-    return sign_flip_test([math.log(above / below) for group in pairs for above, below in group])
+    """Each prompt's share of its set's mean: the figure that is tested weighs the sets alike."""
+    return sign_flip_test(
+        [math.log(above / below) / len(group) for group in pairs for above, below in group]
+    )
 
 
 def _seconds(prompt: PromptResult, name: MethodName) -> float:

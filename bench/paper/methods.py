@@ -71,9 +71,9 @@ def parse_names(wanted: str | None, has_draft_model: bool) -> tuple[MethodName, 
     names = [name.strip() for name in wanted.split(",")]
     for name in names:
         if name not in known:
-            raise ConfigError("policies", name, f"expected some of {', '.join(known)}")
+            raise ConfigError("methods", name, f"expected some of {', '.join(known)}")
     if "draft_model" in names and not has_draft_model:
-        raise ConfigError("policies", wanted, "draft_model needs --draft-model")
+        raise ConfigError("methods", wanted, "draft_model needs --draft-model")
     return tuple(name for name in known if name in names or name == "plain")
 
 

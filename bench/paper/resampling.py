@@ -1,11 +1,11 @@
 """Intervals and a test by resampling prompts: nothing is assumed about distributions.
 
-Every figure here is a ratio of sums over prompts (seconds over seconds, tokens over steps); over
-several data sets, the mean of the sets' ratios. Seeds are fixed: the same data give the same
-figures.
+Every figure here is a function of sums over prompts, mostly a ratio (seconds over seconds, tokens
+over steps); over several data sets, the mean of the sets' figures. Seeds are fixed: the same data
+give the same figures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,6 +13,9 @@ import numpy as np
 
 Pair = tuple[float, float]
 """(numerator, denominator) of one prompt."""
+
+Statistic = Callable[[Any], Any]
+"""Sums over a set's prompts, [..., columns] -> the figure, [...]; not finite for none."""
 
 _RESAMPLES = 5000
 _FLIPS = 9999
@@ -28,26 +31,36 @@ class Estimate(NamedTuple):
 
 
 def ratio(groups: Sequence[Sequence[Pair]]) -> Estimate | None:
-    """Mean over data sets of (sum of numerators / sum of denominators), with a percentile
-    bootstrap interval; prompts are drawn with replacement within each set, numerator and
-    denominator together.
+    """Mean over data sets of (sum of numerators / sum of denominators); see `estimate`."""
+    return estimate(groups, lambda totals: totals[..., 0] / totals[..., 1])
+
+
+def estimate(groups: Sequence[Sequence[Sequence[float]]], statistic: Statistic) -> Estimate | None:
+    """Mean over data sets of a figure, with a percentile bootstrap interval; prompts are drawn with
+    replacement within each set, all that is known of one together.
 
     Args:
-        groups: the prompts' pairs, by data set. A set whose denominators are all 0 is left out.
+        groups: the prompts' numbers, by data set. A set without a finite figure is left out.
 
     Returns:
         None where no set is left.
     """
-    usable = [np.asarray(group, dtype=np.float64) for group in groups if _is_usable(group)]
+    usable, values = list[Any](), list[float]()
+    for group in groups:
+        rows = np.asarray(group, dtype=np.float64)
+        value = _apply(statistic, rows.sum(axis=0)) if len(rows) else np.nan
+        if np.isfinite(value):
+            usable.append(rows)
+            values.append(float(value))
     if not usable:
         return None
-    value = float(np.mean([pairs[:, 0].sum() / pairs[:, 1].sum() for pairs in usable]))
+    mean = float(np.mean(values))
     if min(map(len, usable)) < 2:
-        return Estimate(value, None, None)
-    resampled = np.mean([_resampled(pairs, index) for index, pairs in enumerate(usable)], axis=0)
+        return Estimate(mean, None, None)
+    drawn = [_apply(statistic, _weights(len(rows), i) @ rows) for i, rows in enumerate(usable)]
     # A resample may miss every prompt that has a denominator.
-    low, high = np.nanquantile(resampled, (0.025, 0.975))
-    return Estimate(value, float(low), float(high))
+    low, high = np.nanquantile(np.mean(drawn, axis=0), (0.025, 0.975))
+    return Estimate(mean, float(low), float(high))
 
 
 def sign_flip_test(differences: Sequence[float]) -> float | None:
@@ -71,17 +84,11 @@ def sign_flip_test(differences: Sequence[float]) -> float | None:
     return float(np.mean(np.abs(signs @ values) >= threshold))
 
 
-def _is_usable(group: Sequence[Pair]) -> bool:
-    return sum(denominator for _, denominator in group) > 0
-
-
-def _resampled(pairs: Any, stream: int) -> Any:
-    """[_RESAMPLES] ratios. pairs: [prompts, 2]"""
-    weights = _weights(len(pairs), stream)
-    totals = weights @ pairs
+def _apply(statistic: Statistic, totals: Any) -> Any:
+    """totals: [..., columns] -> [...]; NaN where the figure is not finite."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = totals[:, 0] / totals[:, 1]
-    return np.where(totals[:, 1] > 0, ratios, np.nan)
+        found = statistic(totals)
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 @lru_cache(maxsize=8)
@@ -93,6 +100,7 @@ def _weights(count: int, stream: int) -> Any:
     return generator.multinomial(count, shares, size=_RESAMPLES).astype(np.float64)
 
 
+@lru_cache(maxsize=1)  # all methods of a set have as many prompts
 def _signs(count: int) -> Any:
     """[patterns, count] of ±1, the observed one (all +1) among them."""
     if 2**count <= _FLIPS + 1:

@@ -75,11 +75,13 @@ def position_counts(steps: Sequence[Step]) -> PositionCounts:
     judged     3  2  1
     """
     deepest = max((step.depth for step in steps), default=0)
-    positions = range(1, deepest + 1)
-    return PositionCounts(
-        tuple(sum(step.num_accepted >= i for step in steps) for i in positions),
-        tuple(sum(step.num_judged >= i for step in steps) for i in positions),
-    )
+    accepted, judged = [0] * deepest, [0] * deepest
+    for step in steps:
+        for i in range(min(step.num_accepted, deepest)):
+            accepted[i] += 1
+        for i in range(step.num_judged):
+            judged[i] += 1
+    return PositionCounts(tuple(accepted), tuple(judged))
 
 
 def expected_speedup(acceptance: float, relative_cost: float, depth: int) -> float:

@@ -1,19 +1,19 @@
 """`glidecape eval`: reads the data, measures prompt by prompt, writes results as it goes."""
 
 import asyncio
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from rich.progress import Progress
-
-from bench.paper.about import describe
+from bench.paper.about import About, describe
 from bench.paper.agreement import TeacherForced
-from bench.paper.data import EncodedPrompt, Prompts, check_files, read_data
-from bench.paper.figures import PromptResult, set_figures, usable
+from bench.paper.contamination import Contamination, find_contamination
+from bench.paper.data import DataSets, EncodedPrompt, check_files, read_data
+from bench.paper.figures import PromptResult
+from bench.paper.folder import ResultsFolder
+from bench.paper.identity import run_identity
+from bench.paper.journal import Identity, Journal, round_key
 from bench.paper.methods import (
     CHAIN_DEPTH,
     Method,
@@ -22,13 +22,16 @@ from bench.paper.methods import (
     make_methods,
     parse_names,
 )
+from bench.paper.progress import RoundProgress
+from bench.paper.results import Results
 from bench.paper.rounds import Answer
 from bench.paper.session import Session, StepRecorder
-from bench.paper.tables import Report, markdown
+from bench.paper.tables import markdown
 from server.build import LoadedModel, build_model
 from server.cli.terminal import report, stderr
 from server.config import ModelSettings
 from server.errors import ConfigError
+from server.machine import default_threads
 from weights.train.card import write_measured
 
 _WARM_UP_TOKENS = 16
@@ -44,37 +47,50 @@ class EvalOptions:
     """Prompts per file."""
     new_tokens: int
     out: Path | None
-    policies: str | None
+    methods: str | None
     card: bool = False
     """Whether the report goes into the draft's `card.md`, too."""
+    trained_on: tuple[Path, ...] = ()
+    """The draft's training text, to look for the prompts in."""
 
 
 def run_eval(settings: ModelSettings, options: EvalOptions) -> None:
-    """Measures, writes `eval.json` and `eval.md`, prints the latter.
+    """Measures, writes `eval.json` and `eval.md`, prints the latter. What an earlier run with the
+    same draft, settings and machine has measured in the folder is not measured again.
 
     Raises:
         StartupError: whatever is wrong with settings, data, draft or the folder to write; before
             anything is measured.
     """
     files = check_files(options.files)
-    names = parse_names(options.policies, options.draft_model is not None)
+    _check_trained_on(options.trained_on)
+    names = parse_names(options.methods, options.draft_model is not None)
     if settings.draft in ("none", "ngram"):
         raise ConfigError("draft", settings.draft, "expected a folder with a GliDe draft")
     card_folder = _card_folder(settings) if options.card else None
-    out = _make_folder(options.out or Path(f"eval-{Path(settings.draft).expanduser().name}"))
     # Methods share the engine's blocks: a block cached under one draft lacks another's KV.
     settings = settings.model_copy(update={"prefix_caching": False})
-    recorder = StepRecorder()
-    model = build_model(settings, report, recorder.observe)
-    prompts = read_data(model, files, options.limit, options.new_tokens)
-    methods = make_methods(model, settings, names, options.draft_model, report)
-    run = _Run(model, recorder, methods, prompts, options.new_tokens, _draft_name(settings), out)
-    asyncio.run(run.measure())
-    text = markdown(run.report())
-    print(text)
-    if card_folder is not None:
-        report(f"wrote {write_measured(card_folder, text)}")
-    report(f"wrote {out / 'eval.md'} and {out / 'eval.json'}")
+    with ResultsFolder(options.out or Path(f"eval-{_draft_name(settings)}")) as folder:
+        recorder = StepRecorder()
+        model = build_model(settings, report, recorder.observe)
+        sets = read_data(model, files, options.limit, options.new_tokens)
+        found = _contamination(model, sets, options.trained_on)
+        methods = make_methods(model, settings, names, options.draft_model, report)
+        about = _about(model, settings, options.new_tokens)
+        identity = run_identity(model, settings, methods, options.draft_model, about)
+        journal = folder.open_journal(identity, report)
+        try:
+            about = _begin(journal, identity, about, sets)
+            results = Results(about, sets, found, journal.rounds, folder)
+            run = _Run(model, recorder, methods, options.new_tokens, results, journal)
+            asyncio.run(run.measure())
+        finally:
+            journal.close()
+        text = markdown(results.report())
+        print(text)
+        if card_folder is not None:
+            report(f"wrote {write_measured(card_folder, text)}")
+        report(f"wrote {folder.path / 'eval.md'} and {folder.path / 'eval.json'}")
 
 
 class _Run:
@@ -85,92 +101,99 @@ class _Run:
         model: LoadedModel,
         recorder: StepRecorder,
         methods: Sequence[Method],
-        prompts: Prompts,
         new_tokens: int,
-        draft_name: str,
-        out: Path,
+        results: Results,
+        journal: Journal,
     ) -> None:
-        drafter, glide = glide_of(model)
+        _, glide = glide_of(model)
         runner = model.runner
-        self.model, self.methods, self.prompts = model, methods, prompts
-        self.new_tokens, self.out = new_tokens, out
+        self.engine, self.methods, self.new_tokens = model.engine, methods, new_tokens
+        self.results, self.journal = results, journal
         self.session = Session(model.engine, runner, recorder)
         self.teacher = TeacherForced(runner.model, glide, runner.caches, CHAIN_DEPTH)
-        dtype = runner.caches[0].keys.dtype
-        self.about = describe(model.name, draft_name, dtype, drafter.device, new_tokens)
-        self.results: dict[str, list[PromptResult]] = {}
 
     async def measure(self) -> None:
-        """All prompts. Results are written after each data set, and of what is measured so far if
-        it is interrupted."""
-        self.model.engine.start()
-        total = sum(len(prompts) for prompts in self.prompts.values())
-        # A bar that redraws itself from a thread would take time from what is measured.
-        progress = Progress(console=stderr, auto_refresh=False)
-        bar = progress.add_task("warm-up", total=total)
+        """All prompts that are missing. Each is in the journal when it is measured; the figures
+        are written now and then, after each data set, and at the end, whatever ended it."""
+        num_prompts, num_done = self.results.num_prompts, self.results.num_done
+        if num_done == num_prompts:
+            self.results.write()
+            return
+        self.engine.start()
         try:
-            with progress:
+            with RoundProgress(num_prompts, num_done) as progress:
                 await self._warm_up()
-                for name, prompts in self.prompts.items():
-                    progress.update(bar, description=name)
-                    self.results[name] = []
-                    for prompt in prompts:
-                        self.results[name].append(await self._measure(prompt))
-                        progress.advance(bar)
-                        progress.refresh()
-                    self._write()
+                progress.begin()
+                await self._measure_sets(progress)
         finally:
-            await self.model.engine.stop()
-            self._write()
+            await self.engine.stop()
+            self.results.write()
+            if self.results.num_done < num_prompts:
+                done = f"{self.results.num_done} of {num_prompts} prompts are measured"
+                report(f"{done}; the same command goes on with the others")
+
+    async def _measure_sets(self, progress: RoundProgress) -> None:
+        for name, data in self.results.sets.items():
+            for prompt in data.prompts:
+                key = round_key(name, prompt.id, prompt.token_ids)
+                if key in self.journal.rounds:
+                    continue
+                self.journal.add(key, await self._measure(prompt))
+                progress.advance(name, len(self.results.measured(name)), len(data.prompts))
+                self.results.write_if_due()
+            self.results.write()
 
     async def _warm_up(self) -> None:
         """Each method once: first calls allocate, and `auto` begins to learn."""
-        first = next(prompt for prompts in self.prompts.values() for prompt in prompts)
+        first = next(prompt for data in self.results.sets.values() for prompt in data.prompts)
         await self.session.compare(self.methods, first.token_ids, _WARM_UP_TOKENS, 0)
 
     async def _measure(self, prompt: EncodedPrompt) -> PromptResult:
-        turn = sum(map(len, self.results.values()))
+        turn = len(self.journal.rounds)
         answers = await self.session.compare(self.methods, prompt.token_ids, self.new_tokens, turn)
         ordered: dict[MethodName, Answer] = {m.name: answers[m.name] for m in self.methods}
         agreement = self.teacher.measure(prompt.token_ids, ordered["plain"].token_ids)
         return PromptResult(prompt.id, len(prompt.token_ids), ordered, agreement)
 
-    def report(self) -> Report:
-        """Of what is measured so far."""
-        sets = {name: usable(found) for name, found in self.results.items()}
-        figures = {name: set_figures([found]) for name, found in sets.items()}
-        mean = set_figures(list(sets.values())) if len(sets) > 1 else None
-        return Report(self.about, figures, mean)
 
-    def _write(self) -> None:
-        found = self.report()
-        raw = {name: list(map(_raw, prompts)) for name, prompts in self.results.items()}
-        text = json.dumps(asdict(found) | {"prompts": raw}, indent=1) + "\n"
-        (self.out / "eval.json").write_text(text, encoding="utf-8")
-        (self.out / "eval.md").write_text(markdown(found), encoding="utf-8")
+def _about(model: LoadedModel, settings: ModelSettings, new_tokens: int) -> About:
+    drafter, _ = glide_of(model)
+    num_threads = settings.threads or default_threads()
+    draft = _draft_name(settings)
+    return describe(model.name, draft, model.precision, drafter.device, num_threads, new_tokens)
 
 
-def _raw(prompt: PromptResult) -> dict[str, Any]:
-    """What was recorded of a prompt, for whoever wants other figures."""
-    return {
-        "id": prompt.id,
-        "num_prompt_tokens": prompt.num_prompt_tokens,
-        "agreement": asdict(prompt.agreement),
-        "answers": {name: _raw_answer(prompt, name) for name in prompt.answers},
-    }
+def _begin(journal: Journal, identity: Identity, about: About, sets: DataSets) -> About:
+    """Notes the run in the journal, unless it has nothing left to measure; gives the starts of
+    all runs."""
+    keys = [round_key(name, p.id, p.token_ids) for name, data in sets.items() for p in data.prompts]
+    if any(key not in journal.rounds for key in keys):
+        journal.begin(identity, about.started)
+    return replace(about, started=journal.started[0], resumed=tuple(journal.started[1:]))
 
 
-def _raw_answer(prompt: PromptResult, name: MethodName) -> dict[str, Any]:
-    answer = prompt.answers[name]
-    return {
-        "num_tokens": len(answer.token_ids),
-        "num_steps": len(answer.steps),
-        "decode_seconds": answer.decode_seconds,
-        **{f"{part}_seconds": answer.seconds(part) for part in ("draft", "verify", "other")},
-        "accepted": [step.num_accepted for step in answer.steps],
-        "depths": [step.depth for step in answer.steps],
-        "equals_plain": answer.token_ids == prompt.plain.token_ids,
-    }
+def _check_trained_on(files: Sequence[Path]) -> None:
+    """Before the model is loaded."""
+    for path in files:
+        if not path.is_file():
+            raise ConfigError("trained_on", str(path), "there is no such file")
+
+
+def _contamination(
+    model: LoadedModel, sets: DataSets, files: Sequence[Path]
+) -> Contamination | None:
+    """None where no training text is given. Warns of what is found: the figures still stand, but
+    not as those of text that the draft has never seen."""
+    if not files:
+        return None
+    found = find_contamination(sets, files, model.tokenizer)
+    if found.num_found:
+        ids = [prompt_id for of_set in found.found.values() for prompt_id in of_set]
+        shown = ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
+        total = sum(len(data.prompts) for data in sets.values())
+        warning = f"WARNING: {len(ids)} of {total} prompts occur in the training text: {shown}"
+        stderr.print(warning, style="bold red", markup=False, soft_wrap=True)
+    return found
 
 
 def _draft_name(settings: ModelSettings) -> str:
@@ -182,15 +205,4 @@ def _card_folder(settings: ModelSettings) -> Path:
     folder = Path(settings.draft).expanduser().resolve()
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigError("card", settings.draft, "the draft is in no folder that can be written")
-    return folder
-
-
-def _make_folder(folder: Path) -> Path:
-    """Made before anything is measured: hours of work should not end in a missing permission."""
-    folder = folder.expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "eval.json").touch()
-    except OSError as error:
-        raise ConfigError("out", str(folder), f"can't be written: {error}") from None
     return folder

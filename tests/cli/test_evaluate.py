@@ -64,7 +64,7 @@ def test_tables_on_stdout_and_in_files(draft: Path, data: list[str], tmp_path: P
     out = tmp_path / "results"
     done = run_glidecape(
         "eval", "--draft", str(draft), "--data", *data, "--tokens", "8", "--out", str(out),
-        "--policies", "chain,beam8,auto",
+        "--methods", "chain,beam8,auto",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("# random-glide on smollm2-135m-instruct\n")
@@ -78,9 +78,11 @@ def test_tables_on_stdout_and_in_files(draft: Path, data: list[str], tmp_path: P
 
 def test_what_is_wrong_is_one_line(draft: Path, data: list[str]) -> None:
     for arguments, part in (
-        (("--draft", str(draft), "--data", data[0], "--policies", "fast"), "policies='fast'"),
+        (("--draft", str(draft), "--data", data[0], "--methods", "fast"), "methods='fast'"),
         (("--data", data[0], "--ablate", "depth"), "ablate='depth'"),
         (("--data", data[0], "--ablate", "glimpse-layers", "--card"), "card=True"),
+        (("--data", data[0], "--ablate", "glimpse-layers", "--threads", "1"), "threads=1"),
+        (("--draft", str(draft), "--data", data[0], "--steps", "9"), "steps=9"),
     ):
         done = run_glidecape("eval", *arguments)
         assert done.returncode == 2, done.stderr

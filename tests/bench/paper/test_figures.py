@@ -48,8 +48,14 @@ def test_the_chains_figures() -> None:
     assert found.acceptance is not None
     assert found.acceptance.value == pytest.approx(13 / 17)
     # 2.25 s for 25 drafted tokens; 27 s for 18 plain steps.
-    assert found.relative_cost == pytest.approx((2.25 / 25) / (27 / 18))
-    assert found.expected_speedup == pytest.approx(expected_speedup(13 / 17, 0.06, 5))
+    assert found.relative_cost is not None
+    assert found.relative_cost.value == pytest.approx((2.25 / 25) / (27 / 18))
+    # Either prompt twice: 0.75 s for 15 depths in 1 s steps, 1.5 s for 10 in 2 s steps.
+    assert found.relative_cost[1:] == pytest.approx((0.05, 0.075))
+    assert found.expected_speedup is not None
+    assert found.expected_speedup.value == pytest.approx(expected_speedup(13 / 17, 0.06, 5))
+    ends = expected_speedup(6 / 9, 0.05, 5), expected_speedup(7 / 8, 0.075, 5)
+    assert found.expected_speedup[1:] == pytest.approx(ends)
 
 
 def test_plain_decoding_against_itself() -> None:
@@ -85,7 +91,20 @@ def test_the_mean_of_sets_counts_each_set_once() -> None:
         expected_speedup(6 / 9, (0.75 / 15) / 1.0, 5),
         expected_speedup(7 / 8, (1.5 / 10) / 2.0, 5),
     ]
-    assert found.chain.expected_speedup == pytest.approx(sum(expected) / 2)
+    assert found.chain.expected_speedup is not None
+    assert found.chain.expected_speedup.value == pytest.approx(sum(expected) / 2)
+
+
+def test_the_test_of_the_mean_weighs_the_sets_alike() -> None:
+    """Five prompts 4 times as fast in one set, one prompt 64 times as slow in the other."""
+    fast = result(plain=plain(10, 8.0), chain=chain([3, 4], 2.0))
+    slow = result(plain=plain(10, 1.0), chain=chain([3, 4], 64.0))
+    found = set_figures([[fast] * 5, [slow]]).methods["chain"]
+    # In log 4: observed 1 - 3 = -2; k / 5 ± 3 with k from -5 to 5 is never closer to 0.
+    assert found.p_value == pytest.approx(1.0)
+    together = set_figures([[*[fast] * 5, slow]]).methods["chain"]
+    # Observed 5 - 3 = 2; k ± 3 is 0 for k = 3 and k = -3, with 5 patterns each.
+    assert together.p_value == pytest.approx(54 / 64)
 
 
 def test_an_answer_that_differs_is_counted_and_timed_per_token() -> None:

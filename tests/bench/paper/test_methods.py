@@ -21,7 +21,7 @@ def test_plain_always_joins_and_the_order_is_the_tables() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"policies='medusa'.*beam8, cape, auto"):
+    with pytest.raises(ConfigError, match=r"methods='medusa'.*beam8, cape, auto"):
         parse_names("cape,medusa", True)
     with pytest.raises(ConfigError, match="--draft-model"):
         parse_names("draft_model", False)

@@ -1,8 +1,11 @@
 """The Markdown, cell by cell where it matters."""
 
+from dataclasses import replace
+
 from bench.paper.about import About
+from bench.paper.contamination import Contamination
 from bench.paper.figures import set_figures
-from bench.paper.tables import MEAN, Report, markdown
+from bench.paper.tables import MEAN, DataCounts, Report, markdown
 from tests.bench.paper.made import chain, plain, result
 
 ABOUT = About(
@@ -22,7 +25,7 @@ ABOUT = About(
 )
 
 
-def report(*names: str) -> Report:
+def report(*names: str, contamination: Contamination | None = None) -> Report:
     prompts = [
         result(
             "a",
@@ -38,7 +41,9 @@ def report(*names: str) -> Report:
         ),
     ]
     sets = {name: set_figures([prompts]) for name in names}
-    return Report(ABOUT, sets, set_figures([prompts] * len(names)) if len(names) > 1 else None)
+    data = dict.fromkeys(names, DataCounts(200, 3, 3, 1))
+    mean = set_figures([prompts] * len(names)) if len(names) > 1 else None
+    return Report(ABOUT, data, contamination, sets, mean)
 
 
 def row(text: str, *first: str) -> list[str]:
@@ -64,7 +69,8 @@ def test_acceptance_cost_and_expected_speedup_beside_the_papers() -> None:
     table = section(markdown(report("gsm8k")), "Acceptance rate")
     cells = row(table, "gsm8k", "GliDe, γ 5")
     # 13 of 17; the resamples are 6/9, 13/17 and 7/8. c = 0.06.
-    assert cells[:3] == ["76.5 [66.7, 87.5]", "6.0", "2.62"]
+    assert cells[:2] == ["76.5 [66.7, 87.5]", "6.0 [5.0, 7.5]"]
+    assert cells[2].startswith("2.62 [2.19, ")
     assert cells[3:] == ["64.8 / 67.1 / 69.3", "6.7 / 5.5 / 6.8", "1.97 / 2.16 / 2.16"]
 
 
@@ -90,10 +96,63 @@ def test_cape_against_the_chain() -> None:
     assert row(table, "spider")[0] == "1.09 [1.00, 1.12]"
 
 
+def test_how_much_of_the_data_was_measured() -> None:
+    table = section(markdown(report("gsm8k")), "Data")
+    assert row(table, "gsm8k") == ["200", "3 of 3", "1", "not checked"]
+    assert "was not checked (`--trained-on`)" in table
+
+
+def test_prompts_in_the_training_text_are_stated() -> None:
+    clean = Contamination(("text.jsonl",), 4000, 0, {"gsm8k": ()})
+    table = section(markdown(report("gsm8k", contamination=clean)), "Data")
+    assert row(table, "gsm8k")[3] == "0 of 3"
+    assert (
+        "\n0 of 3 prompts occur in the training text (text.jsonl: 4,000 prompts compared).\n"
+        in table
+    )
+    found = Contamination(("text.jsonl",), 4000, 12, {"gsm8k": ("a", "b")})
+    table = section(markdown(report("gsm8k", contamination=found)), "Data")
+    assert row(table, "gsm8k")[3] == "2 of 3"
+    assert "**2 of 3 prompts occur in the training text** (" in table
+    assert "; 12 lines of plain text were not compared)" in table
+
+
+def test_runs_that_went_on_are_counted() -> None:
+    assert "Measured in" not in markdown(report("gsm8k"))
+    found = report("gsm8k")
+    resumed = replace(found.about, resumed=("2026-01-02T00:00:00+00:00",))
+    assert ". Measured in 2 runs.\n" in markdown(replace(found, about=resumed))
+
+
+def test_the_summary_has_the_papers_figures_beneath_ours() -> None:
+    table = section(markdown(report("gsm8k", "mt_bench")), "Summary")
+    ours = row(table, "gsm8k", "ours")
+    assert ours[:2] == ["76.5 [66.7, 87.5]", "6.0 [5.0, 7.5]"]
+    assert ours[3:5] == ["0.7", "2.25 [2.00, 3.00]; 3.60"]
+    paper = "paper, Vicuna-7B / Vicuna-13B / Vicuna-33B"
+    theirs = row(table, "gsm8k", paper)
+    assert theirs[:2] == ["64.8 / 67.1 / 69.3", "6.7 / 5.5 / 6.8"]
+    assert theirs[2:] == ["1.97 / 2.16 / 2.16", "-", "1.90 / 2.32 / 2.27", "-"]
+    assert row(table, "mt_bench", paper)[-1] == "2.60 / 2.60 / 2.50; 3.50"
+
+
+def test_the_papers_mean_is_over_the_same_sets() -> None:
+    """Of Spider and GSM8K it has acceptance rates, of MT-bench none; speedups it has of all."""
+    paper = "paper, Vicuna-7B / Vicuna-13B / Vicuna-33B"
+    table = section(markdown(report("gsm8k", "spider")), "Summary")
+    assert row(table, MEAN, paper)[0] == "60.2 / 62.1 / 66.0"
+    table = section(markdown(report("gsm8k", "mt_bench")), "Summary")
+    assert row(table, MEAN, paper)[0] == "-"
+    assert row(table, MEAN, paper)[4] == "1.95 / 2.26 / 2.08"
+
+
 def test_unknown_sets_have_no_figures_of_the_paper_and_several_a_mean() -> None:
     text = markdown(report("mine", "spider"))
     assert row(section(text, "Acceptance rate"), "mine", "GliDe, γ 5")[3:] == ["-", "-", "-"]
     assert row(section(text, "Wall-time"), MEAN, "GliDe, γ 5")[-3:] == ["-", "-", "-"]
+    summary = section(text, "Summary")
+    assert f"| {MEAN} | ours |" in summary
+    assert f"| {MEAN} | paper" not in summary
     assert MEAN not in markdown(report("mine"))
 
 

@@ -25,6 +25,7 @@ class FoldedTokenizer:
 
     def __init__(self) -> None:
         self._bytes = byte_tokenizer()
+        self.backend = self._bytes.backend
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return [
@@ -45,6 +46,7 @@ def tiny_loaded(observe: Callable[[StepStats], None]) -> LoadedModel:
     return LoadedModel(
         name="tiny",
         identity="tiny",
+        precision="float32",
         speculation=SpeculationParams(),
         vocab_size=61,
         engine=AsyncEngine(Scheduler(limits), runner, observe),
