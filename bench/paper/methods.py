@@ -122,8 +122,9 @@ def method(name: MethodName, drafter: Drafter, config: PolicyConfig, auto: AutoP
     params = _params(name)
     if name == "plain":
         return Method(name, None, params)
-    width = 8 if name == "beam8" else 4
-    speculator = Speculator(drafter, replace(config, beam_width=width), auto)
+    config = replace(config, beam_width=8 if name == "beam8" else 4)
+    lookup = NgramDrafter() if name == "auto" else None  # as it is served
+    speculator = Speculator(drafter, config, auto, lookup)
     return Method(name, speculator, params)
 
 

@@ -94,7 +94,7 @@ class Runner:
     def forget(self, request_id: RequestId) -> None:
         """The request is over."""
         if self.speculator is not None:
-            self.speculator.drafter.forget(request_id)
+            self.speculator.forget(request_id)
 
     def _verify(self, plan: StepPlan, trees: dict[RequestId, TokenTree]) -> _Verified:
         """The target's forward over all trees, then sample-and-match down each of them."""

@@ -14,6 +14,7 @@ from server.engine.scheduler import Scheduler
 from server.engine.speculative.auto import AutoPolicy
 from server.engine.speculative.cost import CostCurve, StepCosts
 from server.engine.speculative.drafter import Drafter
+from server.engine.speculative.ngram_drafter import NgramDrafter
 from server.engine.speculative.policy import PolicyConfig, Speculator
 from server.engine.types import Request, RequestId, RequestOutput, SamplingParams
 from server.kernels.tree import LayerCache
@@ -93,6 +94,7 @@ class TinyEngine:
         config: SchedulerConfig = CONFIG,
         make_drafter: MakeDrafter | None = None,
         model: LlamaModel | None = None,
+        lookup: NgramDrafter | None = None,
     ) -> None:
         model = model or tiny_model()
         if make_drafter is not None:
@@ -102,7 +104,7 @@ class TinyEngine:
         speculator = None
         if make_drafter is not None:
             drafter = make_drafter(config, caches)
-            speculator = Speculator(drafter, PolicyConfig(), AutoPolicy(FREE_DRAFTS))
+            speculator = Speculator(drafter, PolicyConfig(), AutoPolicy(FREE_DRAFTS), lookup)
         self.runner = Runner(
             model, caches, config.block_size, config.eos_token_ids, CPU, speculator
         )

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from server.engine.plan import PlannedSequence
-from server.engine.speculative.calibration import Calibration
+from server.engine.speculative.calibration import Calibration, Kind
 from server.engine.speculative.cost import StepCosts
-from server.engine.speculative.proposal import Proposal
+from server.engine.speculative.proposal import Proposal, Source
 from server.engine.speculative.prospect import Prospects
 from server.engine.speculative.tree import TokenTree, comb
 from server.engine.types import RequestId
@@ -59,11 +59,13 @@ class AutoPolicy:
 
     Args:
         max_depth: longest draft that is considered.
+        source: of the drafter's proposals, by which drafting is judged.
     """
 
-    def __init__(self, costs: StepCosts, max_depth: int = 8) -> None:
+    def __init__(self, costs: StepCosts, max_depth: int = 8, source: Source = "draft") -> None:
         self.costs = costs
         self.max_depth = max_depth
+        self.source: Source = source
         self.calibration = Calibration()
         self.prospects = Prospects(costs, max_depth)
         self._steps_without = 0
@@ -81,6 +83,12 @@ class AutoPolicy:
             self._steps_without = 0
         depth = self.max_depth if prospect.pays or self._probing else 0
         return DraftPlan(depth, prospect.least_survival)
+
+    def prefers(self, found: Proposal) -> bool:
+        """Whether a lookup is at least as good as what the draft would probably say; it costs
+        nothing."""
+        chance = self.calibration.chance(found.confidences[0][0], "lookup")
+        return chance >= self.prospects.mean_chance
 
     def choose_nodes(
         self, drafted: Sequence[tuple[PlannedSequence, Proposal]], num_rows: int
@@ -121,7 +129,7 @@ class AutoPolicy:
             for rank, (token_id, confidence) in enumerate(zip(tokens, confidences, strict=True)):
                 node = tree.child(parent, token_id)
                 if node is not None:
-                    self.calibration.observe(confidence, rank > 0, node == accepted)
+                    self.calibration.observe(confidence, _kind(proposal, rank), node == accepted)
                     observed.append((confidence, node == accepted))
         return observed
 
@@ -129,7 +137,7 @@ class AutoPolicy:
         gains, survivals, survival = list[_Gain](), list[float](), 1.0
         for depth, confidences in enumerate(proposal.confidences, start=1):
             chances = [
-                self.calibration.chance(confidence, rank > 0)
+                self.calibration.chance(confidence, _kind(proposal, rank))
                 for rank, confidence in enumerate(confidences)
             ]
             gains += [
@@ -139,7 +147,8 @@ class AutoPolicy:
             ]
             survival *= chances[0]
             survivals.append(survival)
-        self.prospects.observe(survivals)
+        if proposal.source == self.source:
+            self.prospects.observe(survivals)
         gains.sort(key=_order)
         return gains[: planned.max_nodes - 1]
 
@@ -152,6 +161,12 @@ class AutoPolicy:
             if rate > best_rate:
                 best, best_rate = count, rate
         return best
+
+
+def _kind(proposal: Proposal, rank: int) -> Kind:
+    if proposal.source == "lookup":
+        return "lookup"
+    return "leaf" if rank else "trunk"
 
 
 def _comb(planned: PlannedSequence, proposal: Proposal, chosen: Sequence[_Gain]) -> TokenTree:

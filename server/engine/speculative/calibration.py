@@ -1,13 +1,15 @@
 """How often a proposed token of a given confidence is accepted, learned while serving. Pure.
 
 A draft's probabilities are not the chances of acceptance: under greedy decoding a token with
-probability 0.5 may be right four times in five. Counts are kept per rank (trunk, leaf) and
-confidence bin, and forget slowly, so that the estimate follows the traffic.
+probability 0.5 may be right four times in five. Counts are kept per kind and confidence bin,
+and forget slowly, so that the estimate follows the traffic.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+Kind = Literal["trunk", "leaf", "lookup"]
+"""What a token is: the draft's choice, another of its candidates, or found in the text."""
 NUM_BINS = 10
 _PRIOR_WEIGHT = 8.0
 """Observations that the confidence itself counts for, until there are real ones."""
@@ -36,30 +38,30 @@ class _Bin:
 class Calibration:
     """Chance of acceptance, given that everything above the token was accepted."""
 
-    _bins: dict[bool, list[_Bin]] = field(
-        default_factory=lambda: {leaf: [_Bin() for _ in range(NUM_BINS)] for leaf in (False, True)}
+    _bins: dict[Kind, list[_Bin]] = field(
+        default_factory=lambda: {kind: [_Bin() for _ in range(NUM_BINS)] for kind in get_args(Kind)}
     )
 
-    def chance(self, confidence: float, is_leaf: bool) -> float:
+    def chance(self, confidence: float, kind: Kind) -> float:
         """Estimated chance, between 0 and 1."""
-        entry = self._bin(confidence, is_leaf)
+        entry = self._bin(confidence, kind)
         total = entry.accepted + _PRIOR_WEIGHT * confidence
         return min(total / (entry.seen + _PRIOR_WEIGHT), 1.0)
 
     def trunk_lines(self) -> Lines:
         """The chances of all trunk tokens, as `chance` gives them."""
-        bins = self._bins[False]
+        bins = self._bins["trunk"]
         weights = [1 / (entry.seen + _PRIOR_WEIGHT) for entry in bins]
         return Lines(
             tuple(e.accepted * weight for e, weight in zip(bins, weights, strict=True)),
             tuple(_PRIOR_WEIGHT * weight for weight in weights),
         )
 
-    def observe(self, confidence: float, is_leaf: bool, accepted: bool) -> None:
+    def observe(self, confidence: float, kind: Kind, accepted: bool) -> None:
         """A token was verified whose parent had been accepted."""
-        entry = self._bin(confidence, is_leaf)
+        entry = self._bin(confidence, kind)
         entry.seen = entry.seen * _MEMORY + 1.0
         entry.accepted = entry.accepted * _MEMORY + accepted
 
-    def _bin(self, confidence: float, is_leaf: bool) -> _Bin:
-        return self._bins[is_leaf][min(int(confidence * NUM_BINS), NUM_BINS - 1)]
+    def _bin(self, confidence: float, kind: Kind) -> _Bin:
+        return self._bins[kind][min(int(confidence * NUM_BINS), NUM_BINS - 1)]

@@ -16,10 +16,11 @@ import torch
 
 from server.engine.plan import PlannedSequence, StepPlan, StepSeconds
 from server.engine.speculative.accept import Verification
-from server.engine.speculative.auto import AutoPolicy
+from server.engine.speculative.auto import AutoPolicy, DraftPlan
 from server.engine.speculative.cape import CapeConfig, expand
 from server.engine.speculative.commit import Walk, committed_chunk, committed_tokens
 from server.engine.speculative.drafter import Committed, Drafter, EarlyStop
+from server.engine.speculative.ngram_drafter import NgramDrafter
 from server.engine.speculative.proposal import Proposal
 from server.engine.speculative.step_stats import Observation, step_stats
 from server.engine.speculative.tree import TokenTree, comb
@@ -42,14 +43,23 @@ class Speculator:
 
     Args:
         auto: decides for requests with policy `auto`.
+        lookup: prompt lookup beside a draft with a model, for `auto` alone: other policies show the
+            draft as it is.
     """
 
-    def __init__(self, drafter: Drafter, config: PolicyConfig, auto: AutoPolicy) -> None:
+    def __init__(
+        self,
+        drafter: Drafter,
+        config: PolicyConfig,
+        auto: AutoPolicy,
+        lookup: NgramDrafter | None = None,
+    ) -> None:
         self.drafter = drafter
         self.config = config
         self.auto = auto
+        self.lookup = lookup
         self._drafted: dict[RequestId, Proposal] = {}
-        """Chains of the current step."""
+        """Chains of the current step, drafted or looked up."""
         self._observations = list[Observation]()
 
     def propose(self, plan: StepPlan) -> dict[RequestId, TokenTree]:
@@ -89,6 +99,12 @@ class Speculator:
                 committed.append(self._committed_path(planned, walk, last))
         self.drafter.commit(committed)
 
+    def forget(self, request_id: RequestId) -> None:
+        """The request is over."""
+        self.drafter.forget(request_id)
+        if self.lookup is not None:
+            self.lookup.forget(request_id)
+
     def stats(
         self, plan: StepPlan, walks: Sequence[Verification], seconds: StepSeconds
     ) -> StepSpeculationStats:
@@ -102,33 +118,54 @@ class Speculator:
         if proposal is None:  # beams, whose KV lies elsewhere but for the root's
             return committed_tokens(planned, walk, 1, hidden)
         self._observations += self.auto.learn(proposal, walk.tree, walk.path)
-        return committed_tokens(planned, walk, len(proposal.candidates), hidden)
+        num_written = len(proposal.candidates) if proposal.source == "draft" else 0
+        return committed_tokens(planned, walk, num_written, hidden)
 
     def _combs(self, chains: list[PlannedSequence], num_rows: int) -> dict[RequestId, TokenTree]:
         """One drafting for all policies that start from a chain."""
-        auto = self.auto.plan_draft(
-            sum(p.request.speculation.policy == "auto" for p in chains), num_rows
-        )
-        depths = {p.request.request_id: self._depth(p, auto.depth) for p in chains}
-        drafting = [p for p in chains if depths[p.request.request_id] > 0]
-        if not drafting:
-            return {}
-        wanted = [depths[p.request.request_id] for p in drafting]
-        least = tuple(
-            auto.least_survival if p.request.speculation.policy == "auto" else 0.0 for p in drafting
-        )
-        stop = EarlyStop(self.auto.calibration.trunk_lines(), least)
-        proposals = self.drafter.draft(drafting, wanted, stop)
-        names = [p.request.request_id for p in drafting]
-        self._drafted = dict(zip(names, proposals, strict=True))
+        autos = [p for p in chains if p.request.speculation.policy == "auto"]
+        found = self._looked_up(autos)
+        sure = {name: p for name, p in found.items() if self.auto.prefers(p)}
+        plan = self.auto.plan_draft(len(autos) - len(sure), num_rows)
+        # Where drafting doesn't pay, a lookup costs nothing.
+        self._drafted = sure if plan.depth else found
+        self._drafted |= self._draft([p for p in chains if _name(p) not in self._drafted], plan)
         trees: dict[RequestId, TokenTree] = {}
         undecided = list[tuple[PlannedSequence, Proposal]]()
-        for planned, proposal in zip(drafting, proposals, strict=True):
+        for planned in chains:
+            proposal = self._drafted.get(_name(planned))
+            if proposal is None:
+                continue
             if planned.request.speculation.policy == "auto":
                 undecided.append((planned, proposal))
             else:
-                trees[planned.request.request_id] = self._fixed(planned, proposal)
+                trees[_name(planned)] = self._fixed(planned, proposal)
         return trees | self.auto.choose_nodes(undecided, num_rows)
+
+    def _looked_up(self, sequences: Sequence[PlannedSequence]) -> dict[RequestId, Proposal]:
+        """What is found in the sequences themselves."""
+        if self.lookup is None:
+            return {}
+        depths = [self._depth(p, self.auto.max_depth) for p in sequences]
+        proposals = self.lookup.draft(sequences, depths, EarlyStop.never(len(depths)))
+        pairs = zip(sequences, proposals, strict=True)
+        return {_name(planned): proposal for planned, proposal in pairs if proposal.candidates}
+
+    def _draft(
+        self, chains: Sequence[PlannedSequence], plan: DraftPlan
+    ) -> dict[RequestId, Proposal]:
+        """What the draft says, for those for which it is to say something."""
+        depths = [self._depth(planned, plan.depth) for planned in chains]
+        wanted = [(p, depth) for p, depth in zip(chains, depths, strict=True) if depth > 0]
+        if not wanted:
+            return {}
+        least = tuple(
+            plan.least_survival if p.request.speculation.policy == "auto" else 0.0
+            for p, _ in wanted
+        )
+        stop = EarlyStop(self.auto.calibration.trunk_lines(), least)
+        proposals = self.drafter.draft([p for p, _ in wanted], [d for _, d in wanted], stop)
+        return {_name(p): proposal for (p, _), proposal in zip(wanted, proposals, strict=True)}
 
     def _depth(self, planned: PlannedSequence, auto_depth: int) -> int:
         """Tokens to draft: what the request says, else the policy's own depth, within the plan."""
@@ -160,3 +197,7 @@ class Speculator:
                 depths.append(min(depth, planned.max_depth, room))
         trees = self.drafter.draft_beams(fitting, depths, self.config.beam_width)
         return {p.request.request_id: t for p, t in zip(fitting, trees, strict=True)}
+
+
+def _name(planned: PlannedSequence) -> RequestId:
+    return planned.request.request_id

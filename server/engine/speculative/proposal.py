@@ -1,7 +1,10 @@
 """What a drafter found for one sequence, before a policy shapes it. Pure."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+Source = Literal["draft", "lookup"]
+"""Whether a model drafted a chain, or it was found in the text (`ngram_drafter.py`)."""
 NUM_CANDIDATES = 8
 """Tokens a drafter reports per depth: the trunk's and seven alternatives, CaPE's widest."""
 
@@ -13,7 +16,9 @@ class Proposal:
     candidates: tuple[tuple[int, ...], ...]
     """Per depth 1, 2 …: tokens by falling probability; the first is the trunk's."""
     confidences: tuple[tuple[float, ...], ...]
-    """Their probabilities under the draft at temperature 1."""
+    """Their probabilities under the draft at temperature 1; for a lookup, what is claimed."""
+    source: Source = "draft"
+    """Of a lookup there is no draft KV, and its confidences mean something else."""
 
     @property
     def trunk(self) -> tuple[int, ...]:

@@ -84,7 +84,7 @@ class Prospects:
         verify, draft_seconds = self.costs.verify, self.costs.draft(num_sequences)
         more = _NEAR_ROWS * num_sequences
         row_seconds = (verify(num_rows + more) - verify(num_rows)) / more
-        chance = self._mean_chance()
+        chance = self.mean_chance
         plain = rate = num_rows / verify(num_rows)
         least = 0.0
         for _ in range(_ROUNDS):
@@ -95,8 +95,9 @@ class Prospects:
             rate = max(rate, tokens / (seconds + played.forwards * draft_seconds))
         return Prospect(rate > plain, least)
 
-    def _mean_chance(self) -> float:
-        """Of a token whose parent was right."""
+    @property
+    def mean_chance(self) -> float:
+        """Of a token whose parent was right, over the latest chains."""
         right = sum(sum(chain) for chain in self._latest)
         parents = sum(1.0 + sum(chain[:-1]) for chain in self._latest)
         return right / parents

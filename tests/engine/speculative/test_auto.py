@@ -136,6 +136,40 @@ def test_a_bad_stretch_does_not_switch_speculation_off_for_ever() -> None:
     assert auto.plan_draft(1, 1).depth == 1
 
 
+def lookup(confidence: float) -> Proposal:
+    return Proposal(((10,), (20,)), ((confidence,), (confidence,)), "lookup")
+
+
+def test_a_lookup_is_preferred_where_it_is_likelier_than_a_draft() -> None:
+    """At first a drafted token's chance is 0.7; a lookup's is what it claims."""
+    auto = policy(FLAT)
+    assert auto.prefers(lookup(0.8))
+    assert not auto.prefers(lookup(0.5))
+
+
+def test_lookups_are_judged_by_what_became_of_them() -> None:
+    auto = policy(FLAT)
+    for _ in range(50):
+        auto.learn(lookup(0.8), TokenTree((3, 10), (0,), 1), [0])
+        auto.learn(lookup(0.5), TokenTree((3, 10), (0,), 1), [0, 1])
+    assert not auto.prefers(lookup(0.8))
+    assert auto.prefers(lookup(0.5))
+    # A draft of that confidence is another matter.
+    assert auto.calibration.chance(0.8, "trunk") == pytest.approx(0.8)
+
+
+def test_lookups_say_nothing_of_the_draft() -> None:
+    auto = policy(FLAT, CostCurve((1, 2), (0.3, 0.3)))
+    before = auto.plan_draft(1, 1)
+    for _ in range(100):
+        chosen(auto, lookup(0.01))
+    assert auto.plan_draft(1, 1) == before
+    by_lookups = AutoPolicy(auto.costs, source="lookup")
+    for _ in range(100):
+        chosen(by_lookups, lookup(0.01))
+    assert by_lookups.plan_draft(1, 1).depth == 0
+
+
 def test_learning_stops_where_the_trunk_was_left() -> None:
     """Accepted: 10, then the leaf 21. So 10 was right, 11 and 20 wrong, 21 right; of 30 nothing
     is known."""

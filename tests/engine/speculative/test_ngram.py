@@ -43,27 +43,38 @@ def test_the_last_tokens_do_not_match_themselves() -> None:
     assert drafted([5]) == ()
 
 
-def test_a_proposal_ends_with_the_sequence() -> None:
-    assert drafted([5, 5]) == (5,)
-    assert drafted([1, 2, 1, 2]) == (1, 2)
+def test_a_text_that_repeats_itself_goes_on_repeating_itself() -> None:
+    assert drafted([5, 5]) == (5, 5, 5, 5)
+    assert drafted([1, 2, 1, 2]) == (1, 2, 1, 2)
+    assert drafted([7, 1, 2, 3, 1, 2, 3, 1], depth=7) == (2, 3, 1, 2, 3, 1, 2)
 
 
 def test_only_the_asked_lengths_match() -> None:
     text = [1, 2, 3, 0, 9, 3]
-    assert drafted(text, drafter=NgramDrafter(shortest=2)) == ()
-    assert drafted(text, drafter=NgramDrafter(longest=1)) == (0, 9, 3)
+    assert drafted(text, drafter=NgramDrafter((3, 2))) == ()
+    assert drafted(text, drafter=NgramDrafter((1,))) == (0, 9, 3, 0)
 
 
-def test_a_claimed_confidence_and_no_alternatives() -> None:
-    (proposal,) = NgramDrafter(confidence=0.7).draft([sequence([1, 2, 1])], [4], WHOLE)
-    assert proposal.candidates == ((2,), (1,))
-    assert proposal.confidences == ((0.7,), (0.7,))
+def test_more_equal_tokens_claim_more_confidence() -> None:
+    """One token is equal, then one more with each that is right, up to six."""
+    (proposal,) = NgramDrafter().draft([sequence([1, 2, 3, 4, 5, 6, 7, 1])], [7], WHOLE)
+    assert proposal.candidates == ((2,), (3,), (4,), (5,), (6,), (7,), (1,))
+    claims = [claim for (claim,) in proposal.confidences]
+    assert claims == [0.2, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9]
+    assert proposal.source == "lookup"
+
+
+def test_equal_tokens_are_counted_beyond_the_indexed_lengths() -> None:
+    """Found by its last token, but four are equal."""
+    text = [4, 3, 2, 1, 0, 4, 3, 2, 1]
+    (proposal,) = NgramDrafter((1,)).draft([sequence(text)], [2], WHOLE)
+    assert proposal.confidences == ((0.7,), (0.8,))
 
 
 def test_a_beam_is_the_chain() -> None:
     entries = [sequence([1, 2, 1]), sequence([1, 2, 3], "b")]
     found, nothing = NgramDrafter().draft_beams(entries, [4, 4], width=4)
-    assert (found.token_ids, found.parents, found.is_chain) == ((1, 2, 1), (0, 1), True)
+    assert (found.token_ids, found.parents, found.is_chain) == ((1, 2, 1, 2, 1), (0, 1, 2, 3), True)
     assert nothing.token_ids == (3,)
 
 
@@ -93,9 +104,11 @@ def test_a_grown_index_finds_what_a_fresh_one_and_a_scan_find(
 
 
 def _scanned(text: list[int], depth: int) -> Trunk:
-    """The definition: the longest suffix of at most 3 that occurred before, its last occurrence."""
-    for length in range(min(3, len(text)), 0, -1):
+    """The definition: the longest suffix of 5, 3, 2 or 1 that occurred before, its last occurrence;
+    what is behind it, over and over."""
+    for length in (n for n in (5, 3, 2, 1) if n <= len(text)):
         for start in range(len(text) - length - 1, -1, -1):
             if text[start : start + length] == text[-length:]:
-                return tuple(text[start + length : start + length + depth])
+                behind = text[start + length :]
+                return tuple((behind * depth)[:depth])
     return ()
