@@ -1,5 +1,7 @@
 """`python -m weights.train`: trains a draft on text that is there."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +30,7 @@ def main(
 ) -> None:
     """Train a draft on text that is there."""
     from server.config import DEFAULT_MODEL
+    from weights.train.card import write_card
     from weights.train.load import load_target
     from weights.train.train import train
 
@@ -42,7 +45,8 @@ def main(
     console = Console(stderr=True)
     name = DEFAULT_MODEL if target == "default" else target
     loaded = load_target(name, config, Path("~/.cache/glidecape"), console.print)
-    train(config, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, console)
+    trained = train(config, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, console)
+    write_card(config, name, trained, f"python -m weights.train {shlex.join(sys.argv[1:])}")
 
 
 typer.run(main)
