@@ -10,7 +10,7 @@ from platform import processor
 
 import torch
 
-from server.config import ModelSettings
+from server.config import DEFAULT_MODEL, ModelSettings
 from server.engine.kv_cache import CacheShape, allocate_kv
 from server.engine.planner import SchedulerConfig
 from server.engine.runner import Model
@@ -22,7 +22,7 @@ from server.engine.speculative.glide_drafter import GlideDrafter
 from server.engine.speculative.model_drafter import ModelDrafter
 from server.engine.speculative.ngram_drafter import NgramDrafter
 from server.engine.speculative.policy import PolicyConfig, Speculator
-from server.engine.speculative.profile import measure_costs
+from server.engine.speculative.profile import Profiled, measure_costs, still_hold
 from server.errors import ConfigError, UnsupportedModelError
 from server.kernels.tree import LayerCache
 from server.models.config import ModelConfig, model_config
@@ -30,6 +30,7 @@ from server.models.glide import GlideModel
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
 from server.models.quantization import DRAFT_QUANTIZATION, Quantization
+from weights import default
 from weights.checkpoint import checkpoint_identity, load_weights, read_config, read_json
 from weights.glide import load_glide
 from weights.locate import locate_model
@@ -67,16 +68,17 @@ def load_draft(
     its embedding and head.
 
     Args:
-        quantization: of the target; where it has one, the draft's weights are kept in 8 bits.
+        quantization: of the target; where it has one, the draft's weights are kept in 4 bits.
 
     Raises:
         StartupError: there is no such draft, or it doesn't fit the target.
     """
-    if settings.draft == "none":
+    name = _named(settings)
+    if name == "none":
         return None
-    if settings.draft == "ngram":
+    if name == "ngram":
         return Draft(None, None, "ngram")
-    folder = _folder(settings, placement, report)
+    folder = _folder(name, settings, placement, report)
     if read_json(folder / "config.json").get("model_type") == "glide":
         embedding = target.embedding.data
         head = target.head(quantization)
@@ -104,7 +106,8 @@ def build_speculator(
     device: torch.device,
     report: Report,
 ) -> Speculator:
-    """Gives the draft its KV and measures what proposals cost on this machine (once, then cached).
+    """Gives the draft its KV and measures what proposals cost on this machine (kept in the cache
+    folder, and looked at again at each start).
 
     Args:
         identity: of the target with its precision, device and threads.
@@ -114,17 +117,16 @@ def build_speculator(
     key = blake2b(what.encode(), digest_size=8).hexdigest()
     path = settings.cache_dir.expanduser() / "profiles" / f"{key}.json"
 
-    def measure() -> StepCosts:
-        report("measuring the cost of proposals on this machine, once …")
-        return measure_costs(target, drafter, caches, limits.block_size, device)
-
-    costs = _cached_costs(path, measure)
+    profiled = Profiled(target, caches, limits.block_size, device)
+    costs = _costs(path, profiled, drafter, report)
     one, eight = costs.verify(1) * 1000, costs.verify(8) * 1000
     report(
         f"speculating with {drafter.name}: a step of 1 token {one:.1f} ms, of 8 {eight:.1f} ms, "
         f"a draft step {costs.draft(1) * 1000:.1f} ms"
     )
-    return Speculator(drafter, policy_config(settings), AutoPolicy(costs))
+    if draft.model is None:
+        return Speculator(drafter, policy_config(settings), AutoPolicy(costs, source="lookup"))
+    return Speculator(drafter, policy_config(settings), AutoPolicy(costs), NgramDrafter())
 
 
 def policy_config(settings: ModelSettings) -> PolicyConfig:
@@ -133,14 +135,19 @@ def policy_config(settings: ModelSettings) -> PolicyConfig:
     return PolicyConfig(beam_width=settings.beam_width, cape=cape)
 
 
-def _folder(settings: ModelSettings, placement: Placement, report: Report) -> Path:
-    path = Path(settings.draft).expanduser()
+def _named(settings: ModelSettings) -> str:
+    if settings.draft != "auto":
+        return settings.draft
+    return str(default.DRAFT) if settings.model == DEFAULT_MODEL else "none"
+
+
+def _folder(name: str, settings: ModelSettings, placement: Placement, report: Report) -> Path:
+    path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if not path.exists() and "/" not in settings.draft:
-        raise ConfigError("draft", settings.draft, "expected a folder, a model, ngram or none")
-    cache_dir = settings.cache_dir.expanduser()
-    return locate_model(settings.draft, cache_dir, placement.dtype, report)
+    if not path.exists() and "/" not in name:
+        raise ConfigError("draft", name, "expected a folder, a model, ngram, none or auto")
+    return locate_model(name, settings.cache_dir.expanduser(), placement.dtype, report)
 
 
 def _check_vocabulary(draft: ModelConfig, target: ModelConfig) -> None:
@@ -162,17 +169,26 @@ def _drafter(
     return ModelDrafter(draft.model, own, limits.block_size, device)
 
 
-def _cached_costs(path: Path, measure: Callable[[], StepCosts]) -> StepCosts:
-    """A broken or missing file is measured again; where it can't be kept, at every start."""
+def _costs(path: Path, target: Profiled, drafter: Drafter, report: Report) -> StepCosts:
+    """Those of an earlier start, as far as they hold; else measured, and kept where that can be."""
+    stored = _stored_costs(path)
+    if stored is not None and still_hold(stored, target):
+        return stored
+    report("measuring the cost of proposals on this machine …")
+    costs = measure_costs(target, drafter)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(costs)), encoding="utf-8")
+    return costs
+
+
+def _stored_costs(path: Path) -> StepCosts | None:
+    """None for a broken or missing file."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return StepCosts(_stored_curve(stored["verify"]), _stored_curve(stored["draft"]))
     except (OSError, ValueError, TypeError, KeyError):
-        costs = measure()
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(asdict(costs)), encoding="utf-8")
-        return costs
+        return None
 
 
 def _stored_curve(stored: dict[str, list[float]]) -> CostCurve:

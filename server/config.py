@@ -55,9 +55,10 @@ class ModelSettings(BaseSettings):
     model: str = DEFAULT_MODEL
     """The default model's name, a local folder (Hugging Face layout), a .gguf file, or a hub id."""
 
-    draft: str = "none"
+    draft: str = "auto"
     """Draft for speculative decoding: a folder with a GliDe draft or a small model, ngram (prompt
-    lookup, no weights), or none."""
+    lookup, no weights), or none; auto is the draft that comes with the default model, and none for
+    other models."""
 
     speculation_policy: PolicyName = "auto"
     """How much is proposed where a request doesn't say: auto, cape, chain, beam or off."""

@@ -79,12 +79,29 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Drafters that were measured; the figures are COSTS."""
     calls = list[str]()
 
-    def measure(model: object, drafter: object, *rest: object) -> StepCosts:
+    def measure(target: object, drafter: object) -> StepCosts:
         calls.append(type(drafter).__name__)
         return COSTS
 
     monkeypatch.setattr(build_draft, "measure_costs", measure)
+    monkeypatch.setattr(build_draft, "still_hold", lambda costs, target: True)
     return calls
+
+
+def test_costs_that_no_longer_hold_are_measured_again(
+    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speculator(tmp_path, "ngram")
+    asked = list[StepCosts]()
+
+    def holds(costs: StepCosts, target: object) -> bool:
+        asked.append(costs)
+        return False
+
+    monkeypatch.setattr(build_draft, "still_hold", holds)
+    speculator(tmp_path, "ngram")
+    assert asked == [COSTS]
+    assert len(measured) == 2
 
 
 def cache_files(tmp_path: Path) -> Sequence[Path]:
@@ -93,6 +110,16 @@ def cache_files(tmp_path: Path) -> Sequence[Path]:
 
 def test_no_draft(tmp_path: Path) -> None:
     assert load_draft(settings(tmp_path, "none"), target(), PLACEMENT, None, said.append) is None
+
+
+def test_auto_is_the_shipped_draft_of_the_default_model_alone(
+    tmp_path: Path,
+) -> None:
+    """The shipped one is found: it is refused here because the target is another model."""
+    with pytest.raises(UnsupportedModelError, match="hidden size of 576"):
+        load_draft(settings(tmp_path, "auto"), target(), PLACEMENT, None, said.append)
+    other = settings(tmp_path, "auto", model=str(tmp_path))
+    assert load_draft(other, target(), PLACEMENT, None, said.append) is None
 
 
 def test_prompt_lookup_needs_no_files(tmp_path: Path, measured: list[str]) -> None:
@@ -115,7 +142,7 @@ def test_another_vocabulary_is_refused_naming_both_sizes(tmp_path: Path) -> None
 
 
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"draft='n-gram'.*ngram or none"):
+    with pytest.raises(ConfigError, match=r"draft='n-gram'.*ngram, none or auto"):
         load_draft(settings(tmp_path, "n-gram"), target(), PLACEMENT, None, said.append)
 
 

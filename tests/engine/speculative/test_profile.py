@@ -5,7 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from server.engine.speculative.profile import DRAFT_ROWS, VERIFY_ROWS, measure_costs
+from server.engine.speculative import profile
+from server.engine.speculative.cost import CostCurve, StepCosts
+from server.engine.speculative.profile import (
+    DRAFT_ROWS,
+    VERIFY_ROWS,
+    Profiled,
+    measure_costs,
+    still_hold,
+)
 from tests.engine.speculative.test_exactness import DRAFTERS, oracle
 from tests.engine.test_equality import alone, requests
 from tests.engine.tiny import CONFIG, CPU, TinyEngine, tiny_caches, tiny_model, tokens
@@ -17,7 +25,7 @@ MEASURED = [name for name, make in DRAFTERS.items() if make is not oracle]
 def test_curves_have_all_points_and_rise(name: str) -> None:
     caches = tiny_caches(CONFIG)
     drafter = DRAFTERS[name](CONFIG, caches)
-    costs = measure_costs(tiny_model(), drafter, caches, CONFIG.block_size, CPU)
+    costs = measure_costs(Profiled(tiny_model(), caches, CONFIG.block_size, CPU), drafter)
     for curve, rows in ((costs.verify, VERIFY_ROWS), (costs.draft, DRAFT_ROWS)):
         assert curve.rows == rows
         assert len(curve.seconds) == len(rows)
@@ -32,7 +40,9 @@ def test_a_small_pool_is_not_overrun(name: str, num_blocks: int) -> None:
     config = replace(CONFIG, num_blocks=num_blocks)
     caches = tiny_caches(config)
     drafter = DRAFTERS[name](config, caches)
-    assert measure_costs(tiny_model(), drafter, caches, config.block_size, CPU).verify(1) > 0
+    assert (
+        measure_costs(Profiled(tiny_model(), caches, config.block_size, CPU), drafter).verify(1) > 0
+    )
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -40,8 +50,22 @@ def test_serving_after_a_measurement_gives_the_same_tokens(name: str) -> None:
     engine = TinyEngine(CONFIG, DRAFTERS[name])
     speculator = engine.runner.speculator
     assert speculator is not None
-    measure_costs(tiny_model(), speculator.drafter, engine.runner.caches, CONFIG.block_size, CPU)
+    profiled = Profiled(tiny_model(), engine.runner.caches, CONFIG.block_size, CPU)
+    measure_costs(profiled, speculator.drafter)
     speculating = replace(requests()[0].speculation, policy="cape")
     request = replace(requests()[0], speculation=speculating)
     got = engine.run([request])[request.request_id]
     assert tokens(got) == tokens(alone()[request.request_id])
+
+
+@pytest.mark.parametrize(
+    ("then", "holds"), [(1.0, False), (2.9, False), (3.2, True), (5.0, True), (5.4, False)]
+)
+def test_costs_hold_while_steps_have_their_ratio(
+    monkeypatch: pytest.MonkeyPatch, then: float, holds: bool
+) -> None:
+    """Today eight rows take four times as long as one, whatever the unit; 30 % off is too much."""
+    monkeypatch.setattr(profile, "_seconds", lambda run, rows: {1: 0.25, 8: 1.0}[rows])
+    costs = StepCosts(CostCurve((1, 8), (0.01, 0.01 * then)), CostCurve((1, 2), (0.0, 0.0)))
+    target = Profiled(tiny_model(), tiny_caches(CONFIG), CONFIG.block_size, CPU)
+    assert still_hold(costs, target) == holds
