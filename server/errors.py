@@ -8,17 +8,21 @@
     ├── RequestError               the client's fault, answered with its own 4xx
     │   ├── InvalidRequestError    400
     │   │   └── ContextLengthError
-    │   └── ModelNotFoundError     404
+    │   ├── AuthenticationError    401
+    │   ├── ModelNotFoundError     404
+    │   ├── BodyTooLargeError      413
+    │   └── RateLimitError         429
     └── EngineDeadError            500: a step crashed, nothing can be served any more
 
 This module does not know HTTP frameworks: `server/api/errors.py` turns the tree into responses.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
-ErrorType = Literal["invalid_request_error", "server_error"]
-"""The `type` of OpenAI's error body."""
+ErrorType = Literal["invalid_request_error", "requests", "server_error"]
+"""The `type` of OpenAI's error body; `requests` is what a rate limit of requests has there."""
 
 ErrorCode = Literal[
     "invalid_value",
@@ -26,9 +30,12 @@ ErrorCode = Literal[
     "unknown_field",
     "unsupported_field",
     "context_length_exceeded",
+    "invalid_api_key",
     "model_not_found",
     "not_found",
     "method_not_allowed",
+    "request_too_large",
+    "rate_limit_exceeded",
     "internal_error",
 ]
 """The `code` of OpenAI's error body; closed, so that clients can switch on it."""
@@ -73,6 +80,8 @@ class RequestError(GlidecapeError):
     status: ClassVar[int] = 400
     type: ClassVar[ErrorType] = "invalid_request_error"
     code: ClassVar[ErrorCode] = "invalid_value"
+    headers: ClassVar[Mapping[str, str]] = {}
+    """Of HTTP, sent with the answer."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -95,6 +104,31 @@ class ModelNotFoundError(RequestError):
 
     status: ClassVar[int] = 404
     code: ClassVar[ErrorCode] = "model_not_found"
+
+
+class AuthenticationError(RequestError):
+    """The API key is missing or unknown."""
+
+    status: ClassVar[int] = 401
+    code: ClassVar[ErrorCode] = "invalid_api_key"
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+
+class BodyTooLargeError(RequestError):
+    """The body has more bytes than this server takes."""
+
+    status: ClassVar[int] = 413
+    code: ClassVar[ErrorCode] = "request_too_large"
+
+
+class RateLimitError(RequestError):
+    """Too many requests run and wait; this one was not begun."""
+
+    status: ClassVar[int] = 429
+    type: ClassVar[ErrorType] = "requests"
+    code: ClassVar[ErrorCode] = "rate_limit_exceeded"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+    """Seconds. A place becomes free whenever any request ends; clients add their own back-off."""
 
 
 class EngineDeadError(GlidecapeError):

@@ -3,29 +3,42 @@
 import logging
 
 from fastapi import FastAPI
+from starlette.routing import Route
 from starlette.types import Lifespan
 
+from server.api.admission import Admission
 from server.api.deps import Parts
 from server.api.errors import install_error_handlers
-from server.api.middleware import RequestMiddleware
+from server.api.front_door import FrontDoor, middleware
 from server.api.routes import chat, completions, health, models
+from server.api.unknown_fields import UnknownFieldLog
 
 
-def create_app(parts: Parts, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+def create_app(parts: Parts, door: FrontDoor, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     """An ASGI app that serves one model.
 
     Args:
         parts: What the routes work with.
+        door: Keys and limits.
         lifespan: Runs around serving; the place to start and stop the engine.
     """
     # At level debug it writes every chunk: conversations don't belong into logs.
     logging.getLogger("sse_starlette").setLevel(logging.INFO)
+    routers = [module.router for module in (chat, completions, models, health)]
+    routes = [route for router in routers for route in router.routes]
+    paths = [route.path for route in routes if isinstance(route, Route)]
+    admission = Admission(door.limits)
     app = FastAPI(
-        title="Glidecape", version=parts.info.version, redirect_slashes=False, lifespan=lifespan
+        title="Glidecape",
+        version=parts.info.version,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        middleware=middleware(door, admission, parts.metrics, paths),
     )
     app.state.parts = parts
-    app.add_middleware(RequestMiddleware, metrics=parts.metrics)
+    app.state.admission = admission
+    app.state.unknown_fields = UnknownFieldLog() if door.drops_unknown_fields else None
     install_error_handlers(app)
-    for module in (chat, completions, models, health):
-        app.include_router(module.router)
+    for router in routers:
+        app.include_router(router)
     return app

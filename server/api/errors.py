@@ -1,7 +1,8 @@
 """Exceptions → answers in OpenAI's shape, in one table."""
 
+import logging
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
@@ -11,8 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from server.api.field_path import field_path
 from server.api.schemas.errors import ErrorBody, ErrorDetail
 from server.errors import EngineDeadError, ErrorCode, RequestError
+
+_logger = logging.getLogger(__name__)
 
 STATUS_CLIENT_CLOSED = 499
 """nginx's number for a client that went away; nobody receives it, but it is counted."""
@@ -51,7 +55,7 @@ def _server_error(message: str) -> ErrorAnswer:
 
 def _from_request_error(error: RequestError) -> ErrorAnswer:
     detail = ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code)
-    return ErrorAnswer(error.status, ErrorBody(error=detail))
+    return ErrorAnswer(error.status, ErrorBody(error=detail), error.headers)
 
 
 def _from_http(error: HTTPException) -> ErrorAnswer:
@@ -92,24 +96,6 @@ def _validation_message(param: str | None, error: Mapping[str, Any]) -> str:
     return f"{what}, got {shown(error['input'])}"
 
 
-def field_path(location: Sequence[str | int], body: Any) -> list[str]:
-    """Pydantic's location without the names of union branches, which only this code knows.
-
-    ("messages", 0, "content", "list", 0, "text") → ["messages", "0", "content", "0", "text"]
-    """
-    path: list[str] = []
-    for part in location:
-        if isinstance(body, dict):
-            body = body.get(part)
-        elif isinstance(body, list) and isinstance(part, int) and part < len(body):
-            body = body[part]
-        else:
-            continue
-        # Only a key from the body can be odd; it must survive being sent back.
-        path.append(str(part).encode(errors="backslashreplace").decode()[:_MAX_SHOWN])
-    return path
-
-
 # One row per exception; a subclass is found through its parents. Handlers are typed by their own
 # exception, hence Any. Server errors say nothing about their cause: that is for the log, not for
 # strangers.
@@ -125,6 +111,9 @@ _TABLE: dict[type[Exception], Callable[[Any], ErrorAnswer]] = {
 }
 
 
+_FORESEEN = tuple(cls for cls in _TABLE if cls is not Exception)
+
+
 def describe(error: Exception) -> ErrorAnswer:
     """The answer to any exception."""
     row = next(cls for cls in type(error).__mro__ if cls in _TABLE)
@@ -136,13 +125,21 @@ def error_response(error: Exception) -> Response:
     return JSONResponse(answer.body.model_dump(), status_code=answer.status, headers=answer.headers)
 
 
+async def _answer(request: Request, error: Exception) -> Response:
+    if not isinstance(error, _FORESEEN):
+        _logger.error("request %s failed", request.state.request_id, exc_info=error)
+    return error_response(error)
+
+
+EXCEPTION_HANDLERS: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]] = (
+    dict.fromkeys(_TABLE, _answer)
+)
+"""For everything that may raise: the routes and the middleware in front of them."""
+
+
 def install_error_handlers(app: FastAPI) -> None:
-    """All but `Exception`: the middleware answers that one, so that it is counted and carries
-    the request's id like any other."""
-
-    async def handle(_: Request, error: Exception) -> Response:
-        return error_response(error)
-
-    for cls in _TABLE:
+    """All but `Exception`, which Starlette would answer outside of all middleware: without the
+    request's id, and without CORS headers."""
+    for cls, handler in EXCEPTION_HANDLERS.items():
         if cls is not Exception:
-            app.add_exception_handler(cls, handle)
+            app.add_exception_handler(cls, handler)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic.fields import FieldInfo
 
-from server.config import ModelSettings, load_settings
+from server.config import ModelSettings, Repeatable, load_settings
 
 S = TypeVar("S", bound=ModelSettings)
 
@@ -25,7 +25,7 @@ def with_settings(cls: type[S]) -> Callable[[Callable[..., None]], Callable[...,
 
         @functools.wraps(command)
         def run(**arguments: Any) -> None:
-            given = {name: arguments.pop(name) for name in cls.model_fields}
+            given = {name: _given(arguments.pop(name)) for name in cls.model_fields}
             command(load_settings(cls, **given), **arguments)
 
         options = [_option(name, field) for name, field in cls.model_fields.items()]
@@ -37,21 +37,28 @@ def with_settings(cls: type[S]) -> Callable[[Callable[..., None]], Callable[...,
     return decorate
 
 
+def _given(value: object) -> object:
+    """None, which leaves the setting to the environment, also for a repeatable option without an
+    entry."""
+    return None if value == [] else value
+
+
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-')}"
     is_switch = field.annotation is bool
+    is_repeatable = any(isinstance(mark, Repeatable) for mark in field.metadata)
     default = field.default
     if is_switch:
         shown: str | bool = flag.removeprefix("--") if default else f"no-{flag[2:]}"
     else:
-        shown = False if default is None else str(default)
+        shown = False if default in (None, ()) else str(default)
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if is_switch else flag,
         help=field.description,
         show_default=shown,
         metavar=None if is_switch else _metavar(field),
     )
-    kind: Any = bool if is_switch else str
+    kind: Any = bool if is_switch else list[str] if is_repeatable else str
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -3,8 +3,11 @@
 import contextlib
 import logging
 import socket
+import ssl
+from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
 
 from server.cli.options import with_settings
@@ -16,28 +19,59 @@ from server.errors import ConfigError
 @with_settings(ServerSettings)
 def serve(settings: ServerSettings) -> None:
     """Serve a model over HTTP with OpenAI's API."""
+    check_tls(settings.ssl_certfile, settings.ssl_keyfile)
     listener = bind(settings.host, settings.port)
     # Loading takes seconds: imports that need torch wait until the port is known to be ours.
     report("loading …")
     from server.build import build_app
 
     app, model = build_app(settings, report)
-    config = uvicorn.Config(
+    server = uvicorn.Server(uvicorn_config(app, settings))
+    # Open streams are finished after SIGTERM, as other answers are; sse-starlette would cut them.
+    AppStatus.disable_automatic_graceful_drain()
+    announce(settings, listener, settings.served_model_name or model.name)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
+    # uvicorn has shut down in order when it raises Ctrl-C again.
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+
+
+def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
+    """How the app is served; the files of TLS have been checked."""
+    return uvicorn.Config(
         app,
         log_config=None,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=30,
         server_header=False,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
     )
-    server = uvicorn.Server(config)
-    # Open streams are finished after SIGTERM, as other answers are; sse-starlette would cut them.
-    AppStatus.disable_automatic_graceful_drain()
-    _announce(listener, settings.served_model_name or model.name)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
-    # uvicorn has shut down in order when it raises Ctrl-C again.
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+
+
+def check_tls(certfile: Path | None, keyfile: Path | None) -> None:
+    """Tries the files of TLS, so that what is wrong with them is said before a model is loaded.
+
+    Raises:
+        ConfigError: a file is missing, or the two don't make a certificate with its key.
+    """
+    if certfile is None:
+        if keyfile is not None:
+            raise ConfigError("ssl_keyfile", str(keyfile), "needs ssl_certfile")
+        return
+    for name, file in (("ssl_certfile", certfile), ("ssl_keyfile", keyfile)):
+        if file is not None and not file.is_file():
+            raise ConfigError(name, str(file), "no such file")
+    try:
+        # The password is one that no key has: without it OpenSSL would ask on the terminal.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            certfile, keyfile, password=""
+        )
+    except OSError as error:  # ssl.SSLError too
+        name, file = ("ssl_keyfile", keyfile) if keyfile else ("ssl_certfile", certfile)
+        reason = f"no certificate (PEM) with its unencrypted key: {error.strerror or error}"
+        raise ConfigError(name, str(file), reason) from None
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -60,13 +94,17 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _announce(listener: socket.socket, name: str) -> None:
+def announce(settings: ServerSettings, listener: socket.socket, name: str) -> None:
+    """Says where the server is, and how to ask it; KEY stands for one of the API keys."""
     host, port = listener.getsockname()[:2]
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    address = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    scheme = "https" if settings.ssl_certfile else "http"
+    needs_key = settings.api_key or settings.api_key_file
+    key = " -H 'authorization: Bearer KEY'" if needs_key else ""
+    address = f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
     stderr.print(f"\n[bold]Serving {name} on {address}[/bold]  (Ctrl-C stops)")
     stderr.print(
-        f"  curl {address}/v1/chat/completions -H 'content-type: application/json' \\\n"
+        f"  curl {address}/v1/chat/completions -H 'content-type: application/json'{key} \\\n"
         '    -d \'{"messages":[{"role":"user","content":"Why is the sky blue?"}],"stream":true}\'',
         markup=False,
         soft_wrap=True,

@@ -12,6 +12,8 @@ from fastapi import FastAPI
 
 from server.api.app import create_app
 from server.api.deps import Parts, ServingInfo
+from server.api.front_door import FrontDoor, front_door
+from server.config import ServerSettings
 from server.metrics import Metrics
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer
@@ -31,6 +33,9 @@ INFO = ServingInfo(
     sse_ping_seconds=0.05,
 )
 
+DOOR = front_door(ServerSettings.model_construct())
+"""That of the default settings, whatever the environment says."""
+
 
 def make_app(
     engine: ScriptedEngine,
@@ -38,10 +43,11 @@ def make_app(
     *,
     chat_template: ChatTemplate | None = None,
     info: ServingInfo = INFO,
+    door: FrontDoor = DOOR,
 ) -> FastAPI:
     tokenizer = tokenizer or byte_tokenizer()
     template = chat_template or PlainTemplate()
-    return create_app(Parts(engine, tokenizer, template, Metrics(MODEL), info))
+    return create_app(Parts(engine, tokenizer, template, Metrics(info.model_name), info), door)
 
 
 def chat_body(**fields: object) -> Json:
@@ -72,8 +78,15 @@ async def refused(path: str, field: str, value: object) -> httpx.Response:
 
 @asynccontextmanager
 async def live_server(engine: ScriptedEngine, info: ServingInfo = INFO) -> AsyncGenerator[str]:
+    """A uvicorn around a scripted engine → its base URL."""
+    async with live_app(make_app(engine, info=info)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def live_app(app: FastAPI) -> AsyncGenerator[str]:
     """A uvicorn on a free loopback port → its base URL."""
-    config = uvicorn.Config(make_app(engine, info=info), port=0, log_level="error", lifespan="off")
+    config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
@@ -114,6 +127,7 @@ def assert_error(
     error: Json = body["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["code"], error["param"]) == (code, param), error
-    assert error["type"] == ("server_error" if status >= 500 else "invalid_request_error")
+    types = {429: "requests", 500: "server_error", 503: "server_error"}
+    assert error["type"] == types.get(status, "invalid_request_error")
     assert error["message"]
     return error

@@ -1,8 +1,13 @@
 """Models, health, metrics, request ids and the API document."""
 
+import asyncio
+import re
+from dataclasses import replace
+
 import pytest
 
-from tests.api.harness import CHAT, MODEL, assert_error, chat_body, in_process, make_app
+from server.api.admission import AdmissionLimits
+from tests.api.harness import CHAT, DOOR, MODEL, assert_error, chat_body, in_process, make_app
 from tests.doubles import ScriptedEngine, one_by_one
 
 
@@ -64,11 +69,37 @@ async def test_request_id_comes_back() -> None:
     assert first.headers["x-request-id"] != second.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("given", ["", "a b", "x" * 129])
+async def test_every_answer_has_the_request_id() -> None:
+    """Whole, streamed, refused by a route, by the framework, and by the front door."""
+    headers = {"x-request-id": "!abc~-" + "x" * 122}
+    door = replace(DOOR, max_body_size=200, limits=AdmissionLimits(1, 0))
+    engine = ScriptedEngine(one_by_one("a"), hang_after=1)
+    app = make_app(engine, door=door)
+    async with in_process(app) as client, asyncio.TaskGroup() as group:
+        body = chat_body(stream=True)
+        stream = group.create_task(client.post(CHAT, json=body, headers=headers))
+        await engine.hangs.wait()
+        answers = [
+            await client.post(CHAT, json=body, headers=headers),
+            await client.post(CHAT, json=chat_body(user="x" * 200), headers=headers),
+            await client.get(CHAT, headers=headers),
+            await client.get("/nothing", headers=headers),
+        ]
+        engine.let_go.set()
+    answers += [stream.result()]
+    async with in_process(make_app(ScriptedEngine(one_by_one("a"), die_after=0))) as client:
+        answers += [await client.post(CHAT, json=chat_body(), headers=headers)]
+    assert [answer.status_code for answer in answers] == [429, 413, 405, 404, 200, 500]
+    for answer in answers:
+        assert answer.headers.get_list("x-request-id") == [headers["x-request-id"]]
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é", "a\tb", "\x7f"])
 async def test_odd_request_ids_are_replaced(given: str) -> None:
     async with in_process(make_app(ScriptedEngine([]))) as client:
-        response = await client.get("/health", headers={"x-request-id": given})
-    assert response.headers["x-request-id"] != given
+        headers = [(b"x-request-id", given.encode("latin-1"))]
+        response = await client.get("/health", headers=headers)
+    assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"])
 
 
 async def test_api_document_knows_no_422() -> None:

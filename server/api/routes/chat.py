@@ -9,8 +9,9 @@ from server.api.deps import PartsDep
 from server.api.routes.responses import ERRORS
 from server.api.schemas.chat import ChatCompletion, ChatRequest
 from server.api.shapes.chat import ChatShape
+from server.api.unknown_fields import BodyRoute
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 _logger = logging.getLogger(__name__)
 
 

@@ -9,8 +9,9 @@ from server.api.deps import PartsDep
 from server.api.routes.responses import ERRORS
 from server.api.schemas.completion import Completion, CompletionRequest
 from server.api.shapes.completion import CompletionShape
+from server.api.unknown_fields import BodyRoute
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 _logger = logging.getLogger(__name__)
 
 

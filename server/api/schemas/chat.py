@@ -91,6 +91,8 @@ class ChatRequest(SamplingRequest):
     safety_identifier: Unsupported = None
     prompt_cache_key: Unsupported = None
     prompt_cache_retention: Unsupported = None
+    prompt_cache_options: Unsupported = None
+    moderation: Unsupported = None
 
 
 class TopLogprob(BaseModel):

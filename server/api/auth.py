@@ -1,0 +1,47 @@
+"""API keys over HTTP: `Authorization: Bearer KEY`."""
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.api.api_keys import ApiKeys, KeyDigest
+from server.errors import AuthenticationError
+
+OPEN_PATHS = frozenset(
+    ("/health", "/ready", "/version", "/metrics", "/docs", "/redoc", "/openapi.json")
+)
+"""Need no key: load balancers and Prometheus have none. Every other path needs one, also those
+that are added later and those that don't exist."""
+
+_KEY_OWNER = "api_key_owner"
+
+
+class ApiKeyMiddleware:
+    """Lets requests with a valid key pass, and any request of an open path.
+
+    Raises:
+        AuthenticationError: there is no key, or not a valid one.
+    """
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            scope.setdefault("state", {})[_KEY_OWNER] = self._owner(scope)
+        await self._app(scope, receive, send)
+
+    def _owner(self, scope: Scope) -> KeyDigest:
+        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise AuthenticationError("no API key: send the header 'Authorization: Bearer KEY'")
+        # Starlette decodes headers as Latin-1; this gives the bytes back.
+        owner = self._keys.find(key.strip().encode("latin-1"))
+        if owner is None:
+            raise AuthenticationError("the API key is not valid here")
+        return owner
+
+
+def key_owner(scope: Scope) -> KeyDigest | None:
+    """Whose key a request has; None where no keys are needed."""
+    return scope.get("state", {}).get(_KEY_OWNER)

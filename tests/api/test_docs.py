@@ -1,0 +1,260 @@
+"""docs/api.md says what the code does: endpoints, fields, errors, defaults; its examples run."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_origin
+
+import httpx
+import pytest
+from openai.types import completion_create_params as openai_completion
+from openai.types.chat import completion_create_params as openai_chat
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from server.api.admission import AdmissionLimits
+from server.api.api_keys import ApiKeys
+from server.api.auth import OPEN_PATHS
+from server.api.schemas.chat import ChatRequest
+from server.api.schemas.completion import CompletionRequest
+from server.config import DEFAULT_MODEL, ServerSettings, parse_bytes
+from server.errors import ErrorCode
+from tests.api.harness import (
+    CHAT,
+    COMPLETIONS,
+    DOOR,
+    INFO,
+    chat_body,
+    in_process,
+    live_app,
+    make_app,
+)
+from tests.doubles import ScriptedEngine, one_by_one
+
+DOCS = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the first table after a heading, without their marks of code."""
+    section = DOCS.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip().replace("`", "") for cell in row.strip("|").split("|")] for row in rows]
+
+
+async def test_endpoints() -> None:
+    async with in_process(make_app(ScriptedEngine([]))) as client:
+        document = (await client.get("/openapi.json")).json()
+    served = {
+        (method.upper(), re.sub(r":\w+}", "}", path))
+        for path, operations in document["paths"].items()
+        for method in operations
+    }
+    written: set[tuple[str, str]] = set()
+    for method, paths, _, needs_key in table("Endpoints"):
+        for path in paths.split(", "):
+            written.add((method, path))
+            assert (needs_key == "no") == (path in OPEN_PATHS), path
+    assert written - {("GET", path) for path in ("/openapi.json", "/docs", "/redoc")} == served
+
+
+class Field(NamedTuple):
+    endpoint: str
+    path: str
+    info: FieldInfo
+
+
+def fields(endpoint: str, model: type[BaseModel], prefix: str = "") -> Iterator[Field]:
+    """A body's fields and those of the objects in it."""
+    for name, info in model.model_fields.items():
+        path = prefix + name
+        yield Field(endpoint, path, info)
+        for nested, inside in nested_models(info.annotation, path):
+            yield from fields(endpoint, nested, f"{inside}.")
+
+
+def nested_models(annotation: Any, path: str) -> Iterator[tuple[type[BaseModel], str]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation, path
+    inside = f"{path}.*" if get_origin(annotation) is list else path
+    for argument in get_args(annotation):
+        yield from nested_models(argument, inside)
+
+
+FIELDS = [*fields("chat", ChatRequest), *fields("completions", CompletionRequest)]
+
+
+def documented() -> dict[tuple[str, str], str]:
+    """(endpoint, path) → status."""
+    found: dict[tuple[str, str], str] = {}
+    for path, where, status, _ in table("Request fields"):
+        for endpoint in ("chat", "completions") if where == "both" else (where,):
+            assert (endpoint, path) not in found, "twice"
+            found[endpoint, path] = status
+    return found
+
+
+def test_every_field_is_documented_and_no_other() -> None:
+    assert documented().keys() == {(field.endpoint, field.path) for field in FIELDS}
+
+
+def is_refused(info: FieldInfo) -> bool:
+    return any("refuse_unless" in repr(mark) for mark in info.metadata)
+
+
+def openai_fields(endpoint: str) -> set[str]:
+    if endpoint == "chat":
+        return {
+            *openai_chat.CompletionCreateParamsBase.__annotations__,
+            *openai_chat.CompletionCreateParamsStreaming.__annotations__,
+        }
+    return {
+        *openai_completion.CompletionCreateParamsBase.__annotations__,
+        *openai_completion.CompletionCreateParamsStreaming.__annotations__,
+    }
+
+
+def test_the_status_of_every_field() -> None:
+    statuses = documented()
+    for field in FIELDS:
+        root = field.path.split(".")[0]
+        expected = "supported" if root in openai_fields(field.endpoint) else "extension"
+        if is_refused(field.info):
+            expected = "refused"
+        assert statuses[field.endpoint, field.path] == expected, field.path
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+def test_all_of_openais_fields_are_known(endpoint: str) -> None:
+    """A new one of the installed SDK must be implemented, or refused by name in any mode."""
+    assert openai_fields(endpoint) <= {f.path for f in FIELDS if f.endpoint == endpoint}
+
+
+def test_defaults_of_the_limits() -> None:
+    for flag, default, _ in table("Limits"):
+        value = ServerSettings.model_fields[flag.removeprefix("--").replace("-", "_")].default
+        assert value == (None if default == "none" else parse_bytes(default)), flag
+
+
+# One case for each row of the error table, by status and code.
+
+Case = Callable[[], Awaitable[httpx.Response]]
+
+
+def posting(body: object, path: str = CHAT, **app: Any) -> Case:
+    async def ask() -> httpx.Response:
+        engine = ScriptedEngine(one_by_one("a"), max_model_len=64)
+        async with in_process(make_app(engine, **app)) as client:
+            return await client.post(path, json=body)
+
+    return ask
+
+
+def getting(path: str, *, is_dead: bool = False) -> Case:
+    async def ask() -> httpx.Response:
+        engine = ScriptedEngine([])
+        engine.is_dead = is_dead
+        async with in_process(make_app(engine)) as client:
+            return await client.get(path)
+
+    return ask
+
+
+async def no_json() -> httpx.Response:
+    async with in_process(make_app(ScriptedEngine([]))) as client:
+        headers = {"content-type": "application/json"}
+        return await client.post(CHAT, content="{", headers=headers)
+
+
+async def too_many() -> httpx.Response:
+    engine = ScriptedEngine(one_by_one("a"), hang_after=0)
+    app = make_app(engine, door=replace(DOOR, limits=AdmissionLimits(1, 0)))
+    async with in_process(app) as client, asyncio.TaskGroup() as group:
+        group.create_task(client.post(CHAT, json=chat_body()))
+        await engine.hangs.wait()
+        response = await client.post(CHAT, json=chat_body())
+        engine.let_go.set()
+    return response
+
+
+async def dying() -> httpx.Response:
+    app = make_app(ScriptedEngine(one_by_one("a"), die_after=0))
+    async with in_process(app) as client:
+        return await client.post(CHAT, json=chat_body())
+
+
+CASES: dict[tuple[int, str], Case] = {
+    (400, "invalid_json"): no_json,
+    (400, "invalid_value"): posting(chat_body(top_p=5)),
+    (400, "unknown_field"): posting(chat_body(temprature=1)),
+    (400, "unsupported_field"): posting(chat_body(n=2)),
+    (400, "context_length_exceeded"): posting({"prompt": "x" * 99}, COMPLETIONS),
+    (401, "invalid_api_key"): posting(chat_body(), door=replace(DOOR, api_keys=ApiKeys(["k"]))),
+    (404, "model_not_found"): posting(chat_body(model="gpt-4")),
+    (404, "not_found"): getting("/v2"),
+    (405, "method_not_allowed"): getting(CHAT),
+    (413, "request_too_large"): posting(chat_body(), door=replace(DOOR, max_body_size=9)),
+    (429, "rate_limit_exceeded"): too_many,
+    (500, "internal_error"): dying,
+    (503, "internal_error"): getting("/health", is_dead=True),
+}
+
+ERROR_ROWS = [(int(status), kind, code) for status, kind, code, _ in table("Errors")]
+
+
+def test_the_error_table_has_every_code_and_no_other() -> None:
+    assert {(status, code) for status, _, code in ERROR_ROWS} == CASES.keys()
+    assert {code for _, _, code in ERROR_ROWS} == set(get_args(ErrorCode))
+
+
+@pytest.mark.parametrize(("status", "kind", "code"), ERROR_ROWS)
+async def test_error_row(status: int, kind: str, code: str) -> None:
+    response = await CASES[status, code]()
+    error = response.json()["error"]
+    assert (response.status_code, error["type"], error["code"]) == (status, kind, code)
+    headers = {401: "www-authenticate", 405: "allow", 429: "retry-after"}
+    if status in headers:
+        assert response.headers[headers[status]]
+    assert response.headers["x-request-id"]
+
+
+async def test_the_error_that_is_shown() -> None:
+    shown = re.search(r"```json\n(.*?)```", DOCS, re.DOTALL)
+    assert shown is not None
+    response = await posting(chat_body(top_p=5))()
+    assert response.json() == httpx.Response(200, text=shown[1]).json()
+
+
+# Examples.
+
+EXAMPLES = re.findall(r"```bash\n(.*?)```", DOCS, re.DOTALL)
+
+
+@asynccontextmanager
+async def scripted_server() -> AsyncGenerator[str]:
+    """As `make serve`, with a vocabulary that has the examples' token ids."""
+    info = replace(INFO, model_name=DEFAULT_MODEL, vocab_size=49152)
+    async with live_app(make_app(ScriptedEngine(one_by_one("Paris")), info=info)) as url:
+        yield url
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) > 5
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+async def test_an_example_can_be_pasted(example: str) -> None:
+    async with scripted_server() as url:
+        command = example.replace("http://localhost:8000", url)
+        command = command.replace("curl ", "curl --silent --show-error --fail-with-body ")
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "-e", "-c", command),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert url in command
+    assert process.returncode == 0, output.decode()
+    assert output

@@ -1,0 +1,95 @@
+"""Settings of the front door, and what is wrong with them said at the start."""
+
+from pathlib import Path
+
+import pytest
+
+from server.api.front_door import front_door
+from server.config import ServerSettings, load_settings
+from server.errors import ConfigError
+
+
+def settings(**given: object) -> ServerSettings:
+    return load_settings(ServerSettings, **given)
+
+
+def test_the_default_is_open() -> None:
+    door = front_door(settings())
+    assert door.api_keys is None
+    assert door.cors_origins == ()
+    assert not door.drops_unknown_fields
+    assert door.limits.max_per_key is None
+
+
+def test_keys_from_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("filed\n")
+    monkeypatch.setenv("GLIDECAPE_API_KEY", "one, two")
+    monkeypatch.setenv("GLIDECAPE_API_KEY_FILE", str(file))
+    keys = front_door(settings()).api_keys
+    assert keys is not None
+    for key in (b"one", b"two", b"filed"):
+        assert keys.find(key) is not None
+
+
+def test_keys_are_not_printed_with_the_settings() -> None:
+    assert "sesame" not in repr(settings(api_key=["sesame"]))
+
+
+def test_no_keys_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `GLIDECAPE_API_KEY= glidecape serve`: a key that is the empty text would be none."""
+    monkeypatch.setenv("GLIDECAPE_API_KEY", "")
+    assert front_door(settings()).api_keys is None
+
+
+def test_limits() -> None:
+    door = front_door(
+        settings(
+            api_key=["k"],
+            max_body_size="512K",
+            max_concurrent_requests="3",
+            max_queued_requests="0",
+            max_concurrent_per_key="2",
+            unknown_fields="warn",
+        )
+    )
+    assert door.max_body_size == 512 * 1024
+    limits = door.limits
+    assert (limits.max_running, limits.max_waiting, limits.max_per_key) == (3, 0, 2)
+    assert door.drops_unknown_fields
+
+
+def test_a_limit_per_key_needs_keys() -> None:
+    with pytest.raises(ConfigError, match="max_concurrent_per_key=2: needs api_key"):
+        front_door(settings(max_concurrent_per_key="2"))
+
+
+def test_origins() -> None:
+    given = "https://a.example.com, http://localhost:3000,*"
+    expected = ("https://a.example.com", "http://localhost:3000", "*")
+    assert front_door(settings(cors_origins=given)).cors_origins == expected
+
+
+@pytest.mark.parametrize(
+    "origin", ["example.com", "https://example.com/", "https://a.com/app", "https://", "//a.com"]
+)
+def test_an_origin_that_no_browser_sends(origin: str) -> None:
+    with pytest.raises(ConfigError, match="cors_origins") as caught:
+        front_door(settings(cors_origins=origin))
+    assert repr(origin) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_concurrent_requests", "0"),
+        ("max_concurrent_per_key", "0"),
+        ("max_queued_requests", "-1"),
+        ("max_body_size", "0"),
+        ("max_body_size", "much"),
+        ("unknown_fields", "ignore"),
+    ],
+)
+def test_bad_values_are_named(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key}='{value}'"):
+        settings(**{key: value})
