@@ -69,7 +69,6 @@ class AutoPolicy:
         self.calibration = Calibration()
         self.prospects = Prospects(costs, max_depth)
         self._steps_without = 0
-        self._probing = False
 
     def plan_draft(self, num_sequences: int, num_rows: int) -> DraftPlan:
         """How far to draft for each of num_sequences, in a step of num_rows rows without
@@ -78,10 +77,10 @@ class AutoPolicy:
             return DraftPlan(0, 0.0)
         prospect = self.prospects(num_sequences, num_rows)
         self._steps_without = 0 if prospect.pays else self._steps_without + 1
-        self._probing = self._steps_without >= _PROBE_EVERY
-        if self._probing:
+        is_probe = self._steps_without >= _PROBE_EVERY
+        if is_probe:
             self._steps_without = 0
-        depth = self.max_depth if prospect.pays or self._probing else 0
+        depth = self.max_depth if prospect.pays or is_probe else 0
         return DraftPlan(depth, prospect.least_survival)
 
     def prefers(self, found: Proposal) -> bool:
@@ -98,8 +97,7 @@ class AutoPolicy:
             (g for i, entry in enumerate(drafted) for g in self._gains(i, *entry)), key=_order
         )
         count = self._best_count([g.tokens for g in gains], num_rows)
-        # A probe verifies at least a node: what is never verified can't regain its calibration.
-        chosen = gains[: max(count, int(self._probing))]
+        chosen = gains[:count]
         return {
             planned.request.request_id: _comb(
                 planned, proposal, [g for g in chosen if g.sequence == i]
@@ -107,30 +105,25 @@ class AutoPolicy:
             for i, (planned, proposal) in enumerate(drafted)
         }
 
-    def learn(
-        self, proposal: Proposal, tree: TokenTree, path: Sequence[int]
-    ) -> list[tuple[float, bool]]:
-        """What a verified tree teaches.
+    def learn(self, proposal: Proposal, drawn: Sequence[int]) -> list[tuple[float, bool]]:
+        """What a step teaches, of verified candidates and of others: what stood in their place is
+        known as long as the trunk was right.
 
         Args:
-            path: committed nodes, the root first.
+            drawn: the step's new tokens.
 
         Returns:
-            (confidence, accepted) of the nodes whose parent was accepted.
+            (confidence, accepted) of the candidates whose parent was right; accepted if verified.
         """
         observed = list[tuple[float, bool]]()
-        for depth, (tokens, confidences) in enumerate(
-            zip(proposal.candidates, proposal.confidences, strict=True), start=1
+        for tokens, confidences, right in zip(
+            proposal.candidates, proposal.confidences, drawn, strict=False
         ):
-            parent = depth - 1
-            if parent >= len(path) or path[parent] != parent:
-                break  # the trunk was left above: nothing was learned about what is below
-            accepted = path[depth] if depth < len(path) else None
             for rank, (token_id, confidence) in enumerate(zip(tokens, confidences, strict=True)):
-                node = tree.child(parent, token_id)
-                if node is not None:
-                    self.calibration.observe(confidence, _kind(proposal, rank), node == accepted)
-                    observed.append((confidence, node == accepted))
+                self.calibration.observe(confidence, _kind(proposal, rank), token_id == right)
+                observed.append((confidence, token_id == right))
+            if tokens[0] != right:
+                break
         return observed
 
     def _gains(self, index: int, planned: PlannedSequence, proposal: Proposal) -> list[_Gain]:

@@ -60,11 +60,13 @@ class Speculator:
         self.lookup = lookup
         self._drafted: dict[RequestId, Proposal] = {}
         """Chains of the current step, drafted or looked up."""
+        self._unused: dict[RequestId, Proposal] = {}
+        """Lookups in whose place the draft was asked: they are learned from all the same."""
         self._observations = list[Observation]()
 
     def propose(self, plan: StepPlan) -> dict[RequestId, TokenTree]:
         """Trees of the sequences for which something is proposed; the others decode plainly."""
-        self._drafted = {}
+        self._drafted, self._unused = {}, {}
         self._observations = []
         open_to = [p for p in plan.sequences if p.max_nodes > 1]
         by_policy: dict[PolicyName, list[PlannedSequence]] = {}
@@ -92,6 +94,7 @@ class Speculator:
             if walk is None:
                 committed.append(committed_chunk(planned, None))
                 continue
+            self._learn(_name(planned), walk.token_ids)
             last = hidden[first_row + planned.num_nodes - 1 + walk.path[-1]]
             if len(walk.tree) == 1:
                 committed.append(committed_chunk(planned, last))
@@ -111,13 +114,18 @@ class Speculator:
         """Figures of the step that was just committed."""
         return step_stats(plan, walks, self._observations, seconds, self.auto.costs.verify)
 
+    def _learn(self, name: RequestId, drawn: Sequence[int]) -> None:
+        if name in self._drafted:
+            self._observations += self.auto.learn(self._drafted[name], drawn)
+        if name in self._unused:
+            self.auto.learn(self._unused[name], drawn)
+
     def _committed_path(
         self, planned: PlannedSequence, walk: Verification, hidden: torch.Tensor
     ) -> Committed:
         proposal = self._drafted.get(planned.request.request_id)
         if proposal is None:  # beams, whose KV lies elsewhere but for the root's
             return committed_tokens(planned, walk, 1, hidden)
-        self._observations += self.auto.learn(proposal, walk.tree, walk.path)
         num_written = len(proposal.candidates) if proposal.source == "draft" else 0
         return committed_tokens(planned, walk, num_written, hidden)
 
@@ -128,7 +136,8 @@ class Speculator:
         sure = {name: p for name, p in found.items() if self.auto.prefers(p)}
         plan = self.auto.plan_draft(len(autos) - len(sure), num_rows)
         # Where drafting doesn't pay, a lookup costs nothing.
-        self._drafted = sure if plan.depth else found
+        self._drafted = dict(sure if plan.depth else found)
+        self._unused = {name: p for name, p in found.items() if name not in self._drafted}
         self._drafted |= self._draft([p for p in chains if _name(p) not in self._drafted], plan)
         trees: dict[RequestId, TokenTree] = {}
         undecided = list[tuple[PlannedSequence, Proposal]]()

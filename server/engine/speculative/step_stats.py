@@ -8,7 +8,7 @@ from server.engine.speculative.cost import CostCurve
 from server.engine.types import StepSpeculationStats
 
 Observation = tuple[float, bool]
-"""(confidence, accepted) of a proposed token whose parent was accepted."""
+"""(confidence, right) of a candidate whose parent was right."""
 
 
 def step_stats(

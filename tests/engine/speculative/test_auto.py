@@ -125,14 +125,14 @@ def test_a_bad_stretch_does_not_switch_speculation_off_for_ever() -> None:
     auto = policy(CostCurve((1, 2), (1.0, 1.1)), CostCurve((1, 2), (0.05, 0.05)), max_depth=1)
     drafted = proposal((0.8,))
     for _ in range(100):
-        auto.learn(drafted, TokenTree((3, 10), (0,), 1), [0])
+        auto.learn(drafted, [99])
     for _ in range(100):
         chosen(auto, drafted)
     assert auto.plan_draft(1, 1).depth == 0
     for _ in range(200 * 32):
         if auto.plan_draft(1, 1).depth:
-            tree = chosen(auto, drafted)
-            auto.learn(drafted, tree, list(range(len(tree))))
+            chosen(auto, drafted)
+            auto.learn(drafted, [10, 99])
     assert auto.plan_draft(1, 1).depth == 1
 
 
@@ -150,8 +150,8 @@ def test_a_lookup_is_preferred_where_it_is_likelier_than_a_draft() -> None:
 def test_lookups_are_judged_by_what_became_of_them() -> None:
     auto = policy(FLAT)
     for _ in range(50):
-        auto.learn(lookup(0.8), TokenTree((3, 10), (0,), 1), [0])
-        auto.learn(lookup(0.5), TokenTree((3, 10), (0,), 1), [0, 1])
+        auto.learn(lookup(0.8), [99])
+        auto.learn(lookup(0.5), [10, 20, 99])
     assert not auto.prefers(lookup(0.8))
     assert auto.prefers(lookup(0.5))
     # A draft of that confidence is another matter.
@@ -171,27 +171,24 @@ def test_lookups_say_nothing_of_the_draft() -> None:
 
 
 def test_learning_stops_where_the_trunk_was_left() -> None:
-    """Accepted: 10, then the leaf 21. So 10 was right, 11 and 20 wrong, 21 right; of 30 nothing
-    is known."""
-    auto = policy(FLAT)
-    tree = chosen(auto, SURE)
-    leaf = tree.child(1, 21)
-    assert leaf is not None
-    observed = auto.learn(SURE, tree, [0, 1, leaf])
+    """Drawn: 10, then the leaf 21. So 10 was right, 11 and 20 wrong, 21 right; of 30 nothing is
+    known."""
+    observed = policy(FLAT).learn(SURE, [10, 21, 99])
     assert observed == [(0.9, True), (0.05, False), (0.8, False), (0.1, True)]
 
 
 def test_learning_from_a_miss_and_from_a_whole_trunk() -> None:
     auto = policy(FLAT)
-    tree = chosen(auto, SURE)
-    assert auto.learn(SURE, tree, [0]) == [(0.9, False), (0.05, False)]
-    assert [accepted for _, accepted in auto.learn(SURE, tree, [0, 1, 2, 3])] == [True, False] * 3
+    assert auto.learn(SURE, [99]) == [(0.9, False), (0.05, False)]
+    assert [right for _, right in auto.learn(SURE, [10, 20, 30, 99])] == [True, False] * 3
 
 
-def test_what_was_not_verified_is_not_learned() -> None:
-    auto = policy(STEP)
-    tree = chosen(auto, SURE)
-    assert auto.learn(SURE, tree, [0, 1, 2]) == [(0.9, True), (0.8, True)]
+def test_what_was_not_verified_is_learned_as_far_as_it_is_known() -> None:
+    """Nothing was verified, but the plain step drew 10; what came after it is not known."""
+    auto = policy(LINEAR)
+    assert chosen(auto, SURE).token_ids == (3,)
+    assert auto.learn(SURE, [10]) == [(0.9, True), (0.05, False)]
+    assert auto.calibration.chance(0.9, "trunk") == pytest.approx((8 * 0.9 + 1) / 9)
 
 
 def test_learning_changes_the_choice() -> None:
@@ -199,7 +196,7 @@ def test_learning_changes_the_choice() -> None:
     drafted = proposal((0.9,))
     assert len(chosen(auto, drafted)) == 2
     for _ in range(50):
-        auto.learn(drafted, TokenTree((3, 10), (0,), 1), [0])
+        auto.learn(drafted, [99])
     assert len(chosen(auto, drafted)) == 1
 
 
