@@ -43,9 +43,9 @@ class EarlyStop(NamedTuple):
 class Drafter(Protocol):
     """Proposes continuations. Called from the engine's thread only.
 
-    A drafter with KV of its own keeps it under the sequence's block ids, complete for all committed
-    tokens: `commit` writes what drafting has not. Then a prefix hit, a preemption or a chunked
-    prompt needs no special case.
+    A drafter with KV of its own keeps it under the sequence's block ids, complete for all full
+    blocks of committed tokens: `commit` writes what drafting has not. Then a prefix hit, a
+    preemption or a chunked prompt needs no special case.
     """
 
     @property

@@ -85,6 +85,7 @@ class GlideDrafter(NeuralDrafter):
                     self._hidden[entry.planned.request.request_id] = entry.hidden.clone()
 
     def forget(self, request_id: RequestId) -> None:
+        super().forget(request_id)
         self._hidden.pop(request_id, None)
 
     def draft(
@@ -92,6 +93,7 @@ class GlideDrafter(NeuralDrafter):
     ) -> list[Proposal]:
         if not self.model.drafts_chains:
             return super().draft(sequences, depths, stop)
+        self._catch_up(sequences)
         # The kernel wants the longest chains first.
         order = sorted(range(len(sequences)), key=lambda i: -depths[i])
         roots = self._roots([sequences[i] for i in order], [depths[i] for i in order])

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -29,6 +30,8 @@ class NeuralDrafter(ABC):
     def __init__(self, block_size: int, device: torch.device) -> None:
         self.block_size = block_size
         self.device = device
+        self._pending: dict[RequestId, Committed] = {}
+        """Tokens whose draft KV is not written yet, all in a block that is not full."""
 
     @abstractmethod
     def _logits(
@@ -54,16 +57,41 @@ class NeuralDrafter(ABC):
         """Writes the nodes' draft KV, no logits."""
 
     def commit(self, committed: Sequence[Committed]) -> None:
-        nodes = [Nodes(c.planned.block_ids, c.start, c.token_ids) for c in committed if c.token_ids]
-        if nodes:
+        """Writes draft KV when a block is full, since others may find it then; until then drafting
+        does, if there is any."""
+        full = list[Committed]()
+        for entry in map(self._joined, committed):
+            end = entry.start + len(entry.token_ids)
+            if end // self.block_size > entry.start // self.block_size:
+                full.append(entry)
+            elif entry.token_ids:
+                self._pending[entry.planned.request.request_id] = entry
+        self._write(full)
+
+    def _joined(self, entry: Committed) -> Committed:
+        """With what is pending, unless that is void: a preempted request is computed anew."""
+        pending = self._pending.pop(entry.planned.request.request_id, None)
+        if pending is None or pending.start + len(pending.token_ids) != entry.start:
+            return entry
+        return replace(entry, token_ids=pending.token_ids + entry.token_ids, start=pending.start)
+
+    def _catch_up(self, sequences: Sequence[PlannedSequence]) -> None:
+        """Writes what is pending for sequences that are to be drafted."""
+        found = ((s, self._pending.pop(s.request.request_id, None)) for s in sequences)
+        self._write([replace(entry, planned=s) for s, entry in found if entry is not None])
+
+    def _write(self, entries: Sequence[Committed]) -> None:
+        if entries:
+            nodes = [Nodes(e.planned.block_ids, e.start, e.token_ids) for e in entries]
             self._fill(build_inputs(nodes, self.block_size, self.device))
 
-    def forget(self, request_id: RequestId) -> None:  # noqa: B027  # a default, not a gap
-        """Everything is in the KV."""
+    def forget(self, request_id: RequestId) -> None:
+        self._pending.pop(request_id, None)
 
     def draft(
         self, sequences: Sequence[PlannedSequence], depths: Sequence[int], stop: EarlyStop
     ) -> list[Proposal]:
+        self._catch_up(sequences)
         drafted: list[tuple[list[tuple[int, ...]], list[tuple[float, ...]]]]
         drafted = [([], []) for _ in sequences]
         tokens = [sequence.token_ids[-1] for sequence in sequences]
@@ -94,6 +122,7 @@ class NeuralDrafter(ABC):
         self, sequences: Sequence[PlannedSequence], depths: Sequence[int], width: int
     ) -> list[TokenTree]:
         """Every depth feeds the whole tree again: simple, and a baseline needs no more."""
+        self._catch_up(sequences)
         beams = [_Beams(sequence.token_ids[-1], width) for sequence in sequences]
         for step in range(max(depths, default=0)):
             active = [i for i, depth in enumerate(depths) if depth > step]
