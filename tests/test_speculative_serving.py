@@ -67,7 +67,7 @@ def test_a_repetitive_answer_takes_fewer_steps_and_is_counted(server: LiveServer
 
 
 def test_without_a_draft_a_policy_is_refused() -> None:
-    with serve() as plain:
+    with serve("--draft", "none") as plain:
         body = {"messages": [{"role": "user", "content": "Hi"}], "speculation": {"policy": "cape"}}
         response = httpx.post(f"{plain.url}/v1/chat/completions", json=body)
     assert response.status_code == 400

@@ -147,14 +147,13 @@ class GlideModel(nn.Module):
             quantized = isinstance(target_head, QuantizedWeight)
             return DRAFT_QUANTIZATION.of((), own.detach()) if quantized else own.detach()
         head = _shared("head", target_head)
-        if isinstance(head, QuantizedWeight):
-            rows = head.rows(self.draft_token_ids)
-            if rows.kind == DRAFT_QUANTIZATION.kind:
-                return rows
-            return quantize(rows.dequantize(), DRAFT_QUANTIZATION.kind)
-        if self.config.draft_vocab_size is None:
-            return head
-        return head[self.draft_token_ids].detach()
+        trimmed = self.config.draft_vocab_size is not None
+        if not isinstance(head, QuantizedWeight):
+            return head[self.draft_token_ids].detach() if trimmed else head
+        rows = head.rows(self.draft_token_ids) if trimmed else head
+        if rows.kind == DRAFT_QUANTIZATION.kind:
+            return rows
+        return quantize(rows.dequantize(), DRAFT_QUANTIZATION.kind)
 
     def draft(
         self,

@@ -197,10 +197,18 @@ void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target
   const Bits hidden = source.bits(3 * target_hidden);
   Ints candidates(4 * 2 * tokens);
   Floats confidences(candidates.size()), logits(3 * tokens);
+  Floats least(2, 0.0f);
+  const Floats offsets(3, 0.1f), slopes(3, 1.0f);
+  Ints drafted(2);
   const GlidecapeRound round{2, 2, 4, tokens, roots.data(), starts.data(), depths.data(), table.data(),
                              cos.data(), cos.data(), cross.data(), cross.data(), hidden.data(),
-                             candidates.data(), confidences.data()};
+                             least.data(), offsets.data(), slopes.data(), 3,
+                             candidates.data(), confidences.data(), drafted.data()};
   if (!glidecape_glide_draft(glide, &round, &caches)) std::abort();
+  if (drafted != Ints{4, 1}) std::abort();
+  least[0] = 2.0f;  // more than any survival: the first token ends the chain
+  if (!glidecape_glide_draft(glide, &round, &caches)) std::abort();
+  if (drafted != Ints{1, 1}) std::abort();
   const Ints one{3}, positions{3, 4, 4}, at{3, 8, 9}, tree_ids{1, 2, 8};
   const std::vector<uint8_t> ancestors{1, 0, 0, 1, 1, 0, 1, 0, 1};
   GlidecapeGlideStep step{{3, 1, 2, 4, 3, positions.data(), at.data(), table.data(), one.data(), one.data(),

@@ -1,5 +1,5 @@
-"""The native GliDe draft beside a quantized target: its own weights in 8 bits, the target's head as
-it is stored."""
+"""The native GliDe draft beside a quantized target: its own weights in 4 bits, and the target's head,
+whatever it is stored in."""
 
 from dataclasses import replace
 
@@ -42,6 +42,8 @@ DRAFTS: dict[str, Draft] = {
         cross_bias=True, glimpse_layers=((1, 3),), hidden_size=96, draft_vocab_size=37,
     ),
 }  # fmt: skip
+DRAFT: QuantizedKind = "q4_1"
+"""What drafts are rounded to."""
 CASES = [(name, kind) for name in DRAFTS for kind in KINDS]
 
 
@@ -59,6 +61,8 @@ def dequantized(draft: Draft, kind: QuantizedKind) -> Draft:
     """What it computes: the rounded weights as floats."""
     weights = {name: _rounded(name, weight) for name, weight in draft.weights.items()}
     head = quantize(draft.target_head, kind).dequantize()
+    if kind != DRAFT:
+        head = quantize(head, DRAFT).dequantize()
     embedding = draft.target_embedding.bfloat16().float()
     return Draft(draft.config, draft.target, weights, embedding, head)
 
@@ -69,7 +73,7 @@ def _rounded(name: str, weight: torch.Tensor) -> torch.Tensor:
     weight = weight.bfloat16().float()
     if weight.dim() < 2 or "embed" in name:  # token and delay embeddings are added, not multiplied
         return weight
-    return quantize(weight, "q8_0").dequantize()
+    return quantize(weight, DRAFT).dequantize()
 
 
 @needs_native()
@@ -106,7 +110,7 @@ def test_chains_are_single_steps_in_any_company(name: str, kind: QuantizedKind) 
 @needs_native()
 @pytest.mark.parametrize("kind", KINDS)
 def test_trimmed_logits_are_columns_of_the_whole(kind: QuantizedKind) -> None:
-    """The proposed tokens' rows are picked from the target's blocks, not rounded anew."""
+    """A row of the head means the same whether others are proposed or not."""
     trimmed = DRAFTS["trimmed"]
     weights = {name: w for name, w in trimmed.weights.items() if name != TOKEN_TABLE}
     whole = replace(trimmed, config=replace(trimmed.config, draft_vocab_size=None), weights=weights)
