@@ -1,5 +1,5 @@
-"""The native GliDe draft beside a quantized target: its own weights in 4 bits, and the target's head,
-whatever it is stored in."""
+"""The native GliDe draft beside a quantized target: its own weights in 4 bits, and the target's
+head, whatever it is stored in."""
 
 from dataclasses import replace
 
