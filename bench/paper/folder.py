@@ -13,6 +13,7 @@ from types import TracebackType
 
 from bench.paper.journal import Identity, Journal
 from server.errors import CheckpointError, ConfigError
+from weights.locks import open_locked
 
 JOURNAL, FIGURES, TABLES = "eval.jsonl", "eval.json", "eval.md"
 
@@ -117,18 +118,10 @@ def _is_filled(path: Path) -> bool:
 
 
 def _lock(folder: Path) -> int | None:
-    """A descriptor that holds the lock until it is closed, by a kill at the latest."""
+    """None where the file system has no locks."""
     try:
-        import fcntl
-    except ImportError:  # Windows has no such locks
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return open_locked(folder, os.O_RDONLY)
     except BlockingIOError:
-        os.close(descriptor)
         raise ConfigError("out", str(folder), "another evaluation is writing to it") from None
-    except OSError:  # a file system without locks
-        os.close(descriptor)
+    except OSError:
         return None
-    return descriptor

@@ -6,7 +6,6 @@ text.jsonl, prompts.jsonl                 stage 1
 everything else                           features and checkpoints of stage 2
 """
 
-import errno
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from types import TracebackType
 
 from server.errors import CheckpointError, ConfigError
 from weights.checkpoint import read_json
+from weights.locks import open_locked
 
 Identity = Mapping[str, str | int | None]
 """Setting → value; what the files of a work folder depend on."""
@@ -49,10 +49,10 @@ class WorkFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(path / _LOCK)
+            self._lock = open_locked(path / _LOCK, os.O_RDWR | os.O_CREAT)
+        except BlockingIOError:
+            raise ConfigError("work", str(path), "another run is using it") from None
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES) and (path / _LOCK).exists():
-                raise ConfigError("work", str(path), "another run is using it") from None
             raise CheckpointError(path, error.strerror or str(error)) from None
         try:
             self._check(identity)
@@ -112,18 +112,3 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
         draft.replace(path)
     except OSError as error:
         raise CheckpointError(path, error.strerror or str(error)) from None
-
-
-def _lock(path: Path) -> int:
-    """A file descriptor that holds the lock until it is closed, by a kill at the latest."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return descriptor
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
