@@ -17,6 +17,19 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 is used up; `abort`: the client went away; `error`: the engine died."""
 
 
+GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "ebnf", "structural_tag"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """The texts that an answer may be."""
+
+    kind: GrammarKind
+    text: str
+    """The JSON schema, regular expression, JSON list of choices, EBNF or structural tag (xgrammar's
+    JSON form); empty for any JSON object."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How one request's tokens are chosen. Validated by the API layer; plain data here.
@@ -52,6 +65,8 @@ class SamplingParams:
     """End the request when chosen, besides the model's own end tokens."""
     ignore_eos: bool = False
     """The model's own end tokens don't end the request."""
+    grammar: Grammar | None = None
+    """Masks every token that would leave it, before the temperature."""
 
     @property
     def greedy(self) -> bool:
