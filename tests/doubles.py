@@ -49,10 +49,11 @@ class PlainTemplate(ChatTemplate):
     def __init__(self) -> None:
         """Needs no tokenizer."""
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         if messages[-1]["role"] == "assistant":
             raise InvalidRequestError("messages: the template refuses them", "messages")
-        return "".join(f"{message['role']}:{message['content']}\n" for message in messages)
+        chat = "".join(f"{message['role']}:{message['content']}\n" for message in messages)
+        return chat if add_generation_prompt else chat.removesuffix("\n")
 
 
 class ScriptedEngine:
