@@ -1,5 +1,7 @@
 """The prompts of `/v1/completions`: one or many, as text or as token ids."""
 
+import asyncio
+from functools import partial
 from typing import NamedTuple, cast
 
 from server.api.deps import Parts
@@ -7,7 +9,7 @@ from server.api.prompt_tokens import check_token_ids, encode_text
 from server.api.schemas.completion import MAX_CHOICES, CompletionRequest
 from server.errors import InvalidRequestError
 from server.text.prompt_text import PromptText, decode_prompt, place_tokens
-from server.text.tokenizer import Tokenizer
+from server.text.tokenizer import LONG_TEXT, Tokenizer
 
 
 class PromptField(NamedTuple):
@@ -54,7 +56,7 @@ async def prompt_tokens(field: PromptField, parts: Parts) -> list[int]:
     return [parts.tokenizer.bos_id]
 
 
-def echoed(prompt: str | list[int], token_ids: list[int], tokenizer: Tokenizer) -> PromptText:
+async def echoed(prompt: str | list[int], token_ids: list[int], tokenizer: Tokenizer) -> PromptText:
     """The prompt as the answer shows it.
 
     Args:
@@ -63,5 +65,7 @@ def echoed(prompt: str | list[int], token_ids: list[int], tokenizer: Tokenizer) 
     if prompt == "":
         return PromptText("", (0,) * len(token_ids))
     if isinstance(prompt, str):
-        return place_tokens(tokenizer, prompt, add_special_tokens=True)
-    return decode_prompt(tokenizer, token_ids)
+        place = partial(place_tokens, tokenizer, prompt, add_special_tokens=True)
+    else:
+        place = partial(decode_prompt, tokenizer, token_ids)
+    return place() if len(prompt) < LONG_TEXT else await asyncio.to_thread(place)

@@ -1,6 +1,7 @@
 """Validated bodies → what the engine takes. What only the model can tell is checked here: token
 ids against the vocabulary, lengths against the context."""
 
+import asyncio
 import random
 import re
 import uuid
@@ -63,6 +64,7 @@ async def completion_jobs(body: CompletionRequest, parts: Parts) -> JobGroup:
     for field in prompt_fields(body):
         prompts.append(await _prompt_jobs(name, num_jobs, field, body, parts))
         num_jobs += len(prompts[-1].jobs)
+        await asyncio.sleep(0)  # many short prompts take as long as a long one
     return JobGroup(name, tuple(prompts))
 
 
@@ -99,7 +101,7 @@ async def _prompt_jobs(
     if body.echo and body.logprobs is not None:
         params = replace(params, prompt_logprobs=body.logprobs)
     jobs = _jobs(name, first, num_jobs, body, prompt, params, parts, continues_text=True)
-    echo = echoed(field.value, prompt, parts.tokenizer) if body.echo else None
+    echo = await echoed(field.value, prompt, parts.tokenizer) if body.echo else None
     return PromptJobs(jobs, num_choices, echo)
 
 

@@ -67,9 +67,8 @@ def _model_name(client: httpx.Client, url: str) -> str:
     try:
         response = client.get("/v1/models")
         if response.status_code == 401:
-            raise ConfigError(
-                "api_key", "…" if "authorization" in client.headers else None, _refusal(response)
-            )
+            given = "…" if "authorization" in client.headers else None  # keys are never shown
+            raise ConfigError("api_key", given, _refusal(response))
         return str(response.raise_for_status().json()["data"][0]["id"])
     except (httpx.HTTPError, ValueError, LookupError) as error:
         raise ConfigError("url", url, f"no server answers there: {error}") from None

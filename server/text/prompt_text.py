@@ -44,7 +44,9 @@ def place_tokens(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -
     Spaces that the tokenizer counts to no token belong to the following one. Tokens that it adds
     have no text.
     """
-    encoding = tokenizer.backend.encode(text, add_special_tokens=add_special_tokens)
+    # A batch of one: see `Tokenizer.encode`.
+    backend = tokenizer.backend
+    (encoding,) = backend.encode_batch([text], add_special_tokens=add_special_tokens)
     starts: list[int] = []
     end = 0
     for (begin, stop), is_added in zip(encoding.offsets, encoding.special_tokens_mask, strict=True):

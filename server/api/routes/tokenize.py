@@ -1,7 +1,8 @@
 """`POST /tokenize` and `POST /detokenize`: what the model makes of a text, without running it."""
 
 import asyncio
-from functools import partial
+from collections.abc import Callable
+from typing import TypeVar
 
 from fastapi import APIRouter
 
@@ -21,6 +22,7 @@ from server.text.prompt_text import decode_prompt
 from server.text.tokenizer import LONG_TEXT
 
 router = APIRouter(route_class=BodyRoute)
+T = TypeVar("T")
 
 
 @router.post("/tokenize", responses=ERRORS)
@@ -30,17 +32,18 @@ async def tokenize(body: TokenizeRequest, parts: PartsDep) -> TokenizeResponse:
     text, add_special_tokens = _text(body, parts)
     if body.add_special_tokens is not None:
         add_special_tokens = body.add_special_tokens
-    encode = partial(parts.tokenizer.encode, text, add_special_tokens=add_special_tokens)
-    tokens = encode() if len(text) < LONG_TEXT else await asyncio.to_thread(encode)
-    strings = None
-    if body.return_token_strs:
+
+    def answer() -> TokenizeResponse:
+        tokens = parts.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         strings = [parts.tokenizer.vocabulary_string(token_id) for token_id in tokens]
-    return TokenizeResponse(
-        count=len(tokens),
-        max_model_len=parts.engine.max_model_len,
-        tokens=tokens,
-        token_strs=strings,
-    )
+        return TokenizeResponse(
+            count=len(tokens),
+            max_model_len=parts.engine.max_model_len,
+            tokens=tokens,
+            token_strs=strings if body.return_token_strs else None,
+        )
+
+    return await _in_thread_if(len(text) >= LONG_TEXT, answer)
 
 
 def _text(body: TokenizeRequest, parts: Parts) -> tuple[str, bool]:
@@ -70,4 +73,12 @@ async def detokenize(body: DetokenizeRequest, parts: PartsDep) -> DetokenizeResp
     """The text of tokens, special ones included. Bytes that are no UTF-8 become U+FFFD."""
     check_model(body.model, parts)
     check_token_ids("tokens", body.tokens, parts.info.vocab_size)
-    return DetokenizeResponse(prompt=decode_prompt(parts.tokenizer, body.tokens).text)
+
+    def answer() -> DetokenizeResponse:
+        return DetokenizeResponse(prompt=decode_prompt(parts.tokenizer, body.tokens).text)
+
+    return await _in_thread_if(len(body.tokens) >= LONG_TEXT, answer)
+
+
+async def _in_thread_if(is_long: bool, work: Callable[[], T]) -> T:
+    return await asyncio.to_thread(work) if is_long else work()
