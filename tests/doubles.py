@@ -49,10 +49,11 @@ class PlainTemplate(ChatTemplate):
     def __init__(self) -> None:
         """Needs no tokenizer."""
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         if messages[-1]["role"] == "assistant":
             raise InvalidRequestError("messages: the template refuses them", "messages")
-        return "".join(f"{message['role']}:{message['content']}\n" for message in messages)
+        chat = "".join(f"{message['role']}:{message['content']}\n" for message in messages)
+        return chat if add_generation_prompt else chat.removesuffix("\n")
 
 
 class ScriptedEngine:
@@ -131,7 +132,15 @@ def _output(
         num_prompt_tokens=len(request.prompt_token_ids),
         num_output_tokens=num_output_tokens,
         num_cached_tokens=3,
+        prompt_logprobs=_prompt_logprobs(request) if num_output_tokens == len(step) else None,
     )
+
+
+def _prompt_logprobs(request: Request) -> tuple[TokenLogprobs, ...] | None:
+    """Logprob −0.5 for each token but the first."""
+    if request.params.prompt_logprobs is None:
+        return None
+    return tuple(TokenLogprobs(token_id, -0.5, ()) for token_id in request.prompt_token_ids[1:])
 
 
 def _logprobs(request: Request, step: Sequence[int]) -> tuple[TokenLogprobs, ...]:

@@ -1,27 +1,34 @@
-"""Runs a job and sends its answer, streamed or whole, in the endpoint's shape."""
+"""Runs the jobs of a request and sends the answer, streamed or whole, in the endpoint's shape."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.api.concurrency import take_places
 from server.api.deps import Parts, ServingInfo
-from server.api.generation import Job, Progress, Started, run_job, unless_disconnected
+from server.api.generation import Progress, Started, unless_disconnected
+from server.api.job_group import JobGroup, JobProgress, PromptJobs, best_choices, run_group
 from server.api.schemas.common import PromptTokensDetails, SamplingRequest, Usage
-from server.api.shapes.base import Head, Shape
+from server.api.shapes.base import ChoiceT, Head, Shape
+from server.api.shapes.speculation import whole_report
 from server.api.sse import DONE, EventStream, TextEvent, event, with_error_event
 
 FIRST_PIECE_SECONDS = 3.0
 """A stream's status waits for the first token, so that an early failure is a real 500; but not
 longer than this, because proxies give up on a server that sends no headers."""
 
+MakeShape = Callable[[int, PromptJobs], Shape[ChoiceT]]
+"""(index of a choice, its prompt) → the choice's shape"""
 
-def head(job: Job, info: ServingInfo) -> Head:
-    """The fields that open every document of this job's answer."""
+
+def head(group: JobGroup, info: ServingInfo) -> Head:
+    """The fields that open every document of this group's answer."""
     return Head(
-        id=job.request.request_id,
+        id=group.id,
         created=int(time.time()),
         model=info.model_name,
         system_fingerprint=info.system_fingerprint,
@@ -29,79 +36,139 @@ def head(job: Job, info: ServingInfo) -> Head:
 
 
 async def send(
-    http_request: Request, parts: Parts, job: Job, shape: Shape, body: SamplingRequest
+    http_request: Request,
+    parts: Parts,
+    group: JobGroup,
+    make_shape: MakeShape[ChoiceT],
+    body: SamplingRequest,
 ) -> Response:
     """Answers as the body asks: streamed or whole.
 
     Raises:
         EngineDeadError: before anything was sent.
+        ClientDisconnect: the client left.
     """
+    await take_places(http_request, len(group.jobs))
+    shapes = [make_shape(index, prompt) for index, prompt in enumerate(group.choices)]
     if not body.stream:
-        return await _send_whole(http_request, parts, job, shape)
-    return await _send_stream(http_request, parts, job, shape, include_usage=body.include_usage)
+        return await _send_whole(http_request, parts, group, shapes)
+    return await _send_stream(http_request, parts, group, shapes, include_usage=body.include_usage)
 
 
-async def _send_whole(http_request: Request, parts: Parts, job: Job, shape: Shape) -> Response:
-    """Answers with one JSON document; a client that leaves ends the request."""
-    pieces = await unless_disconnected(http_request, _all_pieces(parts, job))
-    answer = shape.whole(pieces, _usage(job, pieces[-1]))
+async def _send_whole(
+    http_request: Request, parts: Parts, group: JobGroup, shapes: Sequence[Shape[ChoiceT]]
+) -> Response:
+    """Answers with one JSON document; a client that leaves ends the jobs."""
+    pieces = await unless_disconnected(http_request, _all_pieces(parts, group))
+    answers = best_choices(group.prompts, pieces)
+    choices = [shape.choice(answer) for shape, answer in zip(shapes, answers, strict=True)]
+    last = [of_job[-1] for of_job in pieces.values()]
+    report = whole_report(list(pieces.values()))
+    answer = shapes[0].whole(choices, _usage(group, last), report)
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
 async def _send_stream(
-    http_request: Request, parts: Parts, job: Job, shape: Shape, *, include_usage: bool
+    http_request: Request,
+    parts: Parts,
+    group: JobGroup,
+    shapes: Sequence[Shape[ChoiceT]],
+    *,
+    include_usage: bool,
 ) -> Response:
     """Answers with server-sent events.
 
     Raises:
         EngineDeadError: before anything was sent. Later failures become an event.
     """
-    started = Started(run_job(parts.engine, job))
+    started = Started(run_group(parts.engine, group))
     try:
         await unless_disconnected(http_request, started.wait_first(FIRST_PIECE_SECONDS))
     except BaseException:
         await started.aclose()
         raise
-    events = _events(started.pieces(), job, shape, include_usage)
+    events = _events(started.pieces(), group, shapes, include_usage)
     return EventStream(with_error_event(events), started, parts.info.sse_ping_seconds)
 
 
-async def _all_pieces(parts: Parts, job: Job) -> list[Progress]:
-    async with aclosing(run_job(parts.engine, job)) as pieces:
-        return [piece async for piece in pieces]
+async def _all_pieces(parts: Parts, group: JobGroup) -> dict[int, list[Progress]]:
+    """By job, in the jobs' order."""
+    found: dict[int, list[Progress]] = {number: [] for number in range(len(group.jobs))}
+    async with aclosing(run_group(parts.engine, group)) as pieces:
+        async for job, piece in pieces:
+            found[job].append(piece)
+    return found
 
 
 async def _events(
-    pieces: AsyncGenerator[Progress, None], job: Job, shape: Shape, include_usage: bool
+    pieces: AsyncGenerator[JobProgress, None],
+    group: JobGroup,
+    shapes: Sequence[Shape[ChoiceT]],
+    include_usage: bool,
 ) -> AsyncGenerator[bytes, None]:
-    first = shape.first_chunk()
-    if first is not None:
-        yield event(first)
-    (example,) = shape.chunks(Progress(TextEvent.MARK, (), None, 0, 0))
-    text_event = TextEvent(example)
+    """Of all choices, as they come; what is streamed has one choice per job."""
+    for shape in shapes:
+        first = shape.first_chunk()
+        if first is not None:
+            yield event(first)
+    writers = [_ChoiceEvents(shape) for shape in shapes]
+    last: dict[int, Progress] = {}
     async with aclosing(pieces):
-        async for piece in pieces:
-            if _is_text_alone(piece):
-                yield text_event(piece.text)
-                continue
-            for chunk in shape.chunks(piece):
-                yield event(chunk)
-            if include_usage and piece.finish_reason is not None:
-                yield event(shape.usage_chunk(_usage(job, piece)))
+        async for job, piece in pieces:
+            last[job] = piece
+            for data in writers[job].events(piece):
+                yield data
+    if include_usage:
+        yield event(shapes[0].usage_chunk(_usage(group, [last[job] for job in sorted(last)])))
     yield DONE
+
+
+class _ChoiceEvents:
+    """One choice's pieces as events."""
+
+    def __init__(self, shape: Shape[ChoiceT]) -> None:
+        self._chunks: Callable[[Progress], Iterable[BaseModel]] = shape.chunks
+        self._prompt_chunk: Callable[[Progress], BaseModel | None] = shape.prompt_chunk
+        (example,) = shape.chunks(Progress(TextEvent.MARK, (), None, 0, 0))
+        self._text_event = TextEvent(example)
+        self._is_open = False
+
+    def events(self, piece: Progress) -> Iterable[bytes]:
+        if not self._is_open:
+            self._is_open = True
+            prompt = self._prompt_chunk(piece)
+            if prompt is not None:
+                yield event(prompt)
+        if _is_text_alone(piece):
+            yield self._text_event(piece.text)
+        else:
+            yield from map(event, self._chunks(piece))
 
 
 def _is_text_alone(piece: Progress) -> bool:
     return bool(
-        piece.text and not piece.logprobs and not piece.sources and piece.finish_reason is None
+        piece.text
+        and not piece.logprobs
+        and not piece.sources
+        and not piece.token_ids
+        and piece.finish_reason is None
     )
 
 
-def _usage(job: Job, last: Progress) -> Usage:
-    num_prompt_tokens = len(job.request.prompt_token_ids)
+def _usage(group: JobGroup, last: Sequence[Progress]) -> Usage:
+    """Each prompt counts once, and as cached what its first job found in the cache.
+
+    Args:
+        last: The last piece of each job.
+    """
+    num_prompt_tokens = sum(len(prompt.token_ids) for prompt in group.prompts)
+    num_output_tokens = sum(piece.num_output_tokens for piece in last)
+    pieces = zip(group.jobs, last, strict=True)
+    firsts = [piece for job, piece in pieces if job.request.shares_prompt_with is None]
+    num_cached = sum(piece.num_cached_tokens for piece in firsts)
     return Usage(
         prompt_tokens=num_prompt_tokens,
-        completion_tokens=last.num_output_tokens,
-        total_tokens=num_prompt_tokens + last.num_output_tokens,
-        prompt_tokens_details=PromptTokensDetails(cached_tokens=last.num_cached_tokens),
+        completion_tokens=num_output_tokens,
+        total_tokens=num_prompt_tokens + num_output_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=num_cached),
     )

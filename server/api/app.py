@@ -10,7 +10,8 @@ from server.api.admission import Admission
 from server.api.deps import Parts
 from server.api.errors import install_error_handlers
 from server.api.front_door import FrontDoor, middleware
-from server.api.routes import chat, completions, health, models
+from server.api.openapi import describe_api
+from server.api.routes import chat, completions, health, models, tokenize
 from server.api.unknown_fields import UnknownFieldLog
 
 
@@ -24,7 +25,7 @@ def create_app(parts: Parts, door: FrontDoor, lifespan: Lifespan[FastAPI] | None
     """
     # At level debug it writes every chunk: conversations don't belong into logs.
     logging.getLogger("sse_starlette").setLevel(logging.INFO)
-    routers = [module.router for module in (chat, completions, models, health)]
+    routers = [module.router for module in (chat, completions, models, tokenize, health)]
     routes = [route for router in routers for route in router.routes]
     paths = [route.path for route in routes if isinstance(route, Route)]
     admission = Admission(door.limits)
@@ -39,6 +40,7 @@ def create_app(parts: Parts, door: FrontDoor, lifespan: Lifespan[FastAPI] | None
     app.state.admission = admission
     app.state.unknown_fields = UnknownFieldLog() if door.drops_unknown_fields else None
     install_error_handlers(app)
+    describe_api(app, needs_key=door.api_keys is not None)
     for router in routers:
         app.include_router(router)
     return app

@@ -5,16 +5,20 @@ Around the app and not in the routes, because a streamed answer goes on long aft
 
 import asyncio
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.admission import Admission, Place
 from server.api.auth import key_owner
+from server.api.generation import unless_disconnected
 from server.api.receiving import disconnected, replayed
+
+_PLACE = "place"
 
 
 class ConcurrencyMiddleware:
-    """Every POST under /v1/ takes a place until its answer is sent or its client has left.
+    """Every POST under /v1/ takes a place until its answer is sent or its client has left: at
+    first for one generation, until its body has been read (`take_places`).
 
     Raises:
         RateLimitError: it can neither run nor wait.
@@ -30,12 +34,30 @@ class ConcurrencyMiddleware:
             await self._app(scope, receive, send)
             return
         place = self._admission.enter(key_owner(scope))
+        scope.setdefault("state", {})[_PLACE] = place
         try:
             if not place.turn.done():
                 receive = await _wait_for_turn(place, receive)
             await self._app(scope, receive, send)
         finally:
             self._admission.leave(place)
+
+
+async def take_places(http_request: Request, count: int) -> None:
+    """Makes a request's place one for so many generations: it may have to wait again.
+
+    Raises:
+        ClientDisconnect: the client left while waiting.
+    """
+    admission: Admission = http_request.app.state.admission
+    place: Place = http_request.scope["state"][_PLACE]
+    if count > 1:
+        admission.resize(place, count)
+        await unless_disconnected(http_request, _turn(place))
+
+
+async def _turn(place: Place) -> None:
+    await place.turn
 
 
 def _generates(scope: Scope) -> bool:

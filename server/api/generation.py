@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -29,6 +29,10 @@ class Job:
     text: TextStream[TokenLogprobs]
     trace: bool = False
     """Each piece says where its tokens came from."""
+    shows_token_ids: bool = False
+    """Each piece says its token ids."""
+    shows_prompt_logprobs: bool = False
+    """The first piece has the prompt's logprobs, whoever had them computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,12 @@ class Progress:
     """So far; None where nothing was speculated."""
     sources: tuple[TokenSource, ...] | None = None
     """One for each token of this output that counts; None if no trace was asked for."""
+    token_ids: tuple[int, ...] | None = None
+    """Of the same tokens; None if they were not asked for."""
+    logprob_sum: float = 0.0
+    """Of the same tokens; 0 where the engine was asked for no logprobs."""
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    """Of the prompt's tokens from the second on; in the first piece, if asked for."""
 
 
 async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:
@@ -78,16 +88,19 @@ def _read(engine: Engine, job: Job, output: RequestOutput) -> Progress:
     )
     if delta.stop_string is not None and output.finish_reason is None:
         engine.finish(job.request.request_id, "stop")
-    sources = output.sources[: job.text.num_tokens - num_before] if job.trace else None
-    return _progress(job, output, delta, sources)
+    return _progress(job, output, delta, job.text.num_tokens - num_before)
 
 
 def _progress(
     job: Job,
     output: RequestOutput,
     delta: TextDelta[TokenLogprobs],
-    sources: tuple[TokenSource, ...] | None,
+    num_counting: int,
 ) -> Progress:
+    """
+    Args:
+        num_counting: Tokens of the output up to the one that completed a stop string.
+    """
     reason = "stop" if delta.stop_string is not None else output.finish_reason
     if reason == "abort" or reason == "error":
         # The client is still here, so it was not the client who ended it.
@@ -99,17 +112,20 @@ def _progress(
         num_output_tokens=job.text.num_tokens,
         num_cached_tokens=output.num_cached_tokens,
         speculation=output.speculation,
-        sources=sources,
+        sources=output.sources[:num_counting] if job.trace else None,
+        token_ids=output.token_ids[:num_counting] if job.shows_token_ids else None,
+        logprob_sum=sum(entry.logprob for entry in (output.logprobs or ())[:num_counting]),
+        prompt_logprobs=output.prompt_logprobs,
     )
 
 
-class Started:
-    """A job whose first piece may already be here; iterate it once.
+class Started(Generic[T]):
+    """Work whose first piece may already be here; iterate it once.
 
     Exists so that an answer's status can wait for the first piece, without waiting for ever.
     """
 
-    def __init__(self, pieces: AsyncGenerator[Progress, None]) -> None:
+    def __init__(self, pieces: AsyncGenerator[T, None]) -> None:
         self._pieces = pieces
         self._first = asyncio.create_task(self._next())
 
@@ -117,13 +133,13 @@ class Started:
         """Waits for the first piece or for `timeout_s` seconds.
 
         Raises:
-            Exception: the job failed within that time.
+            Exception: it failed within that time.
         """
         await asyncio.wait({self._first}, timeout=timeout_s)
         if self._first.done():
             self._first.result()
 
-    async def pieces(self) -> AsyncGenerator[Progress, None]:
+    async def pieces(self) -> AsyncGenerator[T, None]:
         yield await self._first
         async for piece in self._pieces:
             yield piece
@@ -134,7 +150,7 @@ class Started:
         await asyncio.gather(self._first, return_exceptions=True)
         await self._pieces.aclose()
 
-    async def _next(self) -> Progress:
+    async def _next(self) -> T:
         return await anext(self._pieces)
 
 

@@ -5,20 +5,23 @@ import asyncio
 import random
 import re
 import uuid
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
 
+from server.api.completion_prompts import PromptField, echoed, prompt_fields, prompt_tokens
+from server.api.context_room import max_tokens, room_for
 from server.api.deps import Parts
 from server.api.errors import shown
 from server.api.generation import Job
-from server.api.schemas.chat import ChatRequest
+from server.api.job_group import JobGroup, PromptJobs, choice_seed
+from server.api.prompt_tokens import check_token_ids, encode_text
+from server.api.schemas.chat import ChatMessage, ChatRequest
 from server.api.schemas.common import SamplingRequest
 from server.api.schemas.completion import CompletionRequest
 from server.api.schemas.speculation import SpeculationOptions
 from server.engine.types import Request, RequestId, SamplingParams, SpeculationParams
-from server.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
+from server.errors import InvalidRequestError, ModelNotFoundError
 from server.text.stream import TextStream
-from server.text.tokenizer import LONG_TEXT
 
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default of /v1/completions."""
@@ -29,7 +32,7 @@ _MIN_TEMPERATURE = 1e-5
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
-async def chat_job(body: ChatRequest, parts: Parts) -> Job:
+async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
     """
     Raises:
         RequestError: the body asks for something that can't be done.
@@ -39,25 +42,67 @@ async def chat_job(body: ChatRequest, parts: Parts) -> Job:
         raise InvalidRequestError("top_logprobs: needs logprobs to be true", "top_logprobs")
     prompt = await _chat_prompt(body, parts)
     given = _chat_max_tokens(body)
-    room = _room("messages", len(prompt), parts.engine.max_model_len)
-    max_tokens = _max_tokens(room, given, default=None)
+    room = room_for("messages", len(prompt), parts.engine.max_model_len)
+    limit = max_tokens(room, given, default=None)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    params = _sampling_params(body, max_tokens, num_logprobs, parts.info.vocab_size)
-    return _job("chatcmpl", body, prompt, params, parts, continues_text=False)
+    params = _sampling_params(body, limit, num_logprobs, parts.info.vocab_size)
+    name = _group_name("chatcmpl")
+    jobs = _jobs(name, 0, body.n or 1, body, prompt, params, parts, continues_text=False)
+    return JobGroup(name, (PromptJobs(jobs, len(jobs)),))
 
 
-async def completion_job(body: CompletionRequest, parts: Parts) -> Job:
+async def completion_jobs(body: CompletionRequest, parts: Parts) -> JobGroup:
     """
     Raises:
         RequestError: the body asks for something that can't be done.
     """
     _check_common(body, parts)
-    prompt = await _completion_prompt(body.prompt, parts)
+    _check_completion(body)
+    name = _group_name("cmpl")
+    prompts: list[PromptJobs] = []
+    num_jobs = 0
+    for field in prompt_fields(body):
+        prompts.append(await _prompt_jobs(name, num_jobs, field, body, parts))
+        num_jobs += len(prompts[-1].jobs)
+        await asyncio.sleep(0)  # many short prompts take as long as a long one
+    return JobGroup(name, tuple(prompts))
+
+
+def _check_completion(body: CompletionRequest) -> None:
+    """What fields say together."""
+    if body.max_tokens == 0 and not body.echo:
+        raise InvalidRequestError("max_tokens: 0 needs echo to be true", "max_tokens")
+    if body.best_of is not None:
+        if body.best_of < (body.n or 1):
+            raise InvalidRequestError(
+                f"best_of: {body.best_of} is less than n, {body.n}", "best_of"
+            )
+        if body.best_of > 1 and body.stream:
+            raise InvalidRequestError("best_of: can't be streamed", "best_of")
+
+
+async def _prompt_jobs(
+    name: str, first: int, field: PromptField, body: CompletionRequest, parts: Parts
+) -> PromptJobs:
+    """
+    Args:
+        first: Jobs that other prompts have.
+    """
+    prompt = await prompt_tokens(field, parts)
+    num_choices = body.n or 1
+    num_jobs = max(num_choices, body.best_of or 1)
     given = None if body.max_tokens is None else ("max_tokens", body.max_tokens)
-    room = _room("prompt", len(prompt), parts.engine.max_model_len)
-    max_tokens = _max_tokens(room, given, default=DEFAULT_COMPLETION_TOKENS)
-    params = _sampling_params(body, max_tokens, body.logprobs, parts.info.vocab_size)
-    return _job("cmpl", body, prompt, params, parts, continues_text=True)
+    room = room_for(field.name, len(prompt), parts.engine.max_model_len, given)
+    limit = max_tokens(room, given, default=DEFAULT_COMPLETION_TOKENS)
+    num_logprobs = body.logprobs
+    if num_jobs > num_choices and num_logprobs is None:
+        num_logprobs = 0  # the best are chosen by them
+    params = _sampling_params(body, limit, num_logprobs, parts.info.vocab_size)
+    if body.echo and body.logprobs is not None:
+        params = replace(params, prompt_logprobs=body.logprobs)
+    jobs = _jobs(name, first, num_jobs, body, prompt, params, parts, continues_text=True)
+    echo = await echoed(field.value, prompt, parts.tokenizer) if body.echo else None
+    return PromptJobs(jobs, num_choices, echo)
 
 
 def _check_common(body: SamplingRequest, parts: Parts) -> None:
@@ -84,63 +129,23 @@ def check_model(name: str | None, parts: Parts) -> None:
         )
 
 
-async def _chat_prompt(body: ChatRequest, parts: Parts) -> list[int]:
+def template_messages(given: Sequence[ChatMessage]) -> list[dict[str, str]]:
+    """Messages as a chat template takes them."""
     messages: list[dict[str, str]] = []
-    for message in body.messages:
+    for message in given:
         # OpenAI's name for system since 2024; templates know only the old one.
         role = "system" if message.role == "developer" else message.role
         name = {} if message.name is None else {"name": message.name}
         messages.append({"role": role, "content": message.text, **name})
-    text = parts.chat_template.render(messages)
-    token_ids = await _encode("messages", text, parts, add_special_tokens=False)
+    return messages
+
+
+async def _chat_prompt(body: ChatRequest, parts: Parts) -> list[int]:
+    text = parts.chat_template.render(template_messages(body.messages))
+    token_ids = await encode_text("messages", text, parts, add_special_tokens=False)
     if not token_ids:
         raise InvalidRequestError("messages: the chat template makes nothing of them", "messages")
     return token_ids
-
-
-async def _completion_prompt(prompt: str | list[int], parts: Parts) -> list[int]:
-    if isinstance(prompt, list):
-        _check_token_ids("prompt", prompt, parts.info.vocab_size)
-        return prompt
-    token_ids = await _encode("prompt", prompt, parts, add_special_tokens=True)
-    if token_ids:
-        return token_ids
-    if parts.tokenizer.bos_id is None:
-        raise InvalidRequestError("prompt: is empty, and the model has no start token", "prompt")
-    return [parts.tokenizer.bos_id]
-
-
-async def _encode(field: str, text: str, parts: Parts, *, add_special_tokens: bool) -> list[int]:
-    encode = partial(parts.tokenizer.encode, text, add_special_tokens=add_special_tokens)
-    if len(text) < LONG_TEXT:
-        token_ids = encode()
-    else:
-        _check_num_bytes(field, len(text.encode()), parts)
-        token_ids = await asyncio.to_thread(encode)
-    if max(token_ids, default=0) >= parts.info.vocab_size:
-        token = parts.tokenizer.token_string(max(token_ids))
-        raise InvalidRequestError(f"{field}: the model does not know the token {token!r}", field)
-    return token_ids
-
-
-def _check_num_bytes(field: str, num_bytes: int, parts: Parts) -> None:
-    """Refuses what can't fit however it is tokenised, before seconds are spent on tokenising it."""
-    max_model_len, per_token = parts.engine.max_model_len, parts.tokenizer.max_bytes_per_token
-    if num_bytes > max_model_len * per_token:
-        raise ContextLengthError(
-            f"{field}: this model's maximum context length is {max_model_len} tokens of at most"
-            f" {per_token} bytes, but the prompt has {num_bytes} bytes",
-            field,
-        )
-
-
-def _check_token_ids(field: str, token_ids: list[int], vocab_size: int) -> None:
-    for index, token_id in enumerate(token_ids):
-        if not 0 <= token_id < vocab_size:
-            raise InvalidRequestError(
-                f"{field}.{index}: token id {token_id} is not in 0..{vocab_size - 1}",
-                f"{field}.{index}",
-            )
 
 
 def _chat_max_tokens(body: ChatRequest) -> tuple[str, int] | None:
@@ -155,48 +160,6 @@ def _chat_max_tokens(body: ChatRequest) -> tuple[str, int] | None:
     return None if old is None else ("max_tokens", old)
 
 
-class _Room(NamedTuple):
-    """What a prompt leaves of the context, in tokens."""
-
-    num_prompt_tokens: int
-    max_model_len: int
-
-    @property
-    def num_free(self) -> int:
-        return self.max_model_len - self.num_prompt_tokens
-
-
-def _room(field: str, num_prompt_tokens: int, max_model_len: int) -> _Room:
-    room = _Room(num_prompt_tokens, max_model_len)
-    if room.num_free < 1:
-        raise ContextLengthError(
-            f"{field}: this model's maximum context length is {max_model_len} tokens, but the"
-            f" prompt has {num_prompt_tokens} and leaves no room for an answer",
-            field,
-        )
-    return room
-
-
-def _max_tokens(room: _Room, given: tuple[str, int] | None, *, default: int | None) -> int:
-    """How long the answer may be: a default gives way to the context, a wish doesn't.
-
-    Args:
-        given: Field and value, if the client gave one.
-        default: None for all that the context has left.
-    """
-    if given is None:
-        return room.num_free if default is None else min(default, room.num_free)
-    field, value = given
-    if value > room.num_free:
-        raise ContextLengthError(
-            f"{field}: this model's maximum context length is {room.max_model_len} tokens, but"
-            f" {room.num_prompt_tokens + value} were requested ({room.num_prompt_tokens} in the"
-            f" prompt, {value} in the answer)",
-            field,
-        )
-    return value
-
-
 def _sampling_params(
     body: SamplingRequest, max_tokens: int, num_logprobs: int | None, vocab_size: int
 ) -> SamplingParams:
@@ -206,7 +169,7 @@ def _sampling_params(
             f"min_tokens: {min_tokens} is more than max_tokens, {max_tokens}", "min_tokens"
         )
     stop_token_ids = body.stop_token_ids or []
-    _check_token_ids("stop_token_ids", stop_token_ids, vocab_size)
+    check_token_ids("stop_token_ids", stop_token_ids, vocab_size)
     temperature = _or(body.temperature, 1.0)
     return SamplingParams(
         max_tokens=max_tokens,
@@ -252,25 +215,57 @@ def _speculation_params(
     )
 
 
-def _job(
-    prefix: str,
+def _group_name(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def _jobs(
+    group_name: str,
+    first: int,
+    count: int,
     body: SamplingRequest,
     prompt: list[int],
     params: SamplingParams,
     parts: Parts,
     *,
     continues_text: bool,
-) -> Job:
+) -> tuple[Job, ...]:
+    """The jobs of one prompt.
+
+    Args:
+        first: Jobs of the same group before them.
+    """
     options = body.speculation or SpeculationOptions()
-    request = Request(
-        request_id=RequestId(f"{prefix}-{uuid.uuid4().hex}"),
+    stop = [body.stop] if isinstance(body.stop, str) else (body.stop or [])
+    leader = Request(
+        request_id=RequestId(f"{group_name}-{first}" if first else group_name),
         prompt_token_ids=tuple(prompt),
         params=params,
         priority=body.priority or 0,
         speculation=_speculation_params(options, parts.info.default_speculation),
+        cache_salt=body.cache_salt,
     )
-    stop = [body.stop] if isinstance(body.stop, str) else (body.stop or [])
-    text = TextStream(
-        parts.tokenizer, stop=stop, min_tokens=params.min_tokens, continues_text=continues_text
+    followers = [
+        replace(
+            leader,
+            request_id=RequestId(f"{group_name}-{first + index}"),
+            params=replace(params, seed=choice_seed(params.seed, index), prompt_logprobs=None),
+            shares_prompt_with=leader.request_id,
+        )
+        for index in range(1, count)
+    ]
+    return tuple(
+        Job(
+            request,
+            TextStream(
+                parts.tokenizer,
+                stop=stop,
+                min_tokens=params.min_tokens,
+                continues_text=continues_text,
+            ),
+            trace=bool(options.trace),
+            shows_token_ids=bool(body.return_token_ids),
+            shows_prompt_logprobs=params.prompt_logprobs is not None,
+        )
+        for request in (leader, *followers)
     )
-    return Job(request, text, trace=bool(options.trace))

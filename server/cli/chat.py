@@ -23,20 +23,53 @@ def chat(
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0, max=2)] = 0.7,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Key of the server, if it needs one. Other users of the machine can see the"
+            " option, but not the variables.",
+            envvar=["GLIDECAPE_API_KEY", "OPENAI_API_KEY"],
+            show_envvar=True,
+        ),
+    ] = None,
 ) -> None:
     """Chat with a running server."""
     options: dict[str, Any] = {"temperature": temperature}
     if max_tokens is not None:
         options["max_tokens"] = max_tokens
     start = [{"role": "system", "content": system}] if system else []
-    with httpx.Client(base_url=url, timeout=httpx.Timeout(None, connect=5)) as client:
+    timeout = httpx.Timeout(None, connect=5)
+    with httpx.Client(base_url=url, timeout=timeout, headers=_authorization(api_key)) as client:
         stderr.print(f"{_model_name(client, url)} — {HELP}", style="dim")
         _converse(client, start, options)
 
 
+def _authorization(api_key: str | None) -> dict[str, str]:
+    """The header with the key. Of a list, as the server itself reads it from its variable, the
+    first.
+
+    Raises:
+        ConfigError: no header can carry it.
+    """
+    key = (api_key or "").split(",")[0].strip()
+    if not key:
+        return {}
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError("api_key", "…", "is to be printable ASCII")
+    return {"authorization": f"Bearer {key}"}
+
+
 def _model_name(client: httpx.Client, url: str) -> str:
+    """
+    Raises:
+        ConfigError: there is no server, or it doesn't take the key.
+    """
     try:
-        return str(client.get("/v1/models").raise_for_status().json()["data"][0]["id"])
+        response = client.get("/v1/models")
+        if response.status_code == 401:
+            given = "…" if "authorization" in client.headers else None  # keys are never shown
+            raise ConfigError("api_key", given, _refusal(response))
+        return str(response.raise_for_status().json()["data"][0]["id"])
     except (httpx.HTTPError, ValueError, LookupError) as error:
         raise ConfigError("url", url, f"no server answers there: {error}") from None
 

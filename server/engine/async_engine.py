@@ -81,7 +81,7 @@ class AsyncEngine:
         num_tokens = len(request.prompt_token_ids)
         if num_tokens == 0:
             raise InvalidRequestError("the prompt is empty")
-        if num_tokens >= self.max_model_len:
+        if not request.fits(self.max_model_len):
             raise ContextLengthError(
                 f"the prompt has {num_tokens} tokens; "
                 f"the context holds {self.max_model_len}, one of them for the answer"

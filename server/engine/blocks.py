@@ -21,6 +21,13 @@ def chain_hash(parent: BlockHash, token_ids: Sequence[int]) -> BlockHash:
     return hashlib.blake2b(parent + array("q", token_ids).tobytes(), digest_size=16).digest()
 
 
+def root_hash(salt: str | None) -> BlockHash:
+    """Where a sequence's chain begins; nothing is found across different salts."""
+    if salt is None:
+        return ROOT_HASH
+    return hashlib.blake2b(salt.encode(), digest_size=16, person=b"cache salt").digest()
+
+
 class BlockPool:
     """Hands out blocks by number.
 
@@ -73,6 +80,17 @@ class BlockPool:
             del self._free[block_id]
         self._references[block_id] += 1
         return block_id
+
+    def num_held(self, contents: Sequence[BlockHash]) -> int:
+        """How many of the leading blocks with these contents somebody holds: to hold them too
+        takes nothing from the free ones."""
+        count = 0
+        for content in contents:
+            block_id = self._cached.get(content)
+            if block_id is None or self._references[block_id] == 0:
+                break
+            count += 1
+        return count
 
     def publish(self, block_id: BlockId, content: BlockHash) -> None:
         """Makes a full, committed block findable; from now on nobody may write it.

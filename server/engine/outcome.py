@@ -1,9 +1,11 @@
 """What new tokens mean for a sequence: appended one by one until one of them ends it."""
 
+from dataclasses import replace
+
 from server.engine.plan import SequenceResult, StepSeconds
 from server.engine.sequence import Sequence
 from server.engine.speculative.summary import add_step
-from server.engine.types import FinishReason, RequestOutput, SamplingParams
+from server.engine.types import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
 
 
 def stop_ids(params: SamplingParams, eos_token_ids: frozenset[int]) -> frozenset[int]:
@@ -20,7 +22,8 @@ def append_tokens(
     max_model_len: int,
     seconds: StepSeconds,
 ) -> RequestOutput | None:
-    """Appends a step's tokens up to the first that ends the sequence; the rest is dropped.
+    """Appends a step's tokens up to the first that ends the sequence; the rest is dropped. Where
+    max_tokens is 0, that is before the first.
 
     Returns:
         The output to send, or None where the step brought no token.
@@ -28,6 +31,9 @@ def append_tokens(
     params = sequence.request.params
     stops = stop_ids(params, eos_token_ids)
     reason: FinishReason | None = None
+    is_first = sequence.num_output_tokens == 0
+    if did.token_ids and params.max_tokens == 0:
+        did, reason = replace(did, token_ids=(), logprobs=None), "length"
     count = 0
     for token_id in did.token_ids:
         sequence.token_ids.append(token_id)
@@ -41,7 +47,7 @@ def append_tokens(
             reason = "length"
         if reason is not None:
             break
-    if count == 0:
+    if count == 0 and reason is None:
         return None
     sequence.speculation = add_step(sequence.speculation, did.speculation, count, seconds)
     return RequestOutput(
@@ -55,4 +61,10 @@ def append_tokens(
         num_cached_tokens=sequence.num_cached_tokens or 0,
         sources=did.speculation.sources[:count] if did.speculation else ("target",) * count,
         speculation=sequence.speculation,
+        prompt_logprobs=_prompt_logprobs(sequence) if is_first else None,
     )
+
+
+def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprobs, ...] | None:
+    asked_for = sequence.request.params.prompt_logprobs is not None
+    return tuple(sequence.prompt_logprobs) if asked_for else None

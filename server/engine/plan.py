@@ -36,6 +36,8 @@ class PlannedSequence:
     """Nodes that a tree may have here, root included; 1 where nothing shall be proposed."""
     max_depth: int = 0
     """Longest path of proposed tokens: no accepted path overruns max_tokens or the context."""
+    scored: range = range(0)
+    """Nodes of a prompt's chunk whose logits give the logprobs of the prompt's next tokens."""
 
     @property
     def wants_token(self) -> bool:
@@ -76,6 +78,8 @@ class SequenceResult:
     logprobs: tuple[TokenLogprobs, ...] | None
     speculation: StepSpeculation | None = None
     """None where nothing was proposed."""
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    """One per scored node of the plan."""
 
 
 class StepSeconds(NamedTuple):

@@ -8,7 +8,7 @@ its own and is recomputed later. Holds ints, never tensors.
 
 from dataclasses import dataclass, replace
 
-from server.engine.blocks import BlockPool
+from server.engine.blocks import BlockHash, BlockPool
 from server.engine.plan import PlannedSequence, StepPlan
 from server.engine.sequence import Sequence, WaitingQueue
 from server.engine.types import RequestId
@@ -139,12 +139,23 @@ class StepPlanner:
         self._add(sequence, num_nodes)
 
     def _has_room(self, sequence: Sequence) -> bool:
-        return self._fits(sequence, len(self.running), self.pool.num_free, self.budget)
+        num_free = self.pool.num_free + self._num_shared(sequence)
+        return self._fits(sequence, len(self.running), num_free, self.budget)
+
+    def _num_shared(self, sequence: Sequence) -> int:
+        """Blocks of its prefix that running sequences hold: they cost it nothing."""
+        if not self.config.prefix_caching:
+            return 0
+        return self.pool.num_held(self._reusable_hashes(sequence))
+
+    def _reusable_hashes(self, sequence: Sequence) -> list[BlockHash]:
+        sequence.extend_hashes(self.config.block_size)
+        return sequence.block_hashes[: sequence.num_reusable // self.config.block_size]
 
     def _fits(self, sequence: Sequence, num_running: int, num_free: int, budget: int) -> bool:
-        """A seat, budget, and blocks for all its tokens (cached ones counted as needed: they may be
-        among the free), with one to spare per running sequence, so that admission does not cause
-        preemption at once."""
+        """A seat, budget, and blocks for all its tokens (cached ones that nobody holds counted as
+        needed: they are among the free), with one to spare per running sequence, so that admission
+        does not cause preemption at once."""
         seats = min(self.config.max_num_seqs, self.config.max_num_batched_tokens)
         needed = -(-len(sequence.token_ids) // self.config.block_size)
         return budget > 0 and num_running < seats and needed + num_running <= num_free
@@ -169,21 +180,17 @@ class StepPlanner:
         return True
 
     def _acquire_prefix(self, sequence: Sequence) -> None:
-        """Takes over cached blocks of the longest known prefix, leaving at least one token to
-        compute: the step must yield the next token's logits."""
+        """Takes over cached blocks of the longest known prefix that need not be computed."""
         if not self.config.prefix_caching:
             sequence.num_cached_tokens = sequence.num_cached_tokens or 0
             return
-        block_size = self.config.block_size
-        sequence.extend_hashes(block_size)
-        usable = (len(sequence.token_ids) - 1) // block_size
-        for content in sequence.block_hashes[:usable]:
+        for content in self._reusable_hashes(sequence):
             block_id = self.pool.acquire_cached(content)
             if block_id is None:
                 break
             sequence.block_ids.append(block_id)
         sequence.num_published = len(sequence.block_ids)
-        sequence.num_computed = len(sequence.block_ids) * block_size
+        sequence.num_computed = len(sequence.block_ids) * self.config.block_size
         if sequence.num_cached_tokens is None:  # not when it comes back from a preemption
             sequence.num_cached_tokens = sequence.num_computed
             self.queries += len(sequence.token_ids)
@@ -216,4 +223,5 @@ class StepPlanner:
             sequence.num_computed,
             num_nodes,
             sequence.block_ids,
+            scored=sequence.scored(num_nodes),
         )

@@ -28,7 +28,7 @@ class Recorder:
     finished: list[FinishedRequest] = field(default_factory=list[FinishedRequest])
 
     def tokens(self, sequence: Sequence, count: int, now: float) -> None:
-        """A sequence got `count` ≥ 1 new tokens."""
+        """A sequence got `count` new tokens; 0 where it is to have none."""
         times = sequence.timings
         self.num_generation_tokens += count
         if times.last_token is None:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from server.engine.inputs import StepInputs, build_inputs, planned_nodes
+from server.engine.logprobs import score_prompts
 from server.engine.outcome import stop_ids
 from server.engine.plan import (
     PlannedSequence,
@@ -22,7 +23,7 @@ from server.engine.speculative.accept import Verification, accept
 from server.engine.speculative.commit import Walk, move_accepted
 from server.engine.speculative.policy import Speculator
 from server.engine.speculative.tree import TokenTree, lone_root
-from server.engine.types import RequestId, TokenSource
+from server.engine.types import RequestId, TokenLogprobs, TokenSource
 from server.kernels.tree import LayerCache, TreeBatch
 
 
@@ -81,9 +82,12 @@ class Runner:
         self._commit(plan, verified)
         times.append(time.perf_counter())
         walks = {planned.request.request_id: walk for planned, walk in verified.walks}
+        scored = score_prompts(
+            self.model, verified.hidden, plan.sequences, verified.inputs.first_rows
+        )
         results = {
-            p.request.request_id: _result(p, walks.get(p.request.request_id))
-            for p in plan.sequences
+            p.request.request_id: _result(p, walks.get(p.request.request_id), logprobs)
+            for p, logprobs in zip(plan.sequences, scored, strict=True)
         }
         seconds = StepSeconds(*(after - before for before, after in itertools.pairwise(times)))
         stats = None
@@ -135,15 +139,21 @@ class Runner:
         )
 
 
-def _result(planned: PlannedSequence, walk: Verification | None) -> SequenceResult:
+def _result(
+    planned: PlannedSequence,
+    walk: Verification | None,
+    prompt_logprobs: tuple[TokenLogprobs, ...],
+) -> SequenceResult:
     if walk is None:
-        return SequenceResult(planned.num_nodes, (), None)
+        return SequenceResult(planned.num_nodes, (), None, prompt_logprobs=prompt_logprobs)
     num_committed = planned.num_nodes - 1 + len(walk.path)
     logprobs = tuple(walk.logprobs) or None
     speculation = None
     if len(walk.tree) > 1:
         speculation = StepSpeculation(len(walk.tree) - 1, _sources(walk))
-    return SequenceResult(num_committed, tuple(walk.token_ids), logprobs, speculation)
+    return SequenceResult(
+        num_committed, tuple(walk.token_ids), logprobs, speculation, prompt_logprobs
+    )
 
 
 def _sources(walk: Verification) -> tuple[TokenSource, ...]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from server.engine.logprobs import token_logprobs
 from server.engine.truncation import keep_mask
 from server.engine.types import SamplingParams, TokenLogprobs
 from server.engine.uniform import uniforms
@@ -146,14 +147,8 @@ def _logprobs(
     wanting = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
     if not wanting:
         return result
-    logprobs = logits[wanting].log_softmax(dim=-1)
-    most = max(rows[i].params.logprobs or 0 for i in wanting)
-    top = logprobs.topk(most, dim=-1) if most else None
-    for j, i in enumerate(wanting):
-        pairs = ()
-        count = rows[i].params.logprobs
-        if top is not None and count:
-            ids, values = top.indices[j, :count].tolist(), top.values[j, :count].tolist()
-            pairs = tuple(zip(ids, values, strict=True))
-        result[i] = TokenLogprobs(token_ids[i], float(logprobs[j, token_ids[i]]), pairs)
+    chosen = [token_ids[i] for i in wanting]
+    counts = [rows[i].params.logprobs or 0 for i in wanting]
+    for i, entry in zip(wanting, token_logprobs(logits[wanting], chosen, counts), strict=True):
+        result[i] = entry
     return result

@@ -35,6 +35,8 @@ class Scheduler:
         self.pool = BlockPool(config.num_blocks, config.prefix_caching)
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
+        self._held: dict[RequestId, list[Sequence]] = {}
+        """Not queued yet: their prompt is being computed by the request they share it with."""
         self.recorder = Recorder()
         self._by_id: dict[RequestId, Sequence] = {}
         self._num_arrivals = 0
@@ -49,14 +51,18 @@ class Scheduler:
         Raises:
             ValueError: the prompt is empty or leaves no room for a token, or the id is taken.
         """
-        if not 0 < len(request.prompt_token_ids) < self.config.max_model_len:
+        if not request.fits(self.config.max_model_len):
             raise ValueError(f"a prompt of {len(request.prompt_token_ids)} tokens can't be served")
         if request.request_id in self._by_id:
             raise ValueError(f"request id {request.request_id!r} is taken")
         sequence = Sequence(request, self._num_arrivals, Timings(arrival=now))
         self._num_arrivals += 1
         self._by_id[request.request_id] = sequence
-        self.waiting.push(sequence)
+        leader = self._by_id.get(request.shares_prompt_with) if request.shares_prompt_with else None
+        if leader is not None and leader.timings.first_token is None and self.pool.prefix_caching:
+            self._held.setdefault(leader.request.request_id, []).append(sequence)
+        else:
+            self.waiting.push(sequence)
 
     def finish(self, request_id: RequestId, reason: FinishReason, now: float) -> None:
         """Ends a request and frees its blocks; nothing if it has ended already."""
@@ -65,10 +71,23 @@ class Scheduler:
             return
         if sequence in self.running:
             self.running.remove(sequence)
-        else:
+        elif not self._remove_held(sequence):
             self.waiting.remove(sequence)
+        self._let_go(request_id)
         sequence.release_blocks(self.pool)
         self.recorder.ended(sequence, reason, now)
+
+    def _remove_held(self, sequence: Sequence) -> bool:
+        held = self._held.get(sequence.request.shares_prompt_with or RequestId(""), [])
+        if sequence not in held:
+            return False
+        held.remove(sequence)
+        return True
+
+    def _let_go(self, leader: RequestId) -> None:
+        """Queues those that waited for a prompt to be computed."""
+        for sequence in self._held.pop(leader, ()):
+            self.waiting.push(sequence)
 
     def finish_all(self, reason: FinishReason, now: float) -> None:
         """Ends every request."""
@@ -88,6 +107,7 @@ class Scheduler:
             sequence = self._by_id[planned.request.request_id]
             did = result.sequences[planned.request.request_id]
             sequence.num_computed += did.num_committed
+            sequence.prompt_logprobs.extend(did.prompt_logprobs)
             output = append_tokens(
                 sequence,
                 did,
@@ -100,6 +120,7 @@ class Scheduler:
             if output is None:
                 continue
             outputs.append(output)
+            self._let_go(output.request_id)
             self.recorder.tokens(sequence, len(output.token_ids), now)
             if output.finish_reason is not None:
                 self.finish(output.request_id, output.finish_reason, now)
@@ -119,7 +140,7 @@ class Scheduler:
         """
         return StepStats(
             num_running=len(self.running),
-            num_waiting=len(self.waiting),
+            num_waiting=len(self.waiting) + sum(map(len, self._held.values())),
             kv_usage=self.pool.usage,
             num_preemptions=plan.num_preemptions if plan else 0,
             prefix_cache_queries=plan.prefix_cache_queries if plan else 0,

@@ -3,8 +3,8 @@
 import heapq
 from dataclasses import dataclass, field
 
-from server.engine.blocks import ROOT_HASH, BlockHash, BlockPool, chain_hash
-from server.engine.types import BlockId, Request, SpeculationSummary
+from server.engine.blocks import BlockHash, BlockPool, chain_hash, root_hash
+from server.engine.types import BlockId, Request, SpeculationSummary, TokenLogprobs
 
 
 @dataclass(slots=True)
@@ -42,6 +42,8 @@ class Sequence:
     num_cached_tokens: int | None = None
     """Prompt tokens found in the prefix cache at first admission."""
     speculation: SpeculationSummary | None = None
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
+    """Of the prompt's tokens from the second on, as far as known; they outlive a preemption."""
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_token_ids)
@@ -64,13 +66,35 @@ class Sequence:
         return self.num_pending == 1
 
     @property
+    def num_reusable(self) -> int:
+        """Leading tokens whose KV may be found in the prefix cache. At least one is to be computed:
+        the step must yield the next token's logits. And so are those whose logits the prompt's
+        logprobs come from, once."""
+        reusable = len(self.token_ids) - 1
+        if self.request.params.prompt_logprobs is not None:
+            known = len(self.prompt_logprobs)
+            reusable = reusable if known == self.num_prompt_tokens - 1 else known
+        return reusable
+
+    def scored(self, num_nodes: int) -> range:
+        """Which of the next nodes give logprobs of the prompt that are asked for and not known."""
+        if self.request.params.prompt_logprobs is None:
+            return range(0)
+        first = max(len(self.prompt_logprobs) - self.num_computed, 0)
+        return range(first, min(num_nodes, self.num_prompt_tokens - 1 - self.num_computed))
+
+    @property
     def order(self) -> tuple[int, int]:
         """Sorts sequences by who is served first."""
         return (self.request.priority, self.arrival_index)
 
+    @property
+    def _root(self) -> BlockHash:
+        return root_hash(self.request.cache_salt)
+
     def extend_hashes(self, block_size: int) -> None:
         """Brings `block_hashes` up to the last full block of `token_ids`."""
-        parent = self.block_hashes[-1] if self.block_hashes else ROOT_HASH
+        parent = self.block_hashes[-1] if self.block_hashes else self._root
         for end in range(
             (len(self.block_hashes) + 1) * block_size, len(self.token_ids) + 1, block_size
         ):

@@ -41,7 +41,7 @@ class SamplingParams:
     """
 
     max_tokens: int
-    """At most this many new tokens, ≥ 1."""
+    """At most this many new tokens; 0 computes the prompt alone."""
     temperature: float = 1.0
     """0 is greedy."""
     top_k: int = 0
@@ -59,6 +59,9 @@ class SamplingParams:
     logprobs: int | None = None
     """Number of alternatives to report beside the chosen token's logprob; 0 reports the chosen one
     alone, None reports nothing."""
+    prompt_logprobs: int | None = None
+    """The same for the prompt's own tokens, all but the first. Such a request computes its whole
+    prompt, whatever the prefix cache has of it."""
     min_tokens: int = 0
     """No stop id may be chosen before this many tokens."""
     stop_token_ids: frozenset[int] = frozenset()
@@ -106,11 +109,22 @@ class Request:
 
     request_id: RequestId
     prompt_token_ids: tuple[int, ...]
-    """At least one, and shorter than the context."""
+    """At least one, and no more than leaves a place in the context for one of the answer's, if
+    there is to be one."""
     params: SamplingParams
     priority: int = 0
     """Lower is served earlier; equal priorities are first come, first served."""
     speculation: SpeculationParams = SpeculationParams()
+    cache_salt: str | None = None
+    """Only requests of the same salt share blocks of the prefix cache."""
+    shares_prompt_with: RequestId | None = None
+    """A request of the same prompt, priority and salt that was sent before: this one waits until
+    that one's prompt is computed, and then finds its blocks in the prefix cache."""
+
+    def fits(self, max_model_len: int) -> bool:
+        """Whether the engine can serve it."""
+        num_tokens = len(self.prompt_token_ids)
+        return 0 < num_tokens <= max_model_len - min(self.params.max_tokens, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +167,7 @@ class RequestOutput:
     request_id: RequestId
     token_ids: tuple[int, ...]
     """New tokens of this step, including a final stop token; empty only when the request ends
-    without one (`abort`)."""
+    without one (`abort`, or max_tokens 0)."""
     logprobs: tuple[TokenLogprobs, ...] | None
     """One per new token, or None if not asked for."""
     finish_reason: FinishReason | None
@@ -169,6 +183,8 @@ class RequestOutput:
     """One per new token."""
     speculation: SpeculationSummary | None = None
     """So far, this step included; None where no step has speculated."""
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    """Of the prompt's tokens from the second on; with the first output, if asked for."""
 
 
 @dataclass(frozen=True, slots=True)

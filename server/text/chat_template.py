@@ -30,11 +30,14 @@ class ChatTemplate:
         self._hf_tokenizer = hf_tokenizer
         self._model_name = model_name
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """Text of the chat, up to where the assistant's next turn begins.
 
         The template writes every special token itself: encode the result with
         `add_special_tokens=False`, or the prompt starts with two BOS.
+
+        Args:
+            add_generation_prompt: Also the header of that turn.
 
         Raises:
             InvalidRequestError: the model has no template, or its template refuses the messages
@@ -48,7 +51,7 @@ class ChatTemplate:
             )
         try:
             text = self._hf_tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
+                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             # Not only what it raises: a template that adds a name to a number fails likewise.

@@ -56,6 +56,10 @@ class Tokenizer:
         # short texts don't go through its thread pool, which would have to wait for a core.
         return self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
 
+    def vocabulary_string(self, token_id: int) -> str:
+        """A token as the vocabulary writes it ("Ġworld"); empty for one that it doesn't have."""
+        return self.backend.id_to_token(token_id) or ""
+
     def token_string(self, token_id: int) -> str:
         """A token for people. Part of a character is shown as OpenAI does: `bytes:\\xf0\\x9f`."""
         raw = self.token_bytes(token_id)

@@ -11,12 +11,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.api.app import create_app
-from server.api.deps import Parts, ServingInfo
+from server.api.deps import Engine, Parts, ServingInfo
 from server.api.front_door import FrontDoor, front_door
 from server.config import ServerSettings
 from server.metrics import Metrics
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer
+from tests.api import openai_types
 from tests.doubles import EOS_ID, PlainTemplate, ScriptedEngine, byte_tokenizer, one_by_one
 
 CHAT = "/v1/chat/completions"
@@ -38,7 +39,7 @@ DOOR = front_door(ServerSettings.model_construct())
 
 
 def make_app(
-    engine: ScriptedEngine,
+    engine: Engine,
     tokenizer: Tokenizer | None = None,
     *,
     chat_template: ChatTemplate | None = None,
@@ -59,12 +60,17 @@ def in_process(app: FastAPI) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 
-async def post(engine: ScriptedEngine, path: str, body: object) -> httpx.Response:
-    """One request to a fresh app. The body may hold NaN, which httpx itself refuses to send."""
+async def post(engine: Engine, path: str, body: object) -> httpx.Response:
+    """One request to a fresh app; a good answer must be one in OpenAI's own eyes too. The body may
+    hold NaN, which httpx itself refuses to send."""
     async with in_process(make_app(engine)) as client:
-        return await client.post(
+        response = await client.post(
             path, content=json.dumps(body), headers={"content-type": "application/json"}
         )
+    if path.startswith("/v1/") and response.headers["content-type"] == "application/json":
+        if response.is_success:
+            openai_types.parse(response.json())
+    return response
 
 
 async def refused(path: str, field: str, value: object) -> httpx.Response:
@@ -77,7 +83,7 @@ async def refused(path: str, field: str, value: object) -> httpx.Response:
 
 
 @asynccontextmanager
-async def live_server(engine: ScriptedEngine, info: ServingInfo = INFO) -> AsyncGenerator[str]:
+async def live_server(engine: Engine, info: ServingInfo = INFO) -> AsyncGenerator[str]:
     """A uvicorn around a scripted engine → its base URL."""
     async with live_app(make_app(engine, info=info)) as url:
         yield url
@@ -114,7 +120,10 @@ def chunks(text: str) -> list[Json]:
     """Events of a complete stream, without the final `[DONE]`."""
     *found, done = events(text)
     assert done == "[DONE]"
-    return [chunk for chunk in found if isinstance(chunk, dict)]
+    documents = [chunk for chunk in found if isinstance(chunk, dict)]
+    for document in documents:
+        openai_types.parse(document)
+    return documents
 
 
 def assert_error(

@@ -79,6 +79,122 @@ async def test_requests_without_a_key_have_no_limit_per_key() -> None:
     assert runs(*(door.enter(None) for _ in range(5))) == [True] * 5
 
 
+async def test_many_generations_take_as_many_places() -> None:
+    door = admission(4, 5)
+    light, heavy = door.enter(None), door.enter(None)
+    door.resize(heavy, 3)
+    assert runs(light, heavy) == [True, True]
+    assert door.num_running == 4
+    following = door.enter(None)
+    assert runs(following) == [False]
+    door.leave(light)
+    assert runs(following) == [True]
+    door.leave(heavy)
+    assert door.num_running == 1
+
+
+async def test_many_generations_wait_until_all_have_room_and_nobody_overtakes_them() -> None:
+    door = admission(3, 5)
+    first, second, heavy = (door.enter(None) for _ in range(3))
+    door.resize(heavy, 3)
+    assert runs(first, second, heavy) == [True, True, False]
+    late = door.enter(None)  # there is room for it, but it came later
+    assert (door.num_running, door.num_waiting) == (2, 2)
+    door.leave(first)
+    assert runs(heavy, late) == [False, False]
+    door.leave(second)
+    assert runs(heavy, late) == [True, False]
+    door.leave(heavy)
+    assert runs(late) == [True]
+
+
+async def test_those_that_wait_again_keep_their_order() -> None:
+    door = admission(3, 1)
+    first, second, third = (door.enter(None) for _ in range(3))
+    waiting = door.enter(None)
+    door.resize(third, 2)  # gives its place back, which nobody may take
+    door.resize(second, 2)
+    assert runs(first, second, third, waiting) == [True, True, False, False]
+    door.leave(first)
+    assert runs(third, waiting) == [False, False]
+    door.leave(second)
+    assert runs(third, waiting) == [True, True]
+
+
+async def test_more_than_may_run_at_all_run_alone() -> None:
+    door = admission(4, 5, 2)
+    whole, of_a_key = door.enter(None), door.enter(A)
+    door.resize(of_a_key, 100)
+    assert door.num_running == 3
+    door.resize(whole, 100)
+    assert runs(whole, of_a_key) == [False, True]
+    door.leave(of_a_key)
+    assert runs(whole) == [True]
+    assert door.num_running == 4
+
+
+async def test_a_heavy_request_holds_up_its_key_alone() -> None:
+    door = admission(9, 9, 2)
+    a1, a2 = door.enter(A), door.enter(A)
+    door.resize(a2, 2)
+    a3, b1 = door.enter(A), door.enter(B)
+    assert runs(a1, a2, a3, b1) == [True, False, False, True]
+    door.leave(a1)
+    assert runs(a2, a3) == [True, False]
+    door.leave(a2)
+    assert runs(a3) == [True]
+
+
+async def test_one_that_waits_again_and_leaves_is_forgotten() -> None:
+    door = admission(2, 0)
+    running, heavy = door.enter(None), door.enter(None)
+    door.resize(heavy, 2)
+    door.leave(heavy)
+    assert (door.num_running, door.num_waiting) == (1, 0)
+    door.leave(running)
+    assert door.num_running == 0
+
+
+@given(
+    max_running=st.integers(1, 5),
+    max_per_key=st.none() | st.integers(1, 3),
+    moves=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 8)), max_size=60),
+)
+async def test_any_order_with_many_generations(
+    max_running: int, max_per_key: int | None, moves: list[tuple[int, int]]
+) -> None:
+    """Limits hold, the first that waits for room alone can't run, and everybody runs in the end."""
+    door = admission(max_running, 100, max_per_key)
+    inside: list[Place] = []
+    for move, choice in moves:
+        if move == 0 or not inside:
+            try:
+                inside.append(door.enter((A, B, None)[choice % 3]))
+            except RateLimitError:
+                pass
+            continue
+        place = inside[choice % len(inside)]
+        if move == 1:
+            door.leave(place)
+            inside.remove(place)
+        elif place.turn.done() and place.weight == 1:
+            door.resize(place, 1 + choice)
+        running = [place for place in inside if place.turn.done()]
+        assert door.num_running == sum(place.weight for place in running) <= max_running
+        for owner in (A, B):
+            of_key = sum(place.weight for place in running if place.owner == owner)
+            assert max_per_key is None or of_key <= max_per_key
+        waiting = [place for place in inside if not place.turn.done()]
+        assert door.num_waiting == len(waiting)
+        assert running or not waiting
+    while inside:
+        running = [place for place in inside if place.turn.done()]
+        assert running
+        door.leave(running[0])
+        inside.remove(running[0])
+    assert (door.num_running, door.num_waiting) == (0, 0)
+
+
 @given(
     max_running=st.integers(1, 3),
     max_waiting=st.integers(0, 3),

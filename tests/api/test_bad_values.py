@@ -29,6 +29,11 @@ SHARED_BAD: list[tuple[str, Any]] = [
     ("max_tokens", 0),
     ("max_tokens", -1),
     ("n", 0),
+    ("n", 129),
+    ("cache_salt", ""),
+    ("cache_salt", 1),
+    ("cache_salt", "x" * 1025),
+    ("return_token_ids", 1),
     ("top_k", -2),
     ("top_p", 0),
     ("frequency_penalty", 2.01),
@@ -97,7 +102,18 @@ COMPLETION_BAD: list[tuple[str, Any, str]] = [
     ("prompt", None, "prompt"),
     ("prompt", 5, "prompt"),
     ("prompt", [], "prompt"),
-    ("prompt", [[]], "prompt"),
+    ("prompt", [[]], "prompt.0"),
+    ("prompt", ["a", [1]], "prompt.1"),
+    ("prompt", ["a", 1], "prompt.1"),
+    ("prompt", [[1], "a"], "prompt.1"),
+    ("prompt", [[1], [2, -1]], "prompt.1.1"),
+    ("prompt", [[1], [EOS_ID + 1]], "prompt.1.0"),
+    ("prompt", ["a"] * 1025, "prompt"),
+    ("prompt", ["a", "\ud800"], "prompt.1"),
+    ("echo", 1, "echo"),
+    ("best_of", True, "best_of"),
+    ("best_of", 0, "best_of"),
+    ("best_of", 129, "best_of"),
     ("prompt", [1, "a"], "prompt.1"),
     ("prompt", [1.0], "prompt.0"),
     ("prompt", [0, EOS_ID + 1], "prompt.1"),
@@ -112,7 +128,6 @@ UNSUPPORTED_CHAT: list[tuple[str, Any, str]] = [
     ("tool_choice", "required", "tool_choice"),
     ("functions", [{"name": "f"}], "functions"),
     ("function_call", {"name": "f"}, "function_call"),
-    ("n", 2, "n"),
     ("response_format", {"type": "json_object"}, "response_format"),
     ("modalities", ["text", "audio"], "modalities"),
     ("audio", {"voice": "x"}, "audio"),
@@ -133,12 +148,7 @@ UNSUPPORTED_CHAT: list[tuple[str, Any, str]] = [
 ]
 
 UNSUPPORTED_COMPLETION: list[tuple[str, Any, str]] = [
-    ("echo", True, "echo"),
-    ("best_of", 2, "best_of"),
-    ("best_of", True, "best_of"),
     ("suffix", "x", "suffix"),
-    ("prompt", ["a", "b"], "prompt"),
-    ("prompt", [[1], [2]], "prompt"),
 ]
 
 

@@ -64,6 +64,41 @@ async def test_full(path: str, stream: bool) -> None:
     assert counts(app) == (0, 0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_several_answers_take_several_places(stream: bool) -> None:
+    engine = ScriptedEngine(one_by_one("ab"), hang_after=1)
+    app = make_app(engine, door=door(4, 1))
+    async with asyncio.timeout(10), in_process(app) as client, asyncio.TaskGroup() as group:
+        group.create_task(client.post(CHAT, json=chat_body(n=3, stream=stream)))
+        await until(lambda: len(engine.requests) == 3)
+        assert counts(app) == (3, 0)
+        batch = {"prompt": ["a", "b"], "stream": stream}
+        waiting = group.create_task(client.post(COMPLETIONS, json=batch))
+        await until(lambda: counts(app) == (3, 1))
+        refused = await client.post(CHAT, json=chat_body())
+        assert_error(refused, 429, "rate_limit_exceeded")
+        assert len(engine.requests) == 3
+        engine.let_go.set()
+    assert waiting.result().status_code == 200
+    assert len(engine.requests) == 5
+    assert counts(app) == (0, 0)
+
+
+async def test_a_client_that_leaves_while_it_waits_again() -> None:
+    engine = ScriptedEngine(one_by_one("ab"), hang_after=1)
+    app = make_app(engine, door=door(2, 1))
+    async with live_app(app) as url, httpx.AsyncClient(base_url=url) as client:
+        running = asyncio.create_task(client.post(CHAT, json=chat_body()))
+        await engine.hangs.wait()
+        leaving = asyncio.create_task(client.post(CHAT, json=chat_body(n=2)))
+        await until(lambda: counts(app) == (1, 1))
+        leaving.cancel()
+        await until(lambda: counts(app) == (1, 0))
+        engine.let_go.set()
+        assert (await running).status_code == 200
+    assert len(engine.requests) == 1
+
+
 async def test_per_key() -> None:
     engine = ScriptedEngine(one_by_one("ab"), hang_after=1)
     locked = replace(door(9, 9, 1), api_keys=ApiKeys(["anna", "berta"]))

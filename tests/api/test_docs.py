@@ -20,6 +20,7 @@ from server.api.api_keys import ApiKeys
 from server.api.auth import OPEN_PATHS
 from server.api.schemas.chat import ChatRequest
 from server.api.schemas.completion import CompletionRequest
+from server.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 from server.config import DEFAULT_MODEL, ServerSettings, parse_bytes
 from server.errors import ErrorCode
 from tests.api.harness import (
@@ -98,6 +99,17 @@ def documented() -> dict[tuple[str, str], str]:
 
 def test_every_field_is_documented_and_no_other() -> None:
     assert documented().keys() == {(field.endpoint, field.path) for field in FIELDS}
+
+
+def test_fields_of_tokenizing() -> None:
+    documented: set[tuple[str, str]] = set()
+    for name, where, _ in table("Tokenizing"):
+        for endpoint in ("tokenize", "detokenize") if where == "both" else (where,):
+            documented.add((endpoint, name))
+    assert documented == {
+        *(("tokenize", name) for name in TokenizeRequest.model_fields),
+        *(("detokenize", name) for name in DetokenizeRequest.model_fields),
+    }
 
 
 def is_refused(info: FieldInfo) -> bool:
@@ -189,7 +201,7 @@ CASES: dict[tuple[int, str], Case] = {
     (400, "invalid_json"): no_json,
     (400, "invalid_value"): posting(chat_body(top_p=5)),
     (400, "unknown_field"): posting(chat_body(temprature=1)),
-    (400, "unsupported_field"): posting(chat_body(n=2)),
+    (400, "unsupported_field"): posting(chat_body(store=True)),
     (400, "context_length_exceeded"): posting({"prompt": "x" * 99}, COMPLETIONS),
     (401, "invalid_api_key"): posting(chat_body(), door=replace(DOOR, api_keys=ApiKeys(["k"]))),
     (404, "model_not_found"): posting(chat_body(model="gpt-4")),

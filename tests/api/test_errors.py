@@ -37,7 +37,7 @@ class ThreadSpy(Tokenizer):
 
 
 class EmptyTemplate(PlainTemplate):
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         return ""
 
 

@@ -105,7 +105,8 @@ async def test_odd_request_ids_are_replaced(given: str) -> None:
 async def test_api_document_knows_no_422() -> None:
     async with in_process(make_app(ScriptedEngine([]))) as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
-    assert set(paths[CHAT]["post"]["responses"]) == {"200", "4XX", "5XX"}
+    for operations in paths.values():
+        assert all("422" not in operation["responses"] for operation in operations.values())
 
 
 async def test_conversations_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,10 +7,98 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
 
 from server.cli.chat import chat
+from server.errors import ConfigError
 
 MODELS = json.dumps({"data": [{"id": "tiny"}]}).encode()
+
+
+@contextmanager
+def locked(key: str) -> Generator[tuple[str, list[str | None]]]:
+    """A server that lists a model to those with the key → its URL, and the keys it was shown."""
+    seen: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(MODELS)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self._answer(b"data: [DONE]\n\n")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+        def _answer(self, body: bytes) -> None:
+            seen.append(self.headers["authorization"])
+            is_known = seen[-1] == f"Bearer {key}"
+            body = body if is_known else b'{"error": {"message": "no API key"}}'
+            self.send_response(200 if is_known else 401)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", seen
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def run_chat(monkeypatch: pytest.MonkeyPatch, *arguments: str, **variables: str) -> Result:
+    for name in ("GLIDECAPE_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    lines = iter(["hi", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    command = typer.Typer()
+    command.command()(chat)
+    return CliRunner().invoke(command, arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (("--api-key", "secret"), {}),
+        (("--api-key", "secret"), {"GLIDECAPE_API_KEY": "other"}),
+        ((), {"GLIDECAPE_API_KEY": "secret"}),
+        ((), {"GLIDECAPE_API_KEY": "secret,second"}),
+        ((), {"OPENAI_API_KEY": "secret"}),
+        ((), {"GLIDECAPE_API_KEY": "secret", "OPENAI_API_KEY": "other"}),
+    ],
+)
+def test_the_key_is_sent(
+    arguments: tuple[str, ...], variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked("secret") as (url, seen):
+        result = run_chat(monkeypatch, "--url", url, *arguments, **variables)
+    assert result.exit_code == 0, result.output
+    assert seen == ["Bearer secret"] * 2
+
+
+@pytest.mark.parametrize(("arguments", "shown"), [((), "None"), (("--api-key", "hush"), "'…'")])
+def test_a_missing_or_wrong_key_is_named_and_not_shown(
+    arguments: tuple[str, ...], shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked("secret") as (url, _):
+        result = run_chat(monkeypatch, "--url", url, *arguments)
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception) == f"api_key={shown}: no API key"
+    assert "hush" not in str(result.exception)
+
+
+def test_a_key_that_no_header_can_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run_chat(monkeypatch, "--api-key", "schlüssel")
+    assert isinstance(result.exception, ConfigError)
+    assert "schlüssel" not in str(result.exception)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.blocks import ROOT_HASH, BlockPool, chain_hash
+from server.engine.blocks import ROOT_HASH, BlockPool, chain_hash, root_hash
 from server.engine.types import BlockId
 
 
@@ -131,3 +131,23 @@ def test_random_use_keeps_the_books(data: st.DataObject) -> None:
                 pass
         pool.check_integrity(tables)
         assert pool.num_free == pool.num_blocks - len({b for table in tables for b in table})
+
+
+def test_held_blocks_of_a_prefix() -> None:
+    """Leading ones that somebody holds: neither those after a gap, nor free ones with content."""
+    pool = BlockPool(4, prefix_caching=True)
+    contents = [bytes([number]) for number in range(3)]
+    blocks = [pool.allocate() for _ in contents]
+    for block_id, content in zip(blocks, contents, strict=True):
+        pool.publish(block_id, content)
+    assert pool.num_held(contents) == 3
+    pool.release(blocks[1:2])
+    assert pool.num_held(contents) == 1
+    assert pool.num_held(contents[2:]) == 1
+    assert pool.num_held([b"other", *contents]) == 0
+
+
+def test_salted_chains_have_nothing_in_common() -> None:
+    roots = [root_hash(salt) for salt in (None, "a", "b", "ab", "\x00")]
+    assert roots[0] == ROOT_HASH
+    assert len({chain_hash(root, [1, 2, 3, 4]) for root in roots}) == len(roots)

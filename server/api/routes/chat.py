@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from server.api import answer, translate
 from server.api.deps import PartsDep
+from server.api.job_group import PromptJobs
 from server.api.routes.responses import ERRORS
 from server.api.schemas.chat import ChatCompletion, ChatRequest
 from server.api.shapes.chat import ChatShape
@@ -20,12 +21,18 @@ async def create_chat_completion(
     body: ChatRequest, http_request: Request, parts: PartsDep
 ) -> Response:
     """Answers a chat; with `stream` as server-sent events that end with `[DONE]`."""
-    job = await translate.chat_job(body, parts)
-    _logger.debug("%s user=%r metadata=%r", job.request.request_id, body.user, body.metadata or {})
-    shape = ChatShape(
-        answer.head(job, parts.info),
-        parts.tokenizer,
-        with_logprobs=bool(body.logprobs),
-        null_usage=body.include_usage,
-    )
-    return await answer.send(http_request, parts, job, shape, body)
+    group = await translate.chat_jobs(body, parts)
+    _logger.debug("%s user=%r metadata=%r", group.id, body.user, body.metadata or {})
+    head = answer.head(group, parts.info)
+
+    def shape(index: int, prompt: PromptJobs) -> ChatShape:
+        return ChatShape(
+            head,
+            parts.tokenizer,
+            index=index,
+            with_logprobs=bool(body.logprobs),
+            null_usage=body.include_usage,
+            prompt_token_ids=prompt.token_ids if body.return_token_ids else None,
+        )
+
+    return await answer.send(http_request, parts, group, shape, body)

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from server.api import answer, translate
 from server.api.deps import PartsDep
+from server.api.job_group import PromptJobs
 from server.api.routes.responses import ERRORS
 from server.api.schemas.completion import Completion, CompletionRequest
 from server.api.shapes.completion import CompletionShape
@@ -20,12 +21,11 @@ async def create_completion(
     body: CompletionRequest, http_request: Request, parts: PartsDep
 ) -> Response:
     """Continues a prompt; with `stream` as server-sent events that end with `[DONE]`."""
-    job = await translate.completion_job(body, parts)
-    _logger.debug("%s user=%r", job.request.request_id, body.user)
-    shape = CompletionShape(
-        answer.head(job, parts.info),
-        parts.tokenizer,
-        num_logprobs=body.logprobs,
-        null_usage=body.include_usage,
-    )
-    return await answer.send(http_request, parts, job, shape, body)
+    group = await translate.completion_jobs(body, parts)
+    _logger.debug("%s user=%r", group.id, body.user)
+    head = answer.head(group, parts.info)
+
+    def shape(index: int, prompt: PromptJobs) -> CompletionShape:
+        return CompletionShape(head, parts.tokenizer, index, prompt, body)
+
+    return await answer.send(http_request, parts, group, shape, body)

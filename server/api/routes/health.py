@@ -1,23 +1,38 @@
 """What operators ask: alive, ready, which version, and the metrics."""
 
+from typing import Any
+
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 
 from server.api.deps import Parts, PartsDep
 from server.api.errors import describe
+from server.api.schemas.errors import ErrorBody
 from server.errors import EngineDeadError
 
 router = APIRouter()
 
 
-@router.get("/health")
+class Status(BaseModel):
+    status: str
+
+
+_Answers = dict[int | str, dict[str, Any]]
+DEAD: _Answers = {503: {"model": ErrorBody, "description": "The engine is dead"}}
+NOT_READY: _Answers = {
+    503: {"model": Status | ErrorBody, "description": "The engine is not started, or dead"}
+}
+
+
+@router.get("/health", response_model=Status, responses=DEAD)
 async def health(parts: PartsDep) -> Response:
     """200 while requests can be served, 503 once the engine is dead: restart the process."""
     return _dead(parts) or JSONResponse({"status": "ok"})
 
 
-@router.get("/ready")
+@router.get("/ready", response_model=Status, responses=NOT_READY)
 async def ready(parts: PartsDep) -> Response:
     """200 when requests should be sent here, 503 where the engine is not started, or dead. While
     the model loads there is no answer at all: connections wait."""
@@ -35,7 +50,11 @@ async def version(parts: PartsDep) -> dict[str, str]:
     return {"version": parts.info.version}
 
 
-@router.get("/metrics")
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}}},
+)
 async def metrics(parts: PartsDep) -> Response:
     """Prometheus's text format."""
     return Response(parts.metrics.render(), media_type=CONTENT_TYPE_LATEST)

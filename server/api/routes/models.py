@@ -10,7 +10,7 @@ from server.api.translate import check_model
 router = APIRouter()
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=ERRORS)
 async def list_models(parts: PartsDep) -> ModelList:
     """The models that requests can name."""
     return ModelList(data=[_card(parts)])

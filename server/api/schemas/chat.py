@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from server.api.schemas.common import MAX_LOGPROBS, SamplingRequest, Usage
+from server.api.schemas.common import MAX_LOGPROBS, SamplingRequest, TokenIdsField, Usage
 from server.api.schemas.fields import (
     RequestModel,
     Text,
@@ -121,6 +121,7 @@ class ChatChoice(BaseModel):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
+    token_ids: TokenIdsField = None
 
 
 class ChatCompletion(BaseModel):
@@ -132,6 +133,7 @@ class ChatCompletion(BaseModel):
     choices: list[ChatChoice]
     usage: Usage
     speculation: SpeculationField = None
+    prompt_token_ids: TokenIdsField = None
 
 
 class ChatDelta(BaseModel):
@@ -144,6 +146,8 @@ class ChatChunkChoice(BaseModel):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
+    token_ids: TokenIdsField = None
+    """Of the tokens that this chunk brings."""
 
 
 class ChatChunk(BaseModel):
@@ -158,3 +162,5 @@ class ChatChunk(BaseModel):
     usage: Usage | None = None
     speculation: SpeculationField = None
     speculation_trace: TraceField = None
+    prompt_token_ids: TokenIdsField = None
+    """On each choice's first chunk."""

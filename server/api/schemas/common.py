@@ -18,6 +18,7 @@ from server.api.schemas.fields import (
 from server.api.schemas.speculation import SpeculationOptions
 
 MAX_LOGPROBS = 20
+MAX_N = 128
 
 LogitBias = Annotated[
     dict[str, Annotated[float, Field(ge=-100, le=100)]],
@@ -66,12 +67,26 @@ class SamplingRequest(RequestModel):
 
     speculation: SpeculationOptions | None = None
 
-    n: Annotated[Annotated[int, Field(ge=1)] | None, refuse_unless(1)] = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    """Answers to each prompt."""
+    cache_salt: Annotated[Text, Field(min_length=1, max_length=1024)] | None = None
+    """Prefixes are shared only with requests of the same salt."""
+    return_token_ids: bool | None = None
+    """Say the token ids of prompt and answer."""
+
     response_format: Annotated[object, refuse_unless({"type": "text"})] = None
 
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+TokenIdsField = Annotated[list[int] | None, Field(exclude_if=_is_none)]
+"""Left out if `return_token_ids` was not asked for."""
 
 
 class PromptTokensDetails(BaseModel):

@@ -1,53 +1,72 @@
 """`/v1/completions`: request and answer; streamed chunks have the answer's shape."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, Discriminator, Field, Tag
 
-from server.api.schemas.common import MAX_LOGPROBS, SamplingRequest, Usage
-from server.api.schemas.fields import Text, TokenId, Unsupported, refuse_unless, string_or_list
+from server.api.schemas.common import (
+    MAX_LOGPROBS,
+    MAX_N,
+    SamplingRequest,
+    TokenIdsField,
+    Usage,
+)
+from server.api.schemas.fields import INT32_MAX, Text, TokenId, refuse_unless
 from server.api.schemas.speculation import SpeculationField, TraceField
 
-
-def _unwrap_batch(value: Any) -> Any:
-    """`["text"]` → `"text"`, `[[1, 2]]` → `[1, 2]`: a batch of one is no batch."""
-    if not isinstance(value, list) or not value or not isinstance(value[0], str | list):
-        return value
-    if len(value) > 1:
-        raise PydanticCustomError("unsupported_field", "Several prompts are not supported yet")
-    return value[0]
+MAX_CHOICES = 1024
+"""Of one request: its prompts times the answers to each."""
 
 
+def _kind_of_prompt(value: object) -> str:
+    """Picks the branch by the first entry, so that an error speaks of one branch and not of all."""
+    if not isinstance(value, list):
+        return "string"
+    if value and isinstance(value[0], str):
+        return "strings"
+    return "lists" if value and isinstance(value[0], list) else "list"
+
+
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Prompt = Annotated[
-    Annotated[Text, Tag("string")] | Annotated[list[TokenId], Field(min_length=1), Tag("list")],
-    Discriminator(string_or_list),
-    BeforeValidator(_unwrap_batch),
+    Annotated[Text, Tag("string")]
+    | Annotated[TokenIds, Tag("list")]
+    | Annotated[list[Text], Field(max_length=MAX_CHOICES), Tag("strings")]
+    | Annotated[list[TokenIds], Field(max_length=MAX_CHOICES), Tag("lists")],
+    Discriminator(_kind_of_prompt),
 ]
 
 
 class CompletionRequest(SamplingRequest):
     prompt: Prompt
+    max_tokens: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-
-    echo: Unsupported = None
-    best_of: Annotated[object, refuse_unless(1)] = None
+    echo: bool | None = None
+    """The text begins with the prompt."""
+    best_of: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    """Of so many answers to each prompt the `n` with the highest mean logprob are sent."""
     suffix: Annotated[object, refuse_unless("")] = None
 
 
 class CompletionLogprobs(BaseModel):
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    """Null for the first token of an echoed prompt, which follows nothing."""
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
     """Where each token's text begins, in characters of the whole output."""
 
 
 class CompletionChoice(BaseModel):
     index: int
+    """Answer j to prompt i has index i * n + j."""
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length"] | None
+    token_ids: TokenIdsField = None
+    """In a stream: of the tokens that this chunk brings."""
+    prompt_token_ids: TokenIdsField = None
+    """In a stream: on each choice's first chunk."""
 
 
 class Completion(BaseModel):

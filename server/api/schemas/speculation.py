@@ -40,8 +40,9 @@ def _is_none(value: object) -> bool:
 
 
 class SpeculationReport(BaseModel):
-    """What speculation did for one answer. Seconds are of the steps it took part in, and those
-    are shared with the other requests of the batch."""
+    """What speculation did for one answer, or for all choices of a whole one: their sum. Seconds
+    are of the steps it took part in, and those are shared with the other requests of the batch;
+    where choices share a step, its seconds count for each."""
 
     steps: int
     drafted_tokens: int

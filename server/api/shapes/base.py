@@ -1,12 +1,13 @@
 """What the answers of all endpoints have in common."""
 
-from collections.abc import Iterable
-from typing import Protocol, TypedDict
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypedDict, TypeVar
 
 from pydantic import BaseModel
 
 from server.api.generation import Progress
 from server.api.schemas.common import Usage
+from server.api.schemas.speculation import SpeculationReport
 
 # JSON has no -inf, which is what an impossible token has; OpenAI writes this instead.
 MIN_LOGPROB = -9999.0
@@ -21,11 +22,18 @@ class Head(TypedDict):
     system_fingerprint: str
 
 
-class Shape(Protocol):
-    """One endpoint's way to write an answer."""
+ChoiceT = TypeVar("ChoiceT", bound=BaseModel)
+
+
+class Shape(Protocol[ChoiceT]):
+    """One endpoint's way to write one choice, and the documents around choices."""
 
     def first_chunk(self) -> BaseModel | None:
-        """Chunk before any text, if the endpoint has one."""
+        """Chunk before anything else, if the endpoint has one."""
+        ...
+
+    def prompt_chunk(self, piece: Progress) -> BaseModel | None:
+        """Chunk with the prompt before the first piece, if the endpoint was asked for it."""
         ...
 
     def chunks(self, piece: Progress) -> Iterable[BaseModel]:
@@ -36,6 +44,19 @@ class Shape(Protocol):
         """Last chunk, with the token counts and without text."""
         ...
 
-    def whole(self, pieces: list[Progress], usage: Usage) -> BaseModel:
-        """The answer in one document; the last piece is the one that finished it."""
+    def choice(self, pieces: Sequence[Progress]) -> ChoiceT:
+        """The whole choice; the last piece is the one that finished it."""
         ...
+
+    def whole(
+        self, choices: list[ChoiceT], usage: Usage, speculation: SpeculationReport | None
+    ) -> BaseModel:
+        """The answer in one document."""
+        ...
+
+
+def joined_ids(pieces: Sequence[Progress]) -> list[int] | None:
+    """The pieces' token ids; None if they were not asked for."""
+    if pieces[-1].token_ids is None:
+        return None
+    return [token_id for piece in pieces for token_id in piece.token_ids or ()]

@@ -3,10 +3,17 @@
 from collections.abc import Iterable, Sequence
 
 from server.api.generation import Progress
+from server.api.job_group import PromptJobs
 from server.api.schemas.chat import FinishReason
 from server.api.schemas.common import Usage
-from server.api.schemas.completion import Completion, CompletionChoice, CompletionLogprobs
-from server.api.shapes.base import MIN_LOGPROB, Head
+from server.api.schemas.completion import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+)
+from server.api.schemas.speculation import SpeculationReport
+from server.api.shapes.base import MIN_LOGPROB, Head, joined_ids
 from server.api.shapes.speculation import count_sources, report
 from server.engine.types import TokenLogprobs
 from server.text.stream import PlacedLogprobs
@@ -17,63 +24,134 @@ class CompletionShape:
     """See `Shape`.
 
     Args:
-        num_logprobs: How many alternatives the request asked for, None for no logprobs.
-        null_usage: See `ChatShape`.
+        index: Of the choice.
+        prompt: That of the choice.
+        body: Says what is shown: logprobs, the prompt, token ids. With usage at its end, a stream's
+            chunks say `"usage": null`, as OpenAI's do.
     """
 
     def __init__(
-        self, head: Head, tokenizer: Tokenizer, *, num_logprobs: int | None, null_usage: bool
+        self,
+        head: Head,
+        tokenizer: Tokenizer,
+        index: int,
+        prompt: PromptJobs,
+        body: CompletionRequest,
     ) -> None:
         self._head = head
         self._tokenizer = tokenizer
-        self._num_logprobs = num_logprobs
-        self._null_usage = null_usage
+        self._index = index
+        self._echo = prompt.echo
+        self._prompt_ids = prompt.token_ids
+        self._shows_ids = bool(body.return_token_ids)
+        self._num_logprobs = body.logprobs
+        self._null_usage = body.include_usage
 
     def first_chunk(self) -> None:
         return None
 
+    def prompt_chunk(self, piece: Progress) -> Completion | None:
+        if self._echo is None and not self._shows_ids:
+            return None
+        text = "" if self._echo is None else self._echo.text
+        logprobs = self._logprobs((), piece) if self._echo is not None else None
+        choice = CompletionChoice(
+            index=self._index, text=text, logprobs=logprobs, finish_reason=None
+        )
+        if self._shows_ids:
+            choice.prompt_token_ids = list(self._prompt_ids)
+        return self._chunk(choice)
+
     def chunks(self, piece: Progress) -> Iterable[Completion]:
-        if piece.text or piece.logprobs or piece.sources:
-            chunk = self._chunk(piece.text, [piece], None)
+        if piece.text or piece.logprobs or piece.sources or piece.token_ids:
+            chunk = self._chunk(self._choice(piece.text, self._logprobs([piece]), None))
             chunk.speculation_trace = count_sources([piece])
+            chunk.choices[0].token_ids = joined_ids([piece])
             yield chunk
         if piece.finish_reason is not None:
-            chunk = self._chunk("", [], piece.finish_reason)
+            chunk = self._chunk(self._choice("", None, piece.finish_reason))
             chunk.speculation = report(piece.speculation)
             yield chunk
 
     def usage_chunk(self, usage: Usage) -> Completion:
         return Completion(**self._head, object="text_completion", choices=[], usage=usage)
 
-    def whole(self, pieces: list[Progress], usage: Usage) -> Completion:
+    def choice(self, pieces: Sequence[Progress]) -> CompletionChoice:
         text = "".join(piece.text for piece in pieces)
-        answer = self._chunk(text, pieces, pieces[-1].finish_reason)
-        answer.usage = usage
-        answer.speculation = report(pieces[-1].speculation, count_sources(pieces))
-        return answer
+        if self._echo is not None:
+            text = self._echo.text + text
+        logprobs = self._logprobs(pieces, pieces[0] if self._echo is not None else None)
+        choice = self._choice(text, logprobs, pieces[-1].finish_reason)
+        choice.token_ids = joined_ids(pieces)
+        choice.prompt_token_ids = list(self._prompt_ids) if self._shows_ids else None
+        return choice
 
-    def _chunk(
-        self, text: str, pieces: Sequence[Progress], finish_reason: FinishReason | None
+    def whole(
+        self,
+        choices: list[CompletionChoice],
+        usage: Usage,
+        speculation: SpeculationReport | None,
     ) -> Completion:
-        choice = CompletionChoice(
-            index=0, text=text, logprobs=self._logprobs(pieces), finish_reason=finish_reason
+        return Completion(
+            **self._head,
+            object="text_completion",
+            choices=choices,
+            usage=usage,
+            speculation=speculation,
         )
+
+    def _choice(
+        self, text: str, logprobs: CompletionLogprobs | None, finish_reason: FinishReason | None
+    ) -> CompletionChoice:
+        return CompletionChoice(
+            index=self._index, text=text, logprobs=logprobs, finish_reason=finish_reason
+        )
+
+    def _chunk(self, choice: CompletionChoice) -> Completion:
         chunk = Completion(**self._head, object="text_completion", choices=[choice])
         if self._null_usage:
             chunk.usage = None  # now it counts as set, and is written
         return chunk
 
-    def _logprobs(self, pieces: Sequence[Progress]) -> CompletionLogprobs | None:
-        placed = [entry for piece in pieces for entry in piece.logprobs]
-        if self._num_logprobs is None or not pieces:
+    def _logprobs(
+        self, pieces: Sequence[Progress], prompt: Progress | None = None
+    ) -> CompletionLogprobs | None:
+        """Of the tokens that pieces bring.
+
+        Args:
+            prompt: The piece with the prompt's own, which come first.
+        """
+        if self._num_logprobs is None:
             return None
-        name = self._tokenizer.token_string
-        return CompletionLogprobs(
-            tokens=[name(entry.logprobs.token_id) for entry in placed],
-            token_logprobs=[max(entry.logprobs.logprob, MIN_LOGPROB) for entry in placed],
-            top_logprobs=[self._top(entry) for entry in placed] if self._num_logprobs else None,
-            text_offset=[entry.text_offset for entry in placed],
-        )
+        found = self._no_logprobs() if prompt is None else self._of_prompt(prompt)
+        offset = 0 if self._echo is None else len(self._echo.text)
+        for placed in (entry for piece in pieces for entry in piece.logprobs):
+            self._append(found, placed._replace(text_offset=offset + placed.text_offset))
+        return found
+
+    def _no_logprobs(self) -> CompletionLogprobs:
+        top = [] if self._num_logprobs else None
+        return CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=top, text_offset=[])
+
+    def _of_prompt(self, piece: Progress) -> CompletionLogprobs:
+        found = self._no_logprobs()
+        starts = () if self._echo is None else self._echo.starts
+        # Nothing comes before the first token.
+        found.tokens.append(self._tokenizer.token_string(self._prompt_ids[0]))
+        found.token_logprobs.append(None)
+        found.text_offset.append(0)
+        if found.top_logprobs is not None:
+            found.top_logprobs.append(None)
+        for logprobs, start in zip(piece.prompt_logprobs or (), starts[1:], strict=True):
+            self._append(found, PlacedLogprobs(logprobs, start))
+        return found
+
+    def _append(self, found: CompletionLogprobs, entry: PlacedLogprobs[TokenLogprobs]) -> None:
+        found.tokens.append(self._tokenizer.token_string(entry.logprobs.token_id))
+        found.token_logprobs.append(max(entry.logprobs.logprob, MIN_LOGPROB))
+        found.text_offset.append(entry.text_offset)
+        if found.top_logprobs is not None:
+            found.top_logprobs.append(self._top(entry))
 
     def _top(self, entry: PlacedLogprobs[TokenLogprobs]) -> dict[str, float]:
         """The most probable tokens, and the chosen one where it isn't among them."""

@@ -53,9 +53,9 @@ class TurnTemplate(ChatTemplate):
     def __init__(self) -> None:
         """Needs no tokenizer."""
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         turns = "".join(f"[{turn['role']}]{turn['content']}{EOS}" for turn in messages)
-        return f"[system]Be kind.{EOS}{turns}[assistant]"
+        return f"[system]Be kind.{EOS}{turns}" + "[assistant]" * add_generation_prompt
 
 
 def target(engine: KeyedEngine, template: ChatTemplate | None = None) -> TextTarget:

@@ -1,0 +1,54 @@
+"""Text and ids of clients → token ids that the model knows."""
+
+import asyncio
+from functools import partial
+
+from server.api.deps import Parts
+from server.errors import ContextLengthError, InvalidRequestError
+from server.text.tokenizer import LONG_TEXT
+
+
+async def encode_text(
+    field: str, text: str, parts: Parts, *, add_special_tokens: bool
+) -> list[int]:
+    """
+    Args:
+        field: Of the request, for messages.
+
+    Raises:
+        RequestError: it can't fit the context, or has a token that the model doesn't know.
+    """
+    encode = partial(parts.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+    if len(text) < LONG_TEXT:
+        token_ids = encode()
+    else:
+        _check_num_bytes(field, len(text.encode()), parts)
+        token_ids = await asyncio.to_thread(encode)
+    if max(token_ids, default=0) >= parts.info.vocab_size:
+        token = parts.tokenizer.token_string(max(token_ids))
+        raise InvalidRequestError(f"{field}: the model does not know the token {token!r}", field)
+    return token_ids
+
+
+def _check_num_bytes(field: str, num_bytes: int, parts: Parts) -> None:
+    """Refuses what can't fit however it is tokenised, before seconds are spent on tokenising it."""
+    max_model_len, per_token = parts.engine.max_model_len, parts.tokenizer.max_bytes_per_token
+    if num_bytes > max_model_len * per_token:
+        raise ContextLengthError(
+            f"{field}: this model's maximum context length is {max_model_len} tokens of at most"
+            f" {per_token} bytes, but the prompt has {num_bytes} bytes",
+            field,
+        )
+
+
+def check_token_ids(field: str, token_ids: list[int], vocab_size: int) -> None:
+    """
+    Raises:
+        InvalidRequestError: the model doesn't know one of them.
+    """
+    for index, token_id in enumerate(token_ids):
+        if not 0 <= token_id < vocab_size:
+            raise InvalidRequestError(
+                f"{field}.{index}: token id {token_id} is not in 0..{vocab_size - 1}",
+                f"{field}.{index}",
+            )

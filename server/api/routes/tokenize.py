@@ -1,0 +1,84 @@
+"""`POST /tokenize` and `POST /detokenize`: what the model makes of a text, without running it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from fastapi import APIRouter
+
+from server.api.deps import Parts, PartsDep
+from server.api.prompt_tokens import check_token_ids
+from server.api.routes.responses import ERRORS
+from server.api.schemas.tokenize import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+)
+from server.api.translate import check_model, template_messages
+from server.api.unknown_fields import BodyRoute
+from server.errors import InvalidRequestError
+from server.text.prompt_text import decode_prompt
+from server.text.tokenizer import LONG_TEXT
+
+router = APIRouter(route_class=BodyRoute)
+T = TypeVar("T")
+
+
+@router.post("/tokenize", responses=ERRORS)
+async def tokenize(body: TokenizeRequest, parts: PartsDep) -> TokenizeResponse:
+    """The tokens of a prompt or a chat, as the completion endpoints see them."""
+    check_model(body.model, parts)
+    text, add_special_tokens = _text(body, parts)
+    if body.add_special_tokens is not None:
+        add_special_tokens = body.add_special_tokens
+
+    def answer() -> TokenizeResponse:
+        tokens = parts.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        strings = [parts.tokenizer.vocabulary_string(token_id) for token_id in tokens]
+        return TokenizeResponse(
+            count=len(tokens),
+            max_model_len=parts.engine.max_model_len,
+            tokens=tokens,
+            token_strs=strings if body.return_token_strs else None,
+        )
+
+    return await _in_thread_if(len(text) >= LONG_TEXT, answer)
+
+
+def _text(body: TokenizeRequest, parts: Parts) -> tuple[str, bool]:
+    """The text, and whether special tokens are added to it by default.
+
+    Raises:
+        InvalidRequestError: there is no text, or there are two.
+    """
+    if body.messages is None:
+        if body.prompt is None:
+            raise InvalidRequestError("prompt: a prompt or messages are needed", "prompt")
+        if body.add_generation_prompt is not None:
+            raise InvalidRequestError(
+                "add_generation_prompt: needs messages", "add_generation_prompt"
+            )
+        return body.prompt, True
+    if body.prompt is not None:
+        raise InvalidRequestError("prompt: is given beside messages", "prompt")
+    return parts.chat_template.render(
+        template_messages(body.messages),
+        add_generation_prompt=body.add_generation_prompt is not False,
+    ), False
+
+
+@router.post("/detokenize", responses=ERRORS)
+async def detokenize(body: DetokenizeRequest, parts: PartsDep) -> DetokenizeResponse:
+    """The text of tokens, special ones included. Bytes that are no UTF-8 become U+FFFD."""
+    check_model(body.model, parts)
+    check_token_ids("tokens", body.tokens, parts.info.vocab_size)
+
+    def answer() -> DetokenizeResponse:
+        return DetokenizeResponse(prompt=decode_prompt(parts.tokenizer, body.tokens).text)
+
+    return await _in_thread_if(len(body.tokens) >= LONG_TEXT, answer)
+
+
+async def _in_thread_if(is_long: bool, work: Callable[[], T]) -> T:
+    return await asyncio.to_thread(work) if is_long else work()

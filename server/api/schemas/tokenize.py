@@ -1,0 +1,39 @@
+"""`/tokenize` and `/detokenize`, in vLLM's shape."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from server.api.schemas.chat import ChatMessage
+from server.api.schemas.fields import RequestModel, Text, TokenId
+
+
+class TokenizeRequest(RequestModel):
+    """A prompt or messages, and not both. Null always means the default."""
+
+    model: Text | None = None
+    prompt: Text | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    add_special_tokens: bool | None = None
+    """Such as the start token; true by default with a prompt, and false with messages, whose
+    template writes them itself."""
+    add_generation_prompt: bool | None = None
+    """With messages: also the header of the assistant's next turn; true by default."""
+    return_token_strs: bool | None = None
+
+
+class TokenizeResponse(BaseModel):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+    """As the vocabulary writes them."""
+
+
+class DetokenizeRequest(RequestModel):
+    model: Text | None = None
+    tokens: list[TokenId]
+
+
+class DetokenizeResponse(BaseModel):
+    prompt: str

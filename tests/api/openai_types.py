@@ -1,0 +1,67 @@
+"""Answers parsed with the `openai` package's own models, strictly: no value converted, and no field
+that OpenAI's don't have but those that `docs/api.md` documents as extensions."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from openai.types import Completion, Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel
+
+EXTENSIONS = frozenset(
+    ("speculation", "speculation_trace", "prompt_token_ids", "token_ids", "max_model_len")
+)
+_MODELS: Mapping[str, type[BaseModel]] = {
+    "chat.completion": ChatCompletion,
+    "chat.completion.chunk": ChatCompletionChunk,
+    "text_completion": Completion,
+    "model": Model,
+}
+"""By the document's `object`."""
+
+
+def parse(document: Mapping[str, Any]) -> BaseModel:
+    """One answer or one chunk as OpenAI's model of it.
+
+    Raises:
+        ValidationError: it is none.
+        AssertionError: it has a field that is neither OpenAI's nor a documented extension.
+    """
+    kind = document["object"]
+    # In a list of models each one is checked; the list's own class is a page of the client.
+    if kind == "list":
+        assert set(document) == {"object", "data"}
+        return [parse(entry) for entry in document["data"]][-1]
+    text = json.dumps(_chunk_like_openai(document) if kind == "text_completion" else document)
+    parsed = _MODELS[kind].model_validate_json(text, strict=True)
+    _check_extras(parsed)
+    return parsed
+
+
+def _chunk_like_openai(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the nulls that OpenAI sends too, but its models leave out: a chunk's finish_reason,
+    and the first logprobs of an echoed prompt, which follow nothing."""
+    return {**document, "choices": [_choice_like_openai(each) for each in document["choices"]]}
+
+
+def _choice_like_openai(choice: Mapping[str, Any]) -> dict[str, Any]:
+    like = dict(choice)
+    if like["finish_reason"] is None:
+        like["finish_reason"] = "stop"
+    logprobs = like["logprobs"]
+    if logprobs and logprobs["token_logprobs"][:1] == [None]:
+        lists = {name: values and values[1:] for name, values in logprobs.items()}
+        like["logprobs"] = lists
+    return like
+
+
+def _check_extras(value: object) -> None:
+    if isinstance(value, list):
+        for entry in value:
+            _check_extras(entry)
+    if isinstance(value, BaseModel):
+        extras = set(value.model_extra or {})
+        assert extras <= EXTENSIONS, f"{type(value).__name__} has no {extras - EXTENSIONS}"
+        for name in type(value).model_fields:
+            _check_extras(getattr(value, name))

@@ -1,0 +1,77 @@
+"""The app around a real engine with a tiny random model that speaks bytes."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import httpx
+import torch
+from fastapi import FastAPI
+
+from server.engine.async_engine import AsyncEngine
+from server.engine.planner import SchedulerConfig
+from server.engine.scheduler import Scheduler
+from server.engine.types import StepStats
+from server.models.layers import Placement
+from server.models.llama import LlamaModel
+from tests.api.harness import INFO, in_process, make_app
+from tests.doubles import EOS_ID
+from tests.engine.speculative.test_exactness import ngram
+from tests.engine.tiny import CONFIG, CPU, MODEL, TinyEngine
+
+Json = dict[str, Any]
+LIMITS = replace(CONFIG, eos_token_ids=frozenset({EOS_ID}))
+SPEAKING = replace(INFO, can_speculate=True)
+
+
+@cache
+def byte_model() -> LlamaModel:
+    """Random weights over the tokens of `tests.doubles.byte_tokenizer`."""
+    config = replace(MODEL, vocab_size=EOS_ID + 1, eos_token_ids=(EOS_ID,))
+    model = LlamaModel(config, Placement(CPU, torch.float32))
+    generator = torch.Generator().manual_seed(11)
+    for name, slot in model.slots().items():
+        if "norm" in name:
+            slot.fill_(1.0)
+        else:
+            slot.normal_(0.0, 0.2, generator=generator)
+    model.freeze()
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class TinyServer:
+    scheduler: Scheduler
+    app: FastAPI
+    steps: list[StepStats]
+    client: httpx.AsyncClient
+
+    async def post(self, path: str, **body: object) -> Json:
+        response = await self.client.post(path, json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def is_empty(self) -> bool:
+        """Nothing runs, and no block is held."""
+        return not self.scheduler.has_work and self.scheduler.pool.num_free == LIMITS.num_blocks
+
+
+@asynccontextmanager
+async def tiny_server(config: SchedulerConfig = LIMITS) -> AsyncGenerator[TinyServer]:
+    """When it ends nothing must run any more, and all blocks must be free and whole."""
+    parts = TinyEngine(config, ngram, byte_model())
+    steps: list[StepStats] = []
+    engine = AsyncEngine(parts.scheduler, parts.runner, steps.append)
+    engine.start()
+    try:
+        app = make_app(engine, info=SPEAKING)
+        async with in_process(app) as client:
+            yield TinyServer(parts.scheduler, app, steps, client)
+    finally:
+        await engine.stop()
+    engine.check_health()
+    parts.scheduler.check_integrity()
+    assert not parts.scheduler.has_work
+    assert parts.scheduler.pool.num_free == config.num_blocks
