@@ -93,7 +93,11 @@ async def _events(
 
 def _is_text_alone(piece: Progress) -> bool:
     return bool(
-        piece.text and not piece.logprobs and not piece.sources and piece.finish_reason is None
+        piece.text
+        and not piece.logprobs
+        and not piece.sources
+        and not piece.events
+        and piece.finish_reason is None
     )
 
 

@@ -13,10 +13,12 @@ from starlette.requests import ClientDisconnect, Request
 
 from server.api.deps import Engine
 from server.api.schemas.chat import FinishReason
+from server.api.tools import CallMode
 from server.engine.types import Request as EngineRequest
 from server.engine.types import RequestOutput, SpeculationSummary, TokenLogprobs, TokenSource
 from server.errors import GlidecapeError
 from server.text.stream import PlacedLogprobs, TextDelta, TextStream
+from server.text.tool_parsers.events import AnswerEvent
 
 T = TypeVar("T")
 
@@ -29,6 +31,8 @@ class Job:
     text: TextStream[TokenLogprobs]
     trace: bool = False
     """Each piece says where its tokens came from."""
+    call_mode: CallMode = "none"
+    """Which calls of functions the answer may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,10 @@ class Progress:
     """So far; None where nothing was speculated."""
     sources: tuple[TokenSource, ...] | None = None
     """One for each token of this output that counts; None if no trace was asked for."""
+    events: tuple[AnswerEvent, ...] | None = None
+    """Content and calls in their order; None where calls are not looked for."""
+    num_calls: int = 0
+    """Function calls so far."""
 
 
 async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:
@@ -100,6 +108,8 @@ def _progress(
         num_cached_tokens=output.num_cached_tokens,
         speculation=output.speculation,
         sources=sources,
+        events=delta.events,
+        num_calls=job.text.num_calls,
     )
 
 

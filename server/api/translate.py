@@ -5,20 +5,24 @@ import asyncio
 import random
 import re
 import uuid
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 from server.api.deps import Parts
 from server.api.errors import shown
 from server.api.generation import Job
+from server.api.messages import template_messages
 from server.api.schemas.chat import ChatRequest
 from server.api.schemas.common import SamplingRequest
 from server.api.schemas.completion import CompletionRequest
 from server.api.schemas.speculation import SpeculationOptions
+from server.api.tools import ToolUse, tool_use
 from server.engine.types import Request, RequestId, SamplingParams, SpeculationParams
 from server.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
 from server.text.stream import TextStream
 from server.text.tokenizer import LONG_TEXT
+from server.text.tool_parsers.parser import ToolParser
 
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default of /v1/completions."""
@@ -37,13 +41,17 @@ async def chat_job(body: ChatRequest, parts: Parts) -> Job:
     _check_common(body, parts)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequestError("top_logprobs: needs logprobs to be true", "top_logprobs")
-    prompt = await _chat_prompt(body, parts)
+    tools = tool_use(body)
+    prompt = await _chat_prompt(body, tools, parts)
     given = _chat_max_tokens(body)
     room = _room("messages", len(prompt), parts.engine.max_model_len)
     max_tokens = _max_tokens(room, given, default=None)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = _sampling_params(body, max_tokens, num_logprobs, parts.info.vocab_size)
-    return _job("chatcmpl", body, prompt, params, parts, continues_text=False)
+    params = replace(params, grammar=tools.grammar(parts.chat_template.tool_format, params.grammar))
+    parser = tools.parser(parts.chat_template.tool_format)
+    job = _job("chatcmpl", body, prompt, params, parts, parser, continues_text=False)
+    return replace(job, call_mode=tools.mode)
 
 
 async def completion_job(body: CompletionRequest, parts: Parts) -> Job:
@@ -57,7 +65,7 @@ async def completion_job(body: CompletionRequest, parts: Parts) -> Job:
     room = _room("prompt", len(prompt), parts.engine.max_model_len)
     max_tokens = _max_tokens(room, given, default=DEFAULT_COMPLETION_TOKENS)
     params = _sampling_params(body, max_tokens, body.logprobs, parts.info.vocab_size)
-    return _job("cmpl", body, prompt, params, parts, continues_text=True)
+    return _job("cmpl", body, prompt, params, parts, None, continues_text=True)
 
 
 def _check_common(body: SamplingRequest, parts: Parts) -> None:
@@ -84,14 +92,9 @@ def check_model(name: str | None, parts: Parts) -> None:
         )
 
 
-async def _chat_prompt(body: ChatRequest, parts: Parts) -> list[int]:
-    messages: list[dict[str, str]] = []
-    for message in body.messages:
-        # OpenAI's name for system since 2024; templates know only the old one.
-        role = "system" if message.role == "developer" else message.role
-        name = {} if message.name is None else {"name": message.name}
-        messages.append({"role": role, "content": message.text, **name})
-    text = parts.chat_template.render(messages)
+async def _chat_prompt(body: ChatRequest, tools: ToolUse, parts: Parts) -> list[int]:
+    messages = template_messages(body.messages, parts.chat_template.tool_format)
+    text = parts.chat_template.render(messages, tools.schemas())
     token_ids = await _encode("messages", text, parts, add_special_tokens=False)
     if not token_ids:
         raise InvalidRequestError("messages: the chat template makes nothing of them", "messages")
@@ -258,6 +261,7 @@ def _job(
     prompt: list[int],
     params: SamplingParams,
     parts: Parts,
+    parser: ToolParser | None,
     *,
     continues_text: bool,
 ) -> Job:
@@ -271,6 +275,10 @@ def _job(
     )
     stop = [body.stop] if isinstance(body.stop, str) else (body.stop or [])
     text = TextStream(
-        parts.tokenizer, stop=stop, min_tokens=params.min_tokens, continues_text=continues_text
+        parts.tokenizer,
+        stop=stop,
+        min_tokens=params.min_tokens,
+        continues_text=continues_text,
+        parser=parser,
     )
     return Job(request, text, trace=bool(options.trace))

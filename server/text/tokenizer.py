@@ -4,6 +4,7 @@ Built on the `tokenizers` library; transformers is only used to read the many fi
 nothing about chats (`chat_template.py`) or streams (`detokenizer.py`).
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,11 @@ class Tokenizer:
         # The library holds the GIL while it encodes one text, but not while it encodes a batch;
         # short texts don't go through its thread pool, which would have to wait for a core.
         return self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
+
+    def ids_of(self, tokens: Iterable[str]) -> frozenset[int]:
+        """Of those of these texts that are one token each."""
+        ids = (self.backend.token_to_id(token) for token in tokens)
+        return frozenset(token_id for token_id in ids if token_id is not None)
 
     def token_string(self, token_id: int) -> str:
         """A token for people. Part of a character is shown as OpenAI does: `bytes:\\xf0\\x9f`."""

@@ -108,8 +108,6 @@ COMPLETION_BAD: list[tuple[str, Any, str]] = [
 ]
 
 UNSUPPORTED_CHAT: list[tuple[str, Any, str]] = [
-    ("tools", [{"type": "function", "function": {"name": "f"}}], "tools"),
-    ("tool_choice", "required", "tool_choice"),
     ("functions", [{"name": "f"}], "functions"),
     ("function_call", {"name": "f"}, "function_call"),
     ("n", 2, "n"),
@@ -122,9 +120,7 @@ UNSUPPORTED_CHAT: list[tuple[str, Any, str]] = [
     ("store", True, "store"),
     ("store", 0, "store"),
     ("web_search_options", {"a": 1}, "web_search_options"),
-    ("messages", message(role="tool"), "messages.0.role"),
     ("messages", message(role="function"), "messages.0.role"),
-    ("messages", message(tool_calls=[{"id": "x"}]), "messages.0.tool_calls"),
     (
         "messages",
         message(content=[{"type": "image_url", "image_url": {"url": "x"}}]),

@@ -27,5 +27,6 @@ async def create_chat_completion(
         parts.tokenizer,
         with_logprobs=bool(body.logprobs),
         null_usage=body.include_usage,
+        call_mode=job.call_mode,
     )
     return await answer.send(http_request, parts, job, shape, body)

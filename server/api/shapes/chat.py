@@ -10,14 +10,16 @@ from server.api.schemas.chat import (
     ChatChunkChoice,
     ChatCompletion,
     ChatDelta,
+    ChatFinishReason,
     ChatLogprobs,
-    FinishReason,
     TokenLogprob,
     TopLogprob,
 )
 from server.api.schemas.common import Usage
+from server.api.shapes import tool_calls
 from server.api.shapes.base import MIN_LOGPROB, Head
 from server.api.shapes.speculation import count_sources, report
+from server.api.tools import CallMode
 from server.engine.types import TokenLogprobs
 from server.text.stream import PlacedLogprobs
 from server.text.tokenizer import Tokenizer
@@ -29,26 +31,36 @@ class ChatShape:
     Args:
         with_logprobs: The request asked for them.
         null_usage: Chunks say `"usage": null`, as OpenAI's do when the last one has the counts.
+        call_mode: Which calls of functions the answer may have.
     """
 
     def __init__(
-        self, head: Head, tokenizer: Tokenizer, *, with_logprobs: bool, null_usage: bool
+        self,
+        head: Head,
+        tokenizer: Tokenizer,
+        *,
+        with_logprobs: bool,
+        null_usage: bool,
+        call_mode: CallMode = "none",
     ) -> None:
         self._head = head
         self._tokenizer = tokenizer
         self._with_logprobs = with_logprobs
         self._null_usage = null_usage
+        self._call_mode: CallMode = call_mode
 
     def first_chunk(self) -> ChatChunk:
-        return self._chunk(ChatDelta(role="assistant", content=""))
+        return self._chunk(tool_calls.first_delta(self._call_mode))
 
     def chunks(self, piece: Progress) -> Iterable[ChatChunk]:
-        if piece.text or piece.logprobs or piece.sources:
-            chunk = self._chunk(ChatDelta(content=piece.text), logprobs=self._logprobs([piece]))
+        if piece.text or piece.logprobs or piece.sources or piece.events:
+            first, *others = _deltas(piece)
+            chunk = self._chunk(first, logprobs=self._logprobs([piece]))
             chunk.speculation_trace = count_sources([piece])
             yield chunk
+            yield from map(self._chunk, others)
         if piece.finish_reason is not None:
-            chunk = self._chunk(ChatDelta(), finish_reason=piece.finish_reason)
+            chunk = self._chunk(ChatDelta(), finish_reason=self._finish_reason(piece))
             chunk.speculation = report(piece.speculation)
             yield chunk
 
@@ -58,9 +70,9 @@ class ChatShape:
     def whole(self, pieces: list[Progress], usage: Usage) -> ChatCompletion:
         choice = ChatChoice(
             index=0,
-            message=AssistantMessage(content="".join(piece.text for piece in pieces)),
+            message=_message(pieces),
             logprobs=self._logprobs(pieces),
-            finish_reason=pieces[-1].finish_reason or "stop",
+            finish_reason=self._finish_reason(pieces[-1]),
         )
         speculation = report(pieces[-1].speculation, count_sources(pieces))
         return ChatCompletion(**self._head, choices=[choice], usage=usage, speculation=speculation)
@@ -70,7 +82,7 @@ class ChatShape:
         delta: ChatDelta,
         *,
         logprobs: ChatLogprobs | None = None,
-        finish_reason: FinishReason | None = None,
+        finish_reason: ChatFinishReason | None = None,
     ) -> ChatChunk:
         choice = ChatChunkChoice(
             index=0, delta=delta, logprobs=logprobs, finish_reason=finish_reason
@@ -79,6 +91,10 @@ class ChatShape:
         if self._null_usage:
             chunk.usage = None  # now it counts as set, and is written
         return chunk
+
+    def _finish_reason(self, piece: Progress) -> ChatFinishReason:
+        reason = piece.finish_reason or "stop"
+        return tool_calls.finish_reason(reason, piece.num_calls, self._call_mode)
 
     def _logprobs(self, pieces: Sequence[Progress]) -> ChatLogprobs | None:
         if not self._with_logprobs:
@@ -102,3 +118,16 @@ class ChatShape:
             logprob=max(logprob, MIN_LOGPROB),
             bytes=list(self._tokenizer.token_bytes(token_id)),
         )
+
+
+def _deltas(piece: Progress) -> list[ChatDelta]:
+    """What a piece adds; one delta at least, because logprobs may come without text."""
+    if piece.events is None:
+        return [ChatDelta(content=piece.text)]
+    return [tool_calls.delta(event) for event in piece.events] or [ChatDelta()]
+
+
+def _message(pieces: Sequence[Progress]) -> AssistantMessage:
+    if pieces[-1].events is None:
+        return AssistantMessage(content="".join(piece.text for piece in pieces))
+    return tool_calls.message([event for piece in pieces for event in piece.events or ()])

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from hashlib import blake2b
 
 from server.engine.types import FinishReason, Request, RequestOutput
-from server.text.chat_template import ChatTemplate, Message
+from server.text.chat_template import ChatTemplate, Message, ToolSchema
 from tests.doubles import EOS, EOS_ID, byte_tokenizer, ids
 from weights.train.text_target import TextTarget
 
@@ -53,7 +53,7 @@ class TurnTemplate(ChatTemplate):
     def __init__(self) -> None:
         """Needs no tokenizer."""
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> str:
         turns = "".join(f"[{turn['role']}]{turn['content']}{EOS}" for turn in messages)
         return f"[system]Be kind.{EOS}{turns}[assistant]"
 
