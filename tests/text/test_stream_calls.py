@@ -30,12 +30,13 @@ def answer(deltas: list[TextDelta[int]]) -> tuple[str, list[tuple[str, str]]]:
 
 def test_markup_that_is_special_tokens_is_read() -> None:
     tokenizer = special_tokenizer()
-    for form, text in (
+    cases: list[tuple[FormatName, str]] = [
         ("hermes", f"Hm.<tool_call>{ONE}</tool_call>"),
         ("llama3", '<|python_tag|>{"name": "f", "parameters": {"a": 1}}'),
         ("mistral", f"[TOOL_CALLS][{ONE}]"),
         ("mistral_args", '[TOOL_CALLS]f[ARGS]{"a": 1}'),
-    ):
+    ]
+    for form, text in cases:
         token_ids = tokenizer.encode(text, add_special_tokens=False)
         assert tokenizer.special_ids & set(token_ids), form
         reader = stream(tokenizer, form)

@@ -45,7 +45,8 @@ class CallObject:
     Args:
         names: Of functions; an object with another name is no call.
         leading_keys: What the first key may be where calls have no marker: other objects are told
-            from them as early as that, and arguments must not be missing. None for any.
+            from them as early as that, arguments must not be missing, and nothing else in front of
+            them may be an object or a list. None for any.
     """
 
     def __init__(self, names: Set[str], leading_keys: Set[str] | None = None) -> None:
@@ -78,7 +79,7 @@ class CallObject:
             self._reading, self._captured = "key", []
         elif depth == 1 and before == "value" and state != "value":
             self._reading, self._captured = "value", []
-            if self._begins_arguments() and not self._begin_arguments(char):
+            if not self._begin_value(char):
                 return False
         elif depth == 1 and before == "scalar" and state != "scalar" and not self._end_value():
             return False
@@ -96,11 +97,16 @@ class CallObject:
     def _begins_arguments(self) -> bool:
         return self._key in _ARGUMENTS_KEYS and self._arguments == "none"
 
-    def _begin_arguments(self, char: str) -> bool:
-        """Whether arguments may begin like this: an object, a string with one in it, or null."""
-        if char == "{":
-            self._arguments = "open"
-        return char in '{"n'
+    def _begin_value(self, char: str) -> bool:
+        """Whether a value may begin like this; arguments are an object, a string with one in it,
+        or null."""
+        if self._begins_arguments():
+            if char == "{":
+                self._arguments = "open"
+            return char in '{"n'
+        # Without a marker, objects in a long text within each other would each be read to the
+        # text's end: the square of its length.
+        return self._leading_keys is None or self.announced is not None or char not in "{["
 
     def _read(self, char: str) -> bool:
         """A character of a key or value at the top, its quotes and braces included."""

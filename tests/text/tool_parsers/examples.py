@@ -20,7 +20,7 @@ class Example(NamedTuple):
 ONE = '{"name": "f", "arguments": {"a": 1}}'
 TRICKY = '{"a": "}{\\"</tool_call>[TOOL_CALLS]", "b": [[], {"c": -1.5e3}]}'
 
-EXAMPLES = [
+_CALLS = [
     # Well-formed ones.
     Example("hermes", f"<tool_call>\n{ONE}\n</tool_call>", "", [("f", '{"a": 1}')]),
     Example(
@@ -122,31 +122,30 @@ EXAMPLES = [
     Example("smollm2", f"<tool_call>[\n{ONE},\n", "", [("f", '{"a": 1}')]),
     Example("hermes", f"<tool_call>{ONE}\n</tool_c", "", [("f", '{"a": 1}')]),
 ]
-EXAMPLES += [
-    # No calls: all of it is content.
-    Example(form, text, text, [])
-    for form, text in (
-        ("hermes", ""),
-        ("hermes", " \n"),
-        ("hermes", " 1 < 2 <tool"),
-        ("hermes", "Write <tool_call> first, then </tool_call>."),
-        ("hermes", '<tool_call>{"name": "other", "arguments": {}}</tool_call>'),
-        ("hermes", '<tool_call>{"name": "f", "arguments": [1]}</tool_call>'),
-        ("hermes", '<tool_call>{"name": "f", "arguments": "no JSON"}</tool_call>'),
-        ("hermes", '<tool_call>{"arguments": {"a": 1}}</tool_call>'),
-        ("hermes", '<tool_call>{"name": "f", "argu'),
-        ("hermes", "<tool_call>[1]</tool_call>"),
-        ("hermes", "<tool_call>[] or not</tool_call>"),
-        ("hermes", ONE),
-        ("smollm2", "<tool_call>["),
-        ("llama3", 'if (x) { y = {"city": {"name": "f"}}; }'),
-        ("llama3", 'A tool is {"name": "f"}.'),
-        ("llama3", '{"name": "Ada", "parameters": {}}'),
-        ("llama3", "<|python_tag|>print(1)"),
-        ("mistral", "[TOOL_CALLS] none of them"),
-        ("mistral", "[TOOL_CALLS]other{}"),
-    )
+_CONTENT: list[tuple[FormatName, str]] = [
+    ("hermes", ""),
+    ("hermes", " \n"),
+    ("hermes", " 1 < 2 <tool"),
+    ("hermes", "Write <tool_call> first, then </tool_call>."),
+    ("hermes", '<tool_call>{"name": "other", "arguments": {}}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "f", "arguments": [1]}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "f", "arguments": "no JSON"}</tool_call>'),
+    ("hermes", '<tool_call>{"arguments": {"a": 1}}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "f", "argu'),
+    ("hermes", "<tool_call>[1]</tool_call>"),
+    ("hermes", "<tool_call>[] or not</tool_call>"),
+    ("hermes", ONE),
+    ("smollm2", "<tool_call>["),
+    ("llama3", 'if (x) { y = {"city": {"name": "f"}}; }'),
+    ("llama3", 'A tool is {"name": "f"}.'),
+    ("llama3", '{"name": "Ada", "parameters": {}}'),
+    ("llama3", "<|python_tag|>print(1)"),
+    ("mistral", "[TOOL_CALLS] none of them"),
+    ("mistral", "[TOOL_CALLS]other{}"),
 ]
+"""No calls: all of it is content."""
+
+EXAMPLES = _CALLS + [Example(form, text, text, []) for form, text in _CONTENT]
 
 
 def read(form: FormatName, pieces: Iterable[str]) -> list[AnswerEvent]:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.text.tool_parsers.json_scanner import JsonScanner
@@ -31,12 +31,14 @@ def length(text: str) -> int | None:
     return None
 
 
+@settings(deadline=None)
 @given(st.lists(JSON) | st.dictionaries(st.text(max_size=4), JSON), st.integers(0, 2))
 def test_a_value_ends_with_its_last_brace(value: object, indent: int) -> None:
     text = json.dumps(value, indent=indent or None, ensure_ascii=False)
     assert length(text + "}],") == len(text)
 
 
+@settings(deadline=None)
 @given(st.text('{}[]":, \\a1-.e', max_size=10))
 def test_agrees_with_python_about_what_is_json(inside: str) -> None:
     """Save in strings, where it is lenient on purpose."""
