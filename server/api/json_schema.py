@@ -3,6 +3,7 @@
 Whether a grammar can be made of it is found out where that is done.
 """
 
+import math
 from typing import Any
 
 from server.api.errors import shown
@@ -20,8 +21,8 @@ def check_object_schema(schema: dict[str, Any], path: str) -> None:
         path: Of the schema in the request's body.
 
     Raises:
-        InvalidRequestError: it describes no object, is nested too deep, or has text that is no
-            valid Unicode.
+        InvalidRequestError: it describes no object, is nested too deep, or has text or numbers
+            that JSON can't have.
     """
     _check_values(schema, path)
     if schema.get("type", "object") != "object":
@@ -49,6 +50,8 @@ def _check_values(schema: dict[str, Any], path: str) -> None:
                 inside.extend(value)
             elif isinstance(value, str):
                 _check_utf8(value, path)
+            elif isinstance(value, float) and not math.isfinite(value):
+                _refuse(path, "must have finite numbers", value)
         level = inside
     if level:
         message = f"{path}: is nested deeper than {MAX_DEPTH - 1} levels"

@@ -5,19 +5,25 @@ from typing import Any
 
 import pytest
 
-from server.engine.types import SamplingParams
+from server.api.schemas.chat import ChatRequest
+from server.api.tools import NO_TOOLS, tool_use
+from server.engine.types import Grammar, SamplingParams
+from server.text.tool_formats import FORMATS
+from server.text.tool_grammar import structural_tag
 from tests.api.harness import CHAT, assert_error, chat_body, in_process, make_app, post
 from tests.api.tool_chats import (
     CLOCK,
     ROME,
     WEATHER,
     allowed,
+    call_text,
     choice,
     function,
     made_call,
     tool_body,
 )
 from tests.doubles import PlainTemplate, ScriptedEngine, byte_tokenizer, one_by_one
+from tests.text.test_tool_grammar import accepts
 
 NAME = "tools.0.function.name"
 PARAMETERS = "tools.0.function.parameters"
@@ -72,6 +78,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (tool_body(tools=[function(parameters={"required": "a"})]), f"{PARAMETERS}.required",
      "invalid_value"),
     (tool_body(tools=[function(parameters={"x": {"\ud800": 1}})]), PARAMETERS, "invalid_value"),
+    (tool_body(tools=[function(parameters={"x": [float("nan")]})]), PARAMETERS, "invalid_value"),
     (tool_body(tools=[function(parameters=nested(65))]), PARAMETERS, "invalid_value"),
     (tool_body(tool_choice="sometimes"), "tool_choice", "invalid_value"),
     (tool_body(tool_choice=choice("other")), "tool_choice.function.name", "invalid_value"),
@@ -278,3 +285,30 @@ async def test_the_grammar_is_of_the_models_own_form() -> None:
     body = tool_body(tool_choice="required")
     content = grammar((await asked(body, PlainTemplate("llama3")))[1])
     assert begins(content)[0] == '{"name": "weather", "parameters": '
+
+
+CONTENTS = [
+    (Grammar("json_object", ""), '{"x": 1}', "x"),
+    (Grammar("json_schema", '{"type": "array", "items": {"type": "integer"}}'), "[1, 2]", "[true]"),
+    (Grammar("regex", "[ab]+"), "abba", "abc"),
+    (Grammar("choice", '["yes", "no"]'), "no", "maybe"),
+    (Grammar("ebnf", 'root ::= "x" | "y"'), "y", "z"),
+    (Grammar("structural_tag", structural_tag({"type": "const_string", "value": "q"})), "q", "r"),
+]
+
+
+@pytest.mark.parametrize(("content", "good", "bad"), CONTENTS, ids=[c.kind for c, _, _ in CONTENTS])
+def test_content_of_a_given_form_or_calls(content: Grammar, good: str, bad: str) -> None:
+    """Where the model is free to call, its text still follows what the request says of it."""
+    form = FORMATS["hermes"]
+    tools = tool_use(ChatRequest.model_validate(tool_body(), strict=True))
+    found = tools.grammar(form, content)
+    assert found is not None
+    wanted = json.loads(found.text)["format"]
+    assert accepts(wanted, good)
+    assert accepts(wanted, call_text())
+    for text in (bad, good + call_text(), call_text("clock", '{"a": 1}'), ""):
+        assert not accepts(wanted, text), text
+    required = tool_use(ChatRequest.model_validate(tool_body(tool_choice="required"), strict=True))
+    assert required.grammar(form, content) == required.grammar(form)
+    assert NO_TOOLS.grammar(form, content) == content
