@@ -31,6 +31,7 @@ from server.models.layers import Placement
 from server.models.llama import LlamaModel
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
+from server.text.tool_formats import FORMATS
 from weights.checkpoint import checkpoint_identity, load_weights, read_config
 from weights.locate import locate_model
 from weights.quantization import choose_quantization, describe
@@ -163,6 +164,8 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         can_speculate=model.speculator is not None,
         default_speculation=model.speculation,
     )
+    if settings.tool_parser != "auto":
+        model.chat_template.tool_format = FORMATS[settings.tool_parser]
     parts = Parts(model.engine, model.tokenizer, model.chat_template, metrics, info)
 
     @asynccontextmanager

@@ -20,6 +20,8 @@ PolicyName = Literal["off", "chain", "cape", "beam", "auto"]
 
 UnknownFields = Literal["refuse", "warn"]
 
+ToolParserName = Literal["auto", "hermes", "llama3", "mistral", "mistral_args", "smollm2"]
+
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -195,6 +197,9 @@ class ServerSettings(ModelSettings):
 
     max_queued_requests: Annotated[int, Field(ge=0)] = 1024
     """Most generation requests that wait at the door; more are answered 429."""
+
+    tool_parser: ToolParserName = "auto"
+    """Form in which the model writes function calls; auto goes by its chat template."""
 
     unknown_fields: UnknownFields = "refuse"
     """Request fields that no API knows: refuse answers 400 naming the field, warn leaves the field

@@ -9,8 +9,9 @@ from tokenizers import Tokenizer as BackendTokenizer
 
 from server.engine.types import FinishReason, Request, RequestId, RequestOutput, TokenLogprobs
 from server.errors import EngineDeadError, InvalidRequestError
-from server.text.chat_template import ChatTemplate, Message
+from server.text.chat_template import ChatTemplate, Message, ToolSchema
 from server.text.tokenizer import Tokenizer
+from server.text.tool_formats import FORMATS, FormatName
 
 BOS, EOS = "<s>", "</s>"
 BOS_ID, EOS_ID = 256, 257
@@ -46,10 +47,14 @@ def one_by_one(text: str) -> list[list[int]]:
 class PlainTemplate(ChatTemplate):
     """`role:content` lines, without the seconds that importing transformers takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, tool_format: FormatName = "hermes") -> None:
         """Needs no tokenizer."""
+        self.tool_format = FORMATS[tool_format]
+        self.knows_tools = False
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def _apply(
+        self, messages: Sequence[Message], tools: Sequence[ToolSchema], add_generation_prompt: bool
+    ) -> str:
         if messages[-1]["role"] == "assistant":
             raise InvalidRequestError("messages: the template refuses them", "messages")
         chat = "".join(f"{message['role']}:{message['content']}\n" for message in messages)

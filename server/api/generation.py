@@ -13,10 +13,12 @@ from starlette.requests import ClientDisconnect, Request
 
 from server.api.deps import Engine
 from server.api.schemas.chat import FinishReason
+from server.api.tools import CallMode
 from server.engine.types import Request as EngineRequest
 from server.engine.types import RequestOutput, SpeculationSummary, TokenLogprobs, TokenSource
 from server.errors import GlidecapeError
 from server.text.stream import PlacedLogprobs, TextDelta, TextStream
+from server.text.tool_parsers.events import AnswerEvent
 
 T = TypeVar("T")
 
@@ -33,6 +35,8 @@ class Job:
     """Each piece says its token ids."""
     shows_prompt_logprobs: bool = False
     """The first piece has the prompt's logprobs, whoever had them computed."""
+    call_mode: CallMode = "none"
+    """Which calls of functions the answer may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,10 @@ class Progress:
     """Of the same tokens; 0 where the engine was asked for no logprobs."""
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     """Of the prompt's tokens from the second on; in the first piece, if asked for."""
+    events: tuple[AnswerEvent, ...] | None = None
+    """Content and calls in their order; None where calls are not looked for."""
+    num_calls: int = 0
+    """Function calls so far."""
 
 
 async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:
@@ -116,6 +124,8 @@ def _progress(
         token_ids=output.token_ids[:num_counting] if job.shows_token_ids else None,
         logprob_sum=sum(entry.logprob for entry in (output.logprobs or ())[:num_counting]),
         prompt_logprobs=output.prompt_logprobs,
+        events=delta.events,
+        num_calls=job.text.num_calls,
     )
 
 

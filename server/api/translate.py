@@ -5,7 +5,6 @@ import asyncio
 import random
 import re
 import uuid
-from collections.abc import Sequence
 from dataclasses import replace
 
 from server.api.completion_prompts import PromptField, echoed, prompt_fields, prompt_tokens
@@ -14,11 +13,13 @@ from server.api.deps import Parts
 from server.api.errors import shown
 from server.api.generation import Job
 from server.api.job_group import JobGroup, PromptJobs, choice_seed
+from server.api.messages import template_messages
 from server.api.prompt_tokens import check_token_ids, encode_text
-from server.api.schemas.chat import ChatMessage, ChatRequest
+from server.api.schemas.chat import ChatRequest
 from server.api.schemas.common import SamplingRequest
 from server.api.schemas.completion import CompletionRequest
 from server.api.schemas.speculation import SpeculationOptions
+from server.api.tools import NO_TOOLS, ToolUse, tool_use
 from server.engine.types import Request, RequestId, SamplingParams, SpeculationParams
 from server.errors import InvalidRequestError, ModelNotFoundError
 from server.text.stream import TextStream
@@ -40,14 +41,16 @@ async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
     _check_common(body, parts)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequestError("top_logprobs: needs logprobs to be true", "top_logprobs")
-    prompt = await _chat_prompt(body, parts)
+    tools = tool_use(body)
+    prompt = await _chat_prompt(body, tools, parts)
     given = _chat_max_tokens(body)
     room = room_for("messages", len(prompt), parts.engine.max_model_len)
     limit = max_tokens(room, given, default=None)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = _sampling_params(body, limit, num_logprobs, parts.info.vocab_size)
+    params = replace(params, grammar=tools.grammar(parts.chat_template.tool_format, params.grammar))
     name = _group_name("chatcmpl")
-    jobs = _jobs(name, 0, body.n or 1, body, prompt, params, parts, continues_text=False)
+    jobs = _jobs(name, 0, body.n or 1, body, prompt, params, parts, tools, continues_text=False)
     return JobGroup(name, (PromptJobs(jobs, len(jobs)),))
 
 
@@ -100,7 +103,7 @@ async def _prompt_jobs(
     params = _sampling_params(body, limit, num_logprobs, parts.info.vocab_size)
     if body.echo and body.logprobs is not None:
         params = replace(params, prompt_logprobs=body.logprobs)
-    jobs = _jobs(name, first, num_jobs, body, prompt, params, parts, continues_text=True)
+    jobs = _jobs(name, first, num_jobs, body, prompt, params, parts, NO_TOOLS, continues_text=True)
     echo = await echoed(field.value, prompt, parts.tokenizer) if body.echo else None
     return PromptJobs(jobs, num_choices, echo)
 
@@ -129,19 +132,9 @@ def check_model(name: str | None, parts: Parts) -> None:
         )
 
 
-def template_messages(given: Sequence[ChatMessage]) -> list[dict[str, str]]:
-    """Messages as a chat template takes them."""
-    messages: list[dict[str, str]] = []
-    for message in given:
-        # OpenAI's name for system since 2024; templates know only the old one.
-        role = "system" if message.role == "developer" else message.role
-        name = {} if message.name is None else {"name": message.name}
-        messages.append({"role": role, "content": message.text, **name})
-    return messages
-
-
-async def _chat_prompt(body: ChatRequest, parts: Parts) -> list[int]:
-    text = parts.chat_template.render(template_messages(body.messages))
+async def _chat_prompt(body: ChatRequest, tools: ToolUse, parts: Parts) -> list[int]:
+    messages = template_messages(body.messages, parts.chat_template.tool_format)
+    text = parts.chat_template.render(messages, tools.schemas())
     token_ids = await encode_text("messages", text, parts, add_special_tokens=False)
     if not token_ids:
         raise InvalidRequestError("messages: the chat template makes nothing of them", "messages")
@@ -227,6 +220,7 @@ def _jobs(
     prompt: list[int],
     params: SamplingParams,
     parts: Parts,
+    tools: ToolUse,
     *,
     continues_text: bool,
 ) -> tuple[Job, ...]:
@@ -262,10 +256,12 @@ def _jobs(
                 stop=stop,
                 min_tokens=params.min_tokens,
                 continues_text=continues_text,
+                parser=tools.parser(parts.chat_template.tool_format),
             ),
             trace=bool(options.trace),
             shows_token_ids=bool(body.return_token_ids),
             shows_prompt_logprobs=params.prompt_logprobs is not None,
+            call_mode=tools.mode,
         )
         for request in (leader, *followers)
     )

@@ -3,10 +3,14 @@
 A template is code of the checkpoint; a request can never supply one.
 """
 
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from server.errors import InvalidRequestError
+from server.text.tool_formats import ToolFormat, detect_format
+from server.text.tool_prompt import has_calls, without_tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -14,8 +18,18 @@ if TYPE_CHECKING:
 _MAX_SHOWN = 200
 """Characters of a template's own message, which may quote a whole conversation."""
 
-Message = dict[str, str]
-"""`role`, `content` and, if the client gave one, `name`."""
+_TEMPLATE_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
+
+_NAMES_TOOLS = re.compile(r"\{[%{](?:(?![%}]\}).)*\btools\b", re.DOTALL)
+"""A statement or expression of a template, and not its text, that has a variable `tools`."""
+
+Message = dict[str, Any]
+"""`role`, `content` and, if the client gave one, `name`: strings. With tools also `tool_calls` of
+an assistant (entries as OpenAI's, but arguments as an object), and `tool_call_id` beside `name` in
+role `tool`: transformers' conventions."""
+
+ToolSchema = dict[str, Any]
+"""`{"type": "function", "function": {"name", "description", "parameters"}}`."""
 
 
 class ChatTemplate:
@@ -30,8 +44,26 @@ class ChatTemplate:
         self._hf_tokenizer = hf_tokenizer
         self._model_name = model_name
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    @cached_property
+    def tool_format(self) -> ToolFormat:
+        """In which the model writes calls, by the template's text. Whoever knows better sets it."""
+        return detect_format(self._text_for_tools)
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the template shows tools and calls itself."""
+        return _NAMES_TOOLS.search(self._text_for_tools) is not None
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSchema] = (),
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
         """Text of the chat, up to where the assistant's next turn begins.
+
+        Where the template knows no tools, `tool_prompt.py` says it in plain messages.
 
         The template writes every special token itself: encode the result with
         `add_special_tokens=False`, or the prompt starts with two BOS.
@@ -43,6 +75,14 @@ class ChatTemplate:
             InvalidRequestError: the model has no template, or its template refuses the messages
                 (roles that must alternate, no system turn …).
         """
+        if (tools or has_calls(messages)) and not self.knows_tools:
+            plain = without_tools(messages, tools, self.tool_format)
+            return self._apply(plain, (), add_generation_prompt)
+        return self._apply(messages, tools, add_generation_prompt)
+
+    def _apply(
+        self, messages: Sequence[Message], tools: Sequence[ToolSchema], add_generation_prompt: bool
+    ) -> str:
         from jinja2.exceptions import TemplateError
 
         if self._hf_tokenizer.chat_template is None:
@@ -51,11 +91,22 @@ class ChatTemplate:
             )
         try:
             text = self._hf_tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+                list(messages),
+                tools=list(tools) or None,  # pyright: ignore[reportArgumentType]  # invariant list
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
             )
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        except (*_TEMPLATE_ERRORS, TemplateError) as error:
             # Not only what it raises: a template that adds a name to a number fails likewise.
             why = str(error)[:_MAX_SHOWN]
             reason = f"the chat template of {self._model_name!r} refuses them: {why}"
             raise InvalidRequestError(f"messages: {reason}", "messages") from error
         return str(text)
+
+    @cached_property
+    def _text_for_tools(self) -> str:
+        """The template's text; of several, that for chats with tools."""
+        template = self._hf_tokenizer.chat_template
+        if isinstance(template, dict):
+            return str(template.get("tool_use", template.get("default", "")))
+        return template or ""

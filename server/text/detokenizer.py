@@ -14,6 +14,7 @@ The concatenated text equals the full decode, with three exceptions:
 """
 
 import codecs
+from collections.abc import Set
 
 from server.text.tokenizer import Tokenizer
 
@@ -26,17 +27,24 @@ class Detokenizer:
     Args:
         continues_text: The first token goes on where a prompt ended, so a leading space is part
             of the text ("Once upon a" + " time"). False where the text stands alone (chat).
+        shown_ids: Special tokens whose text is shown: whoever reads the text looks for them.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, continues_text: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        continues_text: bool = False,
+        shown_ids: Set[int] = frozenset(),
+    ) -> None:
         self._token_bytes = tokenizer.token_bytes
-        self._special_ids = tokenizer.special_ids
+        self._hidden_ids = tokenizer.special_ids - shown_ids
         self._utf8 = _Utf8Decoder(errors="replace")
         self._at_start = not continues_text
 
     def push(self, token_id: int) -> str:
-        """Characters that this token completes; special tokens have no text."""
-        if token_id in self._special_ids:
+        """Characters that this token completes; special tokens usually have no text."""
+        if token_id in self._hidden_ids:
             return ""
         if self._at_start:
             self._at_start = False

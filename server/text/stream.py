@@ -1,17 +1,19 @@
 """One request's output: token ids in, text that may be shown out.
 
-Combines the detokenizer and the stop strings, and keeps logprobs beside the text they belong to.
-Used by the API and by offline generation alike.
+Combines the detokenizer, the stop strings and a parser of calls, and keeps logprobs beside the text
+they belong to. Used by the API and by offline generation alike.
 """
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 from server.text.detokenizer import Detokenizer
 from server.text.stop import StopStrings
 from server.text.tokenizer import Tokenizer
+from server.text.tool_parsers.events import AnswerEvent, ContentDelta
+from server.text.tool_parsers.parser import ToolParser
 
 L = TypeVar("L")
 """Whatever the caller keeps for each token; logprobs, but this module doesn't look inside."""
@@ -29,10 +31,13 @@ class TextDelta(Generic[L]):
     """What one push released."""
 
     text: str
+    """With a parser: what of it is content."""
     logprobs: tuple[PlacedLogprobs[L], ...]
     """Of the tokens whose text is now released. A token is held with its text."""
     stop_string: str | None
     """The stop string that ended the output; nothing follows."""
+    events: tuple[AnswerEvent, ...] | None = None
+    """Content and calls in their order; None without a parser."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class TextStream(Generic[L]):
         stop: Stop strings; the output ends before the first one.
         min_tokens: Stop strings are not looked for in the text of this many first tokens.
         continues_text: See `Detokenizer`.
+        parser: Finds calls in the text; markup that is special tokens is shown to it.
     """
 
     def __init__(
@@ -61,8 +67,14 @@ class TextStream(Generic[L]):
         stop: Sequence[str] = (),
         min_tokens: int = 0,
         continues_text: bool = False,
+        parser: ToolParser | None = None,
     ) -> None:
-        self._detokenizer = Detokenizer(tokenizer, continues_text=continues_text)
+        self._parser = parser
+        self._detokenizer = Detokenizer(
+            tokenizer,
+            continues_text=continues_text,
+            shown_ids=frozenset() if parser is None else tokenizer.ids_of(parser.marks),
+        )
         self._stop = StopStrings(stop)
         self._min_tokens = min_tokens
         self._held: deque[_HeldToken[L]] = deque()
@@ -70,6 +82,11 @@ class TextStream(Generic[L]):
         self._num_released = 0
         self.num_tokens = 0
         """Tokens read, up to the one that completed a stop string and including a stop token."""
+
+    @property
+    def num_calls(self) -> int:
+        """Function calls found so far."""
+        return 0 if self._parser is None else self._parser.num_calls
 
     def push(
         self,
@@ -86,6 +103,22 @@ class TextStream(Generic[L]):
             ended: No tokens follow: text held back is released.
             has_stop_token: The last token ended the request; its text is not shown.
         """
+        delta = self._push(token_ids, logprobs, ended, has_stop_token)
+        if self._parser is None:
+            return delta
+        events = self._parser.push(delta.text)
+        if ended or delta.stop_string is not None:
+            events += self._parser.finish()
+        content = "".join(event.text for event in events if isinstance(event, ContentDelta))
+        return replace(delta, text=content, events=tuple(events))
+
+    def _push(
+        self,
+        token_ids: Sequence[int],
+        logprobs: Sequence[L] | None,
+        ended: bool,
+        has_stop_token: bool,
+    ) -> TextDelta[L]:
         num_shown = len(token_ids) - has_stop_token
         texts: list[str] = []
         for index in range(num_shown):

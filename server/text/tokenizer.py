@@ -4,6 +4,7 @@ Built on the `tokenizers` library; transformers is only used to read the many fi
 nothing about chats (`chat_template.py`) or streams (`detokenizer.py`).
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,11 @@ class Tokenizer:
     def vocabulary_string(self, token_id: int) -> str:
         """A token as the vocabulary writes it ("Ġworld"); empty for one that it doesn't have."""
         return self.backend.id_to_token(token_id) or ""
+
+    def ids_of(self, tokens: Iterable[str]) -> frozenset[int]:
+        """Of those of these texts that are one token each."""
+        ids = (self.backend.token_to_id(token) for token in tokens)
+        return frozenset(token_id for token_id in ids if token_id is not None)
 
     def token_string(self, token_id: int) -> str:
         """A token for people. Part of a character is shown as OpenAI does: `bytes:\\xf0\\x9f`."""

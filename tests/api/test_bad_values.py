@@ -124,8 +124,6 @@ COMPLETION_BAD: list[tuple[str, Any, str]] = [
 ]
 
 UNSUPPORTED_CHAT: list[tuple[str, Any, str]] = [
-    ("tools", [{"type": "function", "function": {"name": "f"}}], "tools"),
-    ("tool_choice", "required", "tool_choice"),
     ("functions", [{"name": "f"}], "functions"),
     ("function_call", {"name": "f"}, "function_call"),
     ("response_format", {"type": "json_object"}, "response_format"),
@@ -137,9 +135,7 @@ UNSUPPORTED_CHAT: list[tuple[str, Any, str]] = [
     ("store", True, "store"),
     ("store", 0, "store"),
     ("web_search_options", {"a": 1}, "web_search_options"),
-    ("messages", message(role="tool"), "messages.0.role"),
     ("messages", message(role="function"), "messages.0.role"),
-    ("messages", message(tool_calls=[{"id": "x"}]), "messages.0.tool_calls"),
     (
         "messages",
         message(content=[{"type": "image_url", "image_url": {"url": "x"}}]),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from server.text.chat_template import Message
+from server.text.chat_template import Message, ToolSchema
 from server.text.tokenizer import LONG_TEXT, Tokenizer
 from tests.api.harness import (
     CHAT,
@@ -37,7 +37,13 @@ class ThreadSpy(Tokenizer):
 
 
 class EmptyTemplate(PlainTemplate):
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSchema] = (),
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
         return ""
 
 

@@ -32,6 +32,7 @@ async def create_chat_completion(
             index=index,
             with_logprobs=bool(body.logprobs),
             null_usage=body.include_usage,
+            call_mode=prompt.jobs[0].call_mode,
             prompt_token_ids=prompt.token_ids if body.return_token_ids else None,
         )
 

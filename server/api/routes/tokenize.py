@@ -7,6 +7,7 @@ from typing import TypeVar
 from fastapi import APIRouter
 
 from server.api.deps import Parts, PartsDep
+from server.api.messages import template_messages
 from server.api.prompt_tokens import check_token_ids
 from server.api.routes.responses import ERRORS
 from server.api.schemas.tokenize import (
@@ -15,7 +16,7 @@ from server.api.schemas.tokenize import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from server.api.translate import check_model, template_messages
+from server.api.translate import check_model
 from server.api.unknown_fields import BodyRoute
 from server.errors import InvalidRequestError
 from server.text.prompt_text import decode_prompt
@@ -63,7 +64,7 @@ def _text(body: TokenizeRequest, parts: Parts) -> tuple[str, bool]:
     if body.prompt is not None:
         raise InvalidRequestError("prompt: is given beside messages", "prompt")
     return parts.chat_template.render(
-        template_messages(body.messages),
+        template_messages(body.messages, parts.chat_template.tool_format),
         add_generation_prompt=body.add_generation_prompt is not False,
     ), False
 

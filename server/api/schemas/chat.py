@@ -15,14 +15,22 @@ from server.api.schemas.fields import (
     string_or_list,
 )
 from server.api.schemas.speculation import SpeculationField, TraceField
+from server.api.schemas.tools import (
+    AnswerToolCalls,
+    FunctionTools,
+    MessageToolCalls,
+    ToolCallDelta,
+    ToolChoice,
+)
 
-Role = Literal["system", "developer", "user", "assistant"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length"]
+ChatFinishReason = Literal["stop", "length", "tool_calls"]
 
 
-def _refuse_tool_role(value: object) -> object:
-    if value in ("tool", "function"):
-        raise PydanticCustomError("unsupported_field", "Tool messages are not supported yet")
+def _refuse_function_role(value: object) -> object:
+    if value == "function":
+        raise PydanticCustomError("unsupported_field", "Use role 'tool' instead")
     return value
 
 
@@ -44,21 +52,25 @@ Content = Annotated[
 
 
 class ChatMessage(RequestModel):
-    role: Annotated[Role, BeforeValidator(_refuse_tool_role)]
-    content: Content
+    """What a role can't have is refused by `api/messages.py`, which names the field."""
+
+    role: Annotated[Role, BeforeValidator(_refuse_function_role)]
+    content: Content | None = None
+    """Null only beside `tool_calls` or `refusal`."""
     name: Text | None = None
     """Passed to the chat template, which may show it to the model."""
-    tool_calls: Unsupported = None
-    tool_call_id: Unsupported = None
+    tool_calls: MessageToolCalls | None = None
+    tool_call_id: Text | None = None
     function_call: Unsupported = None
-    refusal: Unsupported = None
+    refusal: Text | None = None
+    """Shown to the model as what the assistant said."""
     audio: Unsupported = None
 
     @property
     def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        return "\n".join(part.text for part in self.content)
+        if isinstance(self.content, list):
+            return "\n".join(part.text for part in self.content)
+        return self.content or ""
 
 
 Metadata = Annotated[
@@ -75,9 +87,11 @@ class ChatRequest(SamplingRequest):
     metadata: Metadata | None = None
     """Logged beside the request's id at level debug; has no other effect."""
 
-    tools: Unsupported = None
-    tool_choice: Annotated[object, refuse_unless("none", "auto")] = None
-    parallel_tool_calls: Annotated[object, refuse_unless(True, False)] = None
+    tools: FunctionTools | None = None
+    tool_choice: ToolChoice | None = None
+    """`none` without tools, `auto` with them."""
+    parallel_tool_calls: bool | None = None
+    """False for at most one call."""
     functions: Unsupported = None
     function_call: Annotated[object, refuse_unless("none", "auto")] = None
     modalities: Annotated[object, refuse_unless(["text"])] = None
@@ -112,15 +126,17 @@ class ChatLogprobs(BaseModel):
 
 class AssistantMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    """Null where there are calls alone."""
     refusal: None = None
+    tool_calls: AnswerToolCalls = None
 
 
 class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
     token_ids: TokenIdsField = None
 
 
@@ -139,15 +155,15 @@ class ChatCompletion(BaseModel):
 class ChatDelta(BaseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChunkChoice(BaseModel):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: ChatFinishReason | None
     token_ids: TokenIdsField = None
-    """Of the tokens that this chunk brings."""
 
 
 class ChatChunk(BaseModel):

@@ -10,15 +10,17 @@ from server.api.schemas.chat import (
     ChatChunkChoice,
     ChatCompletion,
     ChatDelta,
+    ChatFinishReason,
     ChatLogprobs,
-    FinishReason,
     TokenLogprob,
     TopLogprob,
 )
 from server.api.schemas.common import Usage
 from server.api.schemas.speculation import SpeculationReport
+from server.api.shapes import tool_calls
 from server.api.shapes.base import MIN_LOGPROB, Head, joined_ids
 from server.api.shapes.speculation import count_sources, report
+from server.api.tools import CallMode
 from server.engine.types import TokenLogprobs
 from server.text.stream import PlacedLogprobs
 from server.text.tokenizer import Tokenizer
@@ -32,6 +34,7 @@ class ChatShape:
         with_logprobs: The request asked for them.
         null_usage: Chunks say `"usage": null`, as OpenAI's do when the last one has the counts.
         prompt_token_ids: If the request asked for token ids.
+        call_mode: Which calls of functions the answer may have.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class ChatShape:
         with_logprobs: bool,
         null_usage: bool,
         prompt_token_ids: Sequence[int] | None = None,
+        call_mode: CallMode = "none",
     ) -> None:
         self._head = head
         self._tokenizer = tokenizer
@@ -50,9 +54,10 @@ class ChatShape:
         self._prompt_token_ids = None if prompt_token_ids is None else list(prompt_token_ids)
         self._with_logprobs = with_logprobs
         self._null_usage = null_usage
+        self._call_mode: CallMode = call_mode
 
     def first_chunk(self) -> ChatChunk:
-        chunk = self._chunk(ChatDelta(role="assistant", content=""))
+        chunk = self._chunk(tool_calls.first_delta(self._call_mode))
         chunk.prompt_token_ids = self._prompt_token_ids
         return chunk
 
@@ -60,13 +65,15 @@ class ChatShape:
         """The first chunk has it."""
 
     def chunks(self, piece: Progress) -> Iterable[ChatChunk]:
-        if piece.text or piece.logprobs or piece.sources or piece.token_ids:
-            chunk = self._chunk(ChatDelta(content=piece.text), logprobs=self._logprobs([piece]))
+        if piece.text or piece.logprobs or piece.sources or piece.token_ids or piece.events:
+            first, *others = _deltas(piece)
+            chunk = self._chunk(first, logprobs=self._logprobs([piece]))
             chunk.speculation_trace = count_sources([piece])
             chunk.choices[0].token_ids = joined_ids([piece])
             yield chunk
+            yield from map(self._chunk, others)
         if piece.finish_reason is not None:
-            chunk = self._chunk(ChatDelta(), finish_reason=piece.finish_reason)
+            chunk = self._chunk(ChatDelta(), finish_reason=self._finish_reason(piece))
             chunk.speculation = report(piece.speculation)
             yield chunk
 
@@ -76,9 +83,9 @@ class ChatShape:
     def choice(self, pieces: Sequence[Progress]) -> ChatChoice:
         return ChatChoice(
             index=self._index,
-            message=AssistantMessage(content="".join(piece.text for piece in pieces)),
+            message=_message(pieces),
             logprobs=self._logprobs(pieces),
-            finish_reason=pieces[-1].finish_reason or "stop",
+            finish_reason=self._finish_reason(pieces[-1]),
             token_ids=joined_ids(pieces),
         )
 
@@ -98,7 +105,7 @@ class ChatShape:
         delta: ChatDelta,
         *,
         logprobs: ChatLogprobs | None = None,
-        finish_reason: FinishReason | None = None,
+        finish_reason: ChatFinishReason | None = None,
     ) -> ChatChunk:
         choice = ChatChunkChoice(
             index=self._index, delta=delta, logprobs=logprobs, finish_reason=finish_reason
@@ -107,6 +114,10 @@ class ChatShape:
         if self._null_usage:
             chunk.usage = None  # now it counts as set, and is written
         return chunk
+
+    def _finish_reason(self, piece: Progress) -> ChatFinishReason:
+        reason = piece.finish_reason or "stop"
+        return tool_calls.finish_reason(reason, piece.num_calls, self._call_mode)
 
     def _logprobs(self, pieces: Sequence[Progress]) -> ChatLogprobs | None:
         if not self._with_logprobs:
@@ -130,3 +141,16 @@ class ChatShape:
             logprob=max(logprob, MIN_LOGPROB),
             bytes=list(self._tokenizer.token_bytes(token_id)),
         )
+
+
+def _deltas(piece: Progress) -> list[ChatDelta]:
+    """What a piece adds; one delta at least, because logprobs may come without text."""
+    if piece.events is None:
+        return [ChatDelta(content=piece.text)]
+    return [tool_calls.delta(event) for event in piece.events] or [ChatDelta()]
+
+
+def _message(pieces: Sequence[Progress]) -> AssistantMessage:
+    if pieces[-1].events is None:
+        return AssistantMessage(content="".join(piece.text for piece in pieces))
+    return tool_calls.message([event for piece in pieces for event in piece.events or ()])

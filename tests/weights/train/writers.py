@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from hashlib import blake2b
 
 from server.engine.types import FinishReason, Request, RequestOutput
-from server.text.chat_template import ChatTemplate, Message
+from server.text.chat_template import ChatTemplate, Message, ToolSchema
 from tests.doubles import EOS, EOS_ID, byte_tokenizer, ids
 from weights.train.text_target import TextTarget
 
@@ -53,7 +53,13 @@ class TurnTemplate(ChatTemplate):
     def __init__(self) -> None:
         """Needs no tokenizer."""
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSchema] = (),
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
         turns = "".join(f"[{turn['role']}]{turn['content']}{EOS}" for turn in messages)
         return f"[system]Be kind.{EOS}{turns}" + "[assistant]" * add_generation_prompt
 

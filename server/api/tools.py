@@ -1,0 +1,154 @@
+"""What a request says of tools → what the template shows, which calls are read from the answer, and
+what a grammar enforces."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from server.api.errors import shown
+from server.api.json_schema import check_object_schema
+from server.api.schemas.chat import ChatRequest
+from server.api.schemas.tools import AllowedToolChoice, FunctionToolField, NamedTool
+from server.engine.types import Grammar
+from server.errors import InvalidRequestError
+from server.text.chat_template import ToolSchema
+from server.text.tool_formats import ToolFormat
+from server.text.tool_grammar import only_calls, structural_tag, text_and_calls
+from server.text.tool_parsers.parser import ToolParser
+from server.text.tools import FunctionTool
+
+CallMode = Literal["none", "auto", "required", "named"]
+"""Calls: impossible, as the model likes, at least one, exactly one of a given function."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The tools of one request."""
+
+    mode: CallMode
+    shown: tuple[FunctionTool, ...] = ()
+    """To the model."""
+    callable: tuple[FunctionTool, ...] = ()
+    """The one that is named, or all that are shown."""
+    parallel: bool = True
+    """An answer may have several calls; never of a named function."""
+
+    @property
+    def is_active(self) -> bool:
+        """Answers may have calls."""
+        return self.mode != "none"
+
+    def schemas(self) -> list[ToolSchema]:
+        """As chat templates take them, with every field that any of them needs."""
+        return [_schema(tool) for tool in self.shown]
+
+    def parser(self, form: ToolFormat) -> ToolParser | None:
+        """For one answer; None if its text is not looked at."""
+        return form.parser({tool.name for tool in self.callable}) if self.is_active else None
+
+    def grammar(self, form: ToolFormat, content: Grammar | None = None) -> Grammar | None:
+        """What the answer may be.
+
+        Args:
+            content: What it may be where it is no call; None for any text.
+        """
+        if not self.is_active:
+            return content
+        if self.mode != "auto":
+            return _grammar(only_calls(form, self.callable, parallel=self.parallel))
+        if content is not None:
+            calls = only_calls(form, self.callable, parallel=self.parallel)
+            return _grammar({"type": "or", "elements": [_format(content), calls]})
+        # Where nothing is asked for, nothing is enforced: no mask is cheaper than any.
+        if self.parallel and not any(tool.strict for tool in self.callable):
+            return None
+        return _grammar(text_and_calls(form, self.callable, parallel=self.parallel))
+
+
+NO_TOOLS: Final = ToolUse("none")
+
+
+def tool_use(body: ChatRequest) -> ToolUse:
+    """
+    Raises:
+        InvalidRequestError: the tools or the choice make no sense.
+    """
+    choice, parallel = body.tool_choice, body.parallel_tool_calls is not False
+    tools = _function_tools(body.tools or [])
+    if not tools:
+        if choice in (None, "none", "auto"):
+            return NO_TOOLS
+        raise InvalidRequestError("tool_choice: needs tools", "tool_choice")
+    if isinstance(choice, NamedTool):
+        named = _find(choice, tools, "tool_choice.function.name")
+        return ToolUse("named", tuple(tools.values()), (named,), parallel=False)
+    if isinstance(choice, AllowedToolChoice):
+        allowed = _allowed(choice.allowed_tools.tools, tools)
+        return ToolUse(choice.allowed_tools.mode, allowed, allowed, parallel)
+    if choice == "none":
+        return NO_TOOLS
+    every = tuple(tools.values())
+    return ToolUse(choice or "auto", every, every, parallel)
+
+
+def _function_tools(given: Sequence[FunctionToolField]) -> dict[str, FunctionTool]:
+    tools: dict[str, FunctionTool] = {}
+    for index, entry in enumerate(given):
+        function, path = entry.function, f"tools.{index}.function"
+        if function.name in tools:
+            raise InvalidRequestError(
+                f"{path}.name: {shown(function.name)} is the name of two functions", f"{path}.name"
+            )
+        parameters = function.parameters or {}
+        check_object_schema(parameters, f"{path}.parameters")
+        tools[function.name] = FunctionTool(
+            function.name, function.description or "", parameters, bool(function.strict)
+        )
+    return tools
+
+
+def _allowed(
+    given: Sequence[NamedTool], tools: dict[str, FunctionTool]
+) -> tuple[FunctionTool, ...]:
+    found = [
+        _find(entry, tools, f"tool_choice.allowed_tools.tools.{index}.function.name")
+        for index, entry in enumerate(given)
+    ]
+    return tuple({tool.name: tool for tool in found}.values())
+
+
+def _find(entry: NamedTool, tools: dict[str, FunctionTool], path: str) -> FunctionTool:
+    name = entry.function.name
+    if name not in tools:
+        raise InvalidRequestError(f"{path}: tools has no function {shown(name)}", path)
+    return tools[name]
+
+
+def _schema(tool: FunctionTool) -> ToolSchema:
+    parameters = tool.parameters or {"type": "object", "properties": {}}
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _grammar(content: dict[str, Any]) -> Grammar:
+    return Grammar("structural_tag", structural_tag(content))
+
+
+def _format(grammar: Grammar) -> dict[str, Any]:
+    """A grammar as a part of a structural tag."""
+    match grammar.kind:
+        case "json_object":
+            return {"type": "json_schema", "json_schema": {"type": "object"}}
+        case "json_schema":
+            return {"type": "json_schema", "json_schema": json.loads(grammar.text)}
+        case "regex":
+            return {"type": "regex", "pattern": grammar.text}
+        case "ebnf":
+            return {"type": "grammar", "grammar": grammar.text}
+        case "choice":
+            texts: list[str] = json.loads(grammar.text)
+            choices = [{"type": "const_string", "value": text} for text in texts]
+            return {"type": "or", "elements": choices}
+        case "structural_tag":
+            return json.loads(grammar.text)["format"]

@@ -1,0 +1,94 @@
+"""What a parser finds in an answer, in the order in which it was written."""
+
+import uuid
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from server.text.tools import FunctionCall
+
+
+class ContentDelta(NamedTuple):
+    """Text for people."""
+
+    text: str
+
+
+class CallStart(NamedTuple):
+    """A call has begun. Its arguments follow before anything else does."""
+
+    call_index: int
+    """0 for the answer's first call."""
+    call_id: str
+    name: str
+
+
+class ArgumentsDelta(NamedTuple):
+    """More of a call's arguments."""
+
+    call_index: int
+    text: str
+
+
+AnswerEvent = ContentDelta | CallStart | ArgumentsDelta
+
+
+class EventSink:
+    """Collects events; neighbours of one kind become one."""
+
+    def __init__(self) -> None:
+        self._events: list[AnswerEvent] = []
+        self.num_calls = 0
+
+    def content(self, text: str) -> None:
+        if not text:
+            return
+        if self._events and isinstance(last := self._events[-1], ContentDelta):
+            self._events[-1] = ContentDelta(last.text + text)
+        else:
+            self._events.append(ContentDelta(text))
+
+    def start_call(self, name: str) -> None:
+        call_id = f"call_{uuid.uuid4().hex[:24]}"
+        self._events.append(CallStart(self.num_calls, call_id, name))
+        self.num_calls += 1
+
+    def arguments(self, text: str) -> None:
+        """Of the call that was started last."""
+        if not text:
+            return
+        index = self.num_calls - 1
+        if self._events and isinstance(last := self._events[-1], ArgumentsDelta):
+            self._events[-1] = ArgumentsDelta(index, last.text + text)
+        else:
+            self._events.append(ArgumentsDelta(index, text))
+
+    def take(self) -> list[AnswerEvent]:
+        """The events since the last time."""
+        events, self._events = self._events, []
+        return events
+
+
+class Answer(NamedTuple):
+    content: str
+    calls: list[FunctionCall]
+
+
+def whole_answer(events: Iterable[AnswerEvent]) -> Answer:
+    """What the events of an answer add up to."""
+    content: list[str] = []
+    starts: list[CallStart] = []
+    arguments: list[list[str]] = []
+    for event in events:
+        match event:
+            case ContentDelta(text):
+                content.append(text)
+            case CallStart():
+                starts.append(event)
+                arguments.append([])
+            case ArgumentsDelta(index, text):
+                arguments[index].append(text)
+    calls = [
+        FunctionCall(start.call_id, start.name, "".join(texts))
+        for start, texts in zip(starts, arguments, strict=True)
+    ]
+    return Answer("".join(content), calls)

@@ -1,0 +1,210 @@
+"""Inside of the markup that a model writes calls in: from its opener to its closer."""
+
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from server.text.tool_parsers.call_reader import BARE_MARKS, BareCall, CallObject, CallReader
+from server.text.tool_parsers.events import EventSink
+from server.text.tool_parsers.json_scanner import WHITESPACE
+
+OBJECT_OPENER: Final = "{"
+"""As an opener: the call itself begins, without a marker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Markup:
+    """How calls are told from text."""
+
+    openers: tuple[str, ...]
+    """Each begins a section. No one of them begins with another."""
+    closer: str | None = None
+    """Ends a section; None where it ends with its call, or with its list of calls."""
+    separators: str = ""
+    """Characters between two sections that are neither text nor calls, besides white space."""
+    bare_names: bool = False
+    """A call may also be written `name{…}`; see `BareCall`."""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Everything in it that a tokenizer may have as a special token."""
+        closer = () if self.closer is None else (self.closer,)
+        return (*self.openers, *closer, *(BARE_MARKS if self.bare_names else ()))
+
+
+LEADING_KEYS: Final = frozenset(("name", "type"))
+"""With which a call begins that has no marker."""
+
+Verdict = Literal["more", "end", "outside", "bad"]
+"""After a character: the section goes on; ended with it; ended before the text that `unclaimed`
+has; or is none, and all its text was content."""
+
+_Mode = Literal["open", "call", "between", "closer", "rest"]
+
+
+class CallSection:
+    """Reads one section. Calls go to the sink as soon as they are certain.
+
+    Where a section goes wrong after that, its calls stay calls and nothing is dropped: arguments
+    that are open get the rest up to the closer, else the rest is content.
+
+    Args:
+        opener: The one it began with.
+        names: Of the functions that can be called.
+    """
+
+    def __init__(self, markup: Markup, opener: str, names: Set[str], sink: EventSink) -> None:
+        self._closer = markup.closer
+        self._bare_names = markup.bare_names
+        self._leading_keys = LEADING_KEYS if opener == OBJECT_OPENER else None
+        self._names = names
+        self._sink = sink
+        self._mode: _Mode = "open"
+        self._list: Literal["none", "open", "closed"] = "none"
+        self._reader: CallReader | None = None
+        self._is_handed_out = False
+        """The sink knows of the reader's call."""
+        self._matched = ""
+        """Of the closer, in modes `closer` and `rest`."""
+        self.num_calls = 0
+        self.unclaimed = ""
+        """Read since the last certain part of a call; no event tells of it yet."""
+
+    def push(self, char: str) -> Verdict:
+        if self._mode == "rest":
+            return self._push_rest(char)
+        self.unclaimed += char
+        match self._mode:
+            case "open":
+                verdict = self._push_open(char)
+            case "call":
+                verdict = self._push_call(char)
+            case "between":
+                verdict = self._push_between(char)
+            case "closer":
+                verdict = self._push_closer(char)
+        return self._give_up(char) if verdict == "bad" and self.num_calls else verdict
+
+    def finish(self) -> bool:
+        """The text ended here; False if all of this section was content."""
+        if self._mode == "rest":
+            self._release(self._matched)
+        elif self._mode == "call" and not self._is_handed_out:
+            if not self.num_calls:
+                return False
+            self._sink.content(self.unclaimed)
+        return bool(self.num_calls) or self._list == "closed"
+
+    def _push_open(self, char: str) -> Verdict:
+        """A call is expected, or a list of them."""
+        if char in WHITESPACE:
+            return "more"
+        if char == "[" and self._list == "none" and not self.num_calls:
+            self._list = "open"
+            return "more"
+        if char == "]" and self._list == "open":
+            return self._end_list()
+        if char == "{":
+            self._reader = CallObject(self._names, self._leading_keys)
+        elif self._bare_names and self._list == "none":
+            self._reader = BareCall(self._names)
+        else:
+            return "bad"
+        self._mode, self._is_handed_out = "call", False
+        return self._push_call(char)
+
+    def _push_call(self, char: str) -> Verdict:
+        reader = self._reader
+        if reader is None or not reader.push(char):
+            return "bad"
+        self._hand_out(reader)
+        if not reader.is_done:
+            return "more"
+        self._reader, self._mode, self.unclaimed = None, "between", ""
+        return "end" if self._closer is None and self._list == "none" else "more"
+
+    def _hand_out(self, reader: CallReader) -> None:
+        if reader.announced is None:
+            return
+        if not self._is_handed_out:
+            self._sink.start_call(reader.announced)
+            self.num_calls += 1
+            self._is_handed_out = True
+        arguments = reader.take_arguments()
+        if arguments:
+            self._sink.arguments(arguments)
+            self.unclaimed = ""
+
+    def _push_between(self, char: str) -> Verdict:
+        """After a call or a list of them."""
+        if char in WHITESPACE:
+            return "more"
+        if self._list == "open":
+            if char == ",":
+                self._mode = "open"
+                return "more"
+            return self._end_list() if char == "]" else "bad"
+        if char == "{" and self._list == "none":
+            return self._push_open(char)
+        self._mode, self._matched = "closer", ""
+        return self._push_closer(char)
+
+    def _end_list(self) -> Verdict:
+        self._list, self._mode, self.unclaimed = "closed", "between", ""
+        return "end" if self._closer is None else "more"
+
+    def _push_closer(self, char: str) -> Verdict:
+        self._matched += char
+        if self._closer is None or not self._closer.startswith(self._matched):
+            return "bad"
+        return "end" if self._matched == self._closer else "more"
+
+    def _give_up(self, char: str) -> Verdict:
+        """What was read is no longer what it should be, but a call was handed out before."""
+        in_arguments = self._reader is not None and self._reader.in_arguments
+        if self._closer is None and not in_arguments:
+            return "outside"
+        rest = char if in_arguments else self.unclaimed
+        if not in_arguments:
+            self._reader = None
+        self._mode, self._matched, self.unclaimed = "rest", "", ""
+        verdict: Verdict = "more"
+        for index, each in enumerate(rest):
+            verdict = self._push_rest(each)
+            if verdict == "end":
+                self.unclaimed = rest[index + 1 :]
+                return "outside" if self.unclaimed else "end"
+        return verdict
+
+    def _push_rest(self, char: str) -> Verdict:
+        """Passes everything on, up to the closer."""
+        text = self._matched + char
+        if self._closer is None:
+            self._release(text)
+            return "more"
+        self._matched = longest_beginning(text, (self._closer,))
+        self._release(text[: len(text) - len(self._matched)])
+        if self._matched == self._closer:
+            self._matched = ""
+            return "end"
+        return "more"
+
+    def _release(self, text: str) -> None:
+        if self._reader is not None:
+            self._sink.arguments(text)
+        else:
+            self._sink.content(text)
+
+
+def longest_beginning(text: str, strings: tuple[str, ...]) -> str:
+    """The longest end of the text with which one of the strings begins; the whole string counts.
+
+    ("abc <to", ("<tool_call>",)) → "<to"
+    """
+    if not any(string[0] in text for string in strings):
+        return ""
+    for length in range(min(len(text), max(map(len, strings))), 0, -1):
+        end = text[len(text) - length :]
+        if any(string.startswith(end) for string in strings):
+            return end
+    return ""
