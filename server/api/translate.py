@@ -5,6 +5,7 @@ import asyncio
 import random
 import re
 import uuid
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from server.api.schemas.chat import ChatRequest
 from server.api.schemas.common import SamplingRequest
 from server.api.schemas.completion import CompletionRequest
 from server.api.schemas.speculation import SpeculationOptions
+from server.api.structured import answer_grammar
 from server.engine.types import Request, RequestId, SamplingParams, SpeculationParams
 from server.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
 from server.text.stream import TextStream
@@ -43,6 +45,7 @@ async def chat_job(body: ChatRequest, parts: Parts) -> Job:
     max_tokens = _max_tokens(room, given, default=None)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = _sampling_params(body, max_tokens, num_logprobs, parts.info.vocab_size)
+    params = replace(params, grammar=await answer_grammar(body, parts))
     return _job("chatcmpl", body, prompt, params, parts, continues_text=False)
 
 
@@ -57,6 +60,7 @@ async def completion_job(body: CompletionRequest, parts: Parts) -> Job:
     room = _room("prompt", len(prompt), parts.engine.max_model_len)
     max_tokens = _max_tokens(room, given, default=DEFAULT_COMPLETION_TOKENS)
     params = _sampling_params(body, max_tokens, body.logprobs, parts.info.vocab_size)
+    params = replace(params, grammar=await answer_grammar(body, parts))
     return _job("cmpl", body, prompt, params, parts, continues_text=True)
 
 

@@ -113,7 +113,6 @@ UNSUPPORTED_CHAT: list[tuple[str, Any, str]] = [
     ("functions", [{"name": "f"}], "functions"),
     ("function_call", {"name": "f"}, "function_call"),
     ("n", 2, "n"),
-    ("response_format", {"type": "json_object"}, "response_format"),
     ("modalities", ["text", "audio"], "modalities"),
     ("audio", {"voice": "x"}, "audio"),
     ("prediction", {"type": "content", "content": "x"}, "prediction"),

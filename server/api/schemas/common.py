@@ -16,6 +16,7 @@ from server.api.schemas.fields import (
     refuse_unless,
 )
 from server.api.schemas.speculation import SpeculationOptions
+from server.api.schemas.structured import StructuredRequest
 
 MAX_LOGPROBS = 20
 
@@ -31,7 +32,7 @@ class StreamOptions(RequestModel):
     include_obfuscation: Unsupported = None
 
 
-class SamplingRequest(RequestModel):
+class SamplingRequest(StructuredRequest):
     """How tokens are chosen and how the answer is sent. Null always means the default.
 
     The ranges of OpenAI, and vLLM's for the fields that OpenAI lacks.
@@ -67,7 +68,6 @@ class SamplingRequest(RequestModel):
     speculation: SpeculationOptions | None = None
 
     n: Annotated[Annotated[int, Field(ge=1)] | None, refuse_unless(1)] = None
-    response_format: Annotated[object, refuse_unless({"type": "text"})] = None
 
     @property
     def include_usage(self) -> bool:
