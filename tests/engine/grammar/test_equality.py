@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import jsonschema
 import pytest
@@ -16,11 +17,20 @@ from server.engine.speculative.drafter import Drafter
 from server.engine.speculative.ngram_drafter import NgramDrafter
 from server.engine.types import PolicyName, Request, RequestOutput, SpeculationParams
 from server.kernels.tree import LayerCache
-from tests.engine.grammar.vocabulary import GRAMMARS, PERSON, VOCABULARY, states, text_of
+from tests.engine.grammar.vocabulary import (
+    GRAMMARS,
+    PERSON,
+    PIECES,
+    VOCABULARY,
+    states,
+    text_of,
+)
 from tests.engine.speculative.oracle import OracleDrafter
 from tests.engine.speculative.test_exactness import ALL_PATTERNS, glide, ngram, same_model
 from tests.engine.tiny import CONFIG, EOS, MakeDrafter, TinyEngine, make_request, tokens
 
+LESS_SPACE = {PIECES.index(b" "): -8.0, PIECES.index(b"\n"): -8.0}
+"""The tiny model likes white space."""
 POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "beam", "auto")
 ENGINES: dict[str, SchedulerConfig] = {
     "roomy": CONFIG,
@@ -35,6 +45,7 @@ def requests() -> tuple[Request, ...]:
     """Each grammar greedy, seeded and penalised, and requests without a grammar between them."""
     rng = random.Random(5)
     made = list[Request]()
+    params: dict[str, Any]
     for index, grammar in enumerate((*GRAMMARS.values(), None)):
         for kind, params in enumerate(
             (
@@ -45,10 +56,11 @@ def requests() -> tuple[Request, ...]:
                  "logprobs": 2},
             )
         ):  # fmt: skip
-            prompt = [rng.randrange(EOS) for _ in range(rng.randrange(4, 40))]
+            prompt = [rng.randrange(EOS) for _ in range(rng.randrange(30, 70))]
             if kind == 1:
                 prompt = [*range(20), *prompt]
-            params = {"max_tokens": 60, "grammar": grammar} | params
+            bias = LESS_SPACE | params.pop("logit_bias", {})
+            params |= {"max_tokens": 60, "grammar": grammar, "logit_bias": bias}
             made.append(make_request(f"g{index}-{kind}", prompt, **params))
     return tuple(made)
 
@@ -157,7 +169,7 @@ def test_a_state_that_is_lost_is_made_again() -> None:
 def test_forced_text_costs_no_draft_and_fewer_steps() -> None:
     """The names of the properties are forced: a useless draft yields them all the same."""
     grammar = GRAMMARS["person"]
-    request = make_request("p", range(9), max_tokens=60, grammar=grammar)
+    request = make_request("p", range(9), max_tokens=60, grammar=grammar, logit_bias=LESS_SPACE)
     answer = tokens(TinyEngine(grammars=states()).run([request])[request.request_id])
     drafter = OracleDrafter({request.request_id: answer}, [""])
     for policy in ("chain", "cape", "auto"):
@@ -172,7 +184,8 @@ def test_forced_text_costs_no_draft_and_fewer_steps() -> None:
 
 
 def test_what_is_forced_does_not_move_the_drafts_calibration() -> None:
-    request = make_request("p", range(9), max_tokens=60, grammar=GRAMMARS["person"])
+    grammar = GRAMMARS["person"]
+    request = make_request("p", range(9), max_tokens=60, grammar=grammar, logit_bias=LESS_SPACE)
     request = replace(request, speculation=SpeculationParams(policy="auto"))
     engine = TinyEngine(
         CONFIG, lambda config, caches: OracleDrafter({request.request_id: []}, [""]),
