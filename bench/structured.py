@@ -75,7 +75,9 @@ Case = tuple[bool, PolicyName]
 
 
 async def measure(model: LoadedModel, rounds: int, new_tokens: int) -> dict[Case, Timings]:
-    cases: list[Case] = [(structured, policy) for policy in POLICIES for structured in (False, True)]
+    cases: list[Case] = [
+        (structured, policy) for policy in POLICIES for structured in (False, True)
+    ]
     timings = {case: Timings() for case in cases}
     for index in range(rounds + 1):
         for case in cases:

@@ -59,9 +59,7 @@ def byte_grammars() -> GrammarCompiler:
     tokenizer = byte_tokenizer()
     encode = partial(tokenizer.encode, add_special_tokens=False)
     special = tokenizer.special_ids
-    vocabulary = Vocabulary(
-        EOS_ID + 1, tokenizer.token_bytes, special, frozenset({EOS_ID}), encode
-    )
+    vocabulary = Vocabulary(EOS_ID + 1, tokenizer.token_bytes, special, frozenset({EOS_ID}), encode)
     return GrammarCompiler(vocabulary)
 
 

@@ -1,4 +1,4 @@
-"""`response_format`, `regex`, `choice` and `grammar`: what reaches the engine, and what is refused."""
+"""`response_format`, `regex`, `choice`, `grammar`: what reaches the engine, what is refused."""
 
 import json
 from typing import Any, Literal
@@ -56,9 +56,7 @@ ASKED: list[tuple[Json, Grammar | None]] = [
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 @pytest.mark.parametrize(("fields", "expected"), ASKED)
-async def test_what_reaches_the_engine(
-    path: str, fields: Json, expected: Grammar | None
-) -> None:
+async def test_what_reaches_the_engine(path: str, fields: Json, expected: Grammar | None) -> None:
     engine = ScriptedEngine(one_by_one("a"))
     body = chat_body(**fields) if path == CHAT else {"prompt": "hi", **fields}
     response = await post(engine, path, body)

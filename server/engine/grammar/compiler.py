@@ -101,7 +101,7 @@ class GrammarCompiler:
         Raises:
             GrammarError: it can't be enforced, or takes too long.
         """
-        found = self._find(grammar)
+        found = self.find(grammar)
         if found is not None:
             return found
         work = asyncio.wrap_future(self._start(grammar))
@@ -119,9 +119,10 @@ class GrammarCompiler:
         Raises:
             GrammarError: it can't be enforced.
         """
-        return self._find(grammar) or self._compile(grammar)
+        return self.find(grammar) or self._compile(grammar)
 
-    def _find(self, grammar: Grammar) -> CompiledGrammar | None:
+    def find(self, grammar: Grammar) -> CompiledGrammar | None:
+        """None where it is not known."""
         with self._lock:
             found = self._held.get(grammar)
             if found is not None:
@@ -142,6 +143,8 @@ class GrammarCompiler:
             raise GrammarError("needs a model with an end token")
         try:
             compiled = self._xgrammar(grammar)
+        except RecursionError:
+            raise GrammarError("is nested too deep") from None
         except RuntimeError as error:
             raise GrammarError(_reason(error)) from None
         textless = frozenset(compiled.tokenizer_info.special_token_ids)

@@ -40,9 +40,7 @@ def _tells_apart(
     if not all(isinstance(side, dict) for side in sides):
         return False
     values = [_values(side) for side in sides]
-    return (
-        values[0] is not None and values[1] is not None and values[0].isdisjoint(values[1])
-    )
+    return values[0] is not None and values[1] is not None and values[0].isdisjoint(values[1])
 
 
 def _types(schema: dict[str, Any]) -> frozenset[str]:

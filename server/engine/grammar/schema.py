@@ -39,8 +39,8 @@ _ANNOTATIONS = frozenset(
 """Say nothing about what is valid, or are looked at elsewhere."""
 _KEYWORDS_OF: dict[str, frozenset[str]] = {
     "object": frozenset(
-        "properties required additionalProperties minProperties maxProperties patternProperties"
-        .split()
+        "properties required additionalProperties minProperties maxProperties".split()
+        + ["patternProperties"]
     ),
     "array": frozenset("items prefixItems minItems maxItems uniqueItems".split()),
     "string": frozenset("minLength maxLength pattern format".split()),
