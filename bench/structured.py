@@ -49,7 +49,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 PROMPTS = [
-    f"Describe a {who} as a JSON object with these keys: {', '.join(SCHEMA['properties'])}."
+    f"Describe a {who} as a JSON object with name, occupation, age, address and hobbies."
     for who in ("teacher", "sailor", "painter")
 ]
 POLICIES: tuple[PolicyName, ...] = ("off", "auto")

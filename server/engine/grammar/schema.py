@@ -39,8 +39,9 @@ _ANNOTATIONS = frozenset(
 """Say nothing about what is valid, or are looked at elsewhere."""
 _KEYWORDS_OF: dict[str, frozenset[str]] = {
     "object": frozenset(
-        "properties required additionalProperties minProperties maxProperties".split()
-        + ["patternProperties"]
+        (
+            "properties required additionalProperties minProperties maxProperties patternProperties"
+        ).split()
     ),
     "array": frozenset("items prefixItems minItems maxItems uniqueItems".split()),
     "string": frozenset("minLength maxLength pattern format".split()),
@@ -351,12 +352,9 @@ def _check_exact(value: Any, path: Path) -> None:
     if isinstance(value, list | dict):
         for entry in [*value, *(value.values() if isinstance(value, dict) else ())]:
             _check_exact(entry, path)
-    elif isinstance(value, float) and (value != int(value) if abs(value) < 2**53 else True):
-        # xgrammar writes 17 digits, which are read back as the same number.
-        if abs(value) > 1e300:
-            raise GrammarError("numbers this large are not supported", path)
-    elif _is(value, "integer") and abs(value) > MAX_INTEGER:
-        raise GrammarError("whole numbers beyond 2^53 are not supported", path)
+    elif _is(value, "number") and abs(value) > MAX_INTEGER:
+        # Others are written with 17 digits, which are read back as the same number.
+        raise GrammarError("numbers beyond 2^53 - 1 are not supported", path)
 
 
 def _is(value: Any, type_name: str) -> bool:

@@ -110,7 +110,7 @@ def test_tokens_equal_plain_decoding(policy: PolicyName, drafter: str, name: str
     assert_equal(run(engine, speculated(policy)))
     again = run(engine, speculated(policy))  # with what the first run left in the prefix cache
     assert_equal(again)
-    if "few" in name:
+    if "few" in name and drafter != "oracle":  # which ends requests before blocks run out
         assert engine.num_preemptions > 0
     cached = sum(outputs[0].num_cached_tokens for outputs in again.values())
     assert (cached > 0) == ENGINES[name].prefix_caching

@@ -109,7 +109,8 @@ def schemas() -> list[dict[str, Any]]:
     found = list[dict[str, Any]]()
 
     @settings(max_examples=NUM_SCHEMAS, derandomize=True, database=None, deadline=None,
-              suppress_health_check=list(HealthCheck), phases=[Phase.generate])  # fmt: skip
+              suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+              phases=[Phase.generate])  # fmt: skip
     @given(SCHEMAS.filter(without_inner_references))
     def collect(schema: dict[str, Any]) -> None:
         found.append(schema)
