@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from server.api.front_door import front_door
 from server.build_draft import Draft, build_speculator, load_draft
 from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
 from server.engine.async_engine import AsyncEngine
+from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
+from server.engine.grammar.state import GrammarStates
 from server.engine.kv_cache import CacheShape, allocate_kv
 from server.engine.planner import SchedulerConfig
 from server.engine.runner import Runner
@@ -61,6 +64,7 @@ class LoadedModel:
     """Behind the engine; for measurements that need the model itself. Between requests, from
     whoever sends them, its speculator may be exchanged."""
     speculator: Speculator | None
+    grammars: GrammarCompiler
     tokenizer: Tokenizer
     chat_template: ChatTemplate
 
@@ -109,8 +113,12 @@ def build_model(
         speculator = build_speculator(
             settings, draft, model, caches, limits, identity, device, report
         )
-    runner = Runner(model, caches, limits.block_size, limits.eos_token_ids, device, speculator)
-    engine = AsyncEngine(Scheduler(limits), runner, observe)
+    grammars = GrammarCompiler(_vocabulary(tokenizer, config.vocab_size, limits.eos_token_ids))
+    states = GrammarStates(grammars.get, limits.eos_token_ids)
+    runner = Runner(
+        model, caches, limits.block_size, limits.eos_token_ids, device, speculator, states
+    )
+    engine = AsyncEngine(Scheduler(limits), runner, observe, grammars)
     return LoadedModel(
         name=name,
         identity=identity,
@@ -120,9 +128,15 @@ def build_model(
         engine=engine,
         runner=runner,
         speculator=speculator,
+        grammars=grammars,
         tokenizer=tokenizer,
         chat_template=ChatTemplate(hf_tokenizer, name),
     )
+
+
+def _vocabulary(tokenizer: Tokenizer, size: int, eos_ids: frozenset[int]) -> Vocabulary:
+    encode = partial(tokenizer.encode, add_special_tokens=False)
+    return Vocabulary(size, tokenizer.token_bytes, tokenizer.special_ids, eos_ids, encode)
 
 
 def _limits(
@@ -166,7 +180,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
     )
     if settings.tool_parser != "auto":
         model.chat_template.tool_format = FORMATS[settings.tool_parser]
-    parts = Parts(model.engine, model.tokenizer, model.chat_template, metrics, info)
+    parts = Parts(model.engine, model.tokenizer, model.chat_template, metrics, info, model.grammars)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:

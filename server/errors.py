@@ -7,7 +7,8 @@
     │   └── UnsupportedModelError  an architecture, rope type, tensor type … that is not implemented
     ├── RequestError               the client's fault, answered with its own 4xx
     │   ├── InvalidRequestError    400
-    │   │   └── ContextLengthError
+    │   │   ├── ContextLengthError
+    │   │   └── GrammarError
     │   ├── AuthenticationError    401
     │   ├── ModelNotFoundError     404
     │   ├── BodyTooLargeError      413
@@ -17,7 +18,7 @@
 This module does not know HTTP frameworks: `server/api/errors.py` turns the tree into responses.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -97,6 +98,19 @@ class ContextLengthError(InvalidRequestError):
     """Prompt and requested tokens don't fit the context."""
 
     code: ClassVar[ErrorCode] = "context_length_exceeded"
+
+
+class GrammarError(InvalidRequestError):
+    """What an answer shall be like can't be enforced.
+
+    Args:
+        reason: For a person, without the field.
+        path: Place inside of a JSON schema: `("properties", "a", "minimum")`.
+    """
+
+    def __init__(self, reason: str, path: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.path = tuple(path)
 
 
 class ModelNotFoundError(RequestError):

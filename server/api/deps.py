@@ -6,7 +6,13 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
-from server.engine.types import FinishReason, RequestId, RequestOutput, SpeculationParams
+from server.engine.types import (
+    FinishReason,
+    Grammar,
+    RequestId,
+    RequestOutput,
+    SpeculationParams,
+)
 from server.engine.types import Request as EngineRequest
 from server.metrics import Metrics
 from server.text.chat_template import ChatTemplate
@@ -59,6 +65,18 @@ class ServingInfo:
     """For requests that don't say; off where there is no draft."""
 
 
+class Grammars(Protocol):
+    """What the API needs of `server.engine.grammar.compiler.GrammarCompiler`."""
+
+    async def compile(self, grammar: Grammar) -> object:
+        """Makes it ready for the engine.
+
+        Raises:
+            GrammarError: it can't be enforced.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     engine: Engine
@@ -66,6 +84,7 @@ class Parts:
     chat_template: ChatTemplate
     metrics: Metrics
     info: ServingInfo
+    grammars: Grammars
 
 
 # Async although it never waits: FastAPI runs a plain function in a thread, which costs more than

@@ -19,8 +19,9 @@ from server.api.schemas.chat import ChatRequest
 from server.api.schemas.common import SamplingRequest
 from server.api.schemas.completion import CompletionRequest
 from server.api.schemas.speculation import SpeculationOptions
+from server.api.structured import answer_grammar, compile_grammar
 from server.api.tools import NO_TOOLS, ToolUse, tool_use
-from server.engine.types import Request, RequestId, SamplingParams, SpeculationParams
+from server.engine.types import Grammar, Request, RequestId, SamplingParams, SpeculationParams
 from server.errors import InvalidRequestError, ModelNotFoundError
 from server.text.stream import TextStream
 
@@ -48,10 +49,19 @@ async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
     limit = max_tokens(room, given, default=None)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = _sampling_params(body, limit, num_logprobs, parts.info.vocab_size)
-    params = replace(params, grammar=tools.grammar(parts.chat_template.tool_format, params.grammar))
+    params = replace(params, grammar=await _chat_grammar(body, tools, parts))
     name = _group_name("chatcmpl")
     jobs = _jobs(name, 0, body.n or 1, body, prompt, params, parts, tools, continues_text=False)
     return JobGroup(name, (PromptJobs(jobs, len(jobs)),))
+
+
+async def _chat_grammar(body: ChatRequest, tools: ToolUse, parts: Parts) -> Grammar | None:
+    """What the answer may be: calls, or what is asked of its content."""
+    content = await answer_grammar(body, parts)
+    grammar = tools.grammar(parts.chat_template.tool_format, content)
+    if grammar is not None and grammar is not content:
+        await compile_grammar("tools", grammar, parts)
+    return grammar
 
 
 async def completion_jobs(body: CompletionRequest, parts: Parts) -> JobGroup:
@@ -101,6 +111,7 @@ async def _prompt_jobs(
     if num_jobs > num_choices and num_logprobs is None:
         num_logprobs = 0  # the best are chosen by them
     params = _sampling_params(body, limit, num_logprobs, parts.info.vocab_size)
+    params = replace(params, grammar=await answer_grammar(body, parts))
     if body.echo and body.logprobs is not None:
         params = replace(params, prompt_logprobs=body.logprobs)
     jobs = _jobs(name, first, num_jobs, body, prompt, params, parts, NO_TOOLS, continues_text=True)

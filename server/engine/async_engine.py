@@ -4,10 +4,16 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
+from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
 from server.engine.loop import EngineLoop, Executes, Finish
 from server.engine.scheduler import Scheduler
 from server.engine.types import FinishReason, Request, RequestId, RequestOutput, StepStats
-from server.errors import ContextLengthError, EngineDeadError, InvalidRequestError
+from server.errors import (
+    ContextLengthError,
+    EngineDeadError,
+    GrammarError,
+    InvalidRequestError,
+)
 
 T = TypeVar("T")
 
@@ -17,16 +23,22 @@ class AsyncEngine:
 
     Args:
         observe: called with the figures of each step, in the engine's thread.
+        grammars: compiles those of requests; None where none has any.
     """
 
     def __init__(
-        self, scheduler: Scheduler, runner: Executes, observe: Callable[[StepStats], None]
+        self,
+        scheduler: Scheduler,
+        runner: Executes,
+        observe: Callable[[StepStats], None],
+        grammars: GrammarCompiler | None = None,
     ) -> None:
         self.max_model_len = scheduler.config.max_model_len
         self._streams: dict[RequestId, asyncio.Queue[RequestOutput | EngineDeadError]] = {}
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._death: str | None = None
         """Why the engine died; each request gets an exception of its own."""
+        self._grammars = grammars
         self._loop = EngineLoop(scheduler, runner, self._publish, self._died, observe)
 
     @property
@@ -58,9 +70,12 @@ class AsyncEngine:
             EngineDeadError: a step crashed, before or during this request.
             ContextLengthError: the prompt leaves no room for a token.
             InvalidRequestError: the prompt is empty, or the id is that of an open request.
+            GrammarError: the grammar can't be enforced, or takes too long to compile.
         """
         self.check_health()
         self._check(request)
+        # Held until the request is over, so that the engine's thread never has to compile.
+        _held = await self._compiled(request)
         stream = self._streams[request.request_id] = asyncio.Queue()
         self._loop.submit(request)
         finished = False
@@ -75,6 +90,14 @@ class AsyncEngine:
             del self._streams[request.request_id]
             if not finished:
                 self.finish(request.request_id, "abort")
+
+    async def _compiled(self, request: Request) -> CompiledGrammar | None:
+        grammar = request.params.grammar
+        if grammar is None:
+            return None
+        if self._grammars is None:
+            raise GrammarError("this engine has no grammars")
+        return await self._grammars.compile(grammar)
 
     def _check(self, request: Request) -> None:
         """Nothing that the scheduler would refuse may reach the engine's thread."""

@@ -9,8 +9,10 @@ from server.engine.types import FinishReason, RequestOutput, SamplingParams, Tok
 
 
 def stop_ids(params: SamplingParams, eos_token_ids: frozenset[int]) -> frozenset[int]:
-    """Tokens that end the request when chosen."""
-    if params.ignore_eos:
+    """Tokens that end the request when chosen. Under a grammar the model's own do in any case: they
+    can only be chosen once the answer is complete, and with `ignore_eos` only if nothing else can
+    follow."""
+    if params.ignore_eos and params.grammar is None:
         return params.stop_token_ids
     return params.stop_token_ids | eos_token_ids
 

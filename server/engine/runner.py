@@ -2,11 +2,12 @@
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 
+from server.engine.grammar.state import GrammarState, GrammarStates
 from server.engine.inputs import StepInputs, build_inputs, planned_nodes
 from server.engine.logprobs import score_prompts
 from server.engine.outcome import stop_ids
@@ -52,6 +53,7 @@ class Runner:
 
     Args:
         speculator: proposes tokens; None decodes plainly.
+        grammars: of the requests that have one; None where none has.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Runner:
         eos_token_ids: frozenset[int],
         device: torch.device,
         speculator: Speculator | None = None,
+        grammars: GrammarStates | None = None,
     ) -> None:
         self.model = model
         self.caches = caches
@@ -69,15 +72,17 @@ class Runner:
         self.eos_token_ids = eos_token_ids
         self.device = device
         self.speculator = speculator
+        self.grammars = grammars
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
         """Draft, verify, accept, commit: KV of every planned node, and the next tokens of the
         sequences that want some."""
         times = [time.perf_counter()]
-        trees = self.speculator.propose(plan) if self.speculator else {}
+        grammars = self._grammars_of(plan)
+        trees = self.speculator.propose(plan, grammars) if self.speculator else {}
         times.append(time.perf_counter())
-        verified = self._verify(plan, trees)
+        verified = self._verify(plan, trees, grammars)
         times.append(time.perf_counter())
         self._commit(plan, verified)
         times.append(time.perf_counter())
@@ -97,10 +102,30 @@ class Runner:
 
     def forget(self, request_id: RequestId) -> None:
         """The request is over."""
+        if self.grammars is not None:
+            self.grammars.forget(request_id)
         if self.speculator is not None:
             self.speculator.forget(request_id)
 
-    def _verify(self, plan: StepPlan, trees: dict[RequestId, TokenTree]) -> _Verified:
+    def _grammars_of(self, plan: StepPlan) -> dict[RequestId, GrammarState]:
+        """Of the sequences that want a token and have a grammar, each behind its last token."""
+        found: dict[RequestId, GrammarState] = {}
+        for planned in plan.sequences:
+            request = planned.request
+            if request.params.grammar is None or not planned.wants_token:
+                continue
+            if self.grammars is None:
+                raise RuntimeError("a request has a grammar, but the engine has none")
+            output_ids = planned.token_ids[len(request.prompt_token_ids) :]
+            found[request.request_id] = self.grammars.behind(request, output_ids)
+        return found
+
+    def _verify(
+        self,
+        plan: StepPlan,
+        trees: dict[RequestId, TokenTree],
+        grammars: Mapping[RequestId, GrammarState],
+    ) -> _Verified:
         """The target's forward over all trees, then sample-and-match down each of them."""
         nodes = [planned_nodes(p, trees.get(p.request.request_id)) for p in plan.sequences]
         inputs = build_inputs(nodes, self.block_size, self.device)
@@ -112,7 +137,8 @@ class Runner:
             tree = trees.get(planned.request.request_id) or lone_root(planned.token_ids[-1])
             # The root is the chain's last node; a proposed tree replaces a chain of one.
             root_row = first_row + planned.num_nodes - 1
-            walk = Verification(tree, len(logit_rows), self._sampler_row(planned))
+            grammar = grammars.get(planned.request.request_id)
+            walk = Verification(tree, len(logit_rows), self._sampler_row(planned, grammar))
             walks.append((planned, walk))
             logit_rows.extend(range(root_row, root_row + len(tree)))
         if walks:
@@ -128,14 +154,17 @@ class Runner:
                 plan, verified.walks, verified.hidden, verified.inputs.first_rows
             )
 
-    def _sampler_row(self, planned: PlannedSequence) -> SamplerRow:
+    def _sampler_row(self, planned: PlannedSequence, grammar: GrammarState | None) -> SamplerRow:
         params = planned.request.params
         prompt = planned.request.prompt_token_ids
+        avoids_eos = grammar is not None and params.ignore_eos
         return SamplerRow(
             params,
             prompt,
             planned.token_ids[len(prompt) :],
             stop_ids(params, self.eos_token_ids),
+            grammar,
+            self.eos_token_ids - params.stop_token_ids if avoids_eos else frozenset(),
         )
 
 

@@ -6,7 +6,7 @@ token does not depend on the other rows. The order of the steps is `SamplingPara
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -14,6 +14,18 @@ from server.engine.logprobs import token_logprobs
 from server.engine.truncation import keep_mask
 from server.engine.types import SamplingParams, TokenLogprobs
 from server.engine.uniform import uniforms
+
+
+class Masks(Protocol):
+    """What is needed of a grammar's state (`grammar/state.py`)."""
+
+    def forbidden(self) -> torch.Tensor | None:
+        """[vocab] bool on the CPU: tokens that may not come next; None where all may."""
+        ...
+
+    def accept(self, token_id: int) -> bool:
+        """Goes on by a token."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +38,10 @@ class SamplerRow:
     """Tokens between the prompt and the one to draw."""
     stop_ids: frozenset[int]
     """Masked while fewer than params.min_tokens tokens are out."""
+    grammar: Masks | None = None
+    """Stands behind output_ids."""
+    avoided_ids: frozenset[int] = frozenset()
+    """Masked unless there is nothing else."""
 
     @property
     def position(self) -> int:
@@ -58,7 +74,7 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> Sampled:
 
 
 def _process(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> torch.Tensor:
-    """Penalties, bias and min_tokens; a copy only if some row asks for any."""
+    """Penalties, bias, grammar and min_tokens; a copy only if some row asks for any."""
     touched = [i for i, row in enumerate(rows) if _changes_logits(row)]
     if not touched:
         return logits
@@ -66,8 +82,10 @@ def _process(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> torch.Tensor:
     for i in touched:
         _penalise(logits[i], rows[i])
         _add_bias(logits[i], rows[i].params)
-        if len(rows[i].output_ids) < rows[i].params.min_tokens:
-            _mask_stops(logits[i], rows[i])
+        _mask_forbidden(logits[i], rows[i])
+        held_back = _held_back(rows[i])
+        if held_back:
+            _mask_stops(logits[i], held_back)
     return logits
 
 
@@ -78,18 +96,31 @@ def _add_bias(logits: torch.Tensor, params: SamplingParams) -> None:
         logits[ids] += torch.tensor(list(params.logit_bias.values()), device=logits.device)
 
 
-def _mask_stops(logits: torch.Tensor, row: SamplerRow) -> None:
-    """No stop id may be drawn yet; unless there is nothing else. logits: [vocab], in place."""
+def _mask_forbidden(logits: torch.Tensor, row: SamplerRow) -> None:
+    """What would leave the grammar. logits: [vocab], changed in place."""
+    forbidden = None if row.grammar is None else row.grammar.forbidden()
+    if forbidden is not None:
+        logits.masked_fill_(forbidden.to(logits.device), float("-inf"))
+
+
+def _held_back(row: SamplerRow) -> frozenset[int]:
+    """Stop ids that may not be drawn yet."""
+    too_short = len(row.output_ids) < row.params.min_tokens
+    return row.stop_ids if too_short else row.avoided_ids
+
+
+def _mask_stops(logits: torch.Tensor, stop_ids: frozenset[int]) -> None:
+    """These may not be drawn; unless there is nothing else. logits: [vocab], in place."""
     masked = logits.clone()
-    masked[list(row.stop_ids)] = float("-inf")
+    masked[list(stop_ids)] = float("-inf")
     if not bool(masked.isneginf().all()):
         logits.copy_(masked)
 
 
 def _changes_logits(row: SamplerRow) -> bool:
     params = row.params
-    too_short = len(row.output_ids) < params.min_tokens and bool(row.stop_ids)
-    return params.has_penalties or bool(params.logit_bias) or too_short
+    masked = row.grammar is not None or bool(_held_back(row))
+    return params.has_penalties or bool(params.logit_bias) or masked
 
 
 def _penalise(logits: torch.Tensor, row: SamplerRow) -> None:

@@ -35,7 +35,8 @@ class SamplingParams:
     """How one request's tokens are chosen. Validated by the API layer; plain data here.
 
     The distribution at a position is formed in this order (vLLM's): repetition, frequency and
-    presence penalties, `logit_bias`, stop ids masked below `min_tokens`, `temperature`, `top_k`,
+    presence penalties, `logit_bias`, `grammar`, stop ids masked below `min_tokens` (where the
+    grammar leaves anything else), `temperature`, `top_k`,
     `top_p` (on what top_k left, renormalised), `min_p`. One uniform number keyed by
     (`seed`, position) then picks the token by inverse CDF.
     """

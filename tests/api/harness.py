@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from server.api.app import create_app
 from server.api.deps import Engine, Parts, ServingInfo
 from server.api.front_door import FrontDoor, front_door
 from server.config import ServerSettings
+from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
 from server.metrics import Metrics
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer
@@ -48,7 +50,18 @@ def make_app(
 ) -> FastAPI:
     tokenizer = tokenizer or byte_tokenizer()
     template = chat_template or PlainTemplate()
-    return create_app(Parts(engine, tokenizer, template, Metrics(info.model_name), info), door)
+    metrics = Metrics(info.model_name)
+    return create_app(Parts(engine, tokenizer, template, metrics, info, byte_grammars()), door)
+
+
+@cache
+def byte_grammars() -> GrammarCompiler:
+    """One for all apps: with its first grammar it imports xgrammar."""
+    tokenizer = byte_tokenizer()
+    encode = partial(tokenizer.encode, add_special_tokens=False)
+    special = tokenizer.special_ids
+    vocabulary = Vocabulary(EOS_ID + 1, tokenizer.token_bytes, special, frozenset({EOS_ID}), encode)
+    return GrammarCompiler(vocabulary)
 
 
 def chat_body(**fields: object) -> Json:

@@ -126,7 +126,6 @@ COMPLETION_BAD: list[tuple[str, Any, str]] = [
 UNSUPPORTED_CHAT: list[tuple[str, Any, str]] = [
     ("functions", [{"name": "f"}], "functions"),
     ("function_call", {"name": "f"}, "function_call"),
-    ("response_format", {"type": "json_object"}, "response_format"),
     ("modalities", ["text", "audio"], "modalities"),
     ("audio", {"voice": "x"}, "audio"),
     ("prediction", {"type": "content", "content": "x"}, "prediction"),

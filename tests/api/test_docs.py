@@ -70,7 +70,7 @@ class Field(NamedTuple):
 def fields(endpoint: str, model: type[BaseModel], prefix: str = "") -> Iterator[Field]:
     """A body's fields and those of the objects in it."""
     for name, info in model.model_fields.items():
-        path = prefix + name
+        path = prefix + (info.alias or name)
         yield Field(endpoint, path, info)
         for nested, inside in nested_models(info.annotation, path):
             yield from fields(endpoint, nested, f"{inside}.")

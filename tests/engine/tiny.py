@@ -7,6 +7,7 @@ from functools import cache
 
 import torch
 
+from server.engine.grammar.state import GrammarStates
 from server.engine.kv_cache import CacheShape, allocate_kv
 from server.engine.planner import SchedulerConfig
 from server.engine.runner import Runner
@@ -95,6 +96,7 @@ class TinyEngine:
         make_drafter: MakeDrafter | None = None,
         model: LlamaModel | None = None,
         lookup: NgramDrafter | None = None,
+        grammars: GrammarStates | None = None,
     ) -> None:
         model = model or tiny_model()
         if make_drafter is not None:
@@ -106,7 +108,7 @@ class TinyEngine:
             drafter = make_drafter(config, caches)
             speculator = Speculator(drafter, PolicyConfig(), AutoPolicy(FREE_DRAFTS), lookup)
         self.runner = Runner(
-            model, caches, config.block_size, config.eos_token_ids, CPU, speculator
+            model, caches, config.block_size, config.eos_token_ids, CPU, speculator, grammars
         )
         self.num_preemptions = 0
         self.num_steps = 0

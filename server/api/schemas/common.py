@@ -13,9 +13,9 @@ from server.api.schemas.fields import (
     TokenCount,
     TokenId,
     Unsupported,
-    refuse_unless,
 )
 from server.api.schemas.speculation import SpeculationOptions
+from server.api.schemas.structured import StructuredRequest
 
 MAX_LOGPROBS = 20
 MAX_N = 128
@@ -32,7 +32,7 @@ class StreamOptions(RequestModel):
     include_obfuscation: Unsupported = None
 
 
-class SamplingRequest(RequestModel):
+class SamplingRequest(StructuredRequest):
     """How tokens are chosen and how the answer is sent. Null always means the default.
 
     The ranges of OpenAI, and vLLM's for the fields that OpenAI lacks.
@@ -73,8 +73,6 @@ class SamplingRequest(RequestModel):
     """Prefixes are shared only with requests of the same salt."""
     return_token_ids: bool | None = None
     """Say the token ids of prompt and answer."""
-
-    response_format: Annotated[object, refuse_unless({"type": "text"})] = None
 
     @property
     def include_usage(self) -> bool:

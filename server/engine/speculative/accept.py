@@ -4,7 +4,8 @@ At each node the target's token is drawn from its processed distribution, exactl
 draws it. If the drawn token is a child of the node, descend; else stop. Every drawn token is
 emitted, so the output is what plain decoding gives, and a proposal only decides how many tokens one
 step yields. Penalties and min_tokens are applied over the node's own ancestors, because the drawn
-tokens are the ancestors. Nothing is drawn for nodes off the path.
+tokens are the ancestors. Nothing is drawn for nodes off the path; for the same reason a grammar's
+mask is made for the path's nodes alone, each behind the tokens drawn above it.
 """
 
 from collections.abc import Sequence
@@ -47,6 +48,8 @@ def accept(logits: torch.Tensor, walks: Sequence[Verification]) -> None:
         going_on = list[Verification]()
         for walk, token_id, logprobs in zip(active, *drawn, strict=True):
             walk.token_ids.append(token_id)
+            if walk.row.grammar is not None:
+                walk.row.grammar.accept(token_id)
             if logprobs is not None:
                 walk.logprobs.append(logprobs)
             child = walk.tree.child(walk.path[-1], token_id)

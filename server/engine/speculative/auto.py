@@ -114,14 +114,17 @@ class AutoPolicy:
 
         Returns:
             (confidence, accepted) of the candidates whose parent was right; accepted if verified.
+            Without what a grammar forces, which says nothing about the draft.
         """
         observed = list[tuple[float, bool]]()
-        for tokens, confidences, right in zip(
-            proposal.candidates, proposal.confidences, drawn, strict=False
+        for depth, (tokens, confidences, right) in enumerate(
+            zip(proposal.candidates, proposal.confidences, drawn, strict=False)
         ):
             for rank, (token_id, confidence) in enumerate(zip(tokens, confidences, strict=True)):
-                self.calibration.observe(confidence, _kind(proposal, rank), token_id == right)
-                observed.append((confidence, token_id == right))
+                kind = _kind(proposal, depth, rank)
+                self.calibration.observe(confidence, kind, token_id == right)
+                if kind != "forced":
+                    observed.append((confidence, token_id == right))
             if tokens[0] != right:
                 break
         return observed
@@ -130,7 +133,7 @@ class AutoPolicy:
         gains, survivals, survival = list[_Gain](), list[float](), 1.0
         for depth, confidences in enumerate(proposal.confidences, start=1):
             chances = [
-                self.calibration.chance(confidence, _kind(proposal, rank))
+                self.calibration.chance(confidence, _kind(proposal, depth - 1, rank))
                 for rank, confidence in enumerate(confidences)
             ]
             gains += [
@@ -141,7 +144,7 @@ class AutoPolicy:
             survival *= chances[0]
             survivals.append(survival)
         if proposal.source == self.source:
-            self.prospects.observe(survivals)
+            self.prospects.observe(survivals[: proposal.num_proposed])
         gains.sort(key=_order)
         return gains[: planned.max_nodes - 1]
 
@@ -156,7 +159,10 @@ class AutoPolicy:
         return best
 
 
-def _kind(proposal: Proposal, rank: int) -> Kind:
+def _kind(proposal: Proposal, depth: int, rank: int) -> Kind:
+    """depth: from 0."""
+    if depth >= proposal.num_proposed:
+        return "forced"
     if proposal.source == "lookup":
         return "lookup"
     return "leaf" if rank else "trunk"

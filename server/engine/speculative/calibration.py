@@ -8,8 +8,9 @@ and forget slowly, so that the estimate follows the traffic.
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
-Kind = Literal["trunk", "leaf", "lookup"]
-"""What a token is: the draft's choice, another of its candidates, or found in the text."""
+Kind = Literal["trunk", "leaf", "lookup", "forced"]
+"""What a token is: the draft's choice, another of its candidates, found in the text, or what a
+grammar forces."""
 NUM_BINS = 10
 _PRIOR_WEIGHT = 8.0
 """Observations that the confidence itself counts for, until there are real ones."""

@@ -9,11 +9,12 @@
 | auto  | the nodes that are worth their cost on this machine (`auto.py`) |
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from server.engine.grammar.constrain import Follows, constrain, prune
 from server.engine.plan import PlannedSequence, StepPlan, StepSeconds
 from server.engine.speculative.accept import Verification
 from server.engine.speculative.auto import AutoPolicy, DraftPlan
@@ -25,6 +26,9 @@ from server.engine.speculative.proposal import Proposal
 from server.engine.speculative.step_stats import Observation, step_stats
 from server.engine.speculative.tree import TokenTree, comb
 from server.engine.types import PolicyName, RequestId, StepSpeculationStats
+
+_ENOUGH_FORCED = 2
+"""Tokens that a grammar forces, from which on no draft is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +67,18 @@ class Speculator:
         self._unused: dict[RequestId, Proposal] = {}
         """Lookups in whose place the draft was asked: they are learned from all the same."""
         self._observations = list[Observation]()
+        self._grammars: Mapping[RequestId, Follows] = {}
 
-    def propose(self, plan: StepPlan) -> dict[RequestId, TokenTree]:
-        """Trees of the sequences for which something is proposed; the others decode plainly."""
+    def propose(
+        self, plan: StepPlan, grammars: Mapping[RequestId, Follows] | None = None
+    ) -> dict[RequestId, TokenTree]:
+        """Trees of the sequences for which something is proposed; the others decode plainly.
+
+        Args:
+            grammars: of the sequences that have one, each behind its last known token.
+        """
         self._drafted, self._unused = {}, {}
+        self._grammars = grammars or {}
         self._observations = []
         open_to = [p for p in plan.sequences if p.max_nodes > 1]
         by_policy: dict[PolicyName, list[PlannedSequence]] = {}
@@ -126,19 +138,22 @@ class Speculator:
         proposal = self._drafted.get(planned.request.request_id)
         if proposal is None:  # beams, whose KV lies elsewhere but for the root's
             return committed_tokens(planned, walk, 1, hidden)
-        num_written = len(proposal.candidates) if proposal.source == "draft" else 0
+        num_written = proposal.num_proposed if proposal.source == "draft" else 0
         return committed_tokens(planned, walk, num_written, hidden)
 
     def _combs(self, chains: list[PlannedSequence], num_rows: int) -> dict[RequestId, TokenTree]:
         """One drafting for all policies that start from a chain."""
-        autos = [p for p in chains if p.request.speculation.policy == "auto"]
+        forced = self._forced(chains)
+        open_to = [p for p in chains if _name(p) not in forced]
+        autos = [p for p in open_to if p.request.speculation.policy == "auto"]
         found = self._looked_up(autos)
         sure = {name: p for name, p in found.items() if self.auto.prefers(p)}
         plan = self.auto.plan_draft(len(autos) - len(sure), num_rows)
         # Where drafting doesn't pay, a lookup costs nothing.
         self._drafted = dict(sure if plan.depth else found)
         self._unused = {name: p for name, p in found.items() if name not in self._drafted}
-        self._drafted |= self._draft([p for p in chains if _name(p) not in self._drafted], plan)
+        self._drafted |= self._draft([p for p in open_to if _name(p) not in self._drafted], plan)
+        self._drafted |= forced
         trees: dict[RequestId, TokenTree] = {}
         undecided = list[tuple[PlannedSequence, Proposal]]()
         for planned in chains:
@@ -158,7 +173,23 @@ class Speculator:
         depths = [self._depth(p, self.auto.max_depth) for p in sequences]
         proposals = self.lookup.draft(sequences, depths, EarlyStop.never(len(depths)))
         pairs = zip(sequences, proposals, strict=True)
-        return {_name(planned): proposal for planned, proposal in pairs if proposal.candidates}
+        found = {_name(p): self._constrained(p, proposal) for p, proposal in pairs}
+        return {name: proposal for name, proposal in found.items() if proposal.num_proposed}
+
+    def _forced(self, chains: Sequence[PlannedSequence]) -> dict[RequestId, Proposal]:
+        """Where a grammar leaves several tokens no choice, nothing is drafted."""
+        found = {
+            _name(p): self._constrained(p, Proposal((), ()))
+            for p in chains
+            if _name(p) in self._grammars
+        }
+        return {name: p for name, p in found.items() if p.num_forced >= _ENOUGH_FORCED}
+
+    def _constrained(self, planned: PlannedSequence, proposal: Proposal) -> Proposal:
+        grammar = self._grammars.get(_name(planned))
+        if grammar is None:
+            return proposal
+        return constrain(proposal, grammar, min(planned.max_depth, planned.max_nodes - 1))
 
     def _draft(
         self, chains: Sequence[PlannedSequence], plan: DraftPlan
@@ -174,7 +205,8 @@ class Speculator:
         )
         stop = EarlyStop(self.auto.calibration.trunk_lines(), least)
         proposals = self.drafter.draft([p for p, _ in wanted], [d for _, d in wanted], stop)
-        return {_name(p): proposal for (p, _), proposal in zip(wanted, proposals, strict=True)}
+        pairs = zip(wanted, proposals, strict=True)
+        return {_name(p): self._constrained(p, proposal) for (p, _), proposal in pairs}
 
     def _depth(self, planned: PlannedSequence, auto_depth: int) -> int:
         """Tokens to draft: what the request says, else the policy's own depth, within the plan."""
@@ -205,7 +237,10 @@ class Speculator:
                 fitting.append(planned)
                 depths.append(min(depth, planned.max_depth, room))
         trees = self.drafter.draft_beams(fitting, depths, self.config.beam_width)
-        return {p.request.request_id: t for p, t in zip(fitting, trees, strict=True)}
+        return {
+            _name(p): prune(tree, self._grammars[_name(p)]) if _name(p) in self._grammars else tree
+            for p, tree in zip(fitting, trees, strict=True)
+        }
 
 
 def _name(planned: PlannedSequence) -> RequestId:

@@ -19,7 +19,14 @@ class Proposal:
     """Their probabilities under the draft at temperature 1; for a lookup, what is claimed."""
     source: Source = "draft"
     """Of a lookup there is no draft KV, and its confidences mean something else."""
+    num_forced: int = 0
+    """Depths at the end that a grammar forces, whoever proposed what is above them."""
 
     @property
     def trunk(self) -> tuple[int, ...]:
         return tuple(tokens[0] for tokens in self.candidates)
+
+    @property
+    def num_proposed(self) -> int:
+        """Depths that its source proposed."""
+        return len(self.candidates) - self.num_forced

@@ -8,6 +8,7 @@ import torch
 
 from server.build import LoadedModel
 from server.engine.async_engine import AsyncEngine
+from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
 from server.engine.kv_cache import CacheShape, allocate_kv
 from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
@@ -43,6 +44,7 @@ def tiny_loaded(observe: Callable[[StepStats], None]) -> LoadedModel:
     speculator = Speculator(drafter, PolicyConfig(), AutoPolicy(FREE_DRAFTS))
     runner = Runner(tiny_model(), caches, limits.block_size, limits.eos_token_ids, CPU, speculator)
     tokenizer: Any = FoldedTokenizer()
+    compiler_vocabulary = Vocabulary(61, bytes, frozenset(), frozenset({EOS}), lambda text: [])
     return LoadedModel(
         name="tiny",
         identity="tiny",
@@ -52,6 +54,7 @@ def tiny_loaded(observe: Callable[[StepStats], None]) -> LoadedModel:
         engine=AsyncEngine(Scheduler(limits), runner, observe),
         runner=runner,
         speculator=speculator,
+        grammars=GrammarCompiler(compiler_vocabulary),
         tokenizer=tokenizer,
         chat_template=PlainTemplate(),
     )

@@ -1,0 +1,176 @@
+"""Compiling: kinds, errors, the cache, the time limit; and what the engine's front does with it."""
+
+import asyncio
+import gc
+import json
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from server.engine.async_engine import AsyncEngine
+from server.engine.grammar.compiler import (
+    CompiledGrammar,
+    GrammarCompiler,
+    Vocabulary,
+    choice_ebnf,
+    with_enforceable_schemas,
+)
+from server.engine.types import Grammar
+from server.errors import GrammarError
+from tests.engine.grammar.bytes import BYTES, matches
+from tests.engine.grammar.vocabulary import GRAMMARS, compiler, states
+from tests.engine.tiny import TinyEngine, make_request
+
+TAG = {
+    "type": "structural_tag",
+    "format": {
+        "type": "sequence",
+        "elements": [
+            {"type": "const_string", "value": "<f>"},
+            {"type": "json_schema", "json_schema": {"type": "integer", "maximum": 9}},
+        ],
+    },
+}
+
+
+def test_regex() -> None:
+    assert matches(Grammar("regex", "a{2,3}|b"), "aa")
+    assert not matches(Grammar("regex", "a{2,3}|b"), "ab")
+
+
+def test_choice_of_any_characters() -> None:
+    choices = ["", 'a"b\\', "é\n🙂", "\\u0041", "root ::= x"]
+    grammar = Grammar("choice", json.dumps(choices))
+    for text in choices:
+        assert matches(grammar, text)
+    for text in ("a", "A", 'a"b', "é"):
+        assert not matches(grammar, text)
+    assert choice_ebnf(["a", "\n"]) == 'root ::= "a" | "\\U0000000a"'
+
+
+def test_ebnf() -> None:
+    grammar = Grammar("ebnf", 'root ::= "(" root ")" | [a-z]')
+    assert matches(grammar, "((x))")
+    assert not matches(grammar, "((x)")
+
+
+def test_structural_tag_and_the_schemas_in_it() -> None:
+    assert matches(Grammar("structural_tag", json.dumps(TAG)), "<f>-3")
+    assert not matches(Grammar("structural_tag", json.dumps(TAG)), "<f>10")
+    bad = json.loads(json.dumps(TAG))
+    bad["format"]["elements"][1]["json_schema"] = {"not": {}}
+    with pytest.raises(GrammarError, match="not is not supported"):
+        with_enforceable_schemas(bad)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "message"),
+    [
+        (Grammar("regex", "("), "can't be enforced: Regex parsing error"),
+        (Grammar("regex", "(?=a)b"), "groups such as"),
+        (Grammar("ebnf", "root ::= y"), 'Rule "y" is not defined'),
+        (Grammar("structural_tag", "{}"), "can't be enforced: Invalid structural tag"),
+        (Grammar("json_schema", '{"type": "string", "pattern": "\\\\bx"}'), "Word boundary"),
+    ],
+)
+def test_errors_are_for_people(grammar: Grammar, message: str) -> None:
+    with pytest.raises(GrammarError) as error:
+        GrammarCompiler(BYTES).get(grammar)
+    assert message in error.value.message
+    assert "/project/" not in error.value.message
+
+
+def test_a_model_without_an_end_token_can_end_no_answer() -> None:
+    endless = Vocabulary(2, lambda i: b"a", frozenset(), frozenset(), lambda text: [])
+    with pytest.raises(GrammarError, match="end token"):
+        GrammarCompiler(endless).get(Grammar("regex", "a"))
+
+
+class Counting(GrammarCompiler):
+    """Counts, and waits until it may compile."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(BYTES, **settings)
+        self.num_compiled = 0
+        self.may_compile = threading.Event()
+        self.may_compile.set()
+
+    def _compile(self, grammar: Grammar) -> CompiledGrammar:
+        self.may_compile.wait(30)
+        self.num_compiled += 1
+        return super()._compile(grammar)
+
+
+async def test_many_that_ask_at_once_share_one_compilation() -> None:
+    counting = Counting()
+    counting.may_compile.clear()
+    waiting = [asyncio.create_task(counting.compile(Grammar("regex", "ab"))) for _ in range(5)]
+    await asyncio.sleep(0)
+    counting.may_compile.set()
+    assert len({id(found) for found in await asyncio.gather(*waiting)}) == 1
+    await counting.compile(Grammar("regex", "ab"))
+    assert counting.num_compiled == 1
+
+
+async def test_the_event_loop_goes_on_and_a_late_result_is_kept() -> None:
+    counting = Counting(seconds=0.01)
+    counting.may_compile.clear()
+    with pytest.raises(GrammarError, match=r"more than 0\.01 seconds"):
+        await counting.compile(Grammar("regex", "ab"))
+    counting.may_compile.set()
+    while counting.num_compiled == 0 or counting.find(Grammar("regex", "ab")) is None:
+        await asyncio.sleep(0.001)
+    await counting.compile(Grammar("regex", "ab"))
+    assert counting.num_compiled == 1
+
+
+async def test_an_error_is_not_kept() -> None:
+    counting = Counting()
+    for _ in range(2):
+        with pytest.raises(GrammarError):
+            await counting.compile(Grammar("regex", "("))
+    assert counting.num_compiled == 2
+
+
+async def test_the_memory_is_bounded_but_what_is_held_stays() -> None:
+    counting = Counting(cache_bytes=1)
+    first, second = Grammar("regex", "first"), Grammar("regex", "second")
+    held = await counting.compile(first)
+    await counting.compile(second)
+    assert counting.get(first) is held  # although the cache has room for one
+    del held
+    await asyncio.sleep(0)  # what waited lets go of the second one
+    gc.collect()
+    await counting.compile(second)
+    gc.collect()
+    assert counting.num_compiled == 3  # the second one was dropped for the first
+    assert counting.find(first) is None
+
+
+async def test_the_engine_holds_the_grammars_of_its_requests() -> None:
+    tiny = TinyEngine(grammars=states())
+    engine = AsyncEngine(tiny.scheduler, tiny.runner, lambda stats: None, compiler())
+    engine.start()
+    request = make_request("r", [1, 2], max_tokens=60, grammar=GRAMMARS["choice"])
+    outputs = [output async for output in engine.generate(request)]
+    assert outputs[-1].finish_reason == "stop"
+    broken = make_request("s", [1, 2], grammar=Grammar("regex", "("))
+    with pytest.raises(GrammarError):
+        _ = [output async for output in engine.generate(broken)]
+    await engine.stop()
+
+
+async def test_an_engine_without_grammars_says_so() -> None:
+    tiny = TinyEngine()
+    engine = AsyncEngine(tiny.scheduler, tiny.runner, lambda stats: None)
+    with pytest.raises(GrammarError, match="no grammars"):
+        async for _ in engine.generate(make_request("r", [1], grammar=GRAMMARS["choice"])):
+            pass
+
+
+def test_xgrammar_is_imported_with_the_first_grammar() -> None:
+    code = "import sys, server.build; sys.exit('xgrammar' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,171 @@
+"""Which schemas are enforced, and by which keyword the others are refused."""
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from server.engine.grammar.compiler import schema_ebnf
+from server.engine.grammar.disjoint import are_disjoint
+from server.engine.grammar.schema import MAX_INTEGER, enforceable
+from server.engine.types import Grammar
+from server.errors import GrammarError
+from tests.engine.grammar.bytes import matches
+
+REFUSED: list[tuple[Any, str]] = [
+    (False, ""),
+    ({"not": {"type": "integer"}}, "not"),
+    ({"if": {}, "then": {}}, "if"),
+    ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+    ({"type": "array", "contains": {}}, "contains"),
+    ({"type": "array", "items": [{}]}, "items"),
+    ({"type": "array", "minItems": 3, "maxItems": 2}, "minItems"),
+    ({"type": "array", "minItems": -1}, "minItems"),
+    ({"type": "array", "unevaluatedItems": False}, "unevaluatedItems"),
+    ({"type": "object", "propertyNames": {"pattern": "^a"}}, "propertyNames"),
+    ({"type": "object", "dependentRequired": {"a": ["b"]}}, "dependentRequired"),
+    ({"type": "object", "minProperties": 2}, "minProperties"),
+    ({"required": ["a"], "additionalProperties": False}, "required"),
+    ({"patternProperties": {"^a": {}, "^b": {}}}, "patternProperties"),
+    ({"patternProperties": {"^a": {}}, "properties": {"b": {}}}, "patternProperties"),
+    ({"type": "number", "multipleOf": 0.5}, "multipleOf"),
+    ({"type": "integer", "multipleOf": 2, "minimum": 1}, "minimum"),
+    ({"type": "integer", "multipleOf": 1001}, "multipleOf"),
+    ({"type": "integer", "minimum": 3, "maximum": 2}, "maximum"),
+    ({"type": "integer", "minimum": True}, "minimum"),
+    ({"type": "number", "minimum": 1e20}, "minimum"),
+    ({"type": "string", "format": "iri"}, "format"),
+    ({"type": "string", "pattern": "^a$", "maxLength": 3}, "maxLength"),
+    ({"type": "string", "pattern": "(?=a)a"}, "pattern"),
+    ({"type": "string", "pattern": "a|^b"}, "pattern"),
+    ({"type": "string", "maxLength": 100_000}, "maxLength"),
+    ({"type": "strin"}, "type"),
+    ({"type": []}, "type"),
+    ({"enum": []}, "enum"),
+    ({"enum": ["a"], "type": "integer"}, "enum"),
+    ({"const": 2**60}, "const"),
+    ({"enum": ["a"], "minLength": 2}, "minLength"),
+    ({"$ref": "#/$defs/a"}, "$ref"),
+    ({"$ref": "https://example.com"}, "$ref"),
+    ({"$ref": "#/$defs/a", "minimum": 1, "$defs": {"a": {"type": "integer"}}}, "minimum"),
+    ({"$ref": "#"}, "$ref"),
+    ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "$defs.a.$ref"),
+    ({"anyOf": []}, "anyOf"),
+    ({"anyOf": [{}], "type": "object"}, "type"),
+    ({"allOf": [{}, {}]}, "allOf"),
+    ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
+    ({"typ": "object"}, "typ"),
+    ({"properties": {"a": {"items": {"pattern": "a$b"}}}}, "properties.a.items.pattern"),
+    ({"anyOf": [{}, {"enum": []}]}, "anyOf.1.enum"),
+]
+
+
+@pytest.mark.parametrize(("schema", "path"), REFUSED, ids=lambda v: json.dumps(v)[:60])
+def test_refused_by_name(schema: Any, path: str) -> None:
+    with pytest.raises(GrammarError) as refused:
+        enforceable(schema)
+    assert ".".join(refused.value.path) == path
+    assert refused.value.message
+
+
+def test_too_deep() -> None:
+    schema: Any = {}
+    for _ in range(70):
+        schema = {"items": schema}
+    with pytest.raises(GrammarError, match="deeper than 64"):
+        enforceable(schema)
+
+
+# (schema, texts that it allows, texts that it doesn't)
+ENFORCED: list[tuple[Any, list[str], list[str]]] = [
+    ({"type": "integer", "minimum": 2.5, "exclusiveMaximum": 5}, ["3", "4"], ["2", "5", "3.0"]),
+    ({"type": "integer", "exclusiveMinimum": -1.5, "maximum": 0}, ["-1", "0"], ["-2", "1"]),
+    ({"type": "integer"}, ["0", "-7", str(MAX_INTEGER)], [str(MAX_INTEGER + 1), "1.0", "01"]),
+    ({"type": "integer", "multipleOf": 7}, ["0", "14", "-7"], ["15"]),
+    ({"type": "number", "minimum": 0.5}, ["0.5", "3"], ["0.4", "-1"]),
+    ({"type": "string", "maxLength": 2}, ['"ab"', '""', '"é🙂"'], ['"abc"', '"\t"', '"\x01"']),
+    ({"type": "string", "minLength": 2}, ['"ab"'], ['"a"', '""']),
+    ({"type": "string", "pattern": "^a+$"}, ['"aa"'], ['"ab"', '""']),
+    ({"type": "string"}, ['"a\\n"', '"\\u0001"'], ['"\\ud800"', '"\\u0061"', '"\n"', "a"]),
+    ({"type": "string", "format": "uuid"}, [f'"{"0" * 8}-0000-4000-8000-{"0" * 12}"'], ['"0"']),
+    ({"properties": {"a": {"type": "null"}}}, ["{}", '{"a":null}'], ['{"b":1}', '{"a":1}', "1"]),
+    (
+        {"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "integer"}},
+        ['{"a":null,"b":1}', '{"b":1}'],
+        ['{"b":null}', '{"a":1}', '{"\\u0061":1}', '{"a":null,"a":1}'],
+    ),
+    ({"type": "object"}, ["{}", '{"a":[1,{}]}'], ["[]", "{"]),
+    ({"type": "object", "required": ["x"]}, ['{"x":1}'], ["{}", '{"y":1}']),
+    (
+        {"properties": {"a": {}, "b": {}}, "additionalProperties": False, "minProperties": 1},
+        ['{"a":1}', '{"a":1,"b":2}'],
+        ["{}"],
+    ),
+    ({"patternProperties": {"^a[0-9]$": {"type": "integer"}}}, ['{"a1":1}'], ['{"b":1}']),
+    ({"type": "array", "items": False}, ["[]"], ["[1]"]),
+    ({"type": "array", "prefixItems": [{"type": "null"}], "minItems": 2}, ["[null,1]"], ["[null]"]),
+    ({"type": ["integer", "string"], "maxLength": 1, "minimum": 5}, ["7", '"a"'], ["3", '"ab"']),
+    ({"maxLength": 1}, ['"a"'], ['"ab"', "1"]),
+    ({"type": "string", "minimum": 5}, ['"a"'], ["7"]),
+    ({"enum": ["a", 1, None, {"b": [1]}], "type": ["string", "object"]}, ['"a"'], ["1", "null"]),
+    ({"const": 0.1}, ["0.10000000000000001"], ["0.2"]),
+    ({"allOf": [{"type": "null"}], "title": "t"}, ["null"], ["1"]),
+    ({"oneOf": [{"type": "null"}, {"const": 1}]}, ["null", "1"], ["2"]),
+    (
+        {"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"n": {"$ref": "#/$defs/n"}}}}},
+        ["{}", '{"n":{"n":{}}}'],
+        ['{"n":1}'],
+    ),
+    ({"type": "object", "x-order": 1, "deprecated": True}, ["{}"], ["1"]),
+]
+
+
+@pytest.mark.parametrize(("schema", "good", "bad"), ENFORCED, ids=lambda v: json.dumps(v)[:60])
+def test_enforced(schema: Any, good: list[str], bad: list[str]) -> None:
+    grammar = Grammar("json_schema", json.dumps(schema))
+    for text in good:
+        assert matches(grammar, text), text
+        jsonschema.validate(json.loads(text), schema)
+    for text in bad:
+        assert not matches(grammar, text), text
+
+
+def test_white_space_is_allowed_but_not_for_ever() -> None:
+    grammar = Grammar("json_schema", '{"type": "array", "items": {"type": "null"}}')
+    assert matches(grammar, "[\n  null,\n  null\n]")
+    assert not matches(grammar, "[" + " " * 40 + "]")
+
+
+def test_a_json_object_is_an_object() -> None:
+    assert matches(Grammar("json_object", ""), '{"a": [1, "x\\n", {}]}')
+    assert not matches(Grammar("json_object", ""), "[1]")
+
+
+A = {"type": "object", "properties": {"kind": {"const": "a"}}, "required": ["kind"]}
+B = {"type": "object", "properties": {"kind": {"enum": ["b", "c"]}}, "required": ["kind"]}
+
+
+@pytest.mark.parametrize(
+    ("schemas", "disjoint"),
+    [
+        ([{"type": "string"}, {"type": ["number", "null"]}], True),
+        ([{"type": "integer"}, {"type": "number"}], False),
+        ([{}, {"type": "null"}], False),
+        ([{"const": 1}, {"enum": [2, "1"]}], True),
+        ([{"const": 1}, {"const": 1.0}], False),
+        ([{"const": True}, {"const": 1}], True),
+        ([A, B], True),
+        ([A, B, {"type": "string"}], True),
+        ([A, A], False),
+        ([A, {**B, "required": []}], False),
+        ([{"enum": ["a"]}, {"type": "integer"}], True),
+        ([True, {"type": "integer"}], False),
+    ],
+)
+def test_disjoint(schemas: list[Any], disjoint: bool) -> None:
+    assert are_disjoint(schemas, lambda schema: schema) == disjoint
+
+
+def test_xgrammar_still_has_the_rule_that_is_rewritten() -> None:
+    assert '("u00" [01] [A-Fa-f0-9])' in schema_ebnf({"type": "string"})
