@@ -7,11 +7,11 @@ from fastapi import FastAPI
 
 from server.api.auth import OPEN_PATHS
 from server.api.openapi_examples import ERROR_EXAMPLES, EXAMPLES
+from server.api.openapi_streams import describe_stream
 
 _Json = dict[str, Any]
 
 _SCHEME = "apiKey"
-_STREAMED = frozenset(("/v1/chat/completions", "/v1/completions"))
 
 
 def describe_api(app: FastAPI, *, needs_key: bool) -> None:
@@ -28,6 +28,8 @@ def describe_api(app: FastAPI, *, needs_key: bool) -> None:
             for path, operations in document["paths"].items():
                 for method, operation in operations.items():
                     _complete(operation, path, method, needs_key=needs_key)
+                    example = EXAMPLES.get((method, path))
+                    describe_stream(document, path, example and example.stream)
             if needs_key:
                 schemes: _Json = document["components"].setdefault("securitySchemes", {})
                 schemes[_SCHEME] = {"type": "http", "scheme": "bearer"}
@@ -48,11 +50,6 @@ def _complete(operation: _Json, path: str, method: str, *, needs_key: bool) -> N
             content = operation["requestBody"]["content"]["application/json"]
             content["examples"] = {name: {"value": body} for name, body in example.requests.items()}
         responses["200"]["content"]["application/json"]["example"] = example.response
-    if path in _STREAMED:
-        responses["200"]["content"]["text/event-stream"] = {
-            "schema": {"type": "string"},
-            "example": None if example is None else example.stream,
-        }
     if "4XX" in responses:
         _replace_ranges(responses, path, method, locked=locked)
 
