@@ -2,7 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from server.api.schemas.common import MAX_LOGPROBS, SamplingRequest, TokenIdsField, Usage
@@ -41,7 +49,11 @@ def _refuse_other_parts(value: str) -> str:
 
 
 class TextPart(RequestModel):
-    type: Annotated[str, AfterValidator(_refuse_other_parts)]
+    type: Annotated[
+        str,
+        AfterValidator(_refuse_other_parts),
+        WithJsonSchema({"type": "string", "const": "text"}),
+    ]
     text: Text
 
 

@@ -1,9 +1,18 @@
 """Building blocks of request bodies: strict base model, field types, refused fields."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
 
 
 class RequestModel(BaseModel):
@@ -47,6 +56,17 @@ TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
 TokenCount = Annotated[int, Field(ge=1, le=INT32_MAX)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused(AfterValidator):
+    neutral: tuple[object, ...]
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The API's document shows which values are taken."""
+        return {**handler(schema), "enum": [None, *self.neutral]}
+
+
 def refuse_unless(*neutral: object) -> AfterValidator:
     """Marks a field of OpenAI's API that is not implemented.
 
@@ -60,7 +80,7 @@ def refuse_unless(*neutral: object) -> AfterValidator:
             return value
         raise PydanticCustomError("unsupported_field", "This field is not supported yet")
 
-    return AfterValidator(check)
+    return _Refused(check, neutral)
 
 
 Unsupported = Annotated[Any, refuse_unless([], {}, False)]

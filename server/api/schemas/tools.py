@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from server.api.schemas.fields import RequestModel, Text
@@ -18,7 +18,11 @@ def _refuse_other_tools(value: str) -> str:
     return value
 
 
-FunctionType = Annotated[str, AfterValidator(_refuse_other_tools)]
+FunctionType = Annotated[
+    str,
+    AfterValidator(_refuse_other_tools),
+    WithJsonSchema({"type": "string", "const": "function"}),
+]
 FunctionName = Annotated[Text, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
