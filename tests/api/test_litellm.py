@@ -17,6 +17,12 @@ from tests.api.test_tool_sdk import WEATHER, TurnsEngine, weather
 from tests.api.tool_chats import call_text, choice, says
 from tests.doubles import ScriptedEngine, one_by_one
 
+# litellm's own models, which pydantic warns of.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Item 'summary' on TypedDict:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Accessing the 'model_(computed_)?fields' attribute"),
+]
+
 TEXT = "Grüße 🙂"
 HI: list[Json] = [{"role": "user", "content": "hi"}]
 
@@ -27,6 +33,7 @@ def litellm() -> Any:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     module: Any = importlib.import_module("litellm")
     module.telemetry = False
+    module.disable_aiohttp_transport = True  # which leaves connections open, and warns of it
     module.suppress_debug_info = True
     return module
 

@@ -77,6 +77,8 @@ class ChatMessage(RequestModel):
     refusal: Text | None = None
     """Shown to the model as what the assistant said."""
     audio: Unsupported = None
+    provider_specific_fields: Annotated[object, refuse_unless({}, {"refusal": None})] = None
+    """litellm's: sent back with each message that it got from a server."""
 
     @property
     def text(self) -> str:
