@@ -104,7 +104,9 @@ async def test_a_streamed_call() -> None:
     assert whole.content == "Hm. "
     (call,) = whole.tool_calls
     assert (call["name"], call["args"]) == ("weather", {"city": "Oslo"})
-    assert sum(bool(part.tool_call_chunks) for part in found if isinstance(part, AIMessageChunk)) > 2
+    assert (
+        sum(bool(part.tool_call_chunks) for part in found if isinstance(part, AIMessageChunk)) > 2
+    )
 
 
 async def test_the_tool_loop() -> None:

@@ -4,9 +4,11 @@ At its import it reads a list of prices from the network, and it can send report
 """
 
 import asyncio
+import gc
 import importlib
 import json
 import os
+import warnings
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -20,6 +22,8 @@ from tests.doubles import ScriptedEngine, one_by_one
 # litellm's own models, which pydantic warns of.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Item 'summary' on TypedDict:UserWarning"),
+    # It closes none of its clients.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Accessing the 'model_(computed_)?fields' attribute"),
 ]
 
@@ -27,15 +31,19 @@ TEXT = "Grüße 🙂"
 HI: list[Json] = [{"role": "user", "content": "hi"}]
 
 
-@pytest.fixture(scope="module")
-def litellm() -> Any:
-    """The module, untyped: it is only partly annotated."""
+@pytest.fixture
+async def litellm() -> AsyncGenerator[Any]:
+    """The module, untyped: it is only partly annotated. Its clients go with each test."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     module: Any = importlib.import_module("litellm")
     module.telemetry = False
     module.disable_aiohttp_transport = True  # which leaves connections open, and warns of it
     module.suppress_debug_info = True
-    return module
+    yield module
+    module.in_memory_llm_clients_cache.flush_cache()
+    with warnings.catch_warnings():  # not in somebody else's test
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def server(url: str, **fields: object) -> Json:

@@ -121,7 +121,8 @@ def alone() -> dict[str, list[RequestOutput]]:
 
 
 def oracle(config: SchedulerConfig, caches: list[LayerCache]) -> Drafter:
-    return OracleDrafter({name: tokens(outputs) for name, outputs in alone().items()}, ALL_PATTERNS)
+    answers = {r.request_id: tokens(alone()[r.request_id]) for r in requests()}
+    return OracleDrafter(answers, ALL_PATTERNS)
 
 
 DRAFTERS: dict[str, MakeDrafter] = {"oracle": oracle, "ngram": ngram, "glide": glide}
