@@ -23,6 +23,16 @@
 
 namespace glidecape {
 
+// Here and now: else GCC forms many products before it adds any, and runs out of registers.
+template <class Vector>
+inline void settle(Vector& x) {
+#if defined(__x86_64__)
+  asm("" : "+x"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
+#endif
+}
+
 #if defined(__AVX2__)
 
 constexpr int kDotRows = 4;  // 8 registers of sums
@@ -44,8 +54,11 @@ inline Pairs unpack(Pairs block) {
 // To each sum the product of its pair with the given one.
 inline IntLanes add_products(IntLanes sums, Pairs weights, int32_t pair) {
   const __m256i both = _mm256_set1_epi32(pair);
-  return {_mm256_add_epi32(sums.low, _mm256_madd_epi16(weights.low, both)),
-          _mm256_add_epi32(sums.high, _mm256_madd_epi16(weights.high, both))};
+  sums.low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(weights.low, both));
+  settle(sums.low);
+  sums.high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(weights.high, both));
+  settle(sums.high);
+  return sums;
 }
 
 #else
@@ -71,17 +84,20 @@ inline Pairs unpack(Pairs block) {
 inline IntLanes add_products(IntLanes sums, Pairs weights, int32_t pair) {
 #ifdef __SSE2__
   const auto both = bits_as<__m128i>(all_4(pair));
-  return int_lanes_of([&](int i) {
-    const auto products = _mm_madd_epi16(bits_as<__m128i>(weights.part[i]), both);
-    return sums.part[i] + bits_as<Int4>(products);
-  });
+  const auto product = [&](Int4 pairs) {
+    return bits_as<Int4>(_mm_madd_epi16(bits_as<__m128i>(pairs), both));
+  };
 #else
   const Int4 first = all_4(static_cast<int16_t>(pair)), second = all_4(pair >> 16);
-  return int_lanes_of([&](int i) {
-    const Int4 both = weights.part[i];  // weights are not negative: no sign to extend
-    return sums.part[i] + (both & all_4(0xffff)) * first + (both >> 16) * second;
-  });
+  const auto product = [&](Int4 pairs) {  // of weights, which are not negative
+    return (pairs & all_4(0xffff)) * first + (pairs >> 16) * second;
+  };
 #endif
+  return int_lanes_of([&](int i) {
+    Int4 sum = sums.part[i] + product(weights.part[i]);
+    settle(sum);
+    return sum;
+  });
 }
 
 #endif
@@ -124,7 +140,7 @@ inline void add_dots(const uint8_t* weights, const int8_t* values, int64_t strid
                      int first = 0) {
   constexpr int kRows = Rows < kDotRows ? Rows : kDotRows;
   IntLanes sums[kRows] = {};
-#pragma GCC unroll 8
+#pragma GCC unroll 1
   for (int i = 0; i < Bits; ++i)
     add_pairs<0, Bits, kRows>(load_ints(weights + 64 * i), values + 64 / Bits * i, stride, sums);
 #pragma GCC unroll 4
