@@ -22,7 +22,7 @@ from server.machine import cpu_kernels, describe_kernels, pick_dtype
 from tests.kernels.native_models import INSTRUCTION_SETS_HERE, native_model, random_tokens
 from tests.kernels.paged import CPU, PagedModel
 
-ALL = {name: Path(name) for name in INSTRUCTION_SETS}
+ALL: dict[InstructionSet, Path] = {name: Path(name) for name in INSTRUCTION_SETS}
 
 
 def cpu(*names: InstructionSet) -> Callable[[InstructionSet], bool]:
@@ -63,7 +63,7 @@ def test_a_wish_is_fulfilled() -> None:
     ],
 )
 def test_a_wish_that_cannot_be_fulfilled(choice: str, message: str) -> None:
-    built = {name: path for name, path in ALL.items() if name != "avx2"}
+    built: dict[InstructionSet, Path] = {n: path for n, path in ALL.items() if n != "avx2"}
     with pytest.raises(KernelsUnavailableError, match=message):
         pick(choice, built, cpu("avx2", "portable"))
 

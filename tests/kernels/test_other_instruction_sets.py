@@ -82,6 +82,6 @@ def test_draft() -> None:
 
 
 def test_quantized_draft() -> None:
-    name, kind = test_glide_quantized.CASES[0]
+    name, kind = test_glide_quantized.CASES[0][0], test_quantized.KINDS[0]
     test_glide_quantized.test_error_is_below_that_of_torch_in_bfloat16(name, kind)
     test_glide_quantized.test_chains_are_single_steps_in_any_company(name, kind)

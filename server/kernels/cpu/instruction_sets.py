@@ -21,8 +21,11 @@ class KernelsUnavailableError(Exception):
 
 def built_libraries(folder: Path = Path(__file__).parent) -> Mapping[InstructionSet, Path]:
     """Their files."""
-    found = {name: sorted(folder.glob(f"_native_{name}*.so")) for name in INSTRUCTION_SETS}
-    return {name: files[0] for name, files in found.items() if files}
+    found = dict[InstructionSet, Path]()
+    for name in INSTRUCTION_SETS:
+        for file in sorted(folder.glob(f"_native_{name}*.so"))[:1]:
+            found[name] = file
+    return found
 
 
 def asks_cpu(libraries: Mapping[InstructionSet, Path]) -> Callable[[InstructionSet], bool]:
