@@ -109,8 +109,8 @@ class ModelSettings(BaseSettings):
     """Where the model runs; auto takes the GPU if there is one."""
 
     dtype: DType = "auto"
-    """Precision of weights and KV cache; auto is bfloat16 where the machine computes it natively,
-    else float32."""
+    """Precision of weights and KV cache; auto is bfloat16 where the machine or our
+    kernels compute it natively, else float32."""
 
     quantization: QuantizationChoice = "auto"
     """Form of the linear weights: none keeps dtype; int8 and int4 take a GGUF file's 4- and 8-bit
