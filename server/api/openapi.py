@@ -11,7 +11,7 @@ from server.api.openapi_examples import ERROR_EXAMPLES, EXAMPLES
 _Json = dict[str, Any]
 
 _SCHEME = "apiKey"
-_STREAMED = frozenset(("/v1/chat/completions", "/v1/completions"))
+_STREAMED = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses"))
 
 
 def describe_api(app: FastAPI, *, needs_key: bool) -> None:

@@ -35,7 +35,7 @@ def parse(document: Mapping[str, Any]) -> BaseModel:
         return [parse(entry) for entry in document["data"]][-1]
     text = json.dumps(_chunk_like_openai(document) if kind == "text_completion" else document)
     parsed = _MODELS[kind].model_validate_json(text, strict=True)
-    _check_extras(parsed)
+    check_extras(parsed)
     return parsed
 
 
@@ -56,12 +56,13 @@ def _choice_like_openai(choice: Mapping[str, Any]) -> dict[str, Any]:
     return like
 
 
-def _check_extras(value: object) -> None:
+def check_extras(value: object) -> None:
+    """Fails on a field that the model doesn't have."""
     if isinstance(value, list):
         for entry in value:
-            _check_extras(entry)
+            check_extras(entry)
     if isinstance(value, BaseModel):
         extras = set(value.model_extra or {})
         assert extras <= EXTENSIONS, f"{type(value).__name__} has no {extras - EXTENSIONS}"
         for name in type(value).model_fields:
-            _check_extras(getattr(value, name))
+            check_extras(getattr(value, name))
