@@ -7,6 +7,7 @@ from typing import Any
 
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response
 from pydantic import BaseModel
 
 EXTENSIONS = frozenset(
@@ -16,6 +17,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "chat.completion": ChatCompletion,
     "chat.completion.chunk": ChatCompletionChunk,
     "text_completion": Completion,
+    "response": Response,
     "model": Model,
 }
 """By the document's `object`."""

@@ -75,9 +75,9 @@ async def ask(client: httpx.AsyncClient, given: object = "hi", **fields: object)
     return parse(answer.json())
 
 
-async def asked(given: object = "hi", text: str = "a", **fields: object) -> tuple[str, Json]:
+async def asked(given: object = "hi", *, says: str = "a", **fields: object) -> tuple[str, Json]:
     """What a fresh server makes of a request: the prompt's text, and the response."""
-    engine = ScriptedEngine(one_by_one(text), max_model_len=20_000)
+    engine = ScriptedEngine(one_by_one(says), max_model_len=20_000)
     async with in_process(make_app(engine)) as client:
         response = await ask(client, given, **fields)
     return prompt_text(engine), response
