@@ -97,6 +97,7 @@ def _referenced(item_id: str, path: str, store: ResponseStore, owner: Owner) -> 
 def _message(item: MessageItem, path: str) -> AnyItem:
     item_id, status = item.id or new_id("msg"), item.status or "completed"
     if item.role == "assistant":
+        parts: list[OutputTextContent | RefusalContent]
         if isinstance(item.content, str):
             parts = [OutputTextContent(text=item.content)]
         else:

@@ -1,8 +1,8 @@
 """`/v1/responses`: the response object."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from server.api.responses.store import ResponseStatus
 from server.api.schemas.response_items import OutputItem
@@ -66,7 +66,7 @@ class ResponseObject(BaseModel):
     max_tool_calls: None = None
     metadata: dict[str, str]
     model: str
-    output: Annotated[list[OutputItem], Field(default_factory=list[OutputItem])]
+    output: list[OutputItem] = []
     parallel_tool_calls: bool
     previous_response_id: str | None
     prompt_cache_key: None = None

@@ -8,13 +8,12 @@ from server.api.schemas.response_answer import ResponseObject
 from server.api.schemas.response_items import OutputItem, OutputTextContent
 
 
-class Event(BaseModel):
-    type: str
+class _Event(BaseModel):
     sequence_number: int
     """From 0 on, without gaps."""
 
 
-class StateEvent(Event):
+class StateEvent(_Event):
     """The response as a whole has begun, or ended in one of the ways that there are."""
 
     type: Literal[
@@ -27,13 +26,13 @@ class StateEvent(Event):
     response: ResponseObject
 
 
-class ItemEvent(Event):
+class ItemEvent(_Event):
     type: Literal["response.output_item.added", "response.output_item.done"]
     output_index: int
     item: OutputItem
 
 
-class _InItem(Event):
+class _InItem(_Event):
     item_id: str
     output_index: int
 
@@ -81,3 +80,6 @@ class ArgumentsDone(_InItem):
     type: Literal["response.function_call_arguments.done"] = "response.function_call_arguments.done"
     name: str
     arguments: str
+
+
+Event = StateEvent | ItemEvent | PartEvent | TextDelta | TextDone | ArgumentsDelta | ArgumentsDone

@@ -14,10 +14,11 @@ from server.api.schemas.fields import (
     refuse_unless,
 )
 from server.api.schemas.response_input import Input, ItemId
-from server.api.schemas.structured import JsonObjectFormat, JsonSchemaSpec, TextFormat
+from server.api.schemas.structured import JsonObjectFormat, TextFormat
 from server.api.schemas.tools import (
     MAX_TOOLS,
     FunctionDefinition,
+    FunctionName,
     FunctionReference,
     FunctionType,
 )
@@ -62,9 +63,14 @@ ResponseToolChoice = Annotated[
 ]
 
 
-class ResponseSchemaFormat(JsonSchemaSpec):
+class ResponseSchemaFormat(RequestModel):
     type: Literal["json_schema"]
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]  # pyright: ignore[reportIncompatibleVariableOverride]  # required here
+    name: FunctionName
+    """Has no influence, like the description."""
+    description: Text | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+    """The schema is enforced in any case."""
 
 
 ResponseFormat = Annotated[
