@@ -241,7 +241,7 @@ async def test_the_tool_loop(keeps: bool) -> None:
                 model=MODEL, input=results, tools=tools, previous_response_id=first.id
             )
         else:
-            given = [*items, *first.output, *results]
+            given: list[Any] = [*items, *first.output, *results]
             second = await client.responses.create(model=MODEL, input=given, tools=tools)
     assert second.output_text == "Warm, cold."
     prompt = prompt_text(engine)

@@ -1,7 +1,7 @@
 """A response is an answer to a chat: the request in the chat's terms, errors in the response's."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -100,7 +100,7 @@ def _response_format(body: ResponseRequest) -> _Json | None:
 
 
 @contextmanager
-def renamed_fields(chat: ChatMessages) -> Iterator[None]:
+def renamed_fields(chat: ChatMessages) -> Generator[None]:
     """Errors that name a field of the chat's name the response's own instead."""
     try:
         yield
