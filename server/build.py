@@ -15,6 +15,7 @@ from server import __version__
 from server.api.app import create_app
 from server.api.deps import Parts, ServingInfo
 from server.api.front_door import front_door
+from server.api.responses.store import ResponseStore, StoreLimits
 from server.build_draft import Draft, build_speculator, load_draft
 from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
 from server.engine.async_engine import AsyncEngine
@@ -196,7 +197,20 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
     )
     if settings.tool_parser != "auto":
         model.chat_template.tool_format = FORMATS[settings.tool_parser]
-    parts = Parts(model.engine, model.tokenizer, model.chat_template, metrics, info, model.grammars)
+    kept = StoreLimits(
+        max_responses=settings.max_stored_responses,
+        max_bytes=settings.stored_responses_memory,
+        seconds_to_live=3600 * settings.stored_responses_hours,
+    )
+    parts = Parts(
+        model.engine,
+        model.tokenizer,
+        model.chat_template,
+        metrics,
+        info,
+        model.grammars,
+        response_store=ResponseStore(kept),
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:

@@ -201,6 +201,16 @@ class ServerSettings(ModelSettings):
     tool_parser: ToolParserName = "auto"
     """Form in which the model writes function calls; auto goes by its chat template."""
 
+    max_stored_responses: Annotated[int, Field(ge=0)] = 1024
+    """Most answers of /v1/responses kept in memory, to be read and gone on from; the oldest make
+    room. 0 keeps none: each is then answered as if it said store: false."""
+
+    stored_responses_memory: Annotated[Bytes, Field(ge=1)] = 64 * 2**20
+    """Memory of the kept responses and their conversations, such as 64M."""
+
+    stored_responses_hours: Annotated[float, Field(gt=0)] = 24.0
+    """How long a response is kept after it has ended."""
+
     unknown_fields: UnknownFields = "refuse"
     """Request fields that no API knows: refuse answers 400 naming the field, warn leaves the field
     out and logs it once."""

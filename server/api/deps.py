@@ -6,6 +6,7 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
+from server.api.responses.store import ResponseStore
 from server.engine.types import (
     FinishReason,
     Grammar,
@@ -85,6 +86,7 @@ class Parts:
     metrics: Metrics
     info: ServingInfo
     grammars: Grammars
+    response_store: ResponseStore = field(default_factory=ResponseStore)
 
 
 # Async although it never waits: FastAPI runs a plain function in a thread, which costs more than

@@ -11,7 +11,7 @@ from server.api.openapi_examples import ERROR_EXAMPLES, EXAMPLES
 _Json = dict[str, Any]
 
 _SCHEME = "apiKey"
-_STREAMED = frozenset(("/v1/chat/completions", "/v1/completions"))
+_STREAMED = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses"))
 
 
 def describe_api(app: FastAPI, *, needs_key: bool) -> None:
@@ -66,6 +66,8 @@ def _replace_ranges(responses: _Json, path: str, method: str, *, locked: bool) -
         statuses.append(401)
     if method == "post" or "{" in path:
         statuses.append(404)
+    if path.startswith("/v1/responses/") and method == "get":
+        statuses.append(400)  # for what comes after the question mark
     if method == "post":
         statuses += [400, 413]
         if path.startswith("/v1/"):
