@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 
@@ -75,6 +75,10 @@ class Grammars(Protocol):
         Raises:
             GrammarError: it can't be enforced.
         """
+        ...
+
+    def check_schema(self, schema: dict[str, Any]) -> None:
+        """Raises GrammarError if a part of a JSON schema can't be enforced."""
         ...
 
 
