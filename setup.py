@@ -1,7 +1,9 @@
 """Builds the native CPU kernels with the package; everything else is in pyproject.toml.
 
-Optional: where there is no compiler, or another kind of CPU, the build goes on without them and
-the torch reference serves.
+The same sources become one library per instruction set, and the best that a CPU runs is chosen when
+it is loaded (server/kernels/cpu/instruction_sets.py): a wheel that was built on one machine runs on
+others of its kind. Optional: what the compiler can't build is left out, and without a compiler the
+torch reference serves.
 """
 
 import platform
@@ -10,21 +12,28 @@ from glob import glob
 from setuptools import Extension, setup
 
 SOURCES = "server/kernels/cpu"
-X86 = platform.machine().lower() in {"x86_64", "amd64"}
+X86 = {
+    "avx512": ["-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+}
+IS_X86 = platform.machine().lower() in {"x86_64", "amd64"}
+FLAGS = {**(X86 if IS_X86 else {}), "portable": []}
 
 setup(
     ext_modules=[
         Extension(
-            "server.kernels.cpu._native",
+            f"server.kernels.cpu._native_{name}",
             sources=sorted(glob(f"{SOURCES}/*.cpp")),
             depends=sorted(glob(f"{SOURCES}/*.h")),
             language="c++",
             extra_compile_args=[
                 "-std=c++17",
                 "-O3",
-                "-march=x86-64-v4",
-                "-mavx512bf16",
-                "-mavx512vnni",
+                *flags,
+                # A row's result may not depend on where the compiler sees a multiply-add.
+                "-ffp-contract=off",
+                # Two of the libraries in one process must not share their functions' statics.
+                "-fvisibility=hidden",
                 # GCC 12 warns about its own intrinsics' undefined registers.
                 "-Wno-uninitialized",
                 "-Wno-maybe-uninitialized",
@@ -32,7 +41,6 @@ setup(
             extra_link_args=["-pthread"],
             optional=True,
         )
+        for name, flags in FLAGS.items()
     ]
-    if X86
-    else []
 )

@@ -15,6 +15,7 @@ from server import __version__
 from server.api.app import create_app
 from server.api.deps import Parts, ServingInfo
 from server.api.front_door import front_door
+from server.api.responses.store import ResponseStore, StoreLimits
 from server.build_draft import Draft, build_speculator, load_draft
 from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
 from server.engine.async_engine import AsyncEngine
@@ -27,7 +28,14 @@ from server.engine.scheduler import Scheduler
 from server.engine.speculative.policy import Speculator
 from server.engine.types import SpeculationParams, StepStats
 from server.errors import ConfigError
-from server.machine import default_threads, free_memory, pick_device, pick_dtype
+from server.machine import (
+    cpu_kernels,
+    default_threads,
+    describe_kernels,
+    free_memory,
+    pick_device,
+    pick_dtype,
+)
 from server.metrics import Metrics
 from server.models.config import ModelConfig, model_config
 from server.models.layers import Placement
@@ -94,6 +102,7 @@ def build_model(
     report(f"loaded {name}: {config.num_layers} layers, {precision} on {device}")
     draft = load_draft(settings, model, placement, quantization, report)
     model.freeze(quantization)
+    report(describe_kernels(device, model.is_fused))
     if model.is_fused and (draft is None or draft.is_native):
         # After each parallel operation torch's threads spin for milliseconds, on the cores that the
         # native kernels' own threads need; what is left to torch is small.
@@ -106,7 +115,7 @@ def build_model(
     limits = _limits(settings, config, token_bytes, device, tokenizer.eos_id, draft)
     _report_pool(limits, token_bytes, report)
     caches = allocate_kv(shape, limits.num_blocks, limits.block_size, device)
-    form = f"{precision}|{quantization and quantization.kind}|fused {model.is_fused}"
+    form = f"{precision}|{quantization and quantization.kind}|{_kernels_identity(model)}"
     identity = f"{checkpoint_identity(folder)}|{form}|{device.type}|{num_threads} threads"
     speculator = None
     if draft is not None:
@@ -137,6 +146,14 @@ def build_model(
 def _vocabulary(tokenizer: Tokenizer, size: int, eos_ids: frozenset[int]) -> Vocabulary:
     encode = partial(tokenizer.encode, add_special_tokens=False)
     return Vocabulary(size, tokenizer.token_bytes, tokenizer.special_ids, eos_ids, encode)
+
+
+def _kernels_identity(model: LlamaModel) -> str:
+    """Costs and rounding differ between instruction sets. AVX-512 is not named: what was stored
+    before there were others was measured with it."""
+    kernels = cpu_kernels() if model.is_fused else None
+    suffix = "" if kernels in (None, "avx512") else f" {kernels}"
+    return f"fused {model.is_fused}{suffix}"
 
 
 def _limits(
@@ -180,7 +197,20 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
     )
     if settings.tool_parser != "auto":
         model.chat_template.tool_format = FORMATS[settings.tool_parser]
-    parts = Parts(model.engine, model.tokenizer, model.chat_template, metrics, info, model.grammars)
+    kept = StoreLimits(
+        max_responses=settings.max_stored_responses,
+        max_bytes=settings.stored_responses_memory,
+        seconds_to_live=3600 * settings.stored_responses_hours,
+    )
+    parts = Parts(
+        model.engine,
+        model.tokenizer,
+        model.chat_template,
+        metrics,
+        info,
+        model.grammars,
+        response_store=ResponseStore(kept),
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:

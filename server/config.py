@@ -109,8 +109,8 @@ class ModelSettings(BaseSettings):
     """Where the model runs; auto takes the GPU if there is one."""
 
     dtype: DType = "auto"
-    """Precision of weights and KV cache; auto is bfloat16 where the machine computes it natively,
-    else float32."""
+    """Precision of weights and KV cache; auto is bfloat16 where the machine or our
+    kernels compute it natively, else float32."""
 
     quantization: QuantizationChoice = "auto"
     """Form of the linear weights: none keeps dtype; int8 and int4 take a GGUF file's 4- and 8-bit
@@ -200,6 +200,16 @@ class ServerSettings(ModelSettings):
 
     tool_parser: ToolParserName = "auto"
     """Form in which the model writes function calls; auto goes by its chat template."""
+
+    max_stored_responses: Annotated[int, Field(ge=0)] = 1024
+    """Most answers of /v1/responses kept in memory, to be read and gone on from; the oldest make
+    room. 0 keeps none: each is then answered as if it said store: false."""
+
+    stored_responses_memory: Annotated[Bytes, Field(ge=1)] = 64 * 2**20
+    """Memory of the kept responses and their conversations, such as 64M."""
+
+    stored_responses_hours: Annotated[float, Field(gt=0)] = 24.0
+    """How long a response is kept after it has ended."""
 
     unknown_fields: UnknownFields = "refuse"
     """Request fields that no API knows: refuse answers 400 naming the field, warn leaves the field

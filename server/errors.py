@@ -8,9 +8,12 @@
     ├── RequestError               the client's fault, answered with its own 4xx
     │   ├── InvalidRequestError    400
     │   │   ├── ContextLengthError
-    │   │   └── GrammarError
+    │   │   ├── GrammarError
+    │   │   ├── UnsupportedFieldError
+    │   │   └── PreviousResponseError
     │   ├── AuthenticationError    401
     │   ├── ModelNotFoundError     404
+    │   ├── NotFoundError          404
     │   ├── BodyTooLargeError      413
     │   └── RateLimitError         429
     └── EngineDeadError            500: a step crashed, nothing can be served any more
@@ -31,6 +34,7 @@ ErrorCode = Literal[
     "unknown_field",
     "unsupported_field",
     "context_length_exceeded",
+    "previous_response_not_found",
     "invalid_api_key",
     "model_not_found",
     "not_found",
@@ -111,6 +115,25 @@ class GrammarError(InvalidRequestError):
     def __init__(self, reason: str, path: Sequence[str] = ()) -> None:
         super().__init__(reason)
         self.path = tuple(path)
+
+
+class UnsupportedFieldError(InvalidRequestError):
+    """A field asks for something that is not done here."""
+
+    code: ClassVar[ErrorCode] = "unsupported_field"
+
+
+class PreviousResponseError(InvalidRequestError):
+    """The response to go on from is not kept here, or not for this key."""
+
+    code: ClassVar[ErrorCode] = "previous_response_not_found"
+
+
+class NotFoundError(RequestError):
+    """A response or an item is not kept here, or not for this key."""
+
+    status: ClassVar[int] = 404
+    code: ClassVar[ErrorCode] = "not_found"
 
 
 class ModelNotFoundError(RequestError):

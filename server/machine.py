@@ -1,5 +1,6 @@
 """What this machine offers: device, precision, free memory. Asked once, at start."""
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,8 @@ import torch
 
 from server.config import DType
 from server.errors import ConfigError
-from server.kernels.cpu.library import has_avx512_bf16
+from server.kernels.cpu.instruction_sets import VARIABLE, InstructionSet, KernelsUnavailableError
+from server.kernels.cpu.library import has_avx512_bf16, kernels_in_use
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -29,15 +31,48 @@ def default_threads() -> int:
     return torch.get_num_threads()
 
 
+def cpu_kernels() -> InstructionSet | None:
+    """The native kernels that serve on the CPU; None where torch does.
+
+    Raises:
+        ConfigError: others are asked for than there are, or than the CPU runs.
+    """
+    try:
+        return kernels_in_use()
+    except KernelsUnavailableError as error:
+        raise ConfigError(VARIABLE, os.environ[VARIABLE], str(error)) from None
+
+
+def describe_kernels(device: torch.device, is_fused: bool) -> str:
+    """What computes a model's layers, for people.
+
+    Args:
+        is_fused: whether the native kernels took the model.
+    """
+    kernels = cpu_kernels()
+    if device.type != "cpu":
+        return f"torch kernels on {device}"
+    if is_fused:
+        return f"native CPU kernels: {kernels}"
+    if kernels is None:
+        return "torch kernels: no native ones were built, run on this CPU, or are wanted"
+    return f"torch kernels: the native ones ({kernels}) do not take this model in this precision"
+
+
 def pick_dtype(wanted: DType, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where it is computed natively: emulated, it is slower than float32."""
+    """`auto` is bfloat16 where it is computed natively: emulated, it is slower than float32.
+
+    Raises:
+        ConfigError: the native kernels asked for can't serve.
+    """
+    kernels = cpu_kernels()  # asked in any case, so that a wrong wish is told at start
     if wanted != "auto":
         return {
             "float32": torch.float32,
             "bfloat16": torch.bfloat16,
             "float16": torch.float16,
         }[wanted]
-    native = device.type == "cuda" or has_avx512_bf16()
+    native = device.type == "cuda" or kernels is not None or has_avx512_bf16()
     return torch.bfloat16 if native else torch.float32
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 
+from server.api.responses.store import ResponseStore
 from server.engine.types import (
     FinishReason,
     Grammar,
@@ -76,6 +77,10 @@ class Grammars(Protocol):
         """
         ...
 
+    def check_schema(self, schema: dict[str, Any]) -> None:
+        """Raises GrammarError if a part of a JSON schema can't be enforced."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -85,6 +90,7 @@ class Parts:
     metrics: Metrics
     info: ServingInfo
     grammars: Grammars
+    response_store: ResponseStore = field(default_factory=ResponseStore)
 
 
 # Async although it never waits: FastAPI runs a plain function in a thread, which costs more than

@@ -2,7 +2,7 @@
 
 import logging
 import reprlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from server.api.field_path import field_path
+from server.api.field_path import MAX_NAME, field_path
 from server.api.schemas.errors import ErrorBody, ErrorDetail
 from server.errors import EngineDeadError, ErrorCode, RequestError
 
@@ -78,13 +78,20 @@ def _from_validation(error: RequestValidationError) -> ErrorAnswer:
         return _client_error(400, "invalid_json", f"{reason} at character {first['loc'][-1]}")
     if isinstance(error.body, bytes):
         return _client_error(400, "invalid_json", "the content-type must be application/json")
-    param = ".".join(field_path(first["loc"][1:], error.body)) or None
+    param = _param(first["loc"], error.body)
     codes: dict[str, ErrorCode] = {
         "extra_forbidden": "unknown_field",
         "unsupported_field": "unsupported_field",
     }
     code = codes.get(first["type"], "invalid_value")
     return _client_error(400, code, _validation_message(param, first), param)
+
+
+def _param(location: Sequence[str | int], body: object) -> str | None:
+    """The name of a field, or of a parameter after the path's question mark."""
+    if location[0] == "query":
+        return ascii(location[1])[1:-1][:MAX_NAME] if location[1:] else None
+    return ".".join(field_path(location[1:], body)) or None
 
 
 def _validation_message(param: str | None, error: Mapping[str, Any]) -> str:

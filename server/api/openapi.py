@@ -63,6 +63,8 @@ def _replace_ranges(responses: _Json, path: str, method: str, *, locked: bool) -
         statuses.append(401)
     if method == "post" or "{" in path:
         statuses.append(404)
+    if path.startswith("/v1/responses/") and method == "get":
+        statuses.append(400)  # for what comes after the question mark
     if method == "post":
         statuses += [400, 413]
         if path.startswith("/v1/"):

@@ -1,8 +1,10 @@
 """Examples of the OpenAPI document: for each operation requests and an answer, and one of each
 error. `tests/api/test_openapi.py` sends the requests and parses the answers."""
 
-from dataclasses import dataclass, field
 from typing import Any
+
+from server.api.openapi_example import Example
+from server.api.openapi_responses import RESPONSE_EXAMPLES
 
 _Json = dict[str, Any]
 
@@ -26,16 +28,6 @@ _CARD: _Json = {
     "owned_by": "glidecape",
     "max_model_len": 8192,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """Of one operation."""
-
-    response: _Json
-    requests: dict[str, _Json] = field(default_factory=dict[str, _Json])
-    """By name; none where there is no body."""
-    stream: str | None = None
 
 
 _CHAT = Example(
@@ -102,6 +94,7 @@ _COMPLETION = Example(
 )
 
 EXAMPLES: dict[tuple[str, str], Example] = {
+    **RESPONSE_EXAMPLES,
     ("post", "/v1/chat/completions"): _CHAT,
     ("post", "/v1/completions"): _COMPLETION,
     ("get", "/v1/models"): Example({"object": "list", "data": [_CARD]}),
@@ -145,7 +138,7 @@ ERROR_EXAMPLES: dict[int, tuple[str, _Json]] = {
         _error("the API key is not valid here", _BAD, "invalid_api_key"),
     ),
     404: (
-        "Another model is asked for than the one that is served",
+        "Another model is asked for than the one that is served, or what is not kept here",
         _error(
             f"model 'gpt-4' does not exist; '{_MODEL}' is served", _BAD, "model_not_found", "model"
         ),

@@ -17,6 +17,7 @@ _CHUNKS: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatChunk,
     "/v1/completions": Completion,
 }
+_RESPONSES = "/v1/responses"
 _PREFIX = "#/components/schemas/"
 
 
@@ -26,6 +27,9 @@ def describe_stream(document: _Json, path: str, example: str | None) -> None:
     Args:
         document: Whose components get the chunk's schema.
     """
+    if path == _RESPONSES:  # more than twenty kinds of events, which docs/api.md names
+        stream: _Json = {"schema": {"type": "string"}, "example": example}
+        document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"] = stream
     chunk = _CHUNKS.get(path)
     if chunk is None:
         return

@@ -1,7 +1,7 @@
 """The fields that say what an answer may be → a grammar, compiled before the request is queued."""
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from server.api.deps import Parts
 from server.api.field_path import MAX_NAME
@@ -52,10 +52,25 @@ async def compile_grammar(field: str, grammar: Grammar, parts: Parts) -> None:
     try:
         await parts.grammars.compile(grammar)
     except GrammarError as error:
-        # Names from a schema can be odd; they must survive being encoded.
-        names = (name.encode(errors="backslashreplace").decode() for name in error.path)
-        place = ".".join([field, *(name[:MAX_NAME] for name in names)])
-        raise InvalidRequestError(f"{place}: {error.message}", place) from None
+        raise _refused(field, error) from None
+
+
+def check_schema(field: str, schema: dict[str, Any], parts: Parts) -> None:
+    """
+    Raises:
+        InvalidRequestError: a part of a JSON schema can't be enforced; names it.
+    """
+    try:
+        parts.grammars.check_schema(schema)
+    except GrammarError as error:
+        raise _refused(field, error) from None
+
+
+def _refused(field: str, error: GrammarError) -> InvalidRequestError:
+    # Names from a schema can be odd; they must survive being encoded.
+    names = (name.encode(errors="backslashreplace").decode() for name in error.path)
+    place = ".".join([field, *(name[:MAX_NAME] for name in names)])
+    return InvalidRequestError(f"{place}: {error.message}", place)
 
 
 def schema_grammar(field: str, schema: object) -> Grammar:

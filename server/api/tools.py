@@ -47,6 +47,12 @@ class ToolUse:
         """For one answer; None if its text is not looked at."""
         return form.parser({tool.name for tool in self.callable}) if self.is_active else None
 
+    def enforced(self, content: Grammar | None = None) -> tuple[FunctionTool, ...]:
+        """Those whose arguments follow their schema where `grammar` gives a grammar."""
+        if self.mode == "auto" and content is None:
+            return tuple(tool for tool in self.callable if tool.strict)
+        return self.callable
+
     def grammar(self, form: ToolFormat, content: Grammar | None = None) -> Grammar | None:
         """What the answer may be.
 

@@ -19,7 +19,7 @@ from server.api.schemas.chat import ChatRequest
 from server.api.schemas.common import SamplingRequest
 from server.api.schemas.completion import CompletionRequest
 from server.api.schemas.speculation import SpeculationOptions
-from server.api.structured import answer_grammar, compile_grammar
+from server.api.structured import answer_grammar, check_schema, compile_grammar
 from server.api.tools import NO_TOOLS, ToolUse, tool_use
 from server.engine.types import Grammar, Request, RequestId, SamplingParams, SpeculationParams
 from server.errors import InvalidRequestError, ModelNotFoundError
@@ -60,6 +60,10 @@ async def _chat_grammar(body: ChatRequest, tools: ToolUse, parts: Parts) -> Gram
     content = await answer_grammar(body, parts)
     grammar = tools.grammar(parts.chat_template.tool_format, content)
     if grammar is not None and grammar is not content:
+        names = [tool.function.name for tool in body.tools or []]
+        for tool in tools.enforced(content):
+            field = f"tools.{names.index(tool.name)}.function.parameters"
+            check_schema(field, tool.parameters, parts)
         await compile_grammar("tools", grammar, parts)
     return grammar
 

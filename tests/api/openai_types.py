@@ -7,6 +7,7 @@ from typing import Any
 
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response
 from pydantic import BaseModel
 
 EXTENSIONS = frozenset(
@@ -16,6 +17,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "chat.completion": ChatCompletion,
     "chat.completion.chunk": ChatCompletionChunk,
     "text_completion": Completion,
+    "response": Response,
     "model": Model,
 }
 """By the document's `object`."""
@@ -35,7 +37,7 @@ def parse(document: Mapping[str, Any]) -> BaseModel:
         return [parse(entry) for entry in document["data"]][-1]
     text = json.dumps(_chunk_like_openai(document) if kind == "text_completion" else document)
     parsed = _MODELS[kind].model_validate_json(text, strict=True)
-    _check_extras(parsed)
+    check_extras(parsed)
     return parsed
 
 
@@ -56,12 +58,13 @@ def _choice_like_openai(choice: Mapping[str, Any]) -> dict[str, Any]:
     return like
 
 
-def _check_extras(value: object) -> None:
+def check_extras(value: object) -> None:
+    """Fails on a field that the model doesn't have."""
     if isinstance(value, list):
         for entry in value:
-            _check_extras(entry)
+            check_extras(entry)
     if isinstance(value, BaseModel):
         extras = set(value.model_extra or {})
         assert extras <= EXTENSIONS, f"{type(value).__name__} has no {extras - EXTENSIONS}"
         for name in type(value).model_fields:
-            _check_extras(getattr(value, name))
+            check_extras(getattr(value, name))

@@ -203,6 +203,9 @@ CASES: dict[tuple[int, str], Case] = {
     (400, "unknown_field"): posting(chat_body(temprature=1)),
     (400, "unsupported_field"): posting(chat_body(store=True)),
     (400, "context_length_exceeded"): posting({"prompt": "x" * 99}, COMPLETIONS),
+    (400, "previous_response_not_found"): posting(
+        {"input": "a", "previous_response_id": "resp_1"}, "/v1/responses"
+    ),
     (401, "invalid_api_key"): posting(chat_body(), door=replace(DOOR, api_keys=ApiKeys(["k"]))),
     (404, "model_not_found"): posting(chat_body(model="gpt-4")),
     (404, "not_found"): getting("/v2"),

@@ -12,10 +12,13 @@ from server.api.schemas.chat import ChatCompletion
 from server.api.schemas.completion import Completion
 from server.api.schemas.errors import ErrorBody
 from server.api.schemas.models import ModelCard, ModelList
+from server.api.schemas.response_answer import ResponseObject
+from server.api.schemas.response_items import ItemList
 from server.api.schemas.tokenize import DetokenizeResponse, TokenizeResponse
 from server.config import DEFAULT_MODEL
 from tests.api import openai_types
 from tests.api.harness import CHAT, COMPLETIONS, DOOR, INFO, Json, events, in_process, make_app
+from tests.api.response_types import RESPONSES
 from tests.doubles import ScriptedEngine, one_by_one
 
 LOCKED = replace(DOOR, api_keys=ApiKeys(["k"]))
@@ -59,6 +62,11 @@ async def test_errors_of_each_operation() -> None:
     assert statuses["post", CHAT] == statuses["post", COMPLETIONS] == generates
     assert statuses["post", "/tokenize"] == generates - {"429"}
     assert statuses["post", "/detokenize"] == generates - {"429"}
+    assert statuses["post", RESPONSES] == generates
+    response = f"{RESPONSES}/{{response_id}}"
+    assert statuses["get", response] == {"200", "400", "401", "404", "500"}
+    assert statuses["delete", response] == {"200", "401", "404", "500"}
+    assert statuses["get", f"{response}/input_items"] == {"200", "400", "401", "404", "500"}
     assert statuses["get", "/v1/models"] == {"200", "401", "500"}
     assert statuses["get", "/v1/models/{model_id}"] == {"200", "401", "404", "500"}
     assert statuses["get", "/health"] == statuses["get", "/ready"] == {"200", "503"}
@@ -67,6 +75,8 @@ async def test_errors_of_each_operation() -> None:
 
 async def test_streams_are_shown() -> None:
     found = operations(await document())
+    response_stream = found["post", RESPONSES]["responses"]["200"]["content"]["text/event-stream"]
+    assert "event: response.completed" in response_stream["example"]
     for path in (CHAT, COMPLETIONS):
         content = found["post", path]["responses"]["200"]["content"]
         assert set(content) == {"application/json", "text/event-stream"}
@@ -102,6 +112,8 @@ def test_example_answers_are_answers() -> None:
         COMPLETIONS: Completion,
         "/v1/models": ModelList,
         "/v1/models/{model_id}": ModelCard,
+        RESPONSES: ResponseObject,
+        "/v1/responses/{response_id}/input_items": ItemList,
         "/tokenize": TokenizeResponse,
         "/detokenize": DetokenizeResponse,
     }
@@ -109,7 +121,7 @@ def test_example_answers_are_answers() -> None:
         if path in models:
             parsed = models[path].model_validate(example.response, strict=True)
             assert parsed.model_dump() == example.response
-        if path.startswith("/v1/"):
+        if path.startswith("/v1/") and not path.startswith(f"{RESPONSES}/"):
             openai_types.parse(example.response)
     for _, body in ERROR_EXAMPLES.values():
         assert ErrorBody.model_validate(body).model_dump() == body

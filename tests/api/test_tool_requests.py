@@ -123,6 +123,18 @@ async def test_bad_request(body: dict[str, Any], param: str, code: str) -> None:
     assert engine.requests == []
 
 
+@pytest.mark.parametrize("tool_choice", [None, "required", choice("f")])
+async def test_a_schema_that_cant_be_enforced_is_named(tool_choice: Any) -> None:
+    tags = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+    schema = {"type": "object", "properties": {"tags": tags}}
+    body = tool_body(tools=[CLOCK, function(parameters=schema, strict=True)])
+    if tool_choice is not None:
+        body["tool_choice"] = tool_choice
+    answer = await post(ScriptedEngine(one_by_one("x"), max_model_len=10_000), CHAT, body)
+    path = "tools.1.function.parameters.properties.tags.uniqueItems"
+    assert_error(answer, 400, "invalid_value", path)
+
+
 async def test_a_custom_tool_gets_a_clear_answer() -> None:
     body = tool_body(tools=[{"type": "custom", "custom": {"name": "f"}}])
     response = await post(ScriptedEngine(one_by_one("a")), CHAT, body)

@@ -9,6 +9,12 @@ import pytest
 import torch
 
 from server.kernels.cpu import library
+from server.kernels.cpu.instruction_sets import (
+    INSTRUCTION_SETS,
+    InstructionSet,
+    asks_cpu,
+    built_libraries,
+)
 from server.models.config import ModelConfig, RopeConfig
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
@@ -17,10 +23,20 @@ from tests.kernels.paged import CPU, make_model
 VOCAB_SIZE = 101
 
 
+def _instruction_sets_here() -> list[InstructionSet]:
+    built = built_libraries()
+    cpu_runs = asks_cpu(built)
+    return [name for name in INSTRUCTION_SETS if name in built and cpu_runs(name)]
+
+
+INSTRUCTION_SETS_HERE = _instruction_sets_here()
+"""That were built and that this CPU runs, the one that serves by itself first."""
+
+
 def needs_native() -> pytest.MarkDecorator:
     return pytest.mark.skipif(
         library.native_library() is None,
-        reason="the native library was not built, or this CPU has no AVX512-BF16",
+        reason="no native library was built, or GLIDECAPE_CPU_KERNELS is none",
     )
 
 

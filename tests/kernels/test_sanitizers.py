@@ -5,23 +5,27 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
+
+from server.kernels.cpu.instruction_sets import InstructionSet
+from tests.kernels.native_models import INSTRUCTION_SETS_HERE
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "server/kernels/cpu"
-FLAGS = ["-std=c++17", "-O1", "-g", "-pthread", "-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"]
+FLAGS = ["-std=c++17", "-O1", "-g", "-pthread", "-ffp-contract=off", "-Wno-psabi"]
+SETS: dict[InstructionSet, list[str]] = {
+    "avx512": ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "portable": [],
+}
+"""As in setup.py."""
+RACES = [("thread", [], name) for name in INSTRUCTION_SETS_HERE[:1]]
+"""The threads are the same for all."""
 
-pytestmark = [
-    pytest.mark.skipif(shutil.which("g++") is None, reason="no g++"),
-    pytest.mark.skipif(
-        not torch.cpu._is_avx512_bf16_supported(),  # pyright: ignore[reportPrivateUsage]
-        reason="this CPU has no AVX512-BF16",
-    ),
-]
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 
 
-def compile_program(program: Path, sanitizer: list[str], sources: list[Path]) -> None:
-    command = ["g++", *FLAGS, *sanitizer, f"-I{SOURCES}", *map(str, sources), "-o", str(program)]
+def compile_program(program: Path, flags: list[str], sources: list[Path]) -> None:
+    command = ["g++", *FLAGS, *flags, f"-I{SOURCES}", *map(str, sources), "-o", str(program)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
 
 
@@ -36,15 +40,28 @@ def require_sanitizer(sanitizer: list[str], folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kinds", "arguments"),
-    [("address,undefined", ["fork"]), ("thread", [])],
-    ids=("memory", "race"),
+    ("kinds", "arguments", "kernels"),
+    [*(("address,undefined", ["fork"], name) for name in INSTRUCTION_SETS_HERE), *RACES],
+    ids=str,
 )
-def test_sanitizer_finds_nothing(kinds: str, arguments: list[str], tmp_path: Path) -> None:
+def test_sanitizer_finds_nothing(
+    kinds: str, arguments: list[str], kernels: InstructionSet, tmp_path: Path
+) -> None:
     sanitizer = [f"-fsanitize={kinds}", "-fno-sanitize-recover=all"]
     require_sanitizer(sanitizer, tmp_path)
     program = tmp_path / "native_steps"
     sources = [HERE / "native_steps.cpp", *sorted(SOURCES.glob("*.cpp"))]
-    compile_program(program, sanitizer, sources)
+    compile_program(program, sanitizer + SETS[kernels], sources)
     done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@pytest.mark.parametrize("kernels", INSTRUCTION_SETS_HERE)
+def test_operations(kernels: InstructionSet, tmp_path: Path) -> None:
+    """Optimised as in the package, and with sanitizers."""
+    program = tmp_path / "lanes_check"
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    for flags in (["-O3"], sanitizers):
+        compile_program(program, flags + SETS[kernels], [HERE / "lanes_check.cpp"])
+        done = subprocess.run([program], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

@@ -32,21 +32,20 @@ class StreamOptions(RequestModel):
     include_obfuscation: Unsupported = None
 
 
-class SamplingRequest(StructuredRequest):
-    """How tokens are chosen and how the answer is sent. Null always means the default.
+class SamplingFields(RequestModel):
+    """How tokens are chosen, under the names that all generating endpoints have for it. Null always
+    means the default.
 
     The ranges of OpenAI, and vLLM's for the fields that OpenAI lacks.
     """
 
     model: Text | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     user: Text | None = None
     """Logged beside the request's id at level debug; has no other effect."""
     priority: Annotated[int, Field(ge=-(2**31), le=INT32_MAX)] | None = None
     """Lower is served earlier."""
 
-    max_tokens: TokenCount | None = None
     min_tokens: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
     stop: Stop | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
@@ -66,11 +65,17 @@ class SamplingRequest(StructuredRequest):
     """Token id, as a string, → number added to its logit."""
 
     speculation: SpeculationOptions | None = None
-
-    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
-    """Answers to each prompt."""
     cache_salt: Annotated[Text, Field(min_length=1, max_length=1024)] | None = None
     """Prefixes are shared only with requests of the same salt."""
+
+
+class SamplingRequest(SamplingFields, StructuredRequest):
+    """Chats and completions."""
+
+    stream_options: StreamOptions | None = None
+    max_tokens: TokenCount | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    """Answers to each prompt."""
     return_token_ids: bool | None = None
     """Say the token ids of prompt and answer."""
 

@@ -12,17 +12,14 @@ from server.api.schemas.chat import (
     ChatDelta,
     ChatFinishReason,
     ChatLogprobs,
-    TokenLogprob,
-    TopLogprob,
 )
 from server.api.schemas.common import Usage
 from server.api.schemas.speculation import SpeculationReport
 from server.api.shapes import tool_calls
-from server.api.shapes.base import MIN_LOGPROB, Head, joined_ids
+from server.api.shapes.base import Head, joined_ids
 from server.api.shapes.speculation import count_sources, report
+from server.api.shapes.token_logprobs import token_logprob
 from server.api.tools import CallMode
-from server.engine.types import TokenLogprobs
-from server.text.stream import PlacedLogprobs
 from server.text.tokenizer import Tokenizer
 
 
@@ -122,25 +119,9 @@ class ChatShape:
     def _logprobs(self, pieces: Sequence[Progress]) -> ChatLogprobs | None:
         if not self._with_logprobs:
             return None
-        return ChatLogprobs(
-            content=[self._token(placed) for piece in pieces for placed in piece.logprobs],
-            refusal=None,
-        )
-
-    def _token(self, placed: PlacedLogprobs[TokenLogprobs]) -> TokenLogprob:
-        chosen = placed.logprobs
-        alternatives = [self._top(token_id, logprob) for token_id, logprob in chosen.top]
-        own = self._top(chosen.token_id, chosen.logprob)
-        return TokenLogprob(
-            token=own.token, logprob=own.logprob, bytes=own.bytes, top_logprobs=alternatives
-        )
-
-    def _top(self, token_id: int, logprob: float) -> TopLogprob:
-        return TopLogprob(
-            token=self._tokenizer.token_string(token_id),
-            logprob=max(logprob, MIN_LOGPROB),
-            bytes=list(self._tokenizer.token_bytes(token_id)),
-        )
+        entries = (placed.logprobs for piece in pieces for placed in piece.logprobs)
+        content = [token_logprob(self._tokenizer, entry) for entry in entries]
+        return ChatLogprobs(content=content, refusal=None)
 
 
 def _deltas(piece: Progress) -> list[ChatDelta]:

@@ -113,6 +113,14 @@ class GrammarCompiler:
             reason = f"takes more than {self._seconds:g} seconds to compile"
             raise GrammarError(reason) from None
 
+    def check_schema(self, schema: JsonSchema) -> None:
+        """What `compile` would refuse of it at once.
+
+        Raises:
+            GrammarError: a keyword can't be enforced; the path ends with it.
+        """
+        enforceable(schema)
+
     def get(self, grammar: Grammar) -> CompiledGrammar:
         """At once where it is known, as that of an open request is; else compiled here.
 

@@ -1,2 +1,2 @@
-"""Native kernels for x86 CPUs with AVX-512 BF16. Built with the package; without a compiler or on
-another CPU the torch reference serves."""
+"""Native kernels for CPUs, compiled with the package for AVX-512, for AVX2 and for any CPU; where
+there was no compiler, the torch reference serves."""

@@ -6,11 +6,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "dot.h"
 #include "vector_math.h"
 
 namespace glidecape {
-
-constexpr int kGroup = 32;  // neighbours of a row that are written together, and share a scale
 
 // Floats, or floats rounded to bfloat16.
 template <class X>
@@ -24,7 +23,7 @@ class PlainRows {
 
   // Neighbours first … first + 31 of a row, first a multiple of 32. Beyond the row's width they have
   // to be 0.
-  void put(int64_t row, int64_t first, __m512 a, __m512 b) {
+  void put(int64_t row, int64_t first, Lanes a, Lanes b) {
     store(values_.data() + row * width_ + first, a);
     store(values_.data() + row * width_ + first + 16, b);
   }
@@ -37,11 +36,9 @@ class PlainRows {
   std::vector<X> values_;
 };
 
-// 12-bit integers with a scale per group, as two bytes: x = scale * (16 * high + low), high from -127
-// to 127, low from -8 to 7. Eight bits would do for most rows, but a group's one large value (and
-// models have such channels) takes them all from its neighbours.
-//
-//   a group: high [32] | low [32], one cache line
+// 12-bit integers with a scale per group: x = scale * value, values from -2032 to 2032. Eight bits
+// would do for most rows, but a group's one large value (and models have such channels) takes them all
+// from its neighbours. How the values lie in a group: dot.h.
 class QuantizedRows {
  public:
   static constexpr int kGroupBytes = 2 * kGroup;
@@ -54,18 +51,16 @@ class QuantizedRows {
     sums_.resize(rows * groups_);
   }
 
-  void put(int64_t row, int64_t first, __m512 a, __m512 b) {
-    const __m512 sign = _mm512_castsi512_ps(_mm512_set1_epi32(0x7fffffff));
-    const float largest = _mm512_reduce_max_ps(
-        _mm512_max_ps(_mm512_and_ps(a, sign), _mm512_and_ps(b, sign)));
+  void put(int64_t row, int64_t first, Lanes a, Lanes b) {
+    const float largest = glidecape::largest(max(abs(a), abs(b)));
     float scale = largest / kLargest;
     const float inverse = largest > 0.0f ? kLargest / largest : 0.0f;
-    if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q)) scale = NAN;  // not to be mistaken for numbers
+    if (unordered(a, b)) scale = NAN;  // not to be mistaken for numbers
     const int64_t group = row * groups_ + first / kGroup;
     int8_t* to = bytes_.data() + group * kGroupBytes;
-    const __m512i sum = _mm512_add_epi32(put_half(a, inverse, to), put_half(b, inverse, to + 16));
+    const int sum = put_half(a, inverse, to, 0) + put_half(b, inverse, to, 16);
     scales_[group] = scale;
-    sums_[group] = scale * static_cast<float>(_mm512_reduce_add_epi32(sum));
+    sums_[group] = scale * static_cast<float>(sum);
   }
 
   const int8_t* row(int64_t row) const { return bytes_.data() + row * stride(); }
@@ -76,14 +71,11 @@ class QuantizedRows {
   int64_t groups() const { return groups_; }
 
  private:
-  // 16 values; returns them as integers.
-  static __m512i put_half(__m512 x, float inverse, int8_t* to) {
-    const __m512i value = _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(inverse)));
-    const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(value, _mm512_set1_epi32(8)), 4);
-    const __m512i low = _mm512_sub_epi32(value, _mm512_slli_epi32(high, 4));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(high));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + kGroup), _mm512_cvtepi32_epi8(low));
-    return value;
+  // 16 values; returns the sum of their integers.
+  static int put_half(Lanes x, float inverse, int8_t* to, int first) {
+    const IntLanes value = to_ints(x * all(inverse));
+    put_12_bits(value, to, first);
+    return sum(value);
   }
 
   int64_t groups_ = 0;
@@ -99,7 +91,7 @@ inline void put_row(Rows& rows, int64_t row, const bf16* from, int width) {
     const int count = std::min(kGroup, width - first);
     std::fill(group + count, group + kGroup, 0.0f);
     widen(from + first, count, group);
-    rows.put(row, first, _mm512_load_ps(group), _mm512_load_ps(group + 16));
+    rows.put(row, first, load(group), load(group + 16));
   }
 }
 

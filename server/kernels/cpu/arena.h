@@ -45,7 +45,9 @@ class Arena {
     const size_t size = (std::max(at_least, kChunk) + 2 * kHugePage - 1) & ~(kHugePage - 1);
     void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE  // Linux
     madvise(memory, size, MADV_HUGEPAGE);
+#endif
     chunks_.push_back({static_cast<char*>(memory), size});
     used_ = -reinterpret_cast<uintptr_t>(memory) & (kHugePage - 1);  // to a huge page's begin
   }

@@ -95,75 +95,57 @@ struct AttentionTask {
 template <int Rows, int Vectors>
 inline void multiply_block(const float* a, int64_t a_stride, const float* b, int64_t b_stride,
                            int depth, float* c, int64_t c_stride, bool add) {
-  __m512 sums[Rows][Vectors];
+  Lanes sums[Rows][Vectors];
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < Vectors; ++v)
-      sums[r][v] = add ? _mm512_loadu_ps(c + r * c_stride + 16 * v) : _mm512_setzero_ps();
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) sums[r][v] = add ? load(c + r * c_stride + 16 * v) : all(0.0f);
   for (int k = 0; k < depth; ++k, b += b_stride) {
-    __m512 row[Vectors];
-    for (int v = 0; v < Vectors; ++v) row[v] = _mm512_loadu_ps(b + 16 * v);
+    Lanes row[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) row[v] = load(b + 16 * v);
+#pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-      const __m512 value = _mm512_set1_ps(a[r * a_stride + k]);
-      for (int v = 0; v < Vectors; ++v) sums[r][v] = _mm512_fmadd_ps(value, row[v], sums[r][v]);
+      const Lanes value = all(a[r * a_stride + k]);
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = fma(value, row[v], sums[r][v]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < Vectors; ++v) _mm512_storeu_ps(c + r * c_stride + 16 * v, sums[r][v]);
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) store(c + r * c_stride + 16 * v, sums[r][v]);
 }
 
+// The same for any number of rows, cut into blocks whose sums fit the registers.
 template <int Vectors>
 inline void multiply_blocks(const float* a, int64_t a_stride, int rows, const float* b,
                             int64_t b_stride, int depth, float* c, int64_t c_stride, bool add) {
-  constexpr int kRows = 6;
-  for (; rows >= kRows; rows -= kRows, a += kRows * a_stride, c += kRows * c_stride)
-    multiply_block<kRows, Vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add);
-  if (rows >= 3) {
-    multiply_block<3, Vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add);
-    rows -= 3, a += 3 * a_stride, c += 3 * c_stride;
+  constexpr int kRows = std::min(6, kTileLanes), kHalf = (kRows + 1) / 2;
+  constexpr int kVectors = std::min(Vectors, kTileLanes / kRows);
+  for (int done = 0; done < rows;) {
+    const int left = rows - done, count = left >= kRows ? kRows : left >= kHalf ? kHalf : 1;
+    const float* from = a + done * a_stride;
+    float* to = c + done * c_stride;
+    for (int v = 0; v < 16 * Vectors; v += 16 * kVectors) {
+      if (count == kRows)
+        multiply_block<kRows, kVectors>(from, a_stride, b + v, b_stride, depth, to + v, c_stride, add);
+      else if (count == kHalf)
+        multiply_block<kHalf, kVectors>(from, a_stride, b + v, b_stride, depth, to + v, c_stride, add);
+      else
+        multiply_block<1, kVectors>(from, a_stride, b + v, b_stride, depth, to + v, c_stride, add);
+    }
+    done += count;
   }
-  for (; rows > 0; --rows, a += a_stride, c += c_stride)
-    multiply_block<1, Vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add);
-}
-
-// r[i] lane j -> r[j] lane i
-inline void turn_over(__m512i r[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {  // r[i + j] block b: column 4b + j of rows i … i + 3
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int j = 0; j < 4; ++j) {
-    const __m512i even0 = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88);
-    const __m512i even1 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
-    const __m512i odd0 = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd);
-    const __m512i odd1 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
-    t[j] = _mm512_shuffle_i32x4(even0, even1, 0x88);
-    t[4 + j] = _mm512_shuffle_i32x4(odd0, odd1, 0x88);
-    t[8 + j] = _mm512_shuffle_i32x4(even0, even1, 0xdd);
-    t[12 + j] = _mm512_shuffle_i32x4(odd0, odd1, 0xdd);
-  }
-  std::copy(t, t + 16, r);
 }
 
 // Keys of kPositions slots -> to [head_dim][kPositions].
 inline void turn_keys(const bf16* const* keys, int head_dim, float* to) {
-  const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  const bf16* some[16];
   for (int first = 0; first < kPositions; first += 16) {
     for (int d = 0; d < head_dim; d += 32) {
-      __m512i pairs[16];  // of neighbouring dimensions, a key per vector, then a pair per vector
-      for (int i = 0; i < 16; ++i) pairs[i] = _mm512_loadu_si512(keys[first + i] + d);
-      turn_over(pairs);
-      for (int i = 0; i < 16; ++i) {
-        float* at = to + static_cast<int64_t>(d + 2 * i) * kPositions + first;
-        _mm512_storeu_ps(at, _mm512_castsi512_ps(_mm512_slli_epi32(pairs[i], 16)));
-        _mm512_storeu_ps(at + kPositions, _mm512_castsi512_ps(_mm512_and_si512(pairs[i], high)));
-      }
+      for (int i = 0; i < 16; ++i) some[i] = keys[first + i] + d;
+      turn_keys(some, to + static_cast<int64_t>(d) * kPositions + first, kPositions);
     }
   }
 }
@@ -212,17 +194,16 @@ inline void score(const AttentionTask<Rows>& task, int base, int64_t span, Atten
 
 // Scores -> weights, not yet divided by their sum; returns its inverse.
 inline float soften(float* scores, int64_t span) {
-  __m512 largest = _mm512_set1_ps(-INFINITY);
-  for (int64_t i = 0; i < span; i += 16)
-    largest = _mm512_max_ps(largest, _mm512_loadu_ps(scores + i));
-  const __m512 shift = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
-  __m512 total = _mm512_setzero_ps();
+  Lanes most = all(-INFINITY);
+  for (int64_t i = 0; i < span; i += 16) most = max(most, load(scores + i));
+  const Lanes shift = all(largest(most));
+  Lanes total = all(0.0f);
   for (int64_t i = 0; i < span; i += 16) {
-    const __m512 weight = exp_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + i), shift));
-    _mm512_storeu_ps(scores + i, weight);
-    total = _mm512_add_ps(total, weight);
+    const Lanes weight = exp(load(scores + i) - shift);
+    store(scores + i, weight);
+    total = total + weight;
   }
-  return 1.0f / _mm512_reduce_add_ps(total);
+  return 1.0f / sum(total);
 }
 
 // Sums of values under the weights, in the order of positions.
@@ -236,8 +217,7 @@ inline void add_values(const AttentionTask<Rows>& task, int base, int64_t span,
     for (int i = 0; i < count; ++i) {
       const bf16* value = task.value(task.seen[0].slot(start + i));
       for (int d = 0; d < dim; d += 16)
-        _mm512_storeu_ps(scratch.values.data() + static_cast<int64_t>(i) * dim + d,
-                         load_bf16(value + d));
+        store(scratch.values.data() + static_cast<int64_t>(i) * dim + d, load_bf16(value + d));
     }
     const float* weights = scratch.scores.data() + start - base;
     int d = 0;
@@ -255,10 +235,9 @@ inline void add_values(const AttentionTask<Rows>& task, int base, int64_t span,
     float* to = scratch.sums.data() + static_cast<int64_t>(query) * dim;
     for (int position = std::max(seen.first, seen.context); position <= seen.last; ++position) {
       const bf16* value = task.value(seen.slot(position));
-      const __m512 weight = _mm512_set1_ps(weights[position]);
+      const Lanes weight = all(weights[position]);
       for (int d = 0; d < dim; d += 16)
-        _mm512_storeu_ps(to + d, _mm512_fmadd_ps(weight, load_bf16(value + d),
-                                                 _mm512_loadu_ps(to + d)));
+        store(to + d, fma(weight, load_bf16(value + d), load(to + d)));
     }
   }
 }
@@ -271,9 +250,8 @@ inline void attend(const AttentionTask<Rows>& task, AttentionScratch& scratch) {
   const int64_t width = static_cast<int64_t>(task.group) * dim;
   for (int row = 0; row < task.rows; ++row)
     for (int64_t i = 0; i < width; i += 16)
-      _mm512_storeu_ps(scratch.queries.data() + row * width + i,
-                       _mm512_mul_ps(_mm512_loadu_ps(task.query + row * task.row_stride + i),
-                                     _mm512_set1_ps(scale)));
+      store(scratch.queries.data() + row * width + i,
+            load(task.query + row * task.row_stride + i) * all(scale));
   score(task, base, span, scratch);
   float inverse_totals[VisibleSlots::kRows * 64];
   for (int i = 0; i < queries; ++i)
@@ -281,12 +259,11 @@ inline void attend(const AttentionTask<Rows>& task, AttentionScratch& scratch) {
   add_values(task, base, span, scratch);
   for (int i = 0; i < queries; ++i) {
     const float* from = scratch.sums.data() + static_cast<int64_t>(i) * dim;
-    const __m512 norm = _mm512_set1_ps(inverse_totals[i]);
+    const Lanes norm = all(inverse_totals[i]);
     const int64_t column = task.out_column + static_cast<int64_t>(i % task.group) * dim;
     for (int d = 0; d < dim; d += kGroup)
       task.out->put(task.out_row + i / task.group, column + d,
-                    _mm512_mul_ps(_mm512_loadu_ps(from + d), norm),
-                    _mm512_mul_ps(_mm512_loadu_ps(from + d + 16), norm));
+                    load(from + d) * norm, load(from + d + 16) * norm);
   }
 }
 

@@ -27,21 +27,17 @@ inline void most_probable(const float* logits, int count, int wanted, int64_t* i
     best[at] = value;
     indices[at] = index;
   };
-  const auto load = [&](int i) {
-    const __mmask16 inside = static_cast<__mmask16>((1u << std::min(16, count - i)) - 1);
-    return _mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), inside, logits + i);
-  };
+  const auto at = [&](int i) { return load_first(logits + i, count - i, -INFINITY); };
   for (int i = 0; i < count; i += 16) {
-    unsigned better = _mm512_cmp_ps_mask(load(i), _mm512_set1_ps(best[wanted - 1]), _CMP_GT_OQ);
+    unsigned better = greater(at(i), all(best[wanted - 1]));
     for (; better; better &= better - 1) {
       const int index = i + __builtin_ctz(better);
       if (logits[index] > best[wanted - 1]) insert(logits[index], index);
     }
   }
-  const __m512 shift = _mm512_set1_ps(best[0]);
-  __m512 total = _mm512_setzero_ps();
-  for (int i = 0; i < count; i += 16) total = _mm512_add_ps(total, exp_ps(_mm512_sub_ps(load(i), shift)));
-  const float mass = _mm512_reduce_add_ps(total);
+  Lanes total = all(0.0f);
+  for (int i = 0; i < count; i += 16) total = total + exp(at(i) - all(best[0]));
+  const float mass = sum(total);
   for (int i = 0; i < wanted; ++i) probabilities[i] = std::exp(best[i] - best[0]) / mass;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 struct GlidecapeShape {
@@ -64,3 +65,4 @@ void* glidecape_linear_create(const GlidecapeMatrix* weight, int32_t outputs, in
 bool glidecape_linear_run(void* linear, const uint16_t* x, int32_t rows, float* y);
 void glidecape_linear_destroy(void* linear);
 }
+#pragma GCC visibility pop

@@ -127,10 +127,11 @@ class NativeDecoder:
     def __init__(self, shape: DecoderShape, quantized: bool, num_threads: int) -> None:
         self.shape = shape
         self._quantized = quantized
-        self._handle = library().glidecape_decoder_create(
+        self._library = library()
+        self._handle = self._library.glidecape_decoder_create(
             native_shape(shape), int(quantized), num_threads
         )
-        destroy_with(self, library().glidecape_decoder_destroy, self._handle)
+        destroy_with(self, self._library.glidecape_decoder_destroy, self._handle)
         self._caches = CachePointers()
 
     def set_layer(self, index: int, weights: LayerWeights) -> None:
@@ -139,7 +140,7 @@ class NativeDecoder:
             if isinstance(weight, QuantizedWeight) != self._quantized:
                 raise ValueError("a decoder's weights are all quantized or all in bfloat16")
         native = native_layer(weights)
-        library().glidecape_decoder_set_layer(self._handle, index, native.layer)
+        self._library.glidecape_decoder_set_layer(self._handle, index, native.layer)
 
     def __call__(
         self, x: torch.Tensor, cos_sin: CosSin, caches: Sequence[LayerCache], batch: TreeBatch
@@ -151,7 +152,7 @@ class NativeDecoder:
             raise ValueError(f"{len(caches)} caches for {self.shape.num_layers} layers")
         residual = x.contiguous().to(torch.float32, copy=True)
         native = native_step(batch, cos_sin)
-        library().glidecape_decoder_run(
+        self._library.glidecape_decoder_run(
             self._handle, native.step, self._caches.of(caches), residual.data_ptr()
         )
         return residual
@@ -162,15 +163,16 @@ class NativeLinear:
 
     def __init__(self, weight: Weight, num_threads: int) -> None:
         self.num_outputs, num_inputs = weight.shape
-        self._handle = library().glidecape_linear_create(
+        self._library = library()
+        self._handle = self._library.glidecape_linear_create(
             matrix(weight), self.num_outputs, num_inputs, num_threads
         )
-        destroy_with(self, library().glidecape_linear_destroy, self._handle)
+        destroy_with(self, self._library.glidecape_linear_destroy, self._handle)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, inputs] bfloat16 -> [rows, outputs] float32"""
         x = x.contiguous()
         y = torch.empty(len(x), self.num_outputs)
         rows = pointer(x, torch.bfloat16)
-        library().glidecape_linear_run(self._handle, rows, len(x), y.data_ptr())
+        self._library.glidecape_linear_run(self._handle, rows, len(x), y.data_ptr())
         return y

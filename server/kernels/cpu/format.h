@@ -33,8 +33,10 @@ struct QuantizedFormat {
 template <class Base, template <class> class Made, class... Arguments>
 inline Base* make_for(bool quantized, const Arguments&... arguments) {
   if (quantized) return new Made<QuantizedFormat>(arguments...);
-  if (prefers_multiply_add()) return new Made<PlainFormat<float>>(arguments...);
-  return new Made<PlainFormat<bf16>>(arguments...);
+#ifdef GLIDECAPE_AVX512
+  if (!prefers_multiply_add()) return new Made<PlainFormat<bf16>>(arguments...);
+#endif
+  return new Made<PlainFormat<float>>(arguments...);
 }
 
 }  // namespace glidecape

@@ -221,8 +221,7 @@ class GlideOf : public Glide {
     if (!norm.empty())
       return rms_norm_row(x, norm.data(), hidden, shape_.self.eps, runner_.normed(), row);
     for (int i = 0; i < hidden; i += kGroup)
-      runner_.normed().put(row, i, _mm512_loadu_ps(x + i),
-                           i + 16 < hidden ? _mm512_loadu_ps(x + i + 16) : _mm512_setzero_ps());
+      runner_.normed().put(row, i, load(x + i), i + 16 < hidden ? load(x + i + 16) : all(0.0f));
   }
 
   static constexpr const typename Format::Matrix* kNothing = nullptr;

@@ -3,6 +3,7 @@
 
 #include "decoder.h"
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 struct GlidecapeGlideShape {
@@ -79,3 +80,4 @@ bool glidecape_glide_draft(void* glide, const GlidecapeRound* round,
                            const GlidecapeGlideCaches* caches);
 void glidecape_glide_destroy(void* glide);
 }
+#pragma GCC visibility pop

@@ -140,9 +140,10 @@ class NativeGlide:
             *(len(weights.windows), len(weights.head), shape.target_hidden, len(weights.delays)),
         )
         self._num_tokens = len(weights.head)
-        self._handle = library().glidecape_glide_create(native, native_weights, num_threads)
+        self._library = library()
+        self._handle = self._library.glidecape_glide_create(native, native_weights, num_threads)
         del kept  # everything but the embedding was copied
-        destroy_with(self, library().glidecape_glide_destroy, self._handle)
+        destroy_with(self, self._library.glidecape_glide_destroy, self._handle)
         self._own, self._glimpsed = CachePointers(), CachePointers(weights.glimpsed)
 
     def logits(
@@ -174,7 +175,7 @@ class NativeGlide:
             delay=delay,
         )
         logits = torch.empty(len(token_ids), self._num_tokens)
-        library().glidecape_glide_logits(
+        self._library.glidecape_glide_logits(
             self._handle, native, self._caches(caches), logits.data_ptr()
         )
         return logits
@@ -187,7 +188,7 @@ class NativeGlide:
         native = abi.GlideStep(step=step.step, token_ids=pointer(token_ids, torch.int64))
         (own_cache,) = self._own.of(own)
         caches = abi.GlideCaches(own_cache, None)
-        library().glidecape_glide_fill(self._handle, native, caches)
+        self._library.glidecape_glide_fill(self._handle, native, caches)
 
     def chains(
         self,
@@ -223,7 +224,7 @@ class NativeGlide:
             *(pointer(values, torch.float32) for values in ends), len(ends.offsets),
             *(values.data_ptr() for values in chains),
         )  # fmt: skip
-        library().glidecape_glide_draft(self._handle, native, self._caches(caches))
+        self._library.glidecape_glide_draft(self._handle, native, self._caches(caches))
         return chains
 
     def _checked(self, hidden: torch.Tensor | None) -> torch.Tensor | None:

@@ -188,7 +188,7 @@ class LayerRunner {
     for (int head = 0; head < s.num_kv_heads; ++head, from += dim)
       rotate_head(from, key_norm, s.eps, cos, sin, dim, cache.keys + at + head * dim);
     for (int i = 0; i < s.num_kv_heads * dim; i += 16)
-      store_bf16(cache.values + at + i, _mm512_loadu_ps(from + i));
+      store(cache.values + at + i, load(from + i));
   }
 
   const GlidecapeShape shape_;

@@ -1,10 +1,18 @@
-"""Finds and loads the native library, and mirrors its C ABI (`decoder.h`, `glide.h`)."""
+"""Loads the native library that serves, and mirrors its C ABI (`decoder.h`, `glide.h`)."""
 
 import ctypes
+import os
 from functools import cache
-from pathlib import Path
 
 import torch
+
+from server.kernels.cpu.instruction_sets import (
+    VARIABLE,
+    InstructionSet,
+    asks_cpu,
+    built_libraries,
+    pick,
+)
 
 _INT = ctypes.c_int32
 _POINTER = ctypes.c_void_p
@@ -148,19 +156,41 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
 
 
 def has_avx512_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware."""
+    """Whether torch multiplies bfloat16 in hardware on this CPU."""
     return torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
 
 
-@cache
+def kernels_in_use() -> InstructionSet | None:
+    """Those that GLIDECAPE_CPU_KERNELS names, or the best that run here; None where torch serves.
+
+    Raises:
+        KernelsUnavailableError: the named ones were not built, or the CPU does not run them.
+    """
+    return _pick(os.environ.get(VARIABLE) or "auto")
+
+
 def native_library() -> ctypes.CDLL | None:
-    """The library, or None where it was not built or this CPU can't run it."""
-    files = sorted(Path(__file__).parent.glob("_native*.so"))
-    if not files or not has_avx512_bf16():
-        return None
-    library = ctypes.CDLL(str(files[0]))
-    for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, name)
+    """The library that serves, or None where none was built, none runs, or none is wanted. What was
+    made by one library stays with it.
+
+    Raises:
+        KernelsUnavailableError: as `kernels_in_use`.
+    """
+    name = kernels_in_use()
+    return None if name is None else _load(name)
+
+
+@cache
+def _pick(choice: str) -> InstructionSet | None:
+    libraries = built_libraries()
+    return pick(choice, libraries, asks_cpu(libraries))
+
+
+@cache
+def _load(name: InstructionSet) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(built_libraries()[name]))
+    for function_name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, function_name)
         function.restype, function.argtypes = result, arguments
         if result is not None:
             function.errcheck = _raise_on_failure

@@ -7,11 +7,11 @@
 //   k = 0 [w0,0 w0,1 | w1,0 w1,1 | …      | w15,0 w15,1]   outputs 16 … 31   32 … 47   48 … 63
 //   k = 2 [w0,2 w0,3 | …
 //
-// A tile is up to 6 rows x 64 outputs or 12 rows x 32 outputs: 24 accumulators stay in registers
-// while the panel streams by, two inputs at a time. The first tile of a panel reads it from memory
-// and fetches the panel after it ahead of time; the other row tiles find it in the cache. Each lane
-// is one output's sum over k = 0, 2, 4 … in this order, whatever the number of rows: a row's result
-// does not depend on its company.
+// A tile is some rows x 64, 32 or 16 outputs: so many that its sums (kTileLanes) stay in registers
+// while the panel streams by, two inputs at a time. With AVX-512 up to 6 rows x 64 or 12 rows x 32
+// outputs. The first tile of a panel reads it from memory and fetches the panel after it ahead of
+// time; the other row tiles find it in the cache. Each lane is one output's sum over k = 0, 2, 4 … in
+// this order, whatever the number of rows: a row's result does not depend on its company.
 #pragma once
 
 #include <algorithm>
@@ -24,8 +24,7 @@
 namespace glidecape {
 
 struct PlainMatrix : Matrix {
-  static constexpr int kFewRows = 6;    // at most so many: one tile of 64 outputs
-  static constexpr int kTileRows = 12;  // of 32 outputs
+  static constexpr int kTileRows = kTileLanes >= 24 ? 12 : kTileLanes;
 
   const bf16* panels = nullptr;  // [num_panels][inputs / 2][64][2]; inputs are even
 
@@ -61,18 +60,20 @@ inline PlainMatrix pack_plain(Arena& arena, const GlidecapeMatrix& from, const f
 // products of two inputs, panel points to their weights.
 template <int Rows, int Vectors>
 struct Tile {
-  __m512 sums[Rows][Vectors];
+  Lanes sums[Rows][Vectors];
 
   Tile() {
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
-      for (int c = 0; c < Vectors; ++c) sums[r][c] = _mm512_setzero_ps();
+#pragma GCC unroll 4
+      for (int c = 0; c < Vectors; ++c) sums[r][c] = all(0.0f);
   }
 
+#ifdef GLIDECAPE_AVX512
   // x: rows stride apart, here at the first of the two inputs.
   void step(const bf16* x, int64_t stride, const bf16* panel) {
     __m512bh weights[Vectors];
-    for (int c = 0; c < Vectors; ++c) weights[c] = load_pairs(panel + 32 * c);
+    for (int c = 0; c < Vectors; ++c) std::memcpy(weights + c, panel + 32 * c, sizeof weights[c]);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
       int32_t pair;
@@ -82,23 +83,24 @@ struct Tile {
         sums[r][c] = _mm512_dpbf16_ps(sums[r][c], both, weights[c]);
     }
   }
+#endif
 
   // The same with plain float multiply-adds: each weight pair is widened to two floats (the first
   // input's weight is the low half of the 32 bits, the second one's the high half).
   void step(const float* x, int64_t stride, const bf16* panel) {
-    const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+#pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
-      __m512 weights[Vectors];
+      Lanes weights[Vectors];
+#pragma GCC unroll 4
       for (int c = 0; c < Vectors; ++c) {
-        const __m512i pairs = _mm512_loadu_si512(panel + 32 * c);
-        weights[c] = _mm512_castsi512_ps(half ? _mm512_and_si512(pairs, high)
-                                              : _mm512_slli_epi32(pairs, 16));
+        const IntLanes pairs = load_ints(panel + 32 * c);
+        weights[c] = half ? high_bf16(pairs) : low_bf16(pairs);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; ++r) {
-        const __m512 value = _mm512_set1_ps(x[r * stride + half]);
-        for (int c = 0; c < Vectors; ++c)
-          sums[r][c] = _mm512_fmadd_ps(value, weights[c], sums[r][c]);
+        const Lanes value = all(x[r * stride + half]);
+#pragma GCC unroll 4
+        for (int c = 0; c < Vectors; ++c) sums[r][c] = fma(value, weights[c], sums[r][c]);
       }
     }
   }
@@ -112,12 +114,13 @@ inline void multiply_tile(const X* x, int64_t stride, int inputs, const bf16* pa
   Tile<Rows, Vectors> tile;
   for (int k = 0; k < inputs; k += 2, panel += 2 * kPanel) {
     if (ahead)
-      for (int c = 0; c < Vectors; ++c, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
+      for (int c = 0; c < Vectors; ++c, ahead += 64) __builtin_prefetch(ahead, 0, 2);
     tile.step(x + k, stride, panel);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
-    for (int c = 0; c < Vectors; ++c) _mm512_storeu_ps(out + r * kPanel + c * 16, tile.sums[r][c]);
+#pragma GCC unroll 4
+    for (int c = 0; c < Vectors; ++c) store(out + r * kPanel + c * 16, tile.sums[r][c]);
 }
 
 template <int Rows, class X>
@@ -125,22 +128,21 @@ inline void PlainMatrix::multiply_rows(int panel, const PlainRows<X>& x, int64_t
                                        const char* ahead, float* out) const {
   const bf16* weights = panels + static_cast<int64_t>(panel) * kPanel * inputs;
   const X* from = x.row(first);
-  if constexpr (Rows <= kFewRows) {
-    multiply_tile<Rows, 4>(from, x.stride(), inputs, weights, ahead, out);
-  } else {
-    const int64_t fetched = static_cast<int64_t>(inputs) * kPanel;  // bytes, by the first half
-    multiply_tile<Rows, 2>(from, x.stride(), inputs, weights, ahead, out);
-    multiply_tile<Rows, 2>(from, x.stride(), inputs, weights + kPanel,
-                           ahead ? ahead + fetched : nullptr, out + 32);
+  constexpr int kVectors = Rows * 4 <= kTileLanes ? 4 : Rows * 2 <= kTileLanes ? 2 : 1;
+  for (int c = 0; c < kPanel; c += 16 * kVectors) {
+    multiply_tile<Rows, kVectors>(from, x.stride(), inputs, weights + 2 * c, ahead, out + c);
+    if (ahead) ahead += static_cast<int64_t>(inputs) * kVectors * 32;  // bytes a tile reads
   }
 }
 
-// Intel's cores start a vdpbf16ps every second cycle but two multiply-adds every cycle; AMD's are
-// faster with vdpbf16ps. One choice per machine, so that a row's result stays the same on it:
-// activations are floats where this is true, bfloat16 otherwise.
+#ifdef GLIDECAPE_AVX512
+// Whether activations are kept as floats and not in bfloat16. One choice per machine, so that a row's
+// result stays the same on it: Intel's cores start a vdpbf16ps every second cycle but two multiply-adds
+// every cycle, AMD's are faster with vdpbf16ps, and some CPUs do not have it.
 inline bool prefers_multiply_add() {
-  static const bool intel = __builtin_cpu_is("intel");
-  return intel;
+  static const bool prefers = __builtin_cpu_is("intel") || !__builtin_cpu_supports("avx512bf16");
+  return prefers;
 }
+#endif
 
 }  // namespace glidecape

@@ -5,18 +5,14 @@
 //
 //   sum w x = scale_w scale_x (sum q x) + offset (scale_x sum x)
 //
-// with an exact integer sum, by vpdpbusd over the high and over the low bytes of x. W is packed in panels of 64 outputs, a panel in four strips
-// of 16; of a strip, one group of inputs after another:
+// with an exact integer sum (dot.h). W is packed in panels of 64 outputs, a panel in four strips of
+// 16; of a strip, one group of inputs after another:
 //
-//            output 0              output 1            output 15
-//   vector 0 [q0,0 q0,1 q0,2 q0,3 | q1,0 … q1,3 | … | q15,0 … q15,3]        inputs 0 … 3
-//   vector 1 …                                                             inputs 4 … 7
-//   …                                                                      (8 vectors)
-//   scales [16] half precision, offsets [16] half precision
+//   values of 16 outputs, as dot.h has them | scales [16] | offsets [16], half precision
 //
-// With 4 bits, vectors 2i and 2i + 1 share their bytes: low halves and high halves. A tile is up to
-// 16 rows x 16 outputs: the weights of a group are unpacked once, and used by all rows. A row's sum is
-// formed group by group in this order, whatever the number of rows.
+// A tile is up to 16 rows x 16 outputs: the weights of a group are unpacked once, and used by all rows
+// (dot_bytes.h) or by a few (dot_pairs.h). A row's sum is formed group by group in this order, whatever
+// the number of rows.
 #pragma once
 
 #include <cstring>
@@ -65,7 +61,7 @@ struct Block {
     } else {
       for (int i = 0; i < kGroup; ++i) block.values[i] = from[2 + i] ^ 0x80;
       // Exact unless it overflows, which takes a scale above 511.
-      block.offset = _cvtss_sh(-128.0f * _cvtsh_ss(block.scale), _MM_FROUND_TO_NEAREST_INT);
+      block.offset = times_minus_128(block.scale);
     }
     return block;
   }
@@ -88,38 +84,12 @@ inline QuantizedMatrix pack_quantized(Arena& arena, const GlidecapeMatrix& from,
     uint8_t* to = panels + output / 16 * matrix.strip_bytes();
     for (int group = 0; group < matrix.groups(); ++group, to += matrix.group_bytes()) {
       const Block block = Block::read(from.type, row + group * Block::size(from.type));
-      for (int i = 0; i < kGroup; ++i) {
-        const int vector = i / 4, byte = lane * 4 + i % 4;
-        if (matrix.bits == 8) to[vector * 64 + byte] = block.values[i];
-        else to[vector / 2 * 64 + byte] |= block.values[i] << (vector % 2 * 4);
-      }
+      for (int i = 0; i < kGroup; ++i) place(to, matrix.bits, lane, i, block.values[i]);
       std::memcpy(to + value_bytes + 2 * lane, &block.scale, 2);
       std::memcpy(to + value_bytes + 32 + 2 * lane, &block.offset, 2);
     }
   }
   return matrix;
-}
-
-// The 8 vectors of a group's weights.
-template <int Bits>
-inline void unpack(const uint8_t* from, __m512i weights[8]) {
-  const __m512i low = _mm512_set1_epi8(15);
-  for (int i = 0; i < Bits; ++i) {
-    const __m512i bytes = _mm512_loadu_si512(from + 64 * i);
-    if constexpr (Bits == 8) {
-      weights[i] = bytes;
-    } else {
-      weights[2 * i] = _mm512_and_si512(bytes, low);
-      weights[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), low);
-    }
-  }
-}
-
-// Four neighbours for every lane; becomes a memory operand of vpdpbusd.
-inline __m512i four_of(const int8_t* values) {
-  int32_t four;
-  std::memcpy(&four, values, sizeof four);
-  return _mm512_set1_epi32(four);
 }
 
 template <int Rows, int Bits>
@@ -129,36 +99,23 @@ inline void multiply_strip(const QuantizedMatrix& w, const uint8_t* strip, const
   const int64_t stride = x.stride(), scale_stride = x.groups();
   const int8_t* values = x.row(first);
   const float *scales = x.scales(first), *sums = x.sums(first);
-  __m512 totals[Rows];  // in registers, if all loops over it are unrolled
+  Lanes totals[Rows];  // with AVX-512 in registers, if all loops over it are unrolled
 #pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) totals[r] = _mm512_setzero_ps();
+  for (int r = 0; r < Rows; ++r) totals[r] = all(0.0f);
   const int groups = w.groups();
   for (int group = 0; group < groups; ++group, strip += kValueBytes + 64,
            values += QuantizedRows::kGroupBytes) {
     if (ahead)
-      for (int i = 0; i <= Bits; ++i, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
-    __m512i weights[8];
-    unpack<Bits>(strip, weights);
-    const auto* halves = reinterpret_cast<const __m256i*>(strip + kValueBytes);
-    const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(halves));
-    const __m512 offset = _mm512_cvtph_ps(_mm256_loadu_si256(halves + 1));
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      __m512i high = _mm512_setzero_si512(), low = _mm512_setzero_si512();
-      const int8_t* bytes = values + r * stride;
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) {
-        high = _mm512_dpbusd_epi32(high, weights[i], four_of(bytes + 4 * i));
-        low = _mm512_dpbusd_epi32(low, weights[i], four_of(bytes + kGroup + 4 * i));
-      }
-      const __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, 4), low));
+      for (int i = 0; i <= Bits; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+    const Lanes scale = load_half(strip + kValueBytes), offset = load_half(strip + kValueBytes + 32);
+    add_dots<Rows, Bits>(strip, values, stride, [&](int r, IntLanes dots) {
       const int64_t at = r * scale_stride + group;
-      totals[r] = _mm512_fmadd_ps(_mm512_mul_ps(sum, _mm512_set1_ps(scales[at])), scale, totals[r]);
-      totals[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(sums[at]), totals[r]);
-    }
+      totals[r] = fma(to_floats(dots) * all(scales[at]), scale, totals[r]);
+      totals[r] = fma(offset, all(sums[at]), totals[r]);
+    });
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) _mm512_storeu_ps(out + r * kPanel, totals[r]);
+  for (int r = 0; r < Rows; ++r) store(out + r * kPanel, totals[r]);
 }
 
 template <int Rows>

@@ -5,7 +5,6 @@
 // changes its result.
 #pragma once
 
-#include <immintrin.h>
 #include <pthread.h>
 #include <sched.h>
 
@@ -19,6 +18,15 @@
 #include <vector>
 
 namespace glidecape {
+
+// Of a waiting loop: leaves the core to its other hardware thread for a moment.
+inline void pause_core() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
 
 class Team {
  public:
@@ -90,7 +98,7 @@ class Team {
   static void wait_until(const Done& done) {
     for (int i = 0; !done(); ++i) {
       if (i < kSpins) {
-        _mm_pause();
+        pause_core();
       } else {
         sched_yield();  // somebody else needs this core
       }
@@ -101,7 +109,7 @@ class Team {
     unsigned seen = 0;
     while (true) {
       for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) {
-        _mm_pause();
+        pause_core();
       }
       {
         std::unique_lock<std::mutex> lock(mutex_);

@@ -1,0 +1,1 @@
+"""`/v1/responses`: conversations of items around the chat pipeline, kept in memory."""

@@ -1,0 +1,126 @@
+"""A response is an answer to a chat: the request in the chat's terms, errors in the response's."""
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from server.api.responses.conversation import ChatMessages
+from server.api.schemas.chat import ChatRequest
+from server.api.schemas.common import SamplingFields
+from server.api.schemas.response_request import (
+    AllowedToolsChoice,
+    ResponseRequest,
+    ResponseSchemaFormat,
+    ResponseTool,
+    ResponseToolChoice,
+    ToolReference,
+)
+from server.errors import InvalidRequestError, RequestError
+
+_Json = dict[str, Any]
+
+_RENAMED: Final = (
+    (r"messages", "input"),
+    (r"max_completion_tokens", "max_output_tokens"),
+    (r"response_format\.json_schema", "text.format"),
+    (r"response_format", "text.format"),
+    (r"tools\.(\d+)\.function", r"tools.\1"),
+    (r"tool_choice\.allowed_tools\.tools\.(\d+)\.function", r"tool_choice.tools.\1"),
+    (r"tool_choice\.function", "tool_choice"),
+)
+"""Beginnings of the chat's field names, as patterns, and what they are here."""
+
+
+def chat_request(body: ResponseRequest, chat: ChatMessages) -> ChatRequest:
+    """
+    Raises:
+        InvalidRequestError: fields contradict each other.
+    """
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequestError("stream_options: needs stream to be true", "stream_options")
+    if body.top_logprobs and not body.with_logprobs:
+        raise InvalidRequestError(
+            "top_logprobs: needs include to have 'message.output_text.logprobs'", "top_logprobs"
+        )
+    same = {name: getattr(body, name) for name in SamplingFields.model_fields}
+    fields: _Json = {
+        **same,
+        "messages": chat.messages,
+        "max_completion_tokens": body.max_output_tokens,
+        "logprobs": body.with_logprobs,
+        "top_logprobs": body.top_logprobs if body.with_logprobs else None,
+        "tools": None if body.tools is None else [_tool(tool) for tool in body.tools],
+        "tool_choice": _tool_choice(body.tool_choice),
+        "parallel_tool_calls": body.parallel_tool_calls,
+        "response_format": _response_format(body),
+    }
+    return ChatRequest.model_validate(fields)
+
+
+def is_strict(tool: ResponseTool) -> bool:
+    """Unlike the chat's, functions here are strict if nothing is said, as OpenAI's are."""
+    return tool.strict is not False
+
+
+def _tool(tool: ResponseTool) -> _Json:
+    function = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "strict": is_strict(tool),
+    }
+    return {"type": "function", "function": function}
+
+
+def _tool_choice(choice: ResponseToolChoice | None) -> object:
+    match choice:
+        case ToolReference():
+            return _named(choice)
+        case AllowedToolsChoice():
+            tools = [_named(tool) for tool in choice.tools]
+            allowed = {"mode": choice.mode, "tools": tools}
+            return {"type": "allowed_tools", "allowed_tools": allowed}
+        case _:
+            return choice
+
+
+def _named(tool: ToolReference) -> _Json:
+    return {"type": "function", "function": {"name": tool.name}}
+
+
+def _response_format(body: ResponseRequest) -> _Json | None:
+    given = None if body.text is None else body.text.format
+    if given is None:
+        return None
+    if not isinstance(given, ResponseSchemaFormat):
+        return {"type": given.type}
+    spec = {"name": given.name, "description": given.description, "schema": given.schema_}
+    return {"type": "json_schema", "json_schema": {**spec, "strict": given.strict}}
+
+
+@contextmanager
+def renamed_fields(chat: ChatMessages) -> Generator[None]:
+    """Errors that name a field of the chat's name the response's own instead."""
+    try:
+        yield
+    except RequestError as error:
+        if error.param is not None:
+            param = _rename(error.param, chat)
+            if error.message.startswith(f"{error.param}: "):
+                error.message = param + error.message[len(error.param) :]
+            error.param = param
+        raise
+
+
+def _rename(param: str, chat: ChatMessages) -> str:
+    message = re.match(r"messages\.(\d+)(\.|$)", param)
+    if message is not None:
+        place = chat.places[int(message[1])]
+        is_call_id = param.endswith(".tool_call_id") and place.startswith("input.")
+        return f"{place}.call_id" if is_call_id else place
+    for pattern, name in _RENAMED:
+        renamed, count = re.subn(rf"^{pattern}(?=\.|$)", name, param)
+        if count:
+            return renamed
+    return param

@@ -1,0 +1,128 @@
+"""A request's place in a conversation: what came before it, and all of it as a chat's messages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.api.errors import shown
+from server.api.responses.items import input_items, kept, read
+from server.api.responses.store import KeptResponse, Owner, ResponseStore, Turn
+from server.api.schemas.response_items import (
+    AnyItem,
+    FunctionCall,
+    FunctionCallOutput,
+    InputMessage,
+    OutputMessage,
+    OutputTextContent,
+    RefusalContent,
+)
+from server.api.schemas.response_request import ResponseRequest
+from server.errors import InvalidRequestError, PreviousResponseError
+
+Message = dict[str, Any]
+"""As bodies of `/v1/chat/completions` have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessages:
+    """A conversation as a chat."""
+
+    messages: list[Message]
+    places: list[str]
+    """The field of the request that each came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    turn: Turn
+    """Its last one, without an answer so far."""
+    chat: ChatMessages
+
+
+def conversation(body: ResponseRequest, store: ResponseStore, owner: Owner) -> Conversation:
+    """
+    Raises:
+        PreviousResponseError: the response to go on from is not kept here.
+        RequestError: that one has no answer; a bad item; an item that comes twice.
+    """
+    parent = _parent(body.previous_response_id, store, owner)
+    earlier = [] if parent is None else [item for turn in parent.chain() for item in turn.items()]
+    given = input_items(body.input, store, owner)
+    _check_ids({item.id for item in earlier}, given)
+    turn = Turn(parent, [kept(item) for item in given])
+    return Conversation(turn, _chat_messages(body, read(earlier), given))
+
+
+def _parent(response_id: str | None, store: ResponseStore, owner: Owner) -> Turn | None:
+    if response_id is None:
+        return None
+    field = "previous_response_id"
+    previous: KeptResponse | None = store.get(owner, response_id)
+    if previous is None:
+        raise PreviousResponseError(f"{field}: response {shown(response_id)} is not found", field)
+    if previous.status not in ("completed", "incomplete"):
+        state = "is still being made" if previous.status == "in_progress" else previous.status
+        what = {"failed": "has failed", "cancelled": "was cancelled"}.get(state, state)
+        raise InvalidRequestError(f"{field}: response {shown(response_id)} {what}", field)
+    return previous.turn
+
+
+def _check_ids(known: set[str], given: Sequence[AnyItem]) -> None:
+    for index, item in enumerate(given):
+        if item.id in known:
+            raise InvalidRequestError(
+                f"input.{index}.id: item {shown(item.id)} is in this conversation already",
+                f"input.{index}.id",
+            )
+        known.add(item.id)
+
+
+def _chat_messages(
+    body: ResponseRequest, earlier: Sequence[AnyItem], given: Sequence[AnyItem]
+) -> ChatMessages:
+    found = ChatMessages([], [])
+    if body.instructions is not None:
+        _append(found, {"role": "system", "content": body.instructions}, "instructions")
+    for item in earlier:
+        _add(found, item, "previous_response_id")
+    for index, item in enumerate(given):
+        _add(found, item, f"input.{index}")
+    return found
+
+
+def _append(found: ChatMessages, message: Message, place: str) -> None:
+    found.messages.append(message)
+    found.places.append(place)
+
+
+def _add(found: ChatMessages, item: AnyItem, place: str) -> None:
+    match item:
+        case InputMessage():
+            texts = [_text_part(part.text) for part in item.content]
+            _append(found, {"role": item.role, "content": texts}, place)
+        case OutputMessage():
+            texts = [_text_part(_shown_text(part)) for part in item.content]
+            _append(found, {"role": "assistant", "content": texts}, place)
+        case FunctionCall():
+            _add_call(found, item, place)
+        case FunctionCallOutput(output=output):
+            content = output if isinstance(output, str) else [_text_part(p.text) for p in output]
+            result = {"role": "tool", "tool_call_id": item.call_id, "content": content}
+            _append(found, {**result, "name": item.name}, place)
+
+
+def _add_call(found: ChatMessages, item: FunctionCall, place: str) -> None:
+    """Calls belong to the assistant's message before them, if there is one: it is one turn."""
+    function = {"name": item.name, "arguments": item.arguments}
+    call = {"id": item.call_id, "type": "function", "function": function}
+    if not found.messages or found.messages[-1]["role"] != "assistant":
+        _append(found, {"role": "assistant", "content": None, "tool_calls": []}, place)
+    found.messages[-1].setdefault("tool_calls", []).append(call)
+
+
+def _shown_text(part: OutputTextContent | RefusalContent) -> str:
+    return part.refusal if isinstance(part, RefusalContent) else part.text
+
+
+def _text_part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}

@@ -1,0 +1,131 @@
+"""Items that a request sends → items as they are kept."""
+
+import uuid
+from collections.abc import Sequence
+
+from server.api.errors import shown
+from server.api.responses.store import KeptItem, Owner, ResponseStore
+from server.api.schemas.response_input import (
+    FunctionCallItem,
+    FunctionCallOutputItem,
+    InputItem,
+    InputText,
+    ItemReference,
+    MessageItem,
+    OutputText,
+    Part,
+    Refusal,
+)
+from server.api.schemas.response_items import (
+    ITEM,
+    AnyItem,
+    FunctionCall,
+    FunctionCallOutput,
+    InputMessage,
+    InputTextContent,
+    OutputMessage,
+    OutputTextContent,
+    RefusalContent,
+)
+from server.errors import InvalidRequestError, NotFoundError
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}_{uuid.uuid4().hex}"
+
+
+def kept(item: AnyItem) -> KeptItem:
+    return KeptItem(item.id, item.model_dump_json().encode())
+
+
+def read(items: Sequence[KeptItem]) -> list[AnyItem]:
+    return [ITEM.validate_json(item.json) for item in items]
+
+
+def input_items(
+    given: str | Sequence[InputItem], store: ResponseStore, owner: Owner
+) -> list[AnyItem]:
+    """The items of a request, each with an id: its own, or a new one.
+
+    Raises:
+        InvalidRequestError: a part doesn't belong into its message.
+        NotFoundError: a reference to an item that is not kept here.
+    """
+    if isinstance(given, str):
+        content = [InputTextContent(text=given)]
+        return [InputMessage(id=new_id("msg"), role="user", content=content)]
+    return [_item(item, f"input.{index}", store, owner) for index, item in enumerate(given)]
+
+
+def _item(item: InputItem, path: str, store: ResponseStore, owner: Owner) -> AnyItem:
+    match item:
+        case MessageItem():
+            return _message(item, path)
+        case FunctionCallItem():
+            return FunctionCall(
+                id=item.id or new_id("fc"),
+                call_id=item.call_id,
+                name=item.name,
+                arguments=item.arguments,
+                status=item.status or "completed",
+            )
+        case FunctionCallOutputItem(output=output):
+            texts = output if isinstance(output, str) else [_input_text(part) for part in output]
+            return FunctionCallOutput(
+                id=item.id or new_id("fco"),
+                call_id=item.call_id,
+                output=texts,
+                status=item.status or "completed",
+                name=item.name,
+            )
+        case ItemReference():
+            return _referenced(item.id, path, store, owner)
+        case _:
+            raise InvalidRequestError(f"{path}.type: is not supported", f"{path}.type")
+
+
+def _referenced(item_id: str, path: str, store: ResponseStore, owner: Owner) -> AnyItem:
+    found = store.find_item(owner, item_id)
+    if found is None:
+        raise NotFoundError(
+            f"{path}.id: item {shown(item_id)} is not found; only items of stored responses are",
+            f"{path}.id",
+        )
+    return ITEM.validate_json(found.json)
+
+
+def _message(item: MessageItem, path: str) -> AnyItem:
+    item_id, status = item.id or new_id("msg"), item.status or "completed"
+    if item.role == "assistant":
+        parts: list[OutputTextContent | RefusalContent]
+        if isinstance(item.content, str):
+            parts = [OutputTextContent(text=item.content)]
+        else:
+            parts = [_answer_part(part) for part in item.content]
+        return OutputMessage(id=item_id, status=status, content=parts)
+    if isinstance(item.content, str):
+        texts = [InputTextContent(text=item.content)]
+    else:
+        texts = [
+            _input_part(part, f"{path}.content.{index}.type")
+            for index, part in enumerate(item.content)
+        ]
+    return InputMessage(id=item_id, role=item.role, status=status, content=texts)
+
+
+def _answer_part(part: Part) -> OutputTextContent | RefusalContent:
+    if isinstance(part, Refusal):
+        return RefusalContent(refusal=part.refusal)
+    # Some clients send an assistant's text as input_text too.
+    return OutputTextContent(text=part.text)
+
+
+def _input_part(part: Part, path: str) -> InputTextContent:
+    if isinstance(part, OutputText | Refusal):
+        message = f"{path}: only messages of role 'assistant' have parts of type {part.type!r}"
+        raise InvalidRequestError(message, path)
+    return _input_text(part)
+
+
+def _input_text(part: InputText) -> InputTextContent:
+    return InputTextContent(text=part.text)

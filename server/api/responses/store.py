@@ -1,0 +1,228 @@
+"""Responses kept in memory, and the conversations that they end.
+
+    turn A ◄── turn B ◄── turn C        a response is the end of a chain of turns;
+                  ▲                     a turn: the items sent for it, and those it answered
+                  └────── turn D
+
+A turn stays as long as a kept response, or a turn of one, comes after it: that B's response was
+deleted or pushed out does not break C. All of it counts once, however many responses share it.
+
+Everything is kept as JSON, whose length is what the memory limit counts. For one event loop.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from server.api.api_keys import KeyDigest
+
+_logger = logging.getLogger(__name__)
+
+Owner = KeyDigest | None
+"""Whose key a response belongs to; None where no keys are needed."""
+
+ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
+
+_RESPONSE_OVERHEAD = 1024
+_ITEM_OVERHEAD = 512
+"""Bytes of memory around the JSON: objects, keys, the index."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    max_responses: int = 1024
+    """0 keeps nothing."""
+    max_bytes: int = 64 * 2**20
+    seconds_to_live: float = 86_400.0
+    """From when a response has ended."""
+
+
+class KeptItem(NamedTuple):
+    """One item of a conversation."""
+
+    id: str
+    json: bytes
+
+
+class Turn:
+    """Items sent, and what was answered to them.
+
+    Args:
+        parent: The turn before.
+    """
+
+    __slots__ = ("inputs", "num_holders", "outputs", "parent")
+
+    def __init__(
+        self,
+        parent: "Turn | None",
+        inputs: Sequence[KeptItem],
+        outputs: Sequence[KeptItem] = (),
+    ) -> None:
+        self.parent = parent
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self.num_holders = 0
+        """Kept responses and turns that need it; the store's business."""
+
+    @property
+    def num_bytes(self) -> int:
+        items = (*self.inputs, *self.outputs)
+        return sum(len(item.json) + _ITEM_OVERHEAD for item in items)
+
+    def chain(self) -> list["Turn"]:
+        """The conversation, from its first turn to this one."""
+        turns: list[Turn] = []
+        turn: Turn | None = self
+        while turn is not None:
+            turns.append(turn)
+            turn = turn.parent
+        return turns[::-1]
+
+    def context(self) -> list[KeptItem]:
+        """What the answer of this turn was made from."""
+        *earlier, last = self.chain()
+        return [item for turn in earlier for item in turn.items()] + list(last.inputs)
+
+    def items(self) -> Iterator[KeptItem]:
+        yield from self.inputs
+        yield from self.outputs
+
+
+class KeptResponse:
+    """A response in some state; a later state is another object."""
+
+    __slots__ = ("body", "expires_at", "id", "is_deleted", "owner", "status", "turn")
+
+    def __init__(
+        self, owner: Owner, id: str, status: ResponseStatus, body: bytes, turn: Turn
+    ) -> None:
+        self.owner = owner
+        self.id = id
+        self.status: ResponseStatus = status
+        self.body = body
+        """The JSON document."""
+        self.turn = turn
+        self.expires_at = 0.0
+        self.is_deleted = False
+        """By its owner; not pushed out."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Without its turns."""
+        return len(self.body) + _RESPONSE_OVERHEAD
+
+
+class ResponseStore:
+    """The newest responses, within the limits; whoever's are oldest go first.
+
+    Args:
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self, limits: StoreLimits = StoreLimits(), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.limits = limits
+        self._clock = clock
+        self._responses: dict[tuple[Owner, str], KeptResponse] = {}  # by time of expiry
+        self._turns_of_item: dict[tuple[Owner, str], list[Turn]] = {}
+        """An item is in several turns where clients send the answers before back themselves."""
+        self._num_bytes = 0
+
+    def __len__(self) -> int:
+        self._drop_expired()
+        return len(self._responses)
+
+    @property
+    def num_bytes(self) -> int:
+        self._drop_expired()
+        return self._num_bytes
+
+    def put(self, response: KeptResponse) -> None:
+        """Keeps a response; the oldest ones make room. One that alone is too large is not kept."""
+        chain_bytes = sum(turn.num_bytes for turn in response.turn.chain())
+        if chain_bytes + response.num_bytes > self.limits.max_bytes:
+            _logger.warning("%s is too large to be kept (--stored-responses-memory)", response.id)
+            return
+        response.expires_at = self._clock() + self.limits.seconds_to_live
+        self._responses[response.owner, response.id] = response
+        self._num_bytes += response.num_bytes
+        self._hold(response.owner, response.turn)
+        self._drop_expired()
+        while self._is_too_full():
+            self._drop(next(iter(self._responses.values())))
+
+    def replace(self, old: KeptResponse, new: KeptResponse) -> None:
+        """Keeps the next state of a response, unless it was deleted in the meantime."""
+        if old.is_deleted:
+            return
+        if self._responses.get((old.owner, old.id)) is old:
+            self._drop(old)
+        self.put(new)
+
+    def get(self, owner: Owner, response_id: str) -> KeptResponse | None:
+        self._drop_expired()
+        return self._responses.get((owner, response_id))
+
+    def delete(self, owner: Owner, response_id: str) -> bool:
+        """Whether there was one. What later responses go on from stays with those."""
+        response = self.get(owner, response_id)
+        if response is None:
+            return False
+        response.is_deleted = True
+        self._drop(response)
+        return True
+
+    def find_item(self, owner: Owner, item_id: str) -> KeptItem | None:
+        """An item of any kept conversation of this owner."""
+        self._drop_expired()
+        turns = self._turns_of_item.get((owner, item_id))
+        if turns is None:
+            return None
+        return next(item for item in turns[-1].items() if item.id == item_id)
+
+    def _is_too_full(self) -> bool:
+        too_many = len(self._responses) > self.limits.max_responses
+        return too_many or self._num_bytes > self.limits.max_bytes
+
+    def _drop_expired(self) -> None:
+        now = self._clock()
+        while self._responses:
+            oldest = next(iter(self._responses.values()))
+            if oldest.expires_at > now:
+                return
+            self._drop(oldest)
+
+    def _drop(self, response: KeptResponse) -> None:
+        del self._responses[response.owner, response.id]
+        self._num_bytes -= response.num_bytes
+        self._release(response.owner, response.turn)
+
+    def _hold(self, owner: Owner, last: Turn) -> None:
+        """Counts a turn, and those before it that nobody holds yet."""
+        turn: Turn | None = last
+        while turn is not None:
+            turn.num_holders += 1
+            if turn.num_holders > 1:
+                return
+            self._num_bytes += turn.num_bytes
+            for item in turn.items():
+                self._turns_of_item.setdefault((owner, item.id), []).append(turn)
+            turn = turn.parent
+
+    def _release(self, owner: Owner, last: Turn) -> None:
+        turn: Turn | None = last
+        while turn is not None:
+            turn.num_holders -= 1
+            if turn.num_holders:
+                return
+            self._num_bytes -= turn.num_bytes
+            for item in turn.items():
+                turns = self._turns_of_item[owner, item.id]
+                turns.remove(turn)
+                if not turns:
+                    del self._turns_of_item[owner, item.id]
+            turn = turn.parent

@@ -1,0 +1,93 @@
+"""`/v1/responses`: the response object."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from server.api.responses.store import ResponseStatus
+from server.api.schemas.response_items import OutputItem
+from server.api.schemas.speculation import SpeculationField
+
+
+class ResponseError(BaseModel):
+    code: Literal["server_error", "invalid_prompt"]
+    message: str
+
+
+class IncompleteDetails(BaseModel):
+    reason: Literal["max_output_tokens"]
+
+
+class InputTokensDetails(BaseModel):
+    cached_tokens: int
+    """Tokens whose KV came from the prefix cache."""
+    cache_write_tokens: Literal[0] = 0
+    """OpenAI bills these; writing costs nothing here."""
+
+
+class OutputTokensDetails(BaseModel):
+    reasoning_tokens: Literal[0] = 0
+
+
+class ResponseUsage(BaseModel):
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails = OutputTokensDetails()
+    total_tokens: int
+
+
+class ShownTool(BaseModel):
+    type: Literal["function"] = "function"
+    name: str
+    description: str | None
+    parameters: dict[str, Any] | None
+    strict: bool
+
+
+class ResponseText(BaseModel):
+    format: dict[str, Any]
+    """As it was sent."""
+
+
+class ResponseObject(BaseModel):
+    """A response in any state; the request's fields come back with their defaults filled in."""
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    status: ResponseStatus = "in_progress"
+    completed_at: int | None = None
+    background: Literal[False] = False
+    error: ResponseError | None = None
+    incomplete_details: IncompleteDetails | None = None
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: None = None
+    metadata: dict[str, str]
+    model: str
+    output: list[OutputItem] = []
+    parallel_tool_calls: bool
+    previous_response_id: str | None
+    prompt_cache_key: None = None
+    reasoning: None = None
+    safety_identifier: None = None
+    service_tier: Literal["default"] = "default"
+    temperature: float
+    text: ResponseText
+    tool_choice: str | dict[str, Any]
+    """As it was sent."""
+    tools: list[ShownTool]
+    top_logprobs: int
+    top_p: float
+    truncation: Literal["disabled"] = "disabled"
+    usage: ResponseUsage | None = None
+    """Null until the response has ended."""
+    user: str | None
+    speculation: SpeculationField = None
+
+
+class DeletedResponse(BaseModel):
+    id: str
+    object: Literal["response"] = "response"
+    deleted: Literal[True] = True

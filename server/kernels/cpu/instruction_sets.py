@@ -1,0 +1,64 @@
+"""Which of the native libraries serves. They are the same sources, compiled once for each set of
+instructions; the portable one tells which of them the CPU runs (`cpu.cpp`)."""
+
+import ctypes
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+InstructionSet = Literal["avx512", "avx2", "portable"]
+"""avx512 needs VNNI too; avx2 needs FMA and F16C."""
+INSTRUCTION_SETS: tuple[InstructionSet, ...] = get_args(InstructionSet)
+"""Best first."""
+VARIABLE = "GLIDECAPE_CPU_KERNELS"
+"""The environment variable that asks for one of them. Or for auto, which is the best that was built
+and that the CPU runs; or for none, which leaves everything to torch."""
+
+
+class KernelsUnavailableError(Exception):
+    """The kernels asked for do not exist, were not built, or the CPU does not run them."""
+
+
+def built_libraries(folder: Path = Path(__file__).parent) -> Mapping[InstructionSet, Path]:
+    """Their files."""
+    found = dict[InstructionSet, Path]()
+    for name in INSTRUCTION_SETS:
+        for file in sorted(folder.glob(f"_native_{name}*.so"))[:1]:
+            found[name] = file
+    return found
+
+
+def asks_cpu(libraries: Mapping[InstructionSet, Path]) -> Callable[[InstructionSet], bool]:
+    """Whether this CPU runs a library; without the portable one, which could be asked: none."""
+    if "portable" not in libraries:
+        return lambda name: False
+    runs = ctypes.CDLL(str(libraries["portable"])).glidecape_cpu_runs
+    runs.restype, runs.argtypes = ctypes.c_bool, (ctypes.c_char_p,)
+    return lambda name: bool(runs(name.encode()))
+
+
+def pick(
+    choice: str,
+    built: Mapping[InstructionSet, Path],
+    cpu_runs: Callable[[InstructionSet], bool],
+) -> InstructionSet | None:
+    """What serves; None is torch.
+
+    Args:
+        choice: an instruction set, auto or none.
+
+    Raises:
+        KernelsUnavailableError: a certain set is asked for and can't serve.
+    """
+    if choice == "none":
+        return None
+    if choice == "auto":
+        return next((name for name in INSTRUCTION_SETS if name in built and cpu_runs(name)), None)
+    if choice not in INSTRUCTION_SETS:
+        raise KernelsUnavailableError(f"expected auto, {', '.join(INSTRUCTION_SETS)} or none")
+    if choice not in built:
+        there = ", ".join(built) or "none"
+        raise KernelsUnavailableError(f"these kernels were not built; there are: {there}")
+    if not cpu_runs(choice):
+        raise KernelsUnavailableError("this CPU lacks instructions that these kernels need")
+    return choice

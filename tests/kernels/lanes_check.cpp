@@ -1,0 +1,224 @@
+// Every operation of lanes.h and dot.h against plain C++, for the instruction set it is compiled for,
+// in buffers of exactly the promised size. Built by test_sanitizers.py.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "dot.h"
+#include "vector_math.h"
+
+using namespace glidecape;
+
+namespace {
+
+#define CHECK(condition)                                                 \
+  do {                                                                   \
+    if (!(condition)) {                                                  \
+      std::fprintf(stderr, "line %d: %s\n", __LINE__, #condition);       \
+      std::abort();                                                      \
+    }                                                                    \
+  } while (false)
+
+using Floats = std::vector<float>;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+uint32_t bits_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+float of_bits(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+Floats stored(Lanes x) {
+  Floats all(16);
+  store(all.data(), x);
+  return all;
+}
+bool same(float a, float b) { return std::isnan(a) ? std::isnan(b) : bits_of(a) == bits_of(b); }
+
+// Where halves, powers, signs and specials meet.
+Floats numbers() {
+  Floats all{0.0f, -0.0f, 1.0f, -1.0f, 0.5f, 1.5f, 2.5f, -2.5f, 1e-40f, -1e-40f, 3e38f, -3e38f,
+             kInfinity, -kInfinity, kNaN, of_bits(0x7f800001), of_bits(0x3f808000),
+             of_bits(0x3f818000), of_bits(0x7f7fffff), of_bits(0xffffffff)};
+  std::mt19937 engine{1};
+  while (all.size() % 16 || all.size() < 4096) all.push_back(of_bits(engine()));
+  return all;
+}
+
+float half_to_float(uint16_t half) {
+  const int exponent = half >> 10 & 31, mantissa = half & 1023;
+  const float sign = half & 0x8000 ? -1.0f : 1.0f;
+  if (exponent == 31) return mantissa ? kNaN : sign * kInfinity;
+  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -24);
+  return sign * std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
+}
+
+uint16_t to_bf16(float x) {
+  const uint32_t bits = bits_of(x);
+  if (std::isnan(x)) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+void check_conversions() {
+  const Floats all = numbers();
+  for (size_t i = 0; i < all.size(); i += 16) {
+    std::vector<bf16> rounded(16);
+    store(rounded.data(), load(all.data() + i));
+    for (int j = 0; j < 16; ++j) CHECK(rounded[j] == to_bf16(all[i + j]));
+    const Floats back = stored(load_bf16(rounded.data()));
+    for (int j = 0; j < 16; ++j) CHECK(bits_of(back[j]) == uint32_t{rounded[j]} << 16);
+  }
+  for (uint32_t first = 0; first < 65536; first += 16) {
+    std::vector<uint16_t> halves(16);
+    for (int j = 0; j < 16; ++j) halves[j] = static_cast<uint16_t>(first + j);
+    const Floats found = stored(load_half(reinterpret_cast<const uint8_t*>(halves.data())));
+    for (int j = 0; j < 16; ++j) {
+      const float number = half_to_float(halves[j]), product = -128.0f * number;
+      CHECK(same(found[j], number));
+      const float expected = std::fabs(product) >= 65536.0f ? std::copysign(kInfinity, product) : product;
+      CHECK(same(half_to_float(times_minus_128(halves[j])), expected));
+    }
+  }
+}
+
+void check_arithmetic() {
+  const Floats all = numbers();
+  for (size_t i = 0; i + 17 < all.size(); ++i) {
+    const float *p = all.data() + i, *q = p + 1;
+    const Lanes a = load(p), b = load(q);
+    const Floats least = stored(min(a, b)), most = stored(max(a, b)), size = stored(abs(a));
+    const unsigned mask = greater(a, b);
+    bool nan = false;
+    for (int j = 0; j < 16; ++j) {
+      CHECK(same(least[j], p[j] < q[j] ? p[j] : q[j]));
+      CHECK(same(most[j], p[j] > q[j] ? p[j] : q[j]));
+      CHECK(same(size[j], std::fabs(p[j])));
+      CHECK((mask >> j & 1) == (p[j] > q[j]));
+      nan = nan || std::isnan(p[j]) || std::isnan(q[j]);
+    }
+    CHECK(mask >> 16 == 0);
+    CHECK(unordered(a, b) == nan);
+  }
+  for (int i = 0; i < 16; ++i) {
+    Floats some(16);
+    for (int j = 0; j < 16; ++j) some[j] = static_cast<float>((j * 7 + i) % 16);
+    CHECK(sum(load(some.data())) == 120.0f);
+    CHECK(largest(load(some.data())) == 15.0f);
+    const Floats few(some.begin(), some.begin() + i), found = stored(load_first(few.data(), i, -3.0f));
+    for (int j = 0; j < 16; ++j) CHECK(found[j] == (j < i ? some[j] : -3.0f));
+  }
+  for (float x = -2100.0f; x < 2100.0f; x += 4.0f) {  // halves are ties
+    Floats some(16);
+    for (int j = 0; j < 16; ++j) some[j] = x + 0.25f * static_cast<float>(j);
+    const Floats found = stored(round(load(some.data())));
+    const Floats ints = stored(to_floats(to_ints(load(some.data()))));
+    int total = 0;
+    for (int j = 0; j < 16; ++j) {
+      CHECK(found[j] == std::nearbyint(some[j]) && ints[j] == found[j]);
+      total += static_cast<int>(found[j]);
+    }
+    CHECK(sum(to_ints(load(some.data()))) == total);
+  }
+  for (int n = -150; n <= 150; ++n) {
+    const float power = static_cast<float>(n);
+    CHECK(same(stored(times_power_of_two(glidecape::all(1.25f), glidecape::all(power)))[n & 15], std::ldexp(1.25f, n)));
+  }
+}
+
+void check_exp() {
+  const Floats special{0.0f, -kInfinity, kInfinity, kNaN, -1e30f, 1e30f, -103.0f, 88.5f};
+  const float expected[]{1.0f, 0.0f, kInfinity, kNaN, 0.0f, kInfinity};
+  Floats x(special);
+  x.resize(16);
+  const Floats found = stored(glidecape::exp(load(x.data())));
+  for (int i = 0; i < 6; ++i) CHECK(same(found[i], expected[i]));
+  for (float first = -87.0f; first < 88.0f; first += 0.37f) {
+    for (int j = 0; j < 16; ++j) x[j] = first + 0.02f * static_cast<float>(j);
+    const Floats powers = stored(glidecape::exp(load(x.data())));
+    for (int j = 0; j < 16; ++j)
+      CHECK(std::fabs(powers[j] / std::exp(static_cast<double>(x[j])) - 1.0) < 4e-7);
+  }
+}
+
+void check_turn() {
+  std::vector<std::vector<bf16>> rows(16, std::vector<bf16>(32));
+  std::vector<const bf16*> keys;
+  for (int i = 0; i < 16; ++i) {
+    for (int d = 0; d < 32; ++d) rows[i][d] = static_cast<bf16>(0x3f80 + 32 * i + d);
+    keys.push_back(rows[i].data());
+  }
+  constexpr int kStride = 20;
+  Floats turned(31 * kStride + 16, -1.0f);
+  turn_keys(keys.data(), turned.data(), kStride);
+  for (int d = 0; d < 32; ++d)
+    for (int i = 0; i < 16; ++i) CHECK(bits_of(turned[d * kStride + i]) == uint32_t{rows[i][d]} << 16);
+  for (int d = 0; d < 31; ++d) CHECK(turned[d * kStride + 16] == -1.0f);  // what lies between is kept
+}
+
+// All weights and activations as large as they get (saturate), or random.
+template <int Rows, int Bits>
+void check_dots(bool saturate) {
+  std::mt19937 engine{Rows};
+  const auto draw = [&](int low, int high) {
+    return saturate ? high : std::uniform_int_distribution<int>(low, high)(engine);
+  };
+  std::vector<uint8_t> packed(16 * kGroup * Bits / 8);
+  std::vector<int8_t> groups(Rows * 2 * kGroup);
+  int weights[16][kGroup], values[Rows][kGroup];
+  for (int lane = 0; lane < 16; ++lane)
+    for (int i = 0; i < kGroup; ++i) {
+      weights[lane][i] = draw(0, (1 << Bits) - 1);
+      place(packed.data(), Bits, lane, i, static_cast<uint8_t>(weights[lane][i]));
+    }
+  for (int r = 0; r < Rows; ++r)
+    for (int first = 0; first < kGroup; first += 16) {
+      Floats some(16);
+      for (int j = 0; j < 16; ++j) {
+        values[r][first + j] = draw(-2032, 2032) * (r % 2 ? -1 : 1);
+        some[j] = static_cast<float>(values[r][first + j]);
+      }
+      put_12_bits(to_ints(load(some.data())), groups.data() + r * 2 * kGroup, first);
+    }
+  int calls = 0;
+  add_dots<Rows, Bits>(packed.data(), groups.data(), 2 * kGroup, [&](int r, IntLanes dots) {
+    const Floats found = stored(to_floats(dots));
+    CHECK(r == calls++);
+    for (int lane = 0; lane < 16; ++lane) {
+      int expected = 0;
+      for (int i = 0; i < kGroup; ++i) expected += weights[lane][i] * values[r][i];
+      CHECK(found[lane] == static_cast<float>(expected));
+    }
+  });
+  CHECK(calls == Rows);
+}
+
+template <int Rows>
+void check_all_dots() {
+  for (const bool saturate : {false, true}) {
+    check_dots<Rows, 4>(saturate);
+    check_dots<Rows, 8>(saturate);
+  }
+}
+
+}  // namespace
+
+int main() {
+  check_conversions();
+  check_arithmetic();
+  check_exp();
+  check_turn();
+  check_all_dots<1>();
+  check_all_dots<2>();
+  check_all_dots<5>();
+  check_all_dots<7>();
+  check_all_dots<16>();
+  std::puts("done");
+}
