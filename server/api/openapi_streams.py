@@ -6,18 +6,21 @@ to older readers) describes one event.
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from server.api.schemas.chat import ChatChunk
 from server.api.schemas.completion import Completion
+from server.api.schemas.response_events import Event
 
 _Json = dict[str, Any]
 
-_CHUNKS: dict[str, type[BaseModel]] = {
-    "/v1/chat/completions": ChatChunk,
-    "/v1/completions": Completion,
+_DONE: _Json = {"const": "[DONE]"}
+_CHUNKS: dict[str, tuple[str, TypeAdapter[Any], tuple[_Json, ...]]] = {
+    "/v1/chat/completions": ("ChatChunk", TypeAdapter(ChatChunk), (_DONE,)),
+    "/v1/completions": ("Completion", TypeAdapter(Completion), (_DONE,)),
+    "/v1/responses": ("ResponseEvent", TypeAdapter(Event), ()),
 }
-_RESPONSES = "/v1/responses"
+"""Path → name and type of what its events carry, and what else their data may be."""
 _PREFIX = "#/components/schemas/"
 
 
@@ -27,30 +30,24 @@ def describe_stream(document: _Json, path: str, example: str | None) -> None:
     Args:
         document: Whose components get the chunk's schema.
     """
-    if path == _RESPONSES:  # more than twenty kinds of events, which docs/api.md names
-        stream: _Json = {"schema": {"type": "string"}, "example": example}
-        document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"] = stream
-    chunk = _CHUNKS.get(path)
-    if chunk is None:
+    if path not in _CHUNKS:
         return
-    schema = chunk.model_json_schema(mode="serialization", ref_template=f"{_PREFIX}{{model}}")
+    name, chunk, others = _CHUNKS[path]
+    schema = chunk.json_schema(mode="serialization", ref_template=f"{_PREFIX}{{model}}")
     components: _Json = document["components"]["schemas"]
-    for name, inside in schema.pop("$defs").items():
-        components.setdefault(name, inside)
-    components.setdefault(chunk.__name__, schema)
+    for inside_name, inside in schema.pop("$defs").items():
+        components.setdefault(inside_name, inside)
+    components.setdefault(name, schema)
     content: _Json = document["paths"][path]["post"]["responses"]["200"]["content"]
-    content["text/event-stream"] = {"itemSchema": _event(chunk.__name__), "example": example}
+    content["text/event-stream"] = {"itemSchema": _event(name, others), "example": example}
 
 
-def _event(name: str) -> _Json:
-    """A chunk, at last `[DONE]`; or an error, after which nothing comes."""
+def _event(name: str, others: tuple[_Json, ...]) -> _Json:
+    """A document, or an error, after which nothing comes."""
     documents = [{"$ref": f"{_PREFIX}{each}"} for each in (name, "ErrorBody")]
-    data = [
-        {"const": "[DONE]"},
-        {"contentMediaType": "application/json", "contentSchema": {"anyOf": documents}},
-    ]
+    document = {"contentMediaType": "application/json", "contentSchema": {"anyOf": documents}}
     return {
         "type": "object",
-        "properties": {"data": {"type": "string", "anyOf": data}},
+        "properties": {"data": {"type": "string", "anyOf": [*others, document]}},
         "required": ["data"],
     }
