@@ -63,7 +63,7 @@ async def _chat_grammar(body: ChatRequest, tools: ToolUse, parts: Parts) -> Gram
         names = [tool.function.name for tool in body.tools or []]
         for tool in tools.enforced(content):
             field = f"tools.{names.index(tool.name)}.function.parameters"
-            check_schema(field, tool.parameters, parts)
+            check_schema(field, dict(tool.parameters), parts)
         await compile_grammar("tools", grammar, parts)
     return grammar
 
