@@ -13,6 +13,8 @@ from pydantic import BaseModel
 EXTENSIONS = frozenset(
     ("speculation", "speculation_trace", "prompt_token_ids", "token_ids", "max_model_len")
 )
+_OLDER = {"ResponseFunctionCallArgumentsDoneEvent": frozenset(("name",))}
+"""Fields that openai 2's models require and openai 3's don't have."""
 _MODELS: Mapping[str, type[BaseModel]] = {
     "chat.completion": ChatCompletion,
     "chat.completion.chunk": ChatCompletionChunk,
@@ -64,7 +66,7 @@ def check_extras(value: object) -> None:
         for entry in value:
             check_extras(entry)
     if isinstance(value, BaseModel):
-        extras = set(value.model_extra or {})
+        extras = set(value.model_extra or {}) - _OLDER.get(type(value).__name__, frozenset())
         assert extras <= EXTENSIONS, f"{type(value).__name__} has no {extras - EXTENSIONS}"
         for name in type(value).model_fields:
             check_extras(getattr(value, name))

@@ -107,7 +107,10 @@ class ResponseRequest(SamplingFields):
     """Comes back with the response."""
 
     truncation: Annotated[Any, refuse_unless("disabled")] = None
+    access_programs: Unsupported = None
     background: Unsupported = None
+    background_options: Unsupported = None
+    image: Unsupported = None
     reasoning: Unsupported = None
     conversation: Unsupported = None
     context_management: Unsupported = None

@@ -220,7 +220,7 @@ async def test_the_time_ends_prompts_that_are_being_written(tmp_path: Path) -> N
     endless = Slow(ids("a") * 10**6)  # 10 s for the longest prompt
     config = replace(CONFIG, seconds=0.3)
     progress = await write(tmp_path, config, [], endless, writes_itself=True)
-    assert 1.0 <= progress.seconds < 10
+    assert 0.3 <= progress.seconds < 5
     # Not noted as dropped: it is written again, and to its end, by a run with more time.
     assert (tmp_path / "prompts.jsonl").read_bytes() == b""
 

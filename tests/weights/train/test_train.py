@@ -223,9 +223,13 @@ def test_ctrl_c_keeps_all_steps(
             signal.raise_signal(signal.SIGINT)
         update(self, *arguments)
 
-    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(Trainer, "_update", pressed)
-        run(broken, target)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
+    try:
+        with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+            context.setattr(Trainer, "_update", pressed)
+            run(broken, target)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert torch.load(broken.work / "checkpoint.pt")["state"]["step"] == 3
     run(broken, target)
     stored = [(config.out / "model.safetensors").read_bytes() for config in (whole, broken)]
