@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from server.kernels import dispatch as kernels
-from server.kernels.cpu.glide import Caches, ChainEnds, Chains, Roots
+from server.kernels.cpu.glide import Caches, ChainEnds, Chains, Filling, Roots
 from server.kernels.dispatch import CosSin
 from server.kernels.linear import LinearFn
 from server.kernels.quantized import QuantizedWeight, Weight, quantize
@@ -210,15 +210,21 @@ class GlideModel(nn.Module):
         caches: Sequence[LayerCache],
         target_caches: Sequence[LayerCache],
         num_candidates: int,
+        behind: tuple[torch.Tensor, TreeBatch] | None = None,
     ) -> Chains:
         """As many drafting steps as the deepest chain needs, each continuing with the most
-        probable token. Needs `drafts_chains`."""
+        probable token. Needs `drafts_chains`.
+
+        Args:
+            behind: token ids [rows] and batch of committed tokens whose own KV is written first.
+        """
         if self._fused is None:
             raise RuntimeError("no kernel drafts whole chains here")
+        filling = None if behind is None else self._filling(*behind)
         offsets = torch.arange(int(roots.depths[0]))[:, None]
         rotaries = self._rotaries((roots.starts + offsets).flatten())
         cached = Caches(caches, target_caches)
-        return self._fused.chains(roots, ends, cached, rotaries, num_candidates)
+        return self._fused.chains(roots, ends, cached, rotaries, num_candidates, filling)
 
     def fill(
         self,
@@ -233,8 +239,7 @@ class GlideModel(nn.Module):
         1: a row at position p sees the target's KV before p, which must be in its cache.
         """
         if self._fused is not None:
-            rotary = self.rotary(batch.positions, torch.float32)
-            return self._fused.fill(token_ids, caches, batch, rotary)
+            return self._fused.fill(self._filling(token_ids, batch), caches)
         x = self._embed(token_ids)
         *lower, last = zip(self.layers, caches, strict=True)
         if not lower:
@@ -244,6 +249,9 @@ class GlideModel(nn.Module):
         for layer, cache in lower:
             x = layer.run(x, cache, step, None)
         last[0].write(x, step.cos_sin, last[1], batch)
+
+    def _filling(self, token_ids: torch.Tensor, batch: TreeBatch) -> Filling:
+        return Filling(token_ids, batch, self.rotary(batch.positions, torch.float32))
 
     def _rotaries(self, positions: torch.Tensor) -> tuple[CosSin, CosSin]:
         """Of the self-attention and of the glimpse, float32."""

@@ -31,6 +31,7 @@ class Glide(Protocol):
         caches: Sequence[LayerCache],
         target_caches: Sequence[LayerCache],
         num_candidates: int,
+        behind: tuple[torch.Tensor, TreeBatch] | None,
     ) -> Chains: ...
 
     def draft(
@@ -93,7 +94,7 @@ class GlideDrafter(NeuralDrafter):
     ) -> list[Proposal]:
         if not self.model.drafts_chains:
             return super().draft(sequences, depths, stop)
-        self._catch_up(sequences)
+        behind = self._inputs(self._take_pending(sequences))
         # The kernel wants the longest chains first.
         order = sorted(range(len(sequences)), key=lambda i: -depths[i])
         roots = self._roots([sequences[i] for i in order], [depths[i] for i in order])
@@ -104,7 +105,8 @@ class GlideDrafter(NeuralDrafter):
             torch.tensor(stop.chance.slopes),
         )
         found = self.model.draft_chains(
-            roots, ends, self.caches, self.target_caches, num_candidates
+            *(roots, ends, self.caches, self.target_caches, num_candidates),
+            None if behind is None else (behind.token_ids, behind.batch),
         )
         token_ids, confidences, lengths = (part.tolist() for part in found)
         proposals = dict[int, Proposal]()

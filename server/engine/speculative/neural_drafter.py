@@ -75,15 +75,22 @@ class NeuralDrafter(ABC):
             return entry
         return replace(entry, token_ids=pending.token_ids + entry.token_ids, start=pending.start)
 
-    def _catch_up(self, sequences: Sequence[PlannedSequence]) -> None:
-        """Writes what is pending for sequences that are to be drafted."""
+    def _take_pending(self, sequences: Sequence[PlannedSequence]) -> list[Committed]:
+        """What has to be written before sequences can be drafted."""
         found = ((s, self._pending.pop(s.request.request_id, None)) for s in sequences)
-        self._write([replace(entry, planned=s) for s, entry in found if entry is not None])
+        return [replace(entry, planned=s) for s, entry in found if entry is not None]
 
     def _write(self, entries: Sequence[Committed]) -> None:
-        if entries:
-            nodes = [Nodes(e.planned.block_ids, e.start, e.token_ids) for e in entries]
-            self._fill(build_inputs(nodes, self.block_size, self.device))
+        inputs = self._inputs(entries)
+        if inputs is not None:
+            self._fill(inputs)
+
+    def _inputs(self, entries: Sequence[Committed]) -> StepInputs | None:
+        """None if there is nothing to write."""
+        if not entries:
+            return None
+        nodes = [Nodes(e.planned.block_ids, e.start, e.token_ids) for e in entries]
+        return build_inputs(nodes, self.block_size, self.device)
 
     def forget(self, request_id: RequestId) -> None:
         self._pending.pop(request_id, None)
@@ -91,7 +98,7 @@ class NeuralDrafter(ABC):
     def draft(
         self, sequences: Sequence[PlannedSequence], depths: Sequence[int], stop: EarlyStop
     ) -> list[Proposal]:
-        self._catch_up(sequences)
+        self._write(self._take_pending(sequences))
         drafted: list[tuple[list[tuple[int, ...]], list[tuple[float, ...]]]]
         drafted = [([], []) for _ in sequences]
         tokens = [sequence.token_ids[-1] for sequence in sequences]
@@ -122,7 +129,7 @@ class NeuralDrafter(ABC):
         self, sequences: Sequence[PlannedSequence], depths: Sequence[int], width: int
     ) -> list[TokenTree]:
         """Every depth feeds the whole tree again: simple, and a baseline needs no more."""
-        self._catch_up(sequences)
+        self._write(self._take_pending(sequences))
         beams = [_Beams(sequence.token_ids[-1], width) for sequence in sequences]
         for step in range(max(depths, default=0)):
             active = [i for i, depth in enumerate(depths) if depth > step]

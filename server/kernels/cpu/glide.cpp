@@ -57,17 +57,12 @@ class GlideOf : public Glide {
   }
 
   void fill(const GlidecapeGlideStep& g, const GlidecapeGlideCaches& caches) override {
-    SharedTeam::with(threads_, [&](Team& team) {
-      prepare(g);
-      team.run([&](int) {
-        embed(team, 0, g);
-        runner_.write_kv(team, 1, layer_, kNothing, g.step, view(caches.self), x_.data());
-      }, 4);
-    });
+    SharedTeam::with(threads_, [&](Team& team) { fill_with(team, g, caches); });
   }
 
   void draft(const GlidecapeRound& round, const GlidecapeGlideCaches& caches) override {
     SharedTeam::with(threads_, [&](Team& team) {
+      if (round.behind) fill_with(team, *round.behind, caches);
       const int count = round.num_sequences, wanted = round.num_candidates;
       logits_.resize(static_cast<int64_t>(count) * shape_.num_tokens);
       tokens_.assign(round.token_ids, round.token_ids + count);
@@ -91,6 +86,14 @@ class GlideOf : public Glide {
   }
 
  private:
+  void fill_with(Team& team, const GlidecapeGlideStep& g, const GlidecapeGlideCaches& caches) {
+    prepare(g);
+    team.run([&](int) {
+      embed(team, 0, g);
+      runner_.write_kv(team, 1, layer_, kNothing, g.step, view(caches.self), x_.data());
+    }, 4);
+  }
+
   // The tokens at a depth of the first `active` chains.
   void draft_one(Team& team, const GlidecapeRound& round, const GlidecapeGlideCaches& caches, int depth,
                  int active, const Wanted& wanted) {

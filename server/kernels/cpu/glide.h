@@ -55,6 +55,7 @@ struct GlidecapeRound {
   const int64_t* starts;        // … and its position: as many tokens of the target are glimpsed
   const int64_t* depths;        // [num_sequences]: most tokens wanted, not increasing
   const int64_t* block_tables;  // [num_sequences][max_blocks]
+  const GlidecapeGlideStep* behind;  // committed tokens whose own KV is written first, or null
   const float *cos, *sin;       // [depths[0]][num_sequences][head_dim]
   const float *cross_cos, *cross_sin;  // [depths[0]][num_sequences][cross_head_dim]
   const uint16_t* hidden;              // [num_sequences][target_hidden] or null

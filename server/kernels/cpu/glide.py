@@ -18,6 +18,7 @@ from server.kernels.cpu.decoder import (
 from server.kernels.cpu.steps import (
     CachePointers,
     CosSin,
+    NativeStep,
     destroy_with,
     library,
     matrix,
@@ -94,6 +95,16 @@ class ChainEnds(NamedTuple):
     ranges of the confidence between 0 and 1."""
     slopes: torch.Tensor
     """[ranges] float32"""
+
+
+class Filling(NamedTuple):
+    """Committed tokens whose own KV is to be written."""
+
+    token_ids: torch.Tensor
+    """[rows] int64"""
+    batch: TreeBatch
+    cos_sin: CosSin
+    """Of the self-attention."""
 
 
 class Chains(NamedTuple):
@@ -180,15 +191,13 @@ class NativeGlide:
         )
         return logits
 
-    def fill(
-        self, token_ids: torch.Tensor, own: Sequence[LayerCache], batch: TreeBatch, cos_sin: CosSin
-    ) -> None:
+    def fill(self, filling: Filling, own: Sequence[LayerCache]) -> None:
         """Writes the rows' own KV."""
-        step = native_step(batch, cos_sin)
-        native = abi.GlideStep(step=step.step, token_ids=pointer(token_ids, torch.int64))
+        step, native = _fill_step(filling)
         (own_cache,) = self._own.of(own)
         caches = abi.GlideCaches(own_cache, None)
         self._library.glidecape_glide_fill(self._handle, native, caches)
+        del step  # its tensors were read until now
 
     def chains(
         self,
@@ -197,10 +206,12 @@ class NativeGlide:
         caches: Caches,
         cos_sin: tuple[CosSin, CosSin],
         num_candidates: int,
+        behind: Filling | None = None,
     ) -> Chains:
         """Drafts a chain per sequence.
 
         Args:
+            behind: committed tokens before the roots whose own KV is written first.
             cos_sin: of the self-attention and of the glimpse, [max depth, sequences, head_dim]
                 float32 each.
         """
@@ -215,16 +226,19 @@ class NativeGlide:
             torch.empty(len(roots.depths), dtype=torch.int64),
         )
         tables = (cos, sin, cross_cos, cross_sin)
+        kept, fill = (None, None) if behind is None else _fill_step(behind)
         native = abi.Round(
             len(roots.depths), roots.block_tables.shape[1], roots.block_size, num_candidates,
             pointer(roots.token_ids, torch.int64), pointer(roots.starts, torch.int64),
             pointer(roots.depths, torch.int64), pointer(roots.block_tables, torch.int64),
+            None if fill is None else ctypes.pointer(fill),
             *(pointer(table, torch.float32) for table in tables),
             pointer(hidden, torch.bfloat16),
             *(pointer(values, torch.float32) for values in ends), len(ends.offsets),
             *(values.data_ptr() for values in chains),
         )  # fmt: skip
         self._library.glidecape_glide_draft(self._handle, native, self._caches(caches))
+        del kept
         return chains
 
     def _checked(self, hidden: torch.Tensor | None) -> torch.Tensor | None:
@@ -237,6 +251,13 @@ class NativeGlide:
     def _caches(self, caches: Caches) -> abi.GlideCaches:
         (own,) = self._own.of(caches.own)
         return abi.GlideCaches(own, self._glimpsed.of(caches.target))
+
+
+def _fill_step(filling: Filling) -> tuple[NativeStep, abi.GlideStep]:
+    """A step of rows that write KV alone; what keeps its tensors, and the step."""
+    step = native_step(filling.batch, filling.cos_sin)
+    token_ids = pointer(filling.token_ids, torch.int64)
+    return step, abi.GlideStep(step=step.step, token_ids=token_ids)
 
 
 def _native_weights(

@@ -120,6 +120,7 @@ class Round(ctypes.Structure):
     _fields_ = (
         *((n, _INT) for n in ("num_sequences", "max_blocks", "block_size", "num_candidates")),
         *((n, _POINTER) for n in ("token_ids", "starts", "depths", "block_tables")),
+        ("behind", ctypes.POINTER(GlideStep)),
         *((n, _POINTER) for n in ("cos", "sin", "cross_cos", "cross_sin", "hidden")),
         *((n, _POINTER) for n in ("least", "offsets", "slopes")),
         ("num_lines", _INT),

@@ -9,6 +9,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -84,6 +85,8 @@ class Team {
  private:
   static constexpr int kSpins = 5000;  // about 0.2 ms, longer than any phase of a small step
 
+  static constexpr std::chrono::microseconds kAwake{1000};
+
   void barrier() {
     const unsigned round = round_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
@@ -105,12 +108,19 @@ class Team {
     }
   }
 
+  // Waits for a job without going to sleep, as long as a decoding loop may be between two of them:
+  // waking up takes a tenth of a millisecond and more. Whoever else has work gets the core.
+  void wait_a_while(unsigned seen) const {
+    const auto is_idle = [&] { return generation_.load(std::memory_order_acquire) == seen; };
+    for (int i = 0; i < kSpins && is_idle(); ++i) pause_core();
+    const auto end = std::chrono::steady_clock::now() + kAwake;
+    while (is_idle() && std::chrono::steady_clock::now() < end) sched_yield();
+  }
+
   void work(int index) {
     unsigned seen = 0;
     while (true) {
-      for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) {
-        pause_core();
-      }
+      wait_a_while(seen);
       {
         std::unique_lock<std::mutex> lock(mutex_);
         wake_.wait(lock, [this, seen] { return generation_.load() != seen; });
