@@ -200,8 +200,8 @@ void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target
   Floats least(2, 0.0f);
   const Floats offsets(3, 0.1f), slopes(3, 1.0f);
   Ints drafted(2);
-  const GlidecapeRound round{2, 2, 4, tokens, roots.data(), starts.data(), depths.data(), table.data(),
-                             cos.data(), cos.data(), cross.data(), cross.data(), hidden.data(),
+  GlidecapeRound round{2, 2, 4, tokens, roots.data(), starts.data(), depths.data(), table.data(),
+                             nullptr, cos.data(), cos.data(), cross.data(), cross.data(), hidden.data(),
                              least.data(), offsets.data(), slopes.data(), 3,
                              candidates.data(), confidences.data(), drafted.data()};
   if (!glidecape_glide_draft(glide, &round, &caches)) std::abort();
@@ -216,6 +216,8 @@ void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target
                           tree_ids.data(), one.data(), cross.data(), cross.data(), hidden.data(), 5};
   if (!glidecape_glide_logits(glide, &step, &caches, logits.data())) std::abort();
   if (!glidecape_glide_fill(glide, &step, &caches)) std::abort();
+  round.behind = &step;
+  if (!glidecape_glide_draft(glide, &round, &caches)) std::abort();
   glidecape_glide_destroy(glide);
 }
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from server.kernels.cpu.glide import ChainEnds, Chains, Roots
+from server.kernels.tree import TreeBatch
 from server.models.config import ModelConfig, RopeConfig
 from tests.kernels.native_models import needs_native, without_native_library
-from tests.kernels.paged import Nodes
+from tests.kernels.paged import Nodes, tree_batch
 from tests.models.test_glide import (
     BLOCK,
     STEPS,
@@ -94,6 +95,7 @@ def chains(
     roots: Sequence[tuple[int, int, int]],
     hidden: torch.Tensor | None,
     least: Sequence[float] | None = None,
+    behind: tuple[torch.Tensor, TreeBatch] | None = None,
 ) -> Chains:
     """roots: (sequence, verified tokens, depth), the longest chain first. The chance of a token is
     its confidence below 0.5, and 0.5 and half of it above."""
@@ -115,6 +117,7 @@ def chains(
         paged.caches,
         paged.target_caches,
         num_candidates=8,
+        behind=behind,
     )
 
 
@@ -169,6 +172,26 @@ def test_chains_end_where_their_survival_is_too_small(ended: tuple[int, ...]) ->
     for i, length in enumerate(found.lengths.tolist()):
         assert torch.equal(found.token_ids[:length, i], whole.token_ids[:length, i])
         assert torch.equal(found.confidences[:length, i], whole.confidences[:length, i])
+
+
+def test_kv_behind_the_roots_is_written_before_they_are_drafted() -> None:
+    draft = DRAFTS["hidden"]
+    targets = [random_target_kv(draft.target, VERIFIED, seed) for seed in range(2)]
+    hidden = torch.stack([final_hidden(draft.target, seed).bfloat16() for seed in range(2)])
+    roots = [(0, VERIFIED, 3), (1, VERIFIED - 2, 3)]
+    filled, late = (PagedDraft(draft, targets, torch.bfloat16) for _ in range(2))
+    for sequence, verified, _ in roots:
+        filled.fill(Nodes(sequence, 0, text(sequence)[:verified]))
+        late.fill(Nodes(sequence, 0, text(sequence)[: verified - 2 - sequence]))
+    rest = [Nodes(s, v - 2 - s, text(s)[v - 2 - s : v]) for s, v, _ in roots]
+    batch = tree_batch(late.tables, BLOCK, rest)
+    token_ids = torch.tensor([token for nodes in rest for token in nodes.token_ids])
+    expected = chains(filled, roots, hidden)
+    found = chains(late, roots, hidden, behind=(token_ids, batch))
+    assert torch.equal(found.token_ids, expected.token_ids)
+    assert torch.equal(found.confidences, expected.confidences)
+    for sequence, verified, _ in roots:
+        assert torch.equal(late.own_kv(sequence, verified), filled.own_kv(sequence, verified))
 
 
 def test_candidates_of_a_tiny_vocabulary() -> None:

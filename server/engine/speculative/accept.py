@@ -43,8 +43,8 @@ def accept(logits: torch.Tensor, walks: Sequence[Verification]) -> None:
     """
     active = list(walks)
     while active:
-        rows = torch.tensor([w.first_row + w.path[-1] for w in active], device=logits.device)
-        drawn = sample(logits[rows], [_row_at(walk) for walk in active])
+        rows = [walk.first_row + walk.path[-1] for walk in active]
+        drawn = sample(_rows(logits, rows), [_row_at(walk) for walk in active])
         going_on = list[Verification]()
         for walk, token_id, logprobs in zip(active, *drawn, strict=True):
             walk.token_ids.append(token_id)
@@ -57,6 +57,14 @@ def accept(logits: torch.Tensor, walks: Sequence[Verification]) -> None:
                 walk.path.append(child)
                 going_on.append(walk)
         active = going_on
+
+
+def _rows(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """[len(rows), vocab]; a copy only where they are not neighbours."""
+    first = rows[0]
+    if list(rows) == list(range(first, first + len(rows))):
+        return logits[first : first + len(rows)]
+    return logits[torch.tensor(rows, device=logits.device)]
 
 
 def _row_at(walk: Verification) -> SamplerRow:
