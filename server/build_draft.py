@@ -19,6 +19,7 @@ from server.engine.speculative.cape import CapeConfig
 from server.engine.speculative.cost import CostCurve, StepCosts
 from server.engine.speculative.drafter import Drafter
 from server.engine.speculative.glide_drafter import GlideDrafter
+from server.engine.speculative.live_costs import LiveCosts
 from server.engine.speculative.model_drafter import ModelDrafter
 from server.engine.speculative.ngram_drafter import NgramDrafter
 from server.engine.speculative.policy import PolicyConfig, Speculator
@@ -124,9 +125,10 @@ def build_speculator(
         f"speculating with {drafter.name}: a step of 1 token {one:.1f} ms, of 8 {eight:.1f} ms, "
         f"a draft step {costs.draft(1) * 1000:.1f} ms"
     )
+    live, config = LiveCosts(costs), policy_config(settings)
     if draft.model is None:
-        return Speculator(drafter, policy_config(settings), AutoPolicy(costs, source="lookup"))
-    return Speculator(drafter, policy_config(settings), AutoPolicy(costs), NgramDrafter())
+        return Speculator(drafter, config, AutoPolicy(live, source="lookup"))
+    return Speculator(drafter, config, AutoPolicy(live), NgramDrafter())
 
 
 def policy_config(settings: ModelSettings) -> PolicyConfig:

@@ -15,6 +15,7 @@ from server.engine.scheduler import Scheduler
 from server.engine.speculative.auto import AutoPolicy
 from server.engine.speculative.cost import CostCurve, StepCosts
 from server.engine.speculative.drafter import Drafter
+from server.engine.speculative.live_costs import LiveCosts
 from server.engine.speculative.ngram_drafter import NgramDrafter
 from server.engine.speculative.policy import PolicyConfig, Speculator
 from server.engine.types import Request, RequestId, RequestOutput, SamplingParams
@@ -81,8 +82,17 @@ def tiny_caches(config: SchedulerConfig, num_layers: int = MODEL.num_layers) -> 
 MakeDrafter = Callable[[SchedulerConfig, list[LayerCache]], Drafter]
 """(limits, the target's caches) -> drafter"""
 
-FREE_DRAFTS = StepCosts(
-    verify=CostCurve((1, 64), (0.010, 0.020)), draft=CostCurve((1, 64), (0.0001, 0.0002))
+
+class FixedCosts(LiveCosts):
+    """Learns nothing, so that decisions don't depend on how fast a test runs."""
+
+    def observe_verify(self, num_rows: int, seconds: float) -> None: ...
+
+    def observe_draft(self, num_chains: int, num_forwards: int, seconds: float) -> None: ...
+
+
+FREE_DRAFTS = FixedCosts(
+    StepCosts(verify=CostCurve((1, 64), (0.010, 0.020)), draft=CostCurve((1, 64), (0.0001, 0.0002)))
 )
 """Costs under which the auto policy always finds something to propose."""
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from server.engine.plan import PlannedSequence
 from server.engine.speculative.calibration import Calibration, Kind
-from server.engine.speculative.cost import StepCosts
+from server.engine.speculative.live_costs import LiveCosts
 from server.engine.speculative.proposal import Proposal, Source
 from server.engine.speculative.prospect import Prospects
 from server.engine.speculative.tree import TokenTree, comb
@@ -58,11 +58,12 @@ class AutoPolicy:
     tokens per second.
 
     Args:
+        costs: of this server; kept up to date by whoever times the steps.
         max_depth: longest draft that is considered.
         source: of the drafter's proposals, by which drafting is judged.
     """
 
-    def __init__(self, costs: StepCosts, max_depth: int = 8, source: Source = "draft") -> None:
+    def __init__(self, costs: LiveCosts, max_depth: int = 8, source: Source = "draft") -> None:
         self.costs = costs
         self.max_depth = max_depth
         self.source: Source = source

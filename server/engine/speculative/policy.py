@@ -123,7 +123,13 @@ class Speculator:
     def stats(
         self, plan: StepPlan, walks: Sequence[Verification], seconds: StepSeconds
     ) -> StepSpeculationStats:
-        """Figures of the step that was just committed."""
+        """Figures of the step that was just committed; `auto` learns from its times."""
+        if all(p.num_nodes == 1 and p.wants_token for p in plan.sequences):
+            num_rows = sum(len(walk.tree) for walk in walks)
+            self.auto.costs.observe_verify(num_rows, seconds.verify + seconds.other)
+            lengths = [p.num_proposed for p in self._drafted.values() if p.source == "draft"]
+            if max(lengths, default=0):
+                self.auto.costs.observe_draft(len(lengths), max(lengths), seconds.draft)
         return step_stats(plan, walks, self._observations, seconds, self.auto.costs.verify)
 
     def _learn(self, name: RequestId, drawn: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from server.engine.speculative.cost import StepCosts
+from server.engine.speculative.live_costs import LiveCosts
 
 _KEPT = 64
 """Latest chains that are looked at."""
@@ -52,12 +52,13 @@ class Prospects:
         max_depth: of a chain.
     """
 
-    def __init__(self, costs: StepCosts, max_depth: int) -> None:
+    def __init__(self, costs: LiveCosts, max_depth: int) -> None:
         self.costs = costs
         first = tuple(_FIRST_CHANCE ** (depth + 1) for depth in range(max_depth))
         self._latest = deque([first], maxlen=_KEPT)
         self._known: dict[tuple[int, int], Prospect] = {}
         self._num_new = 0
+        self._version = costs.version
 
     def observe(self, survivals: Sequence[float]) -> None:
         """A chain was drafted.
@@ -75,6 +76,9 @@ class Prospects:
 
     def __call__(self, num_sequences: int, num_rows: int) -> Prospect:
         """For chains behind num_sequences, in a step of num_rows rows without proposals."""
+        if self._version != self.costs.version:
+            self._version = self.costs.version
+            self._known.clear()
         key = num_sequences, num_rows
         if key not in self._known:
             self._known[key] = self._judge(num_sequences, num_rows)
@@ -92,7 +96,8 @@ class Prospects:
             played = self._play(least, rate * row_seconds)
             tokens = num_rows + num_sequences * played.tokens
             seconds = verify(num_rows + num_sequences * played.rows)
-            rate = max(rate, tokens / (seconds + played.forwards * draft_seconds))
+            seconds += self.costs.draft_start + played.forwards * draft_seconds
+            rate = max(rate, tokens / seconds)
         return Prospect(rate > plain, least)
 
     @property

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from server.engine.plan import PlannedSequence
 from server.engine.speculative.auto import AutoPolicy
 from server.engine.speculative.cost import CostCurve, StepCosts
+from server.engine.speculative.live_costs import LiveCosts
 from server.engine.speculative.proposal import Proposal
 from server.engine.speculative.tree import TokenTree
 from server.engine.types import BlockId, Request, RequestId, SamplingParams
@@ -24,7 +25,7 @@ STEP = CostCurve((1, 2, 3, 4), (1.0, 1.0, 1.0, 2.0))
 
 
 def policy(verify: CostCurve, draft: CostCurve = NOTHING, max_depth: int = 8) -> AutoPolicy:
-    return AutoPolicy(StepCosts(verify, draft), max_depth)
+    return AutoPolicy(LiveCosts(StepCosts(verify, draft)), max_depth)
 
 
 def planned(name: str = "a", max_nodes: int = 32) -> PlannedSequence:

@@ -3,6 +3,7 @@
 import pytest
 
 from server.engine.speculative.cost import CostCurve, StepCosts
+from server.engine.speculative.live_costs import LiveCosts
 from server.engine.speculative.prospect import Prospects
 
 FLAT = CostCurve((1, 64), (1.0, 1.0))
@@ -17,7 +18,7 @@ def drafting_at(seconds: float) -> CostCurve:
 
 def prospects(verify: CostCurve, draft: CostCurve, *chain: float) -> Prospects:
     """After chains of these survivals alone; at first each token's chance is 0.7."""
-    found = Prospects(StepCosts(verify, draft), max_depth=8)
+    found = Prospects(LiveCosts(StepCosts(verify, draft)), max_depth=8)
     for _ in range(KEPT if chain else 0):
         found.observe(chain)
     return found
@@ -62,7 +63,7 @@ def test_only_chains_worth_verifying_count() -> None:
     drafted in vain, and not verified. (1 + 0.5) / (1 + 0.25 + 0.1) > 1, though a mean chance of 0.5
     would not pay for its row."""
     half = CostCurve((1, 2), (1.0, 1.5))
-    found = Prospects(StepCosts(half, drafting_at(0.1)), max_depth=1)
+    found = Prospects(LiveCosts(StepCosts(half, drafting_at(0.1))), max_depth=1)
     for _ in range(KEPT):
         found.observe((0.5,))
     assert not found(1, 1).pays

@@ -6,6 +6,7 @@ from server.engine.plan import PlannedSequence, StepPlan, StepSeconds
 from server.engine.sampler import SamplerRow
 from server.engine.speculative.accept import Verification
 from server.engine.speculative.cost import CostCurve
+from server.engine.speculative.live_costs import LiveCurve
 from server.engine.speculative.step_stats import step_stats
 from server.engine.speculative.tree import TokenTree, comb, lone_root
 from server.engine.types import (
@@ -38,7 +39,7 @@ def walk(tree: TokenTree, path: list[int]) -> Verification:
 
 def stats(planned_sequences: list[PlannedSequence], *walks: Verification) -> StepSpeculationStats:
     plan = StepPlan(tuple(planned_sequences), 0, 0, 0)
-    return step_stats(plan, walks, [(0.5, True)], SECONDS, COST)
+    return step_stats(plan, walks, [(0.5, True)], SECONDS, LiveCurve(COST))
 
 
 def test_proposals_of_three_sequences_and_one_without() -> None:
