@@ -203,7 +203,8 @@ class ServerSettings(ModelSettings):
 
     max_stored_responses: Annotated[int, Field(ge=0)] = 1024
     """Most answers of /v1/responses kept in memory, to be read and gone on from; the API key that
-    has most loses its oldest first. 0 keeps none: each is then answered as if it said store: false."""
+    has most loses its oldest first. 0 keeps none: each is then answered as if it said
+    store: false."""
 
     stored_responses_memory: Annotated[Bytes, Field(ge=1)] = 64 * 2**20
     """Memory of the kept responses and their conversations, such as 64M."""
