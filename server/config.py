@@ -202,8 +202,9 @@ class ServerSettings(ModelSettings):
     """Form in which the model writes function calls; auto goes by its chat template."""
 
     max_stored_responses: Annotated[int, Field(ge=0)] = 1024
-    """Most answers of /v1/responses kept in memory, to be read and gone on from; the oldest make
-    room. 0 keeps none: each is then answered as if it said store: false."""
+    """Most answers of /v1/responses kept in memory, to be read and gone on from; the API key that
+    has most loses its oldest first. 0 keeps none: each is then answered as if it said
+    store: false."""
 
     stored_responses_memory: Annotated[Bytes, Field(ge=1)] = 64 * 2**20
     """Memory of the kept responses and their conversations, such as 64M."""

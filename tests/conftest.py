@@ -3,3 +3,6 @@
 import torch
 
 torch.set_num_threads(1)
+
+collect_ignore = ["other_clients"]
+"""Need environments of their own, in which `make` runs them."""

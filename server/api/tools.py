@@ -98,6 +98,15 @@ def tool_use(body: ChatRequest) -> ToolUse:
     return ToolUse(choice or "auto", every, every, parallel)
 
 
+def tool_schemas(given: Sequence[FunctionToolField]) -> list[ToolSchema]:
+    """As a chat with these tools shows them to the model, unless its `tool_choice` leaves some out.
+
+    Raises:
+        InvalidRequestError: the tools make no sense.
+    """
+    return ToolUse("auto", tuple(_function_tools(given).values())).schemas()
+
+
 def _function_tools(given: Sequence[FunctionToolField]) -> dict[str, FunctionTool]:
     tools: dict[str, FunctionTool] = {}
     for index, entry in enumerate(given):

@@ -85,6 +85,52 @@ def test_memory_makes_room_too() -> None:
     assert ids(store, "a", "b", "c") == ["b", "c"]
 
 
+def test_a_busy_owner_pushes_out_its_own() -> None:
+    store = ResponseStore(StoreLimits(max_responses=4))
+    put(store, response("b1", owner=BOB), response("b2", owner=BOB))
+    put(store, *(response(f"a{index}") for index in range(9)))
+    assert ids(store, "b1", "b2", owner=BOB) == ["b1", "b2"]
+    assert ids(store, *(f"a{index}" for index in range(9))) == ["a7", "a8"]
+
+
+def test_who_fills_the_memory_pushes_out_its_own() -> None:
+    each = RESPONSE_BYTES + 2 * ITEM_BYTES
+    store = ResponseStore(StoreLimits(max_bytes=4 * each))
+    put(store, response("b1", owner=BOB), response("b2", owner=BOB))
+    put(store, first := response("a1"), response("a2", first), response("a3"))
+    assert ids(store, "b1", "b2", owner=BOB) == ["b1", "b2"]
+    # The item of a1 stays for a2, so that both documents go until there is room.
+    assert ids(store, "a1", "a2", "a3") == ["a3"]
+    assert store.num_bytes == 3 * each
+
+
+def test_who_has_most_makes_room_for_a_new_owner() -> None:
+    store = ResponseStore(StoreLimits(max_responses=4))
+    put(store, *(response(f"a{index}") for index in range(4)))
+    for index in range(4):
+        put(store, response(f"b{index}", owner=BOB))
+    assert ids(store, "a0", "a1", "a2", "a3") == ["a2", "a3"]  # half of it, and no more
+    assert ids(store, "b0", "b1", "b2", "b3", owner=BOB) == ["b2", "b3"]
+
+
+def test_more_owners_than_room() -> None:
+    """A new one gets in; the oldest of all goes."""
+    store = ResponseStore(StoreLimits(max_responses=2))
+    put(store, response("a"), response("b", owner=BOB), response("n", owner=None))
+    assert ids(store, "a") == []
+    assert ids(store, "b", owner=BOB) + ids(store, "n", owner=None) == ["b", "n"]
+
+
+def test_one_response_larger_than_the_others_leave() -> None:
+    each = RESPONSE_BYTES + 2 * ITEM_BYTES
+    store = ResponseStore(StoreLimits(max_bytes=3 * each))
+    put(store, response("b1", owner=BOB))
+    put(store, response("a", outputs=["1", "2", "3", "4", "5", "6"]))
+    assert ids(store, "b1", owner=BOB) == ["b1"]
+    assert ids(store, "a") == []
+    assert store.num_bytes == each
+
+
 def test_what_alone_is_too_large_pushes_nobody_out() -> None:
     each = RESPONSE_BYTES + 2 * ITEM_BYTES
     store = ResponseStore(StoreLimits(max_bytes=each))
@@ -227,16 +273,26 @@ class StoreMachine(RuleBasedStateMachine):
         self.clock.seconds += seconds
 
     def put(self, new: KeptResponse) -> KeptResponse:
+        others = [kept for kept in self.held() if kept.owner != new.owner]
         self.store.put(new)
         self.all.append(new)
+        # Two owners: up to half of the room is safe from the other one.
+        if len(others) <= 2 and self.num_bytes(others) <= 6_000:
+            assert [kept for kept in self.held() if kept.owner != new.owner] == others
         return new
+
+    def held(self) -> list[KeptResponse]:
+        return [kept for kept in self.all if self.store.get(kept.owner, kept.id) is kept]
+
+    def num_bytes(self, held: Sequence[KeptResponse]) -> int:
+        turns = {turn for kept in held for turn in kept.turn.chain()}
+        return sum(kept.num_bytes for kept in held) + sum(turn.num_bytes for turn in turns)
 
     @invariant()
     def counts_what_is_held(self) -> None:
-        held = {kept for kept in self.all if self.store.get(kept.owner, kept.id) is kept}
+        held = self.held()
         turns = {(kept.owner, turn) for kept in held for turn in kept.turn.chain()}
-        expected = sum(kept.num_bytes for kept in held)
-        assert self.store.num_bytes == expected + sum(turn.num_bytes for _, turn in turns)
+        assert self.store.num_bytes == self.num_bytes(held)
         assert len(self.store) == len(held) <= 4
         assert self.store.num_bytes <= 12_000
         alive = {(owner, each.id) for owner, turn in turns for each in turn.items()}

@@ -16,6 +16,7 @@ from tests.api.harness import (
     make_app,
     post,
 )
+from tests.api.tool_chats import CLOCK, WEATHER, function, says, tool_body
 from tests.doubles import BOS_ID, EOS_ID, ScriptedEngine, ids, one_by_one
 
 CHAT_BODY: Json = {"messages": [{"role": "user", "content": "hi"}]}
@@ -61,6 +62,23 @@ async def test_they_are_those_of_the_completion_endpoints() -> None:
         assert tuple(tokens) == engine.requests[0].prompt_token_ids
 
 
+@pytest.mark.parametrize("strict", [False, True])
+async def test_tools_count_as_in_the_chat_request(strict: bool) -> None:
+    tool = function(description="é", strict=strict, parameters={"type": "object"})
+    body = tool_body(tools=[WEATHER, CLOCK, tool])
+    engine = says(one_by_one("a"))
+    await post(engine, CHAT, body)
+    answer = (await ask("/tokenize", body)).json()
+    assert tuple(answer["tokens"]) == engine.requests[0].prompt_token_ids
+    assert answer["count"] > (await ask("/tokenize", CHAT_BODY)).json()["count"]
+
+
+async def test_no_tools() -> None:
+    plain = await ask("/tokenize", CHAT_BODY)
+    for nothing in ([], None):
+        assert (await ask("/tokenize", {**CHAT_BODY, "tools": nothing})).json() == plain.json()
+
+
 async def test_a_text_longer_than_the_context_is_counted() -> None:
     assert (await ask("/tokenize", {"prompt": "x" * 50_000})).json()["count"] == 50_000
 
@@ -94,6 +112,10 @@ async def test_bytes_that_are_no_text() -> None:
             "invalid_value",
             "add_generation_prompt",
         ),
+        ("/tokenize", {"prompt": "x", "tools": [CLOCK]}, "invalid_value", "tools"),
+        ("/tokenize", {"prompt": "x", "tools": []}, "invalid_value", "tools"),
+        ("/tokenize", tool_body(tools=[{}]), "invalid_value", "tools.0.type"),
+        ("/tokenize", tool_body(tools=[CLOCK, CLOCK]), "invalid_value", "tools.1.function.name"),
         ("/tokenize", {"prompt": "x", "chat_template": "{{"}, "unknown_field", "chat_template"),
         ("/detokenize", {}, "invalid_value", "tokens"),
         ("/detokenize", {"tokens": "x"}, "invalid_value", "tokens"),

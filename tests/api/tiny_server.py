@@ -27,9 +27,11 @@ SPEAKING = replace(INFO, can_speculate=True)
 
 
 @cache
-def byte_model() -> LlamaModel:
+def byte_model(max_position: int = MODEL.max_position) -> LlamaModel:
     """Random weights over the tokens of `tests.doubles.byte_tokenizer`."""
-    config = replace(MODEL, vocab_size=EOS_ID + 1, eos_token_ids=(EOS_ID,))
+    config = replace(
+        MODEL, vocab_size=EOS_ID + 1, max_position=max_position, eos_token_ids=(EOS_ID,)
+    )
     model = LlamaModel(config, Placement(CPU, torch.float32))
     generator = torch.Generator().manual_seed(11)
     for name, slot in model.slots().items():

@@ -16,6 +16,7 @@ from server.api.schemas.response_request import (
     ResponseToolChoice,
     ToolReference,
 )
+from server.api.schemas.structured import StructuredFields, TextFormat
 from server.errors import InvalidRequestError, RequestError
 
 _Json = dict[str, Any]
@@ -43,7 +44,9 @@ def chat_request(body: ResponseRequest, chat: ChatMessages) -> ChatRequest:
         raise InvalidRequestError(
             "top_logprobs: needs include to have 'message.output_text.logprobs'", "top_logprobs"
         )
-    same = {name: getattr(body, name) for name in SamplingFields.model_fields}
+    _check_form(body)
+    shared = {**SamplingFields.model_fields, **StructuredFields.model_fields}
+    same = {name: getattr(body, name) for name in shared}
     fields: _Json = {
         **same,
         "messages": chat.messages,
@@ -56,6 +59,15 @@ def chat_request(body: ResponseRequest, chat: ChatMessages) -> ChatRequest:
         "response_format": _response_format(body),
     }
     return ChatRequest.model_validate(fields)
+
+
+def _check_form(body: ResponseRequest) -> None:
+    """The chat would say it of `response_format`, which is not what it is called here."""
+    if body.text is None or body.text.format in (None, TextFormat(type="text")):
+        return
+    for name in StructuredFields.model_fields:
+        if getattr(body, name) is not None:
+            raise InvalidRequestError(f"{name}: can't be combined with text.format", name)
 
 
 def is_strict(tool: ResponseTool) -> bool:

@@ -7,7 +7,8 @@
 A turn stays as long as a kept response, or a turn of one, comes after it: that B's response was
 deleted or pushed out does not break C. All of it counts once, however many responses share it.
 
-Everything is kept as JSON, whose length is what the memory limit counts. For one event loop.
+Everything is kept as JSON, whose length is what the memory limit counts. Room is shared by owner:
+no owner's responses go to make room for those of one that has more. For one event loop.
 """
 
 import logging
@@ -115,8 +116,20 @@ class KeptResponse:
         return len(self.body) + _RESPONSE_OVERHEAD
 
 
+class _Share:
+    """What one owner has."""
+
+    __slots__ = ("num_bytes", "responses")
+
+    def __init__(self) -> None:
+        self.responses: dict[str, KeptResponse] = {}  # by time of expiry
+        self.num_bytes = 0
+        """Of the responses and their turns, which no other owner shares."""
+
+
 class ResponseStore:
-    """The newest responses, within the limits; whoever's are oldest go first.
+    """Responses within the limits. Where there are too many, the owner that has most of what is
+    scarce, number or memory, loses the oldest of its own.
 
     Args:
         clock: Seconds that only grow.
@@ -128,6 +141,8 @@ class ResponseStore:
         self.limits = limits
         self._clock = clock
         self._responses: dict[tuple[Owner, str], KeptResponse] = {}  # by time of expiry
+        self._shares: dict[Owner, _Share] = {}
+        """Of those that have any response."""
         self._turns_of_item: dict[tuple[Owner, str], list[Turn]] = {}
         """An item is in several turns where clients send the answers before back themselves."""
         self._num_bytes = 0
@@ -142,18 +157,16 @@ class ResponseStore:
         return self._num_bytes
 
     def put(self, response: KeptResponse) -> None:
-        """Keeps a response; the oldest ones make room. One that alone is too large is not kept."""
-        chain_bytes = sum(turn.num_bytes for turn in response.turn.chain())
-        if chain_bytes + response.num_bytes > self.limits.max_bytes:
-            _logger.warning("%s is too large to be kept (--stored-responses-memory)", response.id)
-            return
-        response.expires_at = self._clock() + self.limits.seconds_to_live
-        self._responses[response.owner, response.id] = response
-        self._num_bytes += response.num_bytes
-        self._hold(response.owner, response.turn)
+        """Keeps a response; others make room. One that is too large, alone or for what other owners
+        leave of the memory, is not kept."""
         self._drop_expired()
-        while self._is_too_full():
-            self._drop(next(iter(self._responses.values())))
+        chain_bytes = sum(turn.num_bytes for turn in response.turn.chain())
+        if chain_bytes + response.num_bytes <= self.limits.max_bytes:
+            self._add(response)
+            while self._is_too_full():
+                self._drop(self._next_to_go(response.owner))
+        if self.limits.max_responses and (response.owner, response.id) not in self._responses:
+            _logger.warning("%s is too large to be kept (--stored-responses-memory)", response.id)
 
     def replace(self, old: KeptResponse, new: KeptResponse) -> None:
         """Keeps the next state of a response, unless it was deleted in the meantime."""
@@ -188,6 +201,26 @@ class ResponseStore:
         too_many = len(self._responses) > self.limits.max_responses
         return too_many or self._num_bytes > self.limits.max_bytes
 
+    def _next_to_go(self, putting: Owner) -> KeptResponse:
+        """
+        Args:
+            putting: Whose response came just now. Among equals it is the one that gives way, unless
+                that response is all it has: otherwise a new owner could never get in.
+        """
+        by_number = len(self._responses) > self.limits.max_responses
+
+        def size(owner: Owner) -> int:
+            share = self._shares[owner]
+            return len(share.responses) if by_number else share.num_bytes
+
+        # Owners are as many as API keys: few enough to look at each.
+        most = max(map(size, self._shares))
+        equals = [owner for owner in self._shares if size(owner) == most]
+        if putting in equals and (len(self._shares[putting].responses) > 1 or len(equals) == 1):
+            equals = [putting]
+        oldest = (next(iter(self._shares[owner].responses.values())) for owner in equals)
+        return min(oldest, key=lambda response: response.expires_at)
+
     def _drop_expired(self) -> None:
         now = self._clock()
         while self._responses:
@@ -196,10 +229,26 @@ class ResponseStore:
                 return
             self._drop(oldest)
 
+    def _add(self, response: KeptResponse) -> None:
+        response.expires_at = self._clock() + self.limits.seconds_to_live
+        self._responses[response.owner, response.id] = response
+        share = self._shares.setdefault(response.owner, _Share())
+        share.responses[response.id] = response
+        self._count(share, response.num_bytes)
+        self._hold(response.owner, response.turn)
+
     def _drop(self, response: KeptResponse) -> None:
         del self._responses[response.owner, response.id]
-        self._num_bytes -= response.num_bytes
+        share = self._shares[response.owner]
+        del share.responses[response.id]
+        self._count(share, -response.num_bytes)
         self._release(response.owner, response.turn)
+        if not share.responses:
+            del self._shares[response.owner]
+
+    def _count(self, share: _Share, num_bytes: int) -> None:
+        share.num_bytes += num_bytes
+        self._num_bytes += num_bytes
 
     def _hold(self, owner: Owner, last: Turn) -> None:
         """Counts a turn, and those before it that nobody holds yet."""
@@ -208,7 +257,7 @@ class ResponseStore:
             turn.num_holders += 1
             if turn.num_holders > 1:
                 return
-            self._num_bytes += turn.num_bytes
+            self._count(self._shares[owner], turn.num_bytes)
             for item in turn.items():
                 self._turns_of_item.setdefault((owner, item.id), []).append(turn)
             turn = turn.parent
@@ -219,7 +268,7 @@ class ResponseStore:
             turn.num_holders -= 1
             if turn.num_holders:
                 return
-            self._num_bytes -= turn.num_bytes
+            self._count(self._shares[owner], -turn.num_bytes)
             for item in turn.items():
                 turns = self._turns_of_item[owner, item.id]
                 turns.remove(turn)

@@ -44,7 +44,12 @@ async def create_response(
     _logger.debug("%s user=%r metadata=%r", group.id, body.user, body.metadata or {})
     (prompt,) = group.prompts
     response = first_state(body, group.id, int(time.time()), parts.info.model_name)
-    shape = ResponseShape(response, parts.tokenizer, len(prompt.token_ids))
+    shape = ResponseShape(
+        response,
+        parts.tokenizer,
+        prompt.token_ids,
+        with_token_ids=bool(body.return_token_ids),
+    )
     record = Record(store, owner, talk.turn)
     with renamed_fields(talk.chat):
         send = send_stream if body.stream else send_whole

@@ -16,6 +16,7 @@ from server.api.schemas.tokenize import (
     TokenizeRequest,
     TokenizeResponse,
 )
+from server.api.tools import tool_schemas
 from server.api.translate import check_model
 from server.api.unknown_fields import BodyRoute
 from server.errors import InvalidRequestError
@@ -56,15 +57,15 @@ def _text(body: TokenizeRequest, parts: Parts) -> tuple[str, bool]:
     if body.messages is None:
         if body.prompt is None:
             raise InvalidRequestError("prompt: a prompt or messages are needed", "prompt")
-        if body.add_generation_prompt is not None:
-            raise InvalidRequestError(
-                "add_generation_prompt: needs messages", "add_generation_prompt"
-            )
+        for field in ("tools", "add_generation_prompt"):
+            if getattr(body, field) is not None:
+                raise InvalidRequestError(f"{field}: needs messages", field)
         return body.prompt, True
     if body.prompt is not None:
         raise InvalidRequestError("prompt: is given beside messages", "prompt")
     return parts.chat_template.render(
         template_messages(body.messages, parts.chat_template.tool_format),
+        tool_schemas(body.tools or []),
         add_generation_prompt=body.add_generation_prompt is not False,
     ), False
 

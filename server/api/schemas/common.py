@@ -67,6 +67,8 @@ class SamplingFields(RequestModel):
     speculation: SpeculationOptions | None = None
     cache_salt: Annotated[Text, Field(min_length=1, max_length=1024)] | None = None
     """Prefixes are shared only with requests of the same salt."""
+    return_token_ids: bool | None = None
+    """Say the token ids of prompt and answer."""
 
 
 class SamplingRequest(SamplingFields, StructuredRequest):
@@ -76,8 +78,6 @@ class SamplingRequest(SamplingFields, StructuredRequest):
     max_tokens: TokenCount | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     """Answers to each prompt."""
-    return_token_ids: bool | None = None
-    """Say the token ids of prompt and answer."""
 
     @property
     def include_usage(self) -> bool:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from server.api.responses.store import ResponseStatus
+from server.api.schemas.common import TokenIdsField
 from server.api.schemas.response_items import OutputItem
 from server.api.schemas.speculation import SpeculationField
 
@@ -85,6 +86,9 @@ class ResponseObject(BaseModel):
     """Null until the response has ended."""
     user: str | None
     speculation: SpeculationField = None
+    prompt_token_ids: TokenIdsField = None
+    token_ids: TokenIdsField = None
+    """Of the whole output, calls and their markup too; both once the response has ended."""
 
 
 class DeletedResponse(BaseModel):

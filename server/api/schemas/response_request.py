@@ -14,7 +14,7 @@ from server.api.schemas.fields import (
     refuse_unless,
 )
 from server.api.schemas.response_input import Input, ItemId
-from server.api.schemas.structured import JsonObjectFormat, TextFormat
+from server.api.schemas.structured import JsonObjectFormat, StructuredFields, TextFormat
 from server.api.schemas.tools import (
     MAX_TOOLS,
     FunctionDefinition,
@@ -87,7 +87,9 @@ class ResponseStreamOptions(RequestModel):
     include_obfuscation: Unsupported = None
 
 
-class ResponseRequest(SamplingFields):
+class ResponseRequest(SamplingFields, StructuredFields):
+    """At most one of `text.format` and the structured fields says what the answer is like."""
+
     input: Input
     instructions: Text | None = None
     """A system message in front of everything; those of earlier responses are not carried over."""

@@ -44,13 +44,18 @@ Choices = Annotated[
 Ebnf = Annotated[Text, Field(min_length=1, max_length=MAX_GRAMMAR_BYTES)]
 
 
-class StructuredRequest(RequestModel):
-    """The fields of which at most one may say what an answer is like."""
+class StructuredFields(RequestModel):
+    """What no OpenAI API has, under the names that all generating endpoints have for it."""
 
-    response_format: ResponseFormat | None = None
     regex: Regex | None = None
     """Matches the whole answer."""
     choice: Choices | None = None
     """The answer is one of them."""
     grammar: Ebnf | None = None
     """The answer is what its rule `root` derives."""
+
+
+class StructuredRequest(StructuredFields):
+    """The fields of which at most one may say what an answer is like."""
+
+    response_format: ResponseFormat | None = None

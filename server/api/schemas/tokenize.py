@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from server.api.schemas.chat import ChatMessage
 from server.api.schemas.fields import RequestModel, Text, TokenId
+from server.api.schemas.tools import FunctionTools
 
 
 class TokenizeRequest(RequestModel):
@@ -14,6 +15,8 @@ class TokenizeRequest(RequestModel):
     model: Text | None = None
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    tools: FunctionTools | None = None
+    """With messages: those of the chat request, which the model is shown."""
     add_special_tokens: bool | None = None
     """Such as the start token; true by default with a prompt, and false with messages, whose
     template writes them itself."""

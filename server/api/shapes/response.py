@@ -1,7 +1,7 @@
 """Answers of `/v1/responses`: the response object through its states, and a stream's events."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any, Literal
 
@@ -30,15 +30,22 @@ class ResponseShape:
 
     Args:
         response: In its first state.
-        num_prompt_tokens: For its usage.
+        prompt_token_ids: For its usage.
+        with_token_ids: The request asked for them, and for those of the output.
     """
 
     def __init__(
-        self, response: ResponseObject, tokenizer: Tokenizer, num_prompt_tokens: int
+        self,
+        response: ResponseObject,
+        tokenizer: Tokenizer,
+        prompt_token_ids: Sequence[int],
+        *,
+        with_token_ids: bool = False,
     ) -> None:
         self.response = response
         """In its latest state."""
-        self._num_prompt_tokens = num_prompt_tokens
+        self._prompt_token_ids = prompt_token_ids
+        self._token_ids: list[int] | None = [] if with_token_ids else None
         self._numbers = count()
         self._output = ResponseOutput(tokenizer, self._numbers)
         self._last: Progress | None = None
@@ -52,6 +59,8 @@ class ResponseShape:
         self._last = piece
         if piece.sources is not None:
             self._traced.append(piece)
+        if self._token_ids is not None:
+            self._token_ids += piece.token_ids or ()
         yield from self._output.add(piece)
 
     def finish(self) -> Iterator[Event]:
@@ -95,9 +104,12 @@ class ResponseShape:
             update={
                 "status": status,
                 "output": self._output.items("incomplete"),
-                "usage": None if last is None else _usage(self._num_prompt_tokens, last),
+                "usage": None if last is None else _usage(len(self._prompt_token_ids), last),
             }
         )
+        if self._token_ids is not None:
+            self.response.prompt_token_ids = list(self._prompt_token_ids)
+            self.response.token_ids = self._token_ids
         if last is not None:
             self.response.speculation = whole_report([self._traced or [last]])
 

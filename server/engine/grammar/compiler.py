@@ -154,7 +154,10 @@ class GrammarCompiler:
         except RecursionError:
             raise GrammarError("is nested too deep") from None
         except RuntimeError as error:
-            raise GrammarError(_reason(error)) from None
+            raise GrammarError(_reason(str(error))) from None
+        except UnicodeDecodeError as error:
+            # A message of xgrammar's that shows the first byte of a longer character.
+            raise GrammarError(_reason(error.object.decode(errors="replace"))) from None
         textless = frozenset(compiled.tokenizer_info.special_token_ids)
         result = CompiledGrammar(compiled, vocabulary, textless)
         with self._lock:
@@ -242,8 +245,8 @@ def with_enforceable_schemas(tag: Any) -> Any:
     return {key: with_enforceable_schemas(value) for key, value in tag.items()}
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(message: str) -> str:
     """xgrammar's message without time, file and line."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else "can't be compiled"
+    first = next(iter(message.strip().splitlines()), "can't be compiled")
     reason = re.sub(r"^\[[^\]]*\] \S+:\d+: (Check failed: .* is (?:true|false): )?", "", first)
     return f"can't be enforced: {reason[:_MAX_MESSAGE]}"

@@ -71,6 +71,7 @@ def test_structural_tag_and_the_schemas_in_it() -> None:
     [
         (Grammar("regex", "("), "can't be enforced: Regex parsing error"),
         (Grammar("regex", "(?=a)b"), "groups such as"),
+        (Grammar("ebnf", "Íù"), "can't be enforced: EBNF"),
         (Grammar("ebnf", "root ::= y"), 'Rule "y" is not defined'),
         (Grammar("structural_tag", "{}"), "can't be enforced: Invalid structural tag"),
         (Grammar("json_schema", '{"type": "string", "pattern": "\\\\bx"}'), "Word boundary"),
