@@ -22,7 +22,7 @@ def best_peer(results: Results, ours: Sequence[str], workload: str) -> float | N
 
 def make_table(results: Results, ours: Sequence[str], workloads: Sequence[str]) -> Table:
     """A row per workload and system; ratios are to the best peer of the workload."""
-    table = Table("", "system", "weights", "tokens/s", "fewest–most", "ratio to best peer")
+    table = Table("", "system", "tokens/s", "fewest", "most", "ratio to best peer")
     for workload in workloads:
         best = best_peer(results, ours, workload)
         first = workload
@@ -32,9 +32,8 @@ def make_table(results: Results, ours: Sequence[str], workloads: Sequence[str]) 
                 continue
             median = statistics.median(values)
             ratio = f"{median / best:.2f}" if best else ""
-            spread = f"{min(values):.0f}–{max(values):.0f}"
-            weights = results.about[name]["weights"]
-            table.add_row(first, name, weights, f"{median:.1f}", spread, ratio)
+            spread = f"{min(values):.1f}", f"{max(values):.1f}"
+            table.add_row(first, name, f"{median:.1f}", *spread, ratio)
             first = ""
         table.add_section()
     return table
@@ -43,8 +42,8 @@ def make_table(results: Results, ours: Sequence[str], workloads: Sequence[str]) 
 def notes(results: Results, missing: Mapping[str, str]) -> list[str]:
     """What the table does not say, a line each."""
     lines = [
-        f"{name} {about['version']}: {about['way']}; {results.resident_bytes[name] / 1e6:.0f} MB "
-        "resident"
+        f"{name} {about['version']}: weights {about['weights']}; {about['way']}; "
+        f"{results.resident_bytes[name] / 1e6:.0f} MB resident"
         for name, about in results.about.items()
         if name in results.resident_bytes
     ]

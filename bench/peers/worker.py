@@ -19,6 +19,7 @@ import psutil
 
 LOAD_SECONDS = 300.0
 JOB_SECONDS = 600.0
+_NOT_RUNNING = psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD
 _CHUNK = 2**16
 _STDERR_LINES = 5
 
@@ -63,13 +64,18 @@ class Worker:
                 process_group=0,
             )
         except OSError as error:
+            self._stderr.close()
             raise WorkerError(f"{name}: {command[0]}: {error.strerror}") from None
         try:
             self.about: dict[str, str] = self._read(load_seconds)["about"]
-            self._signal(signal.SIGSTOP)
+            self._stop()
         except BaseException:
             self.close()
             raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def ask(self, job: str, **arguments: Any) -> dict[str, Any]:
         """One job's answer; the process runs only until it is here.
@@ -85,9 +91,10 @@ class Worker:
                 self._process.stdin.flush()
         except OSError:
             raise self._died() from None
-        answer = self._read(self._job_seconds)
-        self._signal(signal.SIGSTOP)
-        return answer
+        try:
+            return self._read(self._job_seconds)
+        finally:
+            self._stop()
 
     def resident_bytes(self) -> int:
         """Of the process and its children."""
@@ -105,6 +112,13 @@ class Worker:
             if stream is not None:
                 with suppress(OSError):  # what a dead worker has not read
                     stream.close()
+
+    def _stop(self) -> None:
+        """Returns when the process has stopped, or has ended."""
+        self._signal(signal.SIGSTOP)
+        with suppress(psutil.Error):
+            while psutil.Process(self._process.pid).status() not in _NOT_RUNNING:
+                time.sleep(0.001)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):

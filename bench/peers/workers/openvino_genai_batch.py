@@ -20,7 +20,8 @@ def load(options: dict[str, Any]) -> System:
     pipeline = genai.LLMPipeline(
         options["gguf"],
         "CPU",
-        {"scheduler_config": scheduler, "INFERENCE_NUM_THREADS": options["threads"]},
+        scheduler_config=scheduler,
+        INFERENCE_NUM_THREADS=options["threads"],
     )
 
     def generate(prompts: list[list[int]], new_tokens: int) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def load(options: dict[str, Any]) -> System:
 
     about = {
         "version": version("openvino-genai"),
-        "weights": "the file's, as OpenVINO reads them",
+        "weights": "the file's",
         "way": "LLMPipeline, continuous batching",
     }
     return System(about, {"generate": generate})

@@ -9,7 +9,7 @@ from job_loop import System, run
 
 
 def load(options: dict[str, Any]) -> System:
-    """options: `model` (folder), `threads`, `dtype`, `max_streams`, `max_tokens` (of a sequence)."""
+    """options: `model` (folder), `threads`, `dtype`, `max_streams`, `max_tokens` (of one)."""
     # One process: the bench stops and continues it as a whole.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = "2"  # GB
