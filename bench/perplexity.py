@@ -3,9 +3,9 @@
     python -m bench.perplexity TEXT [--tokens 50000] [--prompts FILE.jsonl …] [--answers 100]
 
 TEXT is plain text, or JSON lines with `response_ids` (the model's tokens) or `messages`, of which
-the assistant's are taken; `.gz` is unpacked. It is cut into windows of 1024 tokens; perplexity is over
-all tokens but each window's first, every system on the same ids. Greedy answers are compared with
-those of the dequantised weights in float32, computed by transformers.
+the assistant's are taken; `.gz` is unpacked. It is cut into windows of 1024 tokens, the same ids
+for every system; perplexity is over all of them but each window's first. Greedy answers are
+compared with those of the dequantised weights in float32, computed by transformers.
 """
 
 import gzip

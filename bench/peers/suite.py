@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
@@ -33,6 +34,7 @@ from server.errors import ConfigError
 from server.machine import default_threads, pick_device, pick_dtype
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import from_hf, load_hf_tokenizer
+from weights.blocks import BLOCKS_FILE
 from weights.default import default_gguf
 from weights.train.prompts import prompt_encoder, read_prompts, usable_template
 
@@ -71,17 +73,30 @@ def run_peers(settings: ModelSettings, options: PeerOptions) -> None:
     limits = measure_limits(weight_bytes(settings))
     console = Console(highlight=False)
     _print_limit(console, limits)
-    results = measure(
-        systems,
-        lambda system: Worker(system.name, command(system, machine, python), environment(system)),
-        workloads,
-        report,
-    )
+    with TemporaryDirectory() as linked:
+        machine = replace(machine, folder=link_checkpoint(machine.folder, Path(linked)))
+        results = measure(
+            systems,
+            lambda system: Worker(
+                system.name, command(system, machine, python), environment(system)
+            ),
+            workloads,
+            report,
+        )
     ours = [OURS_PLAIN.name, OURS.name]
     console.print(make_table(results, ours, [workload.name for workload in workloads]))
     for line in notes(results, missing):
         console.print(line, markup=False, soft_wrap=True)
     print(json.dumps(as_json(results, ours, missing, limits)))
+
+
+def link_checkpoint(folder: Path, into: Path) -> Path:
+    """The checkpoint as others know it: without our file of quantised blocks, which vLLM would
+    take for weights. Links its files into the folder `into`, and returns that."""
+    for file in folder.iterdir():
+        if file.name != BLOCKS_FILE:
+            (into / file.name).symlink_to(file.resolve())
+    return into
 
 
 def chosen(only: Sequence[str]) -> list[System]:

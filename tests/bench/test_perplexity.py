@@ -40,5 +40,5 @@ def test_what_holds_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_bytes(b"\xff")
     with pytest.raises(CheckpointError, match=r"b\.txt"):
         list(read_text(tmp_path / "b.txt"))
-    with pytest.raises(CheckpointError, match="none.txt"):
+    with pytest.raises(CheckpointError, match=r"none\.txt"):
         list(read_text(tmp_path / "none.txt"))
