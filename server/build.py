@@ -35,6 +35,7 @@ from server.machine import (
     free_memory,
     pick_device,
     pick_dtype,
+    return_freed_memory,
 )
 from server.metrics import Metrics
 from server.models.config import ModelConfig, model_config
@@ -102,6 +103,7 @@ def build_model(
     report(f"loaded {name}: {config.num_layers} layers, {precision} on {device}")
     draft = load_draft(settings, model, placement, quantization, report)
     model.freeze(quantization)
+    return_freed_memory()
     report(describe_kernels(device, model.is_fused))
     if model.is_fused and (draft is None or draft.is_native):
         # After each parallel operation torch's threads spin for milliseconds, on the cores that the

@@ -11,7 +11,7 @@ from server.cli.chat import chat
 from server.cli.convert import convert
 from server.cli.evaluate import evaluate
 from server.cli.generate import generate
-from server.cli.measure import bench
+from server.cli.measure import bench_app
 from server.cli.serve import serve
 from server.cli.train import train
 from server.errors import GlidecapeError
@@ -28,8 +28,9 @@ def make_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (serve, generate, chat, bench, convert, train):
+    for command in (serve, generate, chat, convert, train):
         app.command()(command)
+    app.add_typer(bench_app())
     app.command("eval")(evaluate)  # eval is a name of Python's own
     return app
 

@@ -1,16 +1,27 @@
-"""`glidecape bench`: measures this machine."""
+"""`glidecape bench`: measures this machine, and beside it other systems on the same model."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from server.cli.options import with_settings
 from server.config import ModelSettings
+from server.errors import ConfigError
+
+
+def bench_app() -> typer.Typer:
+    """`bench` alone, and `bench peers`."""
+    app = typer.Typer(name="bench")
+    app.callback(invoke_without_command=True)(bench)
+    app.command("peers")(peers)
+    return app
 
 
 @with_settings(ModelSettings)
 def bench(
     settings: ModelSettings,
+    context: typer.Context,
     new_tokens: Annotated[int, typer.Option(help="Tokens per answer.", min=8)] = 128,
     rounds: Annotated[int, typer.Option(help="Interleaved repetitions.", min=1)] = 3,
     transformers: Annotated[
@@ -18,6 +29,71 @@ def bench(
     ] = True,
 ) -> None:
     """Measure speed and memory; prints a table, then one JSON line."""
+    if context.invoked_subcommand is not None:
+        _refuse_options(context, context.invoked_subcommand)
+        return
     from bench.suite import run_suite
 
     run_suite(settings, new_tokens, rounds, transformers)
+
+
+@with_settings(ModelSettings)
+def peers(
+    settings: ModelSettings,
+    peers_python: Annotated[
+        Path | None,
+        typer.Option(
+            help="Interpreter of the environment that the peers are installed in; by default "
+            ".venv-peers/bin/python, where it exists.",
+            metavar="PATH",
+        ),
+    ] = None,
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(help="JSON lines with messages; repeatable.", metavar="FILE"),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this one, by its name in the table; repeatable."),
+    ] = None,
+    streams: Annotated[str, typer.Option(help="Prompts at once, one workload each.")] = "1,4,16",
+    new_tokens: Annotated[int, typer.Option(help="Tokens per answer.", min=2)] = 256,
+    long_prompt: Annotated[
+        int, typer.Option(help="Tokens of the prompt whose prefill is measured; 0: none.", min=0)
+    ] = 2048,
+    rounds: Annotated[int, typer.Option(help="Interleaved repetitions.", min=1)] = 3,
+) -> None:
+    """Measure transformers, llama.cpp, OpenVINO GenAI and vLLM, as far as they are installed, and
+    this engine, interleaved on the same model; prints a table, then one JSON line."""
+    from bench.peers.suite import PeerOptions, run_peers
+
+    options = PeerOptions(
+        python=peers_python,
+        prompt_files=prompts or [],
+        only=peer or [],
+        streams=_counts(streams),
+        new_tokens=new_tokens,
+        long_prompt=long_prompt,
+        rounds=rounds,
+    )
+    run_peers(settings, options)
+
+
+def _counts(text: str) -> list[int]:
+    """`"1,4"` -> [1, 4]; nothing is none.
+
+    Raises:
+        ConfigError: something in it is no number.
+    """
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ConfigError("streams", text, "expected numbers such as 1,4,16") from None
+
+
+def _refuse_options(context: typer.Context, command: str) -> None:
+    """Options of `bench` itself would be ignored by a command behind it."""
+    for name, value in context.params.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(name, value, f"has to stand behind `{command}`")

@@ -1,14 +1,12 @@
 """The KV pool: one allocation, divided into blocks that the scheduler hands out by number."""
 
+import math
+import mmap
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from server.kernels.tree import LayerCache
-
-_NUMPY_STORAGE = {1: np.uint8, 2: np.uint16, 4: np.float32}
-"""By bytes per element; bfloat16 has no numpy type, its bits travel as uint16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,9 @@ def allocate_kv(
 
 
 def _lazy_zeros(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Zeros whose pages the system hands out on first write (calloc): an unused pool costs no
-    memory, and start-up does not wait for it. torch.zeros would touch every page."""
-    return torch.from_numpy(np.zeros(size, dtype=_NUMPY_STORAGE[dtype.itemsize])).view(dtype)
+    """Zeros whose pages the system hands out on first write: an unused pool costs no memory, and
+    start-up does not wait for it. torch.zeros would touch every page; numpy.zeros asks for pages of
+    2 MB, of which the first token writes two in every layer."""
+    num_bytes = math.prod(size) * dtype.itemsize
+    pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=dtype).view(size)  # keeps the pages alive

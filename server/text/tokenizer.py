@@ -4,9 +4,10 @@ Built on the `tokenizers` library; transformers is only used to read the many fi
 nothing about chats (`chat_template.py`) or streams (`detokenizer.py`).
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer as BackendTokenizer
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 LONG_TEXT = 16_384
 """Characters from which encoding takes milliseconds: callers with other work use a thread."""
+
+_GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""What tokenizer_config.json calls transformers' class of that name; the second is its new name."""
 
 _MAX_SHRINK = 3
 """How many times shorter a normaliser makes a text: NFC writes nine bytes of Korean letters in
@@ -83,16 +87,36 @@ def load_hf_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
         UnsupportedModelError: the model has no fast tokenizer.
     """
     # transformers takes seconds to import; `glidecape --help` must not wait for it.
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     try:
-        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        loaded = _reader(folder).from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(folder, f"no readable tokenizer: {reason}") from error
     if not isinstance(loaded, PreTrainedTokenizerFast):
         raise UnsupportedModelError(f"{type(loaded).__name__} is not a fast tokenizer")
     return loaded
+
+
+def _reader(folder: Path) -> Any:
+    """The class that reads a folder's tokenizer.
+
+    Where the folder names the generic fast class, that is what AutoTokenizer takes too; but on the
+    way there it imports the model's code, and with it torch's compiler: 170 MB that nothing uses.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        is_generic = settings["tokenizer_class"] in _GENERIC_CLASSES
+    except (OSError, ValueError, LookupError, TypeError):
+        is_generic = False
+    if is_generic and (folder / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def from_hf(loaded: "PreTrainedTokenizerFast") -> Tokenizer:

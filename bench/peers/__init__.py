@@ -1,0 +1,1 @@
+"""`glidecape bench peers`: other systems and this one, interleaved, on the same model."""
