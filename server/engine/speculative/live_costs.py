@@ -57,6 +57,8 @@ class LiveCosts:
     """What steps cost in this server's own traffic."""
 
     def __init__(self, measured: StepCosts) -> None:
+        self.measured = measured
+        """Before serving."""
         self.verify = LiveCurve(measured.verify)
         """Everything of a step but drafting, by the target's rows."""
         self.draft = measured.draft
