@@ -1,8 +1,9 @@
 """Does speculation change a token on a real model? Counts answers that differ from plain decoding.
 
-    python -m bench.exactness PROMPTS.jsonl … [--draft ngram] [--dtype bfloat16] [--limit 50]
+    python -m bench.exactness PROMPTS.jsonl … [--limit 200] [--policy auto] [--at-once 16]
 
-Prompts are JSON lines with `messages`. Greedy and seeded sampling, each policy, sixteen at once.
+Prompts are JSON lines with `messages`. Greedy and seeded sampling, each policy, alone and sixteen
+at once; all are compared with plain decoding of one prompt at a time.
 """
 
 import asyncio
@@ -20,26 +21,31 @@ from server.cli.terminal import report
 from server.config import ModelSettings, load_settings
 from server.engine.types import PolicyName, Request, RequestId, SamplingParams, SpeculationParams
 
-POLICIES: tuple[PolicyName, ...] = ("chain", "cape", "beam", "auto")
-_AT_ONCE = 16
+POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "beam", "auto")
+OFF = SpeculationParams(policy="off")
 
 
 def main(
     files: Annotated[list[Path], typer.Argument(help="JSON lines with messages.")],
-    draft: Annotated[str, typer.Option(help="As in glidecape serve.")] = "ngram",
+    draft: Annotated[str, typer.Option(help="As in glidecape serve.")] = "auto",
     dtype: Annotated[str, typer.Option(help="As in glidecape serve.")] = "auto",
     limit: Annotated[int, typer.Option(help="Prompts in all, spread over the files.")] = 50,
     new_tokens: Annotated[int, typer.Option(help="Tokens per answer.")] = 128,
     policy: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
+    at_once: Annotated[
+        list[int] | None, typer.Option(help="Requests at once; repeatable; default: 1, 16.", min=1)
+    ] = None,
 ) -> None:
     """Count answers that speculation changed."""
     settings = load_settings(ModelSettings, draft=draft, dtype=dtype)
     model = build_model(settings, report, lambda stats: None)
     per_file = -(-limit // len(files))
     chats = [chat for path in files for chat in _chats(path, per_file)][:limit]
-    prompts = [_encode(model, chat) for chat in chats]
+    prompts = [encode(model, chat) for chat in chats]
     policies = [SpeculationParams(policy=name) for name in _checked(policy)]
-    print(json.dumps(asyncio.run(_compare(model, prompts, policies, new_tokens))))
+    print(
+        json.dumps(asyncio.run(compare(model, prompts, policies, new_tokens, at_once or (1, 16))))
+    )
 
 
 def _checked(names: Sequence[str] | None) -> list[PolicyName]:
@@ -54,30 +60,38 @@ def _chats(path: Path, count: int) -> list[Any]:
         return [json.loads(line)["messages"] for line in islice(lines, count)]
 
 
-def _encode(model: LoadedModel, messages: Any) -> tuple[int, ...]:
+def encode(model: LoadedModel, messages: Any) -> tuple[int, ...]:
+    """The prompt of a chat, by the model's template."""
     text = model.chat_template.render(messages)
     return tuple(model.tokenizer.encode(text, add_special_tokens=False))
 
 
-async def _compare(
+async def compare(
     model: LoadedModel,
     prompts: Sequence[tuple[int, ...]],
     policies: Sequence[SpeculationParams],
     new_tokens: int,
-) -> dict[str, Any]:
-    counts: dict[str, Any] = {"prompts": len(prompts), "new_tokens": new_tokens}
+    at_once: Sequence[int],
+) -> dict[str, int]:
+    """How many answers of each way differ from those of plain decoding, alone. Starts and stops the
+    model's engine."""
+    counts = {"prompts": len(prompts), "new_tokens": new_tokens}
+    ways = [(policy, places) for places in at_once for policy in policies]
     model.engine.start()
     try:
         for name, params in (
             ("greedy", SamplingParams(max_tokens=new_tokens, temperature=0.0)),
             ("seeded", SamplingParams(max_tokens=new_tokens, temperature=1.0, top_p=0.9, seed=1)),
         ):
-            plain = await _answers(model, prompts, params, SpeculationParams(policy="off"))
-            for speculation in policies:
-                answers = await _answers(model, prompts, params, speculation)
+            plain = await _answers(model, prompts, params, OFF, 1)
+            counts[f"{name} tokens"] = sum(map(len, plain))
+            for speculation, places in ways:
+                if (speculation, places) == (OFF, 1):
+                    continue
+                answers = await _answers(model, prompts, params, speculation, places)
                 differ = sum(a != b for a, b in zip(plain, answers, strict=True))
-                counts[f"{name} {speculation.policy} differ"] = differ
-                report(f"{name}, {speculation.policy}: {differ} differ")
+                counts[f"{name} {speculation.policy} at {places} differ"] = differ
+                report(f"{name}, {speculation.policy}, {places} at once: {differ} differ")
     finally:
         await model.engine.stop()
     return counts
@@ -88,8 +102,9 @@ async def _answers(
     prompts: Sequence[tuple[int, ...]],
     params: SamplingParams,
     speculation: SpeculationParams,
+    at_once: int,
 ) -> list[list[int]]:
-    places = asyncio.Semaphore(_AT_ONCE)
+    places = asyncio.Semaphore(at_once)
 
     async def answer(index: int, prompt: tuple[int, ...]) -> list[int]:
         request = Request(RequestId(str(index)), prompt, params)
