@@ -1,7 +1,7 @@
 """The playground: a page at `/` and its files below `/static/`.
 
-The page is static; it talks to the API like any other client. Nobody needs a key to load it, because
-a browser can't send one with a page: the page asks for the key and sends it with its requests.
+The page is static; it talks to the API like any other client. Nobody needs a key to load it: a
+browser can't send one with a page. The page asks for the key and sends it with its requests.
 """
 
 from pathlib import Path
