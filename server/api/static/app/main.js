@@ -28,6 +28,7 @@ function showView() {
   const isStatus = location.hash === "#status";
   byId("view-chat").hidden = isStatus;
   byId("view-status").hidden = !isStatus;
+  document.body.classList.toggle("shows-status", isStatus);
   for (const link of document.querySelectorAll("nav a")) {
     const isHere = link.hash === (isStatus ? "#status" : "#chat");
     if (isHere) link.setAttribute("aria-current", "page");

@@ -128,8 +128,8 @@ export class AnswerMessage {
       "article",
       { class: "message assistant" },
       h("h2", { class: "visually-hidden" }, "Answer"),
-      this.columns,
       this.verdict,
+      this.columns,
       this.actions,
     );
   }

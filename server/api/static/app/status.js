@@ -12,7 +12,7 @@ const BINS = 10;
 const PARTS = ["draft", "verify", "other"];
 
 const ago = (plot, ticks) => ticks.map((tick) => (tick === 0 ? "now" : `${tick} s`));
-const time = { axis: { values: ago } };
+const time = { scale: { range: (plot, min) => [Math.min(min, -60), 0] }, axis: { values: ago } };
 const shares = {
   scale: { range: [0, 1] },
   axis: { values: (plot, ticks) => ticks.map((tick) => `${Math.round(tick * 100)} %`) },
@@ -35,7 +35,7 @@ export class Status {
       speed: at("speed", { series: [{ label: "tokens/s", colour: "trunk" }], x: time, y: fromZero }),
       positions: at("positions", {
         series: [{ label: "accepted", colour: "trunk", bars: true }],
-        x: { scale: { range: [0.4, POSITIONS + 0.6] }, axis: { incrs: [1] } }, y: shares,
+        x: { scale: { range: [0.4, POSITIONS + 0.6] }, axis: { incrs: [1], space: 18 } }, y: shares,
       }),
       calibration: at("calibration", {
         series: [
@@ -51,7 +51,10 @@ export class Status {
           { label: "other", colour: "muted" },
         ],
         x: time,
-        y: { scale: { range: (plot, min, max) => [0, max * 1.15 || 1] }, axis: { values: (plot, ticks) => ticks.map((tick) => `${tick} ms`) } },
+        y: {
+          scale: { range: (plot, min, max) => [0, max * 1.15 || 1] },
+          axis: { values: (plot, ticks) => ticks.map((tick) => `${tick} ms`), size: 56 },
+        },
       }),
     };
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());

@@ -1,4 +1,5 @@
-// The strip under an answer: one column a step, in the order of time. From the bottom: accepted
+// The strip under an answer: one column a step, as wide as the step was long. From the
+// bottom: accepted
 // trunk, accepted leaf, the model's own token; faint above: what was proposed in vain.
 //
 // One control and not a button a step: steps are narrower than a finger. Arrow keys go through them.
@@ -6,6 +7,8 @@
 import { stepCounts } from "./answer.js";
 import { duration, h } from "./dom.js";
 
+const PIXELS_A_SECOND = 150; // the same for all strips: a shorter one was faster
+const WIDTHS = [4, 30];
 const TOKEN_HEIGHT = 6;
 const REJECTED_HEIGHT = 2;
 const MOST_REJECTED = 16;
@@ -93,6 +96,9 @@ function column(step, index) {
   const own = step.tokens.filter(({ source }) => source === "target").length;
   const data = { index, drafted, accepted, leaves };
   const element = h("div", { class: "step", data, title: describeStep(step, index) });
+  const seconds = step.draft_seconds + step.verify_seconds + step.other_seconds;
+  const width = Math.min(Math.max(seconds * PIXELS_A_SECOND, WIDTHS[0]), WIDTHS[1]);
+  element.style.width = `${width}px`;
   const rejected = Math.min(drafted - accepted, MOST_REJECTED);
   element.append(
     bar("rejected", rejected * REJECTED_HEIGHT),
