@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, StreamingResponse
@@ -13,6 +13,7 @@ from server.api.api_keys import ApiKeys
 from server.api.front_door import FrontDoor
 from server.api.routes import playground
 from server.engine.async_engine import AsyncEngine
+from server.engine.types import SpeculationParams
 from tests.api.harness import DOOR, live_app, make_app
 from tests.api.tiny_server import LIMITS, SPEAKING, byte_model
 from tests.doubles import ScriptedEngine
@@ -57,7 +58,8 @@ async def real_engine(door: FrontDoor = DOOR) -> AsyncGenerator[str]:
     engine = AsyncEngine(
         parts.scheduler, parts.runner, lambda step: apps[0].state.parts.metrics.record(step)
     )
-    apps.append(make_app(engine, info=SPEAKING, door=door))
+    info = replace(SPEAKING, default_speculation=SpeculationParams("auto"))
+    apps.append(make_app(engine, info=info, door=door))
     engine.start()
     try:
         async with live_app(apps[0]) as url:

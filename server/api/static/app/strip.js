@@ -1,6 +1,5 @@
-// The strip under an answer: one column a step, as wide as the step was long. From the
-// bottom: accepted
-// trunk, accepted leaf, the model's own token; faint above: what was proposed in vain.
+// The strip under an answer: one column a step, as wide as the step was long. From the bottom:
+// accepted trunk, accepted leaf, the model's own token; faint above: what was proposed in vain.
 //
 // One control and not a button a step: steps are narrower than a finger. Arrow keys go through them.
 
