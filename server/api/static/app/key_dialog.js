@@ -9,6 +9,8 @@ export function askForKey(reason) {
   const input = byId("key-input");
   byId("key-reason").textContent = reason;
   input.value = "";
+  // No submit button: the Enter key presses a form's first one.
+  byId("key-cancel").onclick = () => dialog.close();
   dialog.showModal();
   return new Promise((resolve) => {
     dialog.addEventListener(

@@ -35,12 +35,18 @@ function ownerOfEach(text, steps) {
   return owners;
 }
 
+const ENTITIES = { "<": "&lt;", ">": "&gt;", "&": "&amp;", '"': "&quot;", "'": "&#39;" };
+
 function find(source, character, from) {
   if (source[from] === character) return from;
   // Line breaks between blocks are the renderer's own.
   const far = /\s/.test(character) ? 2 : FAR;
   const end = Math.min(source.length, from + far);
-  for (let at = from; at < end; at++) if (source[at] === character) return at;
+  for (let at = from; at < end; at++) {
+    if (source[at] === character) return at;
+    const entity = source[at] === "&" ? ENTITIES[character] : undefined;
+    if (entity && source.slice(at, at + entity.length).join("") === entity) return at;
+  }
   return -1;
 }
 
