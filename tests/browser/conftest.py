@@ -1,12 +1,12 @@
 """Debian's Chromium, driven by Playwright. Pages fail their test on any error in the console."""
 
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.browser.servers import in_thread, real_engine
 
@@ -39,10 +39,21 @@ def open_page(browser: Browser) -> Generator[OpenPage]:
     """(url, options of the context) → a page of a browser that knows nothing yet."""
     problems: list[str] = []
     expected: list[str] = []
-    contexts: list[Any] = []
+    contexts: list[BrowserContext] = []
 
-    def open_(url: str, *, allow: str | None = None, **options: Any) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
+    def open_(
+        url: str,
+        *,
+        allow: str | None = None,
+        width: int = 1280,
+        permissions: Sequence[str] = (),
+        color_scheme: Literal["light", "dark"] = "light",
+    ) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": 860},
+            permissions=permissions,
+            color_scheme=color_scheme,
+        )
         contexts.append(context)
         context.set_default_timeout(15_000)
         page = context.new_page()

@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 
 from tests.api.harness import CHAT
 from tests.browser.conftest import OpenPage
-from tests.browser.pages import answered, ask, conversation, kept, tokens_of
+from tests.browser.pages import Json, answered, ask, conversation, kept, tokens_of
 from tests.doubles import ids
 
 QUESTION = "abcabcabcabc"
@@ -44,7 +44,7 @@ def test_all_settings_reach_the_request(open_page: OpenPage, url: str) -> None:
     }  # fmt: skip
     with page.expect_request(f"**{CHAT}") as sent:
         ask(page, "hi", **numbers, stop="END\n\\n", policy="chain", max_depth=3, max_nodes=9)
-    body = sent.value.post_data_json
+    body: Json = sent.value.post_data_json or {}
     assert body == {
         **numbers,
         "stop": ["END", "\n"],
@@ -57,7 +57,7 @@ def test_all_settings_reach_the_request(open_page: OpenPage, url: str) -> None:
     page.locator("#settings-reset").click()
     with page.expect_request(f"**{CHAT}") as sent:
         ask(page, "hi", max_tokens=3)
-    body = sent.value.post_data_json
+    body = sent.value.post_data_json or {}
     assert set(body) == {
         "max_tokens", "messages", "seed", "speculation", "stream", "stream_options",
     }  # fmt: skip

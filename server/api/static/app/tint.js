@@ -40,7 +40,7 @@ const ENTITIES = { "<": "&lt;", ">": "&gt;", "&": "&amp;", '"': "&quot;", "'": "
 function find(source, character, from) {
   if (source[from] === character) return from;
   // Line breaks between blocks are the renderer's own.
-  const far = /\s/.test(character) ? 2 : FAR;
+  const far = character === "\n" ? 2 : FAR;
   const end = Math.min(source.length, from + far);
   for (let at = from; at < end; at++) {
     if (source[at] === character) return at;
