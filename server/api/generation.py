@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -15,7 +15,13 @@ from server.api.deps import Engine
 from server.api.schemas.chat import FinishReason
 from server.api.tools import CallMode
 from server.engine.types import Request as EngineRequest
-from server.engine.types import RequestOutput, SpeculationSummary, TokenLogprobs, TokenSource
+from server.engine.types import (
+    RequestOutput,
+    SpeculationSummary,
+    StepTrace,
+    TokenLogprobs,
+    TokenSource,
+)
 from server.errors import GlidecapeError
 from server.text.stream import PlacedLogprobs, TextDelta, TextStream
 from server.text.tool_parsers.events import AnswerEvent
@@ -37,6 +43,15 @@ class Job:
     """The first piece has the prompt's logprobs, whoever had them computed."""
     call_mode: CallMode = "none"
     """Which calls of functions the answer may have."""
+
+
+class TracedStep(NamedTuple):
+    """An engine step, and its tokens that count."""
+
+    step: StepTrace
+    token_ids: tuple[int, ...]
+    sources: tuple[TokenSource, ...]
+    text_offsets: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +78,8 @@ class Progress:
     """Content and calls in their order; None where calls are not looked for."""
     num_calls: int = 0
     """Function calls so far."""
+    step: TracedStep | None = None
+    """None if steps were not asked for."""
 
 
 async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:
@@ -126,6 +143,20 @@ def _progress(
         prompt_logprobs=output.prompt_logprobs,
         events=delta.events,
         num_calls=job.text.num_calls,
+        step=_traced(output, delta, num_counting),
+    )
+
+
+def _traced(
+    output: RequestOutput, delta: TextDelta[TokenLogprobs], num_counting: int
+) -> TracedStep | None:
+    if output.trace is None:
+        return None
+    return TracedStep(
+        output.trace,
+        output.token_ids[:num_counting],
+        output.sources[:num_counting],
+        delta.offsets,
     )
 
 

@@ -127,7 +127,10 @@ def _check_common(body: SamplingRequest, parts: Parts) -> None:
     check_model(body.model, parts)
     if body.stream_options is not None and not body.stream:
         raise InvalidRequestError("stream_options: needs stream to be true", "stream_options")
-    policy = body.speculation.policy if body.speculation else None
+    options = body.speculation or SpeculationOptions()
+    if options.steps and not body.stream:
+        raise InvalidRequestError("speculation.steps: needs stream to be true", "speculation.steps")
+    policy = options.policy
     if policy not in (None, "off") and not parts.info.can_speculate:
         raise InvalidRequestError(
             f"speculation.policy: is {policy!r}, but the server was started without a draft",
@@ -220,6 +223,7 @@ def _speculation_params(
         policy=options.policy or default.policy,
         max_depth=options.max_depth or default.max_depth,
         max_nodes=options.max_nodes or default.max_nodes,
+        traced=bool(options.steps),
     )
 
 

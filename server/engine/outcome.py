@@ -5,6 +5,7 @@ from dataclasses import replace
 from server.engine.plan import SequenceResult, StepSeconds
 from server.engine.sequence import Sequence
 from server.engine.speculative.summary import add_step
+from server.engine.speculative.trace import finished_trace
 from server.engine.types import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
 
 
@@ -52,6 +53,7 @@ def append_tokens(
     if count == 0 and reason is None:
         return None
     sequence.speculation = add_step(sequence.speculation, did.speculation, count, seconds)
+    sources = did.speculation.sources[:count] if did.speculation else ("target",) * count
     return RequestOutput(
         request_id=sequence.request.request_id,
         token_ids=did.token_ids[:count],
@@ -61,9 +63,10 @@ def append_tokens(
         num_prompt_tokens=sequence.num_prompt_tokens,
         num_output_tokens=sequence.num_output_tokens,
         num_cached_tokens=sequence.num_cached_tokens or 0,
-        sources=did.speculation.sources[:count] if did.speculation else ("target",) * count,
+        sources=sources,
         speculation=sequence.speculation,
         prompt_logprobs=_prompt_logprobs(sequence) if is_first else None,
+        trace=finished_trace(did.trace, sources, seconds),
     )
 
 

@@ -9,6 +9,7 @@ from server.engine.types import (
     Request,
     RequestId,
     StepSpeculationStats,
+    StepTrace,
     TokenLogprobs,
     TokenSource,
 )
@@ -80,6 +81,8 @@ class SequenceResult:
     """None where nothing was proposed."""
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     """One per scored node of the plan."""
+    trace: StepTrace | None = None
+    """None unless the request asks for it."""
 
 
 class StepSeconds(NamedTuple):

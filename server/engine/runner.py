@@ -23,8 +23,9 @@ from server.engine.sampler import SamplerRow
 from server.engine.speculative.accept import Verification, accept
 from server.engine.speculative.commit import Walk, move_accepted
 from server.engine.speculative.policy import Speculator
+from server.engine.speculative.trace import trace_step
 from server.engine.speculative.tree import TokenTree, lone_root
-from server.engine.types import RequestId, TokenLogprobs, TokenSource
+from server.engine.types import RequestId, StepTrace, TokenLogprobs, TokenSource
 from server.kernels.tree import LayerCache, TreeBatch
 
 
@@ -91,7 +92,7 @@ class Runner:
             self.model, verified.hidden, plan.sequences, verified.inputs.first_rows
         )
         results = {
-            p.request.request_id: _result(p, walks.get(p.request.request_id), logprobs)
+            p.request.request_id: self._result(p, walks.get(p.request.request_id), logprobs)
             for p, logprobs in zip(plan.sequences, scored, strict=True)
         }
         seconds = StepSeconds(*(after - before for before, after in itertools.pairwise(times)))
@@ -167,22 +168,29 @@ class Runner:
             self.eos_token_ids - params.stop_token_ids if avoids_eos else frozenset(),
         )
 
+    def _result(
+        self,
+        planned: PlannedSequence,
+        walk: Verification | None,
+        prompt_logprobs: tuple[TokenLogprobs, ...],
+    ) -> SequenceResult:
+        if walk is None:
+            return SequenceResult(planned.num_nodes, (), None, prompt_logprobs=prompt_logprobs)
+        num_committed = planned.num_nodes - 1 + len(walk.path)
+        logprobs = tuple(walk.logprobs) or None
+        speculation = None
+        if len(walk.tree) > 1:
+            speculation = StepSpeculation(len(walk.tree) - 1, _sources(walk))
+        trace = self._trace(planned, walk) if planned.request.speculation.traced else None
+        return SequenceResult(
+            num_committed, tuple(walk.token_ids), logprobs, speculation, prompt_logprobs, trace
+        )
 
-def _result(
-    planned: PlannedSequence,
-    walk: Verification | None,
-    prompt_logprobs: tuple[TokenLogprobs, ...],
-) -> SequenceResult:
-    if walk is None:
-        return SequenceResult(planned.num_nodes, (), None, prompt_logprobs=prompt_logprobs)
-    num_committed = planned.num_nodes - 1 + len(walk.path)
-    logprobs = tuple(walk.logprobs) or None
-    speculation = None
-    if len(walk.tree) > 1:
-        speculation = StepSpeculation(len(walk.tree) - 1, _sources(walk))
-    return SequenceResult(
-        num_committed, tuple(walk.token_ids), logprobs, speculation, prompt_logprobs
-    )
+    def _trace(self, planned: PlannedSequence, walk: Verification) -> StepTrace:
+        proposal = None
+        if self.speculator is not None and len(walk.tree) > 1:
+            proposal = self.speculator.proposal_of(planned.request.request_id)
+        return trace_step(walk.tree, walk.path, proposal)
 
 
 def _sources(walk: Verification) -> tuple[TokenSource, ...]:

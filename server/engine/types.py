@@ -102,6 +102,8 @@ class SpeculationParams:
     """Longest proposed path in tokens, ≥ 1; None leaves it to the policy."""
     max_nodes: int = 32
     """Most rows of a step for this request, ≥ 1: the proposed tokens and the root."""
+    traced: bool = False
+    """Outputs say what their step proposed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,41 @@ class SpeculationSummary:
         return (self.num_steps + self.num_accepted) / self.num_steps if self.num_steps else 0.0
 
 
+ProposalSource = Literal["draft", "lookup", "grammar", "beam"]
+"""What a step's proposal came from: a draft's chain, the text itself, what a grammar forces, or a
+draft's beam search."""
+
+
+@dataclass(frozen=True, slots=True)
+class TracedNode:
+    """One proposed token."""
+
+    token_id: int
+    parent: int
+    """Its node; 0 is the root, the last known token, and node i the i-th proposed one."""
+    is_leaf: bool
+    """An alternative to the trunk's token at this depth."""
+    confidence: float | None
+    """Its probability under the draft; None for beams, which don't keep it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTrace:
+    """What a step proposed for one request, and what became of it."""
+
+    root_token_id: int
+    nodes: tuple[TracedNode, ...]
+    """Nodes 1, 2 …; empty where nothing was proposed."""
+    accepted: tuple[int, ...]
+    """Nodes of the accepted path, from the top down, without the root."""
+    source: ProposalSource | None
+    """None where nothing was proposed."""
+    draft_seconds: float = 0.0
+    """Of the whole batch's step; so are the next two."""
+    verify_seconds: float = 0.0
+    other_seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class RequestOutput:
     """What one step added to one request."""
@@ -186,6 +223,8 @@ class RequestOutput:
     """So far, this step included; None where no step has speculated."""
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     """Of the prompt's tokens from the second on; with the first output, if asked for."""
+    trace: StepTrace | None = None
+    """None unless asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,9 @@ class TextDelta(Generic[L]):
     """The stop string that ended the output; nothing follows."""
     events: tuple[AnswerEvent, ...] | None = None
     """Content and calls in their order; None without a parser."""
+    offsets: tuple[int, ...] = ()
+    """Where the text of each token that was read begins, in characters of the decoded text; of a
+    stop token, where the text ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class TextStream(Generic[L]):
         self._stop = StopStrings(stop)
         self._min_tokens = min_tokens
         self._held: deque[_HeldToken[L]] = deque()
+        self._offsets: list[int] = []
         self._num_decoded = 0
         self._num_released = 0
         self.num_tokens = 0
@@ -103,7 +107,9 @@ class TextStream(Generic[L]):
             ended: No tokens follow: text held back is released.
             has_stop_token: The last token ended the request; its text is not shown.
         """
+        self._offsets.clear()
         delta = self._push(token_ids, logprobs, ended, has_stop_token)
+        delta = replace(delta, offsets=tuple(self._offsets))
         if self._parser is None:
             return delta
         events = self._parser.push(delta.text)
@@ -127,7 +133,9 @@ class TextStream(Generic[L]):
             texts.append(text)
             if matched is not None:
                 return self._cut(texts, matched)
-        self.num_tokens += has_stop_token
+        if has_stop_token:
+            self.num_tokens += 1
+            self._offsets.append(self._num_decoded)
         if ended:
             texts.append(self._stop.flush())
         return self._release(texts, all_tokens=ended)
@@ -135,6 +143,7 @@ class TextStream(Generic[L]):
     def _push_token(self, token_id: int, logprobs: L | None) -> tuple[str, str | None]:
         """Decodes one token → (released text, stop string found)."""
         begin = self._num_decoded
+        self._offsets.append(begin)
         text = self._detokenizer.push(token_id)
         self._num_decoded += len(text)
         self.num_tokens += 1

@@ -11,7 +11,14 @@ from openai.types.responses import Response
 from pydantic import BaseModel
 
 EXTENSIONS = frozenset(
-    ("speculation", "speculation_trace", "prompt_token_ids", "token_ids", "max_model_len")
+    (
+        "speculation",
+        "speculation_trace",
+        "speculation_step",
+        "prompt_token_ids",
+        "token_ids",
+        "max_model_len",
+    )
 )
 _OLDER = {"ResponseFunctionCallArgumentsDoneEvent": frozenset(("name",))}
 """Fields that openai 2's models require and openai 3's don't have."""

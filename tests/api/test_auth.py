@@ -38,7 +38,7 @@ def good(key: str = "sesame") -> dict[str, str]:
         ("POST", "/tokenize"),
         ("POST", "/detokenize"),
         ("GET", "/no/such/path"),
-        ("GET", "//health"),
+        ("GET", "http://test//health"),
         ("GET", "/health/"),
     ],
 )

@@ -44,6 +44,11 @@ def chat_request(body: ResponseRequest, chat: ChatMessages) -> ChatRequest:
         raise InvalidRequestError(
             "top_logprobs: needs include to have 'message.output_text.logprobs'", "top_logprobs"
         )
+    if body.speculation is not None and body.speculation.steps:
+        raise InvalidRequestError(
+            "speculation.steps: only streams of chats and completions have them",
+            "speculation.steps",
+        )
     _check_form(body)
     shared = {**SamplingFields.model_fields, **StructuredFields.model_fields}
     same = {name: getattr(body, name) for name in shared}

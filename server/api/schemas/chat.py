@@ -22,7 +22,7 @@ from server.api.schemas.fields import (
     refuse_unless,
     string_or_list,
 )
-from server.api.schemas.speculation import SpeculationField, TraceField
+from server.api.schemas.speculation import SpeculationField, StepField, TraceField
 from server.api.schemas.tools import (
     AnswerToolCalls,
     FunctionTools,
@@ -192,5 +192,6 @@ class ChatChunk(BaseModel):
     usage: Usage | None = None
     speculation: SpeculationField = None
     speculation_trace: TraceField = None
+    speculation_step: StepField = None
     prompt_token_ids: TokenIdsField = None
     """On each choice's first chunk."""

@@ -12,7 +12,7 @@ from server.api.schemas.common import (
     Usage,
 )
 from server.api.schemas.fields import INT32_MAX, Text, TokenId, refuse_unless
-from server.api.schemas.speculation import SpeculationField, TraceField
+from server.api.schemas.speculation import SpeculationField, StepField, TraceField
 
 MAX_CHOICES = 1024
 """Of one request: its prompts times the answers to each."""
@@ -81,3 +81,4 @@ class Completion(BaseModel):
     usage: Usage | None = None
     speculation: SpeculationField = None
     speculation_trace: TraceField = None
+    speculation_step: StepField = None

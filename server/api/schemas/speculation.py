@@ -1,11 +1,11 @@
 """The extra field `speculation` of requests and answers, and the trace of a stream's chunks."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
 from server.api.schemas.fields import RequestModel
-from server.engine.types import PolicyName
+from server.engine.types import PolicyName, ProposalSource, TokenSource
 
 MAX_DEPTH = 16
 MAX_NODES = 64
@@ -22,6 +22,8 @@ class SpeculationOptions(RequestModel):
     """Most tokens that one step verifies: the proposed ones and the root."""
     trace: bool | None = None
     """Say where each token came from."""
+    steps: bool | None = None
+    """Describe each step; only in streams."""
 
 
 class SourceCounts(BaseModel):
@@ -37,6 +39,49 @@ class SourceCounts(BaseModel):
 
 def _is_none(value: object) -> bool:
     return value is None
+
+
+class StepToken(BaseModel):
+    """A token that a step brought."""
+
+    token: str
+    """As logprobs write it."""
+    bytes: list[int]
+    """Its text in UTF-8; may be a part of a character."""
+    source: TokenSource
+    text_offset: int
+    """Where its text begins, in characters of the whole text, markup of calls included. The next
+    token's text begins where this one's ends."""
+
+
+class StepNode(BaseModel):
+    """A token that a step proposed."""
+
+    token: str
+    parent: int
+    """0 is the root, the token before this step's; i is the i-th entry of `nodes`, from 1."""
+    kind: Literal["trunk", "leaf"]
+    confidence: float | None
+    """Its probability under the draft; of a lookup what is claimed; null for beams."""
+
+
+class SpeculationStep(BaseModel):
+    """What one step proposed for this choice, and what became of it."""
+
+    tokens: list[StepToken]
+    root: str
+    """The token before this step's."""
+    nodes: list[StepNode]
+    """Empty where nothing was proposed."""
+    accepted: list[int]
+    """Nodes of the accepted path, from the top down."""
+    source: ProposalSource | None
+    """`draft`, `lookup`: found in the text so far; `grammar`: forced by it; `beam`; null where
+    nothing was proposed."""
+    draft_seconds: float
+    """Of the whole batch's step; so are the next two."""
+    verify_seconds: float
+    other_seconds: float
 
 
 class SpeculationReport(BaseModel):
@@ -61,6 +106,9 @@ class SpeculationReport(BaseModel):
 
 SpeculationField = Annotated[SpeculationReport | None, Field(exclude_if=_is_none)]
 """Left out where nothing was speculated. In a stream: on the chunk with the finish_reason."""
+
+StepField = Annotated[SpeculationStep | None, Field(exclude_if=_is_none)]
+"""The step that brought this chunk; left out if `speculation.steps` was not asked for."""
 
 TraceField = Annotated[SourceCounts | None, Field(exclude_if=_is_none)]
 """Of the tokens that this chunk brings; left out if no trace was asked for."""

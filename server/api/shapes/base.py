@@ -55,6 +55,12 @@ class Shape(Protocol[ChoiceT]):
         ...
 
 
+def has_content(piece: Progress) -> bool:
+    """Whether it takes a chunk to say what the piece brings, besides its end."""
+    brings = (piece.text, piece.logprobs, piece.sources, piece.token_ids, piece.events, piece.step)
+    return any(brings)
+
+
 def joined_ids(pieces: Sequence[Progress]) -> list[int] | None:
     """The pieces' token ids; None if they were not asked for."""
     if pieces[-1].token_ids is None:

@@ -16,8 +16,8 @@ from server.api.schemas.chat import (
 from server.api.schemas.common import Usage
 from server.api.schemas.speculation import SpeculationReport
 from server.api.shapes import tool_calls
-from server.api.shapes.base import Head, joined_ids
-from server.api.shapes.speculation import count_sources, report
+from server.api.shapes.base import Head, has_content, joined_ids
+from server.api.shapes.speculation import count_sources, report, step_record
 from server.api.shapes.token_logprobs import token_logprob
 from server.api.tools import CallMode
 from server.text.tokenizer import Tokenizer
@@ -62,10 +62,11 @@ class ChatShape:
         """The first chunk has it."""
 
     def chunks(self, piece: Progress) -> Iterable[ChatChunk]:
-        if piece.text or piece.logprobs or piece.sources or piece.token_ids or piece.events:
+        if has_content(piece):
             first, *others = _deltas(piece)
             chunk = self._chunk(first, logprobs=self._logprobs([piece]))
             chunk.speculation_trace = count_sources([piece])
+            chunk.speculation_step = step_record(self._tokenizer, piece)
             chunk.choices[0].token_ids = joined_ids([piece])
             yield chunk
             yield from map(self._chunk, others)

@@ -13,8 +13,8 @@ from server.api.schemas.completion import (
     CompletionRequest,
 )
 from server.api.schemas.speculation import SpeculationReport
-from server.api.shapes.base import MIN_LOGPROB, Head, joined_ids
-from server.api.shapes.speculation import count_sources, report
+from server.api.shapes.base import MIN_LOGPROB, Head, has_content, joined_ids
+from server.api.shapes.speculation import count_sources, report, step_record
 from server.engine.types import TokenLogprobs
 from server.text.stream import PlacedLogprobs
 from server.text.tokenizer import Tokenizer
@@ -63,9 +63,10 @@ class CompletionShape:
         return self._chunk(choice)
 
     def chunks(self, piece: Progress) -> Iterable[Completion]:
-        if piece.text or piece.logprobs or piece.sources or piece.token_ids:
+        if has_content(piece):
             chunk = self._chunk(self._choice(piece.text, self._logprobs([piece]), None))
             chunk.speculation_trace = count_sources([piece])
+            chunk.speculation_step = step_record(self._tokenizer, piece)
             chunk.choices[0].token_ids = joined_ids([piece])
             yield chunk
         if piece.finish_reason is not None:

@@ -4,8 +4,15 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from server.api.generation import Progress
-from server.api.schemas.speculation import SourceCounts, SpeculationReport
+from server.api.schemas.speculation import (
+    SourceCounts,
+    SpeculationReport,
+    SpeculationStep,
+    StepNode,
+    StepToken,
+)
 from server.engine.types import SpeculationSummary
+from server.text.tokenizer import Tokenizer
 
 
 def count_sources(pieces: Sequence[Progress]) -> SourceCounts | None:
@@ -15,6 +22,40 @@ def count_sources(pieces: Sequence[Progress]) -> SourceCounts | None:
     sources = [source for piece in pieces for source in piece.sources or ()]
     return SourceCounts(
         trunk=sources.count("trunk"), leaf=sources.count("leaf"), target=sources.count("target")
+    )
+
+
+def step_record(tokenizer: Tokenizer, piece: Progress) -> SpeculationStep | None:
+    """The step that brought the piece; None if steps were not asked for."""
+    if piece.step is None:
+        return None
+    step, name = piece.step.step, tokenizer.token_string
+    tokens = zip(piece.step.token_ids, piece.step.sources, piece.step.text_offsets, strict=True)
+    return SpeculationStep(
+        tokens=[
+            StepToken(
+                token=name(token_id),
+                bytes=list(tokenizer.token_bytes(token_id)),
+                source=source,
+                text_offset=offset,
+            )
+            for token_id, source, offset in tokens
+        ],
+        root=name(step.root_token_id),
+        nodes=[
+            StepNode(
+                token=name(node.token_id),
+                parent=node.parent,
+                kind="leaf" if node.is_leaf else "trunk",
+                confidence=node.confidence,
+            )
+            for node in step.nodes
+        ],
+        accepted=list(step.accepted),
+        source=step.source,
+        draft_seconds=step.draft_seconds,
+        verify_seconds=step.verify_seconds,
+        other_seconds=step.other_seconds,
     )
 
 

@@ -120,6 +120,10 @@ class Speculator:
         if self.lookup is not None:
             self.lookup.forget(request_id)
 
+    def proposal_of(self, request_id: RequestId) -> Proposal | None:
+        """The chain that this step's tree was made from; None for beams."""
+        return self._drafted.get(request_id)
+
     def stats(
         self, plan: StepPlan, walks: Sequence[Verification], seconds: StepSeconds
     ) -> StepSpeculationStats:

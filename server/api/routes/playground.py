@@ -1,0 +1,58 @@
+"""The playground: a page at `/` and its files below `/static/`.
+
+The page is static; it talks to the API like any other client. Nobody needs a key to load it: a
+browser can't send one with a page. The page asks for the key and sends it with its requests.
+"""
+
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from starlette.staticfiles import StaticFiles
+
+router = APIRouter(include_in_schema=False)
+
+FOLDER = Path(__file__).parents[1] / "static"
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        # No other origin: a picture in an answer must not tell anyone that it was read.
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+_HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+_REVALIDATE = "no-cache"
+"""Ask each time, by ETag: names stay the same when the server is updated."""
+_KEEP = "public, max-age=31536000, immutable"
+"""Of vendored libraries, whose folders have the version in their name."""
+
+_files = StaticFiles(directory=FOLDER, check_dir=False)
+
+
+@router.get("/")
+async def playground(request: Request) -> Response:
+    """The page."""
+    return await _file("index.html", request)
+
+
+@router.get("/static/{path:path}")
+async def static_file(path: str, request: Request) -> Response:
+    """A file that the page loads; 404 where there is none."""
+    return await _file(path, request)
+
+
+async def _file(path: str, request: Request) -> Response:
+    response = await _files.get_response(_files.get_path({"path": path}), request.scope)
+    response.headers.update(_HEADERS)
+    response.headers["cache-control"] = _KEEP if path.startswith("vendor/") else _REVALIDATE
+    return response

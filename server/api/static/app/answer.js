@@ -1,0 +1,75 @@
+// One answer as it comes in: its text, its tokens with their origin, its steps, its clocks. Knows
+// nothing of the page.
+
+/** Gathers the chunks of one stream. */
+export class Answer {
+  text = "";
+  steps = [];
+  report = null;
+  usage = null;
+  finishReason = null;
+  model = null;
+  firstTokenSeconds = null;
+  decodeSeconds = 0;
+  #started = performance.now();
+  #firstToken = null;
+
+  /** Takes one chunk of the stream. */
+  add(chunk) {
+    this.model ??= chunk.model;
+    if (chunk.usage) this.usage = chunk.usage;
+    if (chunk.speculation) this.report = chunk.speculation;
+    const choice = chunk.choices[0];
+    if (!choice) return;
+    this.text += choice.delta.content ?? "";
+    this.finishReason = choice.finish_reason ?? this.finishReason;
+    if (chunk.speculation_step) this.#addStep(chunk.speculation_step);
+    else if (choice.delta.content) this.#tick();
+  }
+
+  #addStep(step) {
+    this.#tick();
+    const tokens = step.tokens.map(({ token, source, text_offset }) => ({
+      token, source, offset: text_offset,
+    }));
+    this.steps.push({ ...step, tokens, at: this.decodeSeconds });
+  }
+
+  #tick() {
+    const now = performance.now();
+    this.#firstToken ??= now;
+    this.firstTokenSeconds ??= (now - this.#started) / 1000;
+    this.decodeSeconds = (now - this.#firstToken) / 1000;
+  }
+
+  /** What is kept of it. */
+  toJSON() {
+    const { text, steps, report, usage, finishReason, model, firstTokenSeconds, decodeSeconds } =
+      this;
+    return { text, steps, report, usage, finishReason, model, firstTokenSeconds, decodeSeconds };
+  }
+}
+
+/** Counts of a step for the strip and its words. */
+export function stepCounts(step) {
+  const leaves = step.accepted.filter((node) => step.nodes[node - 1].kind === "leaf").length;
+  return { drafted: step.nodes.length, accepted: step.accepted.length, leaves };
+}
+
+/** Figures of an answer, complete or not; rates count from the first token on. */
+export function figures({ steps, decodeSeconds, firstTokenSeconds, usage }) {
+  const fromSteps = steps.reduce((sum, step) => sum + step.tokens.length, 0);
+  const tokens = usage?.completion_tokens ?? fromSteps;
+  const firstBatch = steps[0]?.tokens.length ?? 1;
+  const counts = steps.map(stepCounts);
+  const drafted = counts.reduce((sum, count) => sum + count.drafted, 0);
+  const accepted = counts.reduce((sum, count) => sum + count.accepted, 0);
+  return {
+    tokens,
+    tokensPerSecond: decodeSeconds > 0 ? (tokens - firstBatch) / decodeSeconds : null,
+    tokensPerStep: steps.length ? fromSteps / steps.length : null,
+    acceptance: drafted ? accepted / drafted : null,
+    firstTokenSeconds,
+    decodeSeconds,
+  };
+}

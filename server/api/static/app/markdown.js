@@ -1,0 +1,67 @@
+// Markdown → DOM that is safe to show: a model's text can hold any HTML.
+
+import DOMPurify from "../vendor/dompurify-3.4.18/purify.es.js";
+import hljs from "../vendor/highlight-11.12.0/highlight.min.js";
+import { Marked } from "../vendor/marked-18.2.1/marked.esm.js";
+
+import { h, icon } from "./dom.js";
+
+const marked = new Marked({ gfm: true, breaks: true });
+
+const SAFE = {
+  RETURN_DOM_FRAGMENT: true,
+  USE_PROFILES: { html: true },
+  // No pictures: loading one tells its server that the answer was read.
+  FORBID_TAGS: ["style", "form", "input", "button", "img", "picture", "video", "audio", "source"],
+  FORBID_ATTR: ["style", "id", "name", "class"],
+  ALLOW_DATA_ATTR: false,
+};
+
+/** A fragment; code is coloured where its language is known. */
+export function render(text) {
+  const fragment = DOMPurify.sanitize(withLanguages(marked.parse(text)), SAFE);
+  for (const link of fragment.querySelectorAll("a[href]")) {
+    link.target = "_blank";
+    link.rel = "noopener noreferrer";
+  }
+  for (const table of fragment.querySelectorAll("table")) scrollable(table, "Table");
+  for (const code of fragment.querySelectorAll("pre > code")) finishCode(code);
+  return fragment;
+}
+
+/** Classes are forbidden, so the code's language travels in an attribute that is allowed. */
+const withLanguages = (html) => html.replace(/<code class="language-([^"]*)">/g, '<code lang="$1">');
+
+function finishCode(code) {
+  const language = code.lang;
+  code.removeAttribute("lang");
+  if (hljs.getLanguage(language)) {
+    // highlight.js escapes all text; its output holds nothing but spans.
+    code.innerHTML = hljs.highlight(code.textContent, { language, ignoreIllegals: true }).value;
+  }
+  const pre = code.parentElement;
+  const box = h("div", { class: "code" });
+  pre.replaceWith(box);
+  pre.tabIndex = 0; // so that keys can scroll it
+  const copy = h("button", { type: "button", class: "quiet", "aria-label": "Copy code" });
+  copy.append(icon("copy"));
+  copy.addEventListener("click", () => copyText(code.textContent, copy));
+  box.append(h("div", { class: "code-head", "data-untinted": true }, h("span", {}, language), copy), pre);
+}
+
+function scrollable(element, label) {
+  const box = h("div", { class: "scroll-x", tabindex: 0, role: "group", "aria-label": label });
+  element.replaceWith(box);
+  box.append(element);
+}
+
+/** To the clipboard; the button says so for a moment. */
+export async function copyText(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    return; // not allowed here: nothing was copied, nothing is said
+  }
+  button.classList.add("done");
+  setTimeout(() => button.classList.remove("done"), 1200);
+}

@@ -1,0 +1,46 @@
+// Prometheus's text format → samples. Knows the format and not the metrics.
+
+const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?$/;
+const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
+const ESCAPES = { n: "\n", '"': '"', "\\": "\\" };
+
+/** Samples by name: [{labels, value}]. Comments and what is not understood are left out. */
+export function parseMetrics(text) {
+  const samples = new Map();
+  for (const line of text.split("\n")) {
+    const match = line.startsWith("#") ? null : LINE.exec(line.trim());
+    if (!match) continue;
+    const [, name, labels = "", value] = match;
+    if (!samples.has(name)) samples.set(name, []);
+    samples.get(name).push({ labels: parseLabels(labels), value: parseValue(value) });
+  }
+  return samples;
+}
+
+function parseLabels(text) {
+  const labels = {};
+  for (const [, name, value] of text.matchAll(LABEL)) {
+    labels[name] = value.replace(/\\(.)/g, (_, escaped) => ESCAPES[escaped] ?? escaped);
+  }
+  return labels;
+}
+
+function parseValue(text) {
+  return { "+Inf": Infinity, "-Inf": -Infinity }[text] ?? Number(text);
+}
+
+/** One scrape of this server. */
+export class Snapshot {
+  constructor(text, seconds) {
+    this.samples = parseMetrics(text);
+    this.seconds = seconds;
+  }
+
+  /** Sum over the samples of `glidecape:name` that have these labels; 0 where there is none. */
+  value(name, labels = {}) {
+    const wanted = Object.entries(labels);
+    return (this.samples.get(`glidecape:${name}`) ?? [])
+      .filter((sample) => wanted.every(([key, value]) => sample.labels[key] === value))
+      .reduce((sum, sample) => sum + sample.value, 0);
+  }
+}

@@ -1,0 +1,69 @@
+"""The playground's page and files: who gets them, and with which headers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from server.api.api_keys import ApiKeys
+from server.api.routes.playground import FOLDER
+from tests.api.harness import DOOR, assert_error, in_process, make_app
+from tests.doubles import ScriptedEngine
+
+FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file())
+LOCKED = replace(DOOR, api_keys=ApiKeys(["secret"]))
+APP = make_app(ScriptedEngine([]), door=LOCKED)
+
+
+async def test_the_page_needs_no_key_and_asks_no_other_origin() -> None:
+    async with in_process(APP) as client:
+        response = await client.get("/")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(
+        part.split(" ", 1) for part in response.headers["content-security-policy"].split("; ")
+    )
+    assert policy["default-src"] == "'none'"
+    assert all("unsafe" not in value and "http" not in value for value in policy.values())
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "http://" not in response.text
+    assert "https://" not in response.text
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_every_file_is_served(name: str) -> None:
+    async with in_process(APP) as client:
+        response = await client.get(f"/static/{name}")
+        assert response.status_code == 200
+        assert response.content == (FOLDER / name).read_bytes()
+        if Path(name).suffix == ".js":
+            assert response.headers["content-type"] == "text/javascript; charset=utf-8"
+        kept = "immutable" in response.headers["cache-control"]
+        assert kept == name.startswith("vendor/")
+        etag = {"if-none-match": response.headers["etag"]}
+        again = await client.get(f"/static/{name}", headers=etag)
+    assert again.status_code == 304
+    assert again.headers["cache-control"] == response.headers["cache-control"]
+
+
+@pytest.mark.parametrize("path", ["nothing.js", "", "css", "%2e%2e/app.py", "../app.py", "x%00"])
+async def test_nothing_else_is(path: str) -> None:
+    async with in_process(APP) as client:
+        response = await client.get(f"/static/{path}")
+    assert response.status_code in (401, 404)
+    assert "create_app" not in response.text
+
+
+async def test_other_methods_are_refused() -> None:
+    async with in_process(APP) as client:
+        assert_error(await client.post("/"), 405, "method_not_allowed")
+
+
+def test_each_vendored_library_has_its_licence() -> None:
+    vendor = FOLDER / "vendor"
+    notice = (vendor / "NOTICE.md").read_text()
+    folders = [path for path in vendor.iterdir() if path.is_dir()]
+    assert len(folders) == 4
+    for folder in folders:
+        assert (folder / "LICENSE").is_file()
+        assert f"`{folder.name}`" in notice

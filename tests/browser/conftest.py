@@ -1,0 +1,86 @@
+"""Debian's Chromium, driven by Playwright. Pages fail their test on any error in the console."""
+
+import shutil
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.browser.servers import in_thread, real_engine
+
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Generator[Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.fail("chromium is not installed: `make browser` installs it")
+    with sync_playwright() as playwright:
+        # Without its sandbox, which containers and root don't have; it sees loopback pages alone.
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def url() -> Generator[str]:
+    """Of a server with a real engine."""
+    with in_thread(real_engine) as url:
+        yield url
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Generator[OpenPage]:
+    """(url, options of the context) → a page of a browser that knows nothing yet."""
+    problems: list[str] = []
+    expected: list[str] = []
+    contexts: list[BrowserContext] = []
+
+    def open_(
+        url: str,
+        *,
+        allow: str | None = None,
+        width: int = 1280,
+        permissions: Sequence[str] = (),
+        color_scheme: Literal["light", "dark"] = "light",
+    ) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": 860},
+            permissions=permissions,
+            color_scheme=color_scheme,
+        )
+        contexts.append(context)
+        context.set_default_timeout(15_000)
+        page = context.new_page()
+        if allow is not None:
+            expected.append(allow)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on(
+            "console",
+            lambda m: problems.append(f"{m.text} {m.location}") if m.type == "error" else None,
+        )
+        page.on("request", lambda r: None if r.url.startswith(url) else problems.append(r.url))
+        page.goto(url)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    left = [problem for problem in problems if not any(text in problem for text in expected)]
+    assert left == []
+
+
+@pytest.fixture
+def screenshot() -> Callable[[Page, str], None]:
+    """Keeps a picture for people to look at."""
+
+    def take(page: Page, name: str) -> None:
+        SCREENSHOTS.mkdir(exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+    return take

@@ -1,0 +1,45 @@
+"""What tests do with the playground's page, and what it keeps."""
+
+import json
+from typing import Any
+
+from playwright.sync_api import Locator, Page, expect
+
+Json = dict[str, Any]
+
+
+def ask(page: Page, text: str = "abcabcabcabc", **settings: object) -> None:
+    """Sets settings, writes a question and sends it by key."""
+    for name, value in settings.items():
+        page.locator(f"#set-{name}").evaluate(
+            """(field, value) => {
+                field.value = value;
+                field.dispatchEvent(new Event("input", {bubbles: true}));
+            }""",
+            str(value),
+        )
+    page.locator("#composer-text").fill(text)
+    page.keyboard.press("Enter")
+
+
+def answered(page: Page) -> Locator:
+    """The last answer, once it is complete."""
+    expect(page.locator("#send")).to_have_attribute("aria-label", "Send")
+    message = page.locator(".message.assistant").last
+    expect(message.locator(".actions")).to_be_visible()
+    return message
+
+
+def conversation(page: Page) -> list[Json]:
+    """What the browser keeps."""
+    found: list[Json] = json.loads(page.evaluate("localStorage['glidecape.conversation'] ?? '[]'"))
+    return found
+
+
+def kept(page: Page) -> Json:
+    """The last answer as the browser keeps it."""
+    return conversation(page)[-1]
+
+
+def tokens_of(answer: Json) -> list[Json]:
+    return [token for step in answer["steps"] for token in step["tokens"]]
