@@ -1,4 +1,4 @@
-"""Rank 0's side: starts the workers, makes calls together with them, notices their death, ends them."""
+"""Rank 0's side: starts the workers, makes calls with them, notices their death, ends them."""
 
 import atexit
 import json
@@ -73,7 +73,7 @@ class Crew:
         """
         self.hear()
         device = torch.device("cuda", 0) if self.device.type == "cuda" else self.device
-        return self._guarded(lambda: join_group(0, self.size, self._rendezvous, device))
+        return self.guard(lambda: join_group(0, self.size, self._rendezvous, device))
 
     def hear(self) -> list[dict[str, Any]]:
         """A message (`Seat.tell`) of each worker.
@@ -102,7 +102,7 @@ class Crew:
             for pipe in self._pipes:
                 pipe.send_bytes(body)
 
-        self._guarded(send_all)
+        self.guard(send_all)
 
     def make(self, call: Call, here: Callable[[], T]) -> T:
         """Tells the workers a call and makes it here too.
@@ -115,7 +115,21 @@ class Crew:
             send(call, self._pipes)
             return here()
 
-        return self._guarded(both)
+        return self.guard(both)
+
+    def guard(self, run: Callable[[], T]) -> T:
+        """Runs what needs the workers.
+
+        Raises:
+            WorkerDiedError: it failed, and a worker has ended.
+        """
+        try:
+            return run()
+        except (RuntimeError, OSError) as error:
+            death = self._find_death(_GRACE)
+            if death is None:
+                raise
+            raise death from error
 
     def watch(self, on_death: Callable[[WorkerDiedError], None]) -> None:
         """From now on, calls this from a thread of its own when a worker ends before `close`."""
@@ -139,16 +153,6 @@ class Crew:
         if distributed.is_initialized():
             distributed.destroy_process_group()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _guarded(self, run: Callable[[], T]) -> T:
-        """Tells a failure that a worker's death caused from others."""
-        try:
-            return run()
-        except (RuntimeError, OSError) as error:
-            death = self._find_death(_GRACE)
-            if death is None:
-                raise
-            raise death from error
 
     def _find_death(self, seconds: float | None) -> WorkerDiedError | None:
         """The first dead worker, after waiting for one."""
