@@ -192,4 +192,4 @@ class Crew:
         on_death(death)
         if self.device.type == "cuda":
             # Unlike gloo, nccl does not notice: a step would wait for the dead rank.
-            distributed_c10d._abort_process_group()
+            distributed_c10d._abort_process_group()  # pyright: ignore[reportPrivateUsage]

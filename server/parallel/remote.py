@@ -9,6 +9,7 @@ from typing import NoReturn
 import torch
 
 from server.engine.kv_cache import copy_kv
+from server.kernels.cpu.glide import ChainEnds, Roots
 from server.kernels.tree import LayerCache, TreeBatch
 from server.models.glide import GlideModel
 from server.models.llama import LlamaModel
@@ -80,7 +81,15 @@ class RemoteGlide:
         call = Call("fill", (token_ids, *batch_tensors(batch)), batch_numbers(batch))
         self.crew.make(call, lambda: self.model.fill(token_ids, caches, target_caches, batch))
 
-    def draft_chains(self, *_: object) -> NoReturn:
+    def draft_chains(
+        self,
+        roots: Roots,
+        ends: ChainEnds,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        num_candidates: int,
+        behind: tuple[torch.Tensor, TreeBatch] | None,
+    ) -> NoReturn:
         raise RuntimeError("no kernel drafts whole chains on several ranks")
 
 

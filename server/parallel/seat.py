@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 
 import torch
 from torch import distributed
+from torch.distributed.distributed_c10d import FileStore
 
 from server.parallel.shard import Shard
 
@@ -63,7 +64,7 @@ def join_group(rank: int, size: int, rendezvous: str, device: torch.device) -> S
         torch.cuda.set_device(device)
     distributed.init_process_group(
         "nccl" if on_gpu else "gloo",
-        store=distributed.FileStore(rendezvous, size),
+        store=FileStore(rendezvous, size),
         rank=rank,
         world_size=size,
         timeout=_TIMEOUT,

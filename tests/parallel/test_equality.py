@@ -4,7 +4,7 @@ What is drafted, accepted and counted is the same too, so that a draft that is w
 ranks is seen, although no draft can change a token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -30,6 +30,7 @@ from server.engine.types import (
 )
 from server.kernels.tree import LayerCache
 from server.models.glide import GlideModel
+from server.models.llama import LlamaModel
 from server.parallel.crew import Crew
 from server.parallel.remote import RemoteCopies, RemoteGlide, RemoteModel
 from server.parallel.shard import WHOLE, Shard
@@ -68,7 +69,7 @@ class RankedEngine(TinyEngine):
 
 
 def _drafter(
-    draft: object,
+    draft: GlideModel | LlamaModel,
     own: list[LayerCache],
     caches: list[LayerCache],
     block_size: int,
@@ -78,7 +79,7 @@ def _drafter(
         glide = RemoteGlide(draft, crew) if crew else draft
         return GlideDrafter(glide, own, caches, block_size, CPU)
     model = RemoteModel(draft, crew, "draft_forward", "draft_logits") if crew else draft
-    return ModelDrafter(model, own, block_size, CPU)  # pyright: ignore[reportArgumentType]
+    return ModelDrafter(model, own, block_size, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def ranks() -> Iterator[Ranks]:
 
 
 @contextmanager
-def playing(ranks: Ranks, name: str, config: SchedulerConfig) -> Iterator[RankedEngine]:
+def playing(ranks: Ranks, name: str, config: SchedulerConfig) -> Generator[RankedEngine]:
     """Both ranks with a variant; the worker's blocks are as many as `CONFIG` has, whatever of them
     the scheduler hands out."""
     crew, _ = ranks
