@@ -17,22 +17,21 @@ from server.api.deps import Parts, ServingInfo
 from server.api.front_door import front_door
 from server.api.responses.store import ResponseStore, StoreLimits
 from server.build_draft import Draft, build_speculator, load_draft
+from server.build_parallel import cache_shape, free_everywhere, guarded, rank_threads, start_crew
 from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
 from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
 from server.engine.grammar.state import GrammarStates
-from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.kv_cache import allocate_kv, copy_kv
 from server.engine.planner import SchedulerConfig
-from server.engine.runner import Runner
+from server.engine.runner import Model, Runner
 from server.engine.scheduler import Scheduler
 from server.engine.speculative.policy import Speculator
 from server.engine.types import SpeculationParams, StepStats
 from server.errors import ConfigError
 from server.machine import (
     cpu_kernels,
-    default_threads,
     describe_kernels,
-    free_memory,
     pick_device,
     pick_dtype,
     return_freed_memory,
@@ -41,6 +40,9 @@ from server.metrics import Metrics
 from server.models.config import ModelConfig, model_config
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
+from server.parallel.crew import Crew
+from server.parallel.remote import RemoteCopies, RemoteModel
+from server.parallel.shard import WHOLE
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from server.text.tool_formats import FORMATS
@@ -76,6 +78,14 @@ class LoadedModel:
     grammars: GrammarCompiler
     tokenizer: Tokenizer
     chat_template: ChatTemplate
+    crew: Crew | None = None
+    """The other ranks of tensor parallelism."""
+
+    def close(self) -> None:
+        """Ends the processes beside this one; to be called when the engine has stopped. A process
+        that exits does it too."""
+        if self.crew is not None:
+            self.crew.close()
 
 
 def build_model(
@@ -85,51 +95,87 @@ def build_model(
 
     Raises:
         StartupError: whatever is wrong with the settings or the checkpoint.
+        WorkerDiedError: a process of tensor parallelism ended.
     """
+    crew = start_crew(settings, report)
+    try:
+        return _build_model(settings, report, observe, crew)
+    except BaseException:
+        if crew is not None:
+            crew.close()
+        raise
+
+
+def _build_model(
+    settings: ModelSettings,
+    report: Report,
+    observe: Callable[[StepStats], None],
+    crew: Crew | None,
+) -> LoadedModel:
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
-    num_threads = settings.threads or default_threads()
+    num_threads = rank_threads(settings)
     torch.set_num_threads(num_threads)
     folder = locate_model(settings.model, settings.cache_dir.expanduser(), dtype, report)
     config = model_config(read_config(folder))
     hf_tokenizer = load_hf_tokenizer(folder)
     tokenizer = from_hf(hf_tokenizer)
-    placement = Placement(device, dtype)
+    placement = Placement(device, dtype, crew.join() if crew else WHOLE)
     model = LlamaModel(config, placement)
-    load_weights(folder, model.slots(), model.ignorable)
+    load_weights(folder, model.slots(), model.ignorable, model.slices())
     name = model_name(settings.model)
-    quantization = choose_quantization(settings.quantization, folder, config, placement)
+    quantization = None
+    if crew is None:  # blocks of weights are for the native kernels, which run whole models
+        quantization = choose_quantization(settings.quantization, folder, config, placement)
     precision = describe(quantization, dtype)
     report(f"loaded {name}: {config.num_layers} layers, {precision} on {device}")
-    draft = load_draft(settings, model, placement, quantization, report)
+    draft = guarded(crew, lambda: load_draft(settings, model, placement, quantization, report))
     model.freeze(quantization)
     return_freed_memory()
-    report(describe_kernels(device, model.is_fused))
+    if crew is None:
+        report(describe_kernels(device, model.is_fused))
+    else:
+        report("torch kernels: the native ones run whole models alone")
     if model.is_fused and (draft is None or draft.is_native):
         # After each parallel operation torch's threads spin for milliseconds, on the cores that the
         # native kernels' own threads need; what is left to torch is small.
         torch.set_num_threads(1)
 
-    shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
+    shape = cache_shape(config, placement)
     token_bytes = shape.bytes_per_token
     if draft is not None and draft.shape is not None:
         token_bytes += draft.shape.bytes_per_token
-    limits = _limits(settings, config, token_bytes, device, tokenizer.eos_id, draft)
+    free = free_everywhere(crew, device)
+    limits = _limits(settings, config, token_bytes, device, free, tokenizer.eos_id, draft)
     _report_pool(limits, token_bytes, report)
     caches = allocate_kv(shape, limits.num_blocks, limits.block_size, device)
+    target: Model = model
+    if crew is not None:
+        crew.tell({"num_blocks": limits.num_blocks, "block_size": limits.block_size})
+        target = RemoteModel(model, crew)
     form = f"{precision}|{quantization and quantization.kind}|{_kernels_identity(model)}"
     identity = f"{checkpoint_identity(folder)}|{form}|{device.type}|{num_threads} threads"
+    identity += f"|{crew.size} ranks" if crew else ""
     speculator = None
     if draft is not None:
         speculator = build_speculator(
-            settings, draft, model, caches, limits, identity, device, report
+            settings, draft, target, caches, limits, identity, device, report, crew
         )
     grammars = GrammarCompiler(_vocabulary(tokenizer, config.vocab_size, limits.eos_token_ids))
     states = GrammarStates(grammars.get, limits.eos_token_ids)
     runner = Runner(
-        model, caches, limits.block_size, limits.eos_token_ids, device, speculator, states
+        target,
+        caches,
+        limits.block_size,
+        limits.eos_token_ids,
+        device,
+        speculator,
+        states,
+        RemoteCopies(crew) if crew else copy_kv,
     )
     engine = AsyncEngine(Scheduler(limits), runner, observe, grammars)
+    if crew is not None:
+        crew.watch(engine.fail)
     return LoadedModel(
         name=name,
         identity=identity,
@@ -142,6 +188,7 @@ def build_model(
         grammars=grammars,
         tokenizer=tokenizer,
         chat_template=ChatTemplate(hf_tokenizer, name),
+        crew=crew,
     )
 
 
@@ -163,11 +210,12 @@ def _limits(
     config: ModelConfig,
     token_bytes: int,
     device: torch.device,
+    free: int,
     eos_id: int | None,
     draft: Draft | None,
 ) -> SchedulerConfig:
     on_cpu = device.type == "cpu"
-    limits = scheduler_config(settings, config, token_bytes, free_memory(device), on_cpu=on_cpu)
+    limits = scheduler_config(settings, config, token_bytes, free, on_cpu=on_cpu)
     eos = limits.eos_token_ids if eos_id is None else limits.eos_token_ids | {eos_id}
     return replace(limits, speculates=draft is not None, eos_token_ids=eos)
 
@@ -219,6 +267,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         model.engine.start()
         yield
         await model.engine.stop()
+        model.close()
 
     return create_app(parts, door, lifespan), model
 

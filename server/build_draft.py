@@ -29,8 +29,10 @@ from server.kernels.tree import LayerCache
 from server.models.config import ModelConfig, model_config
 from server.models.glide import GlideModel
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaModel, local_config
 from server.models.quantization import DRAFT_QUANTIZATION, Quantization
+from server.parallel.crew import Crew
+from server.parallel.remote import RemoteGlide, RemoteModel
 from weights import default
 from weights.checkpoint import checkpoint_identity, load_weights, read_config, read_json
 from weights.glide import load_glide
@@ -90,10 +92,11 @@ def load_draft(
     config = model_config(read_config(folder))
     _check_vocabulary(config, target.config)
     model = LlamaModel(config, placement)
-    load_weights(folder, model.slots(), model.ignorable)
+    load_weights(folder, model.slots(), model.ignorable, model.slices())
     model.freeze(DRAFT_QUANTIZATION if quantization and can_quantize(config) else None)
     report(f"loaded draft model {folder.name}: {config.num_layers} layers")
-    shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, placement.dtype)
+    num_kv_heads = local_config(config, placement.shard).num_kv_heads
+    shape = CacheShape(config.num_layers, num_kv_heads, config.head_dim, placement.dtype)
     return Draft(model, shape, checkpoint_identity(folder))
 
 
@@ -106,14 +109,16 @@ def build_speculator(
     identity: str,
     device: torch.device,
     report: Report,
+    crew: Crew | None = None,
 ) -> Speculator:
     """Gives the draft its KV and measures what proposals cost on this machine (kept in the cache
     folder, and looked at again at each start).
 
     Args:
         identity: of the target with its precision, device and threads.
+        crew: the other ranks of tensor parallelism.
     """
-    drafter = _drafter(draft, caches, limits, device)
+    drafter = _drafter(draft, caches, limits, device, crew)
     what = f"{identity}|{draft.identity}|{processor()}|{torch.get_num_threads()}"
     key = blake2b(what.encode(), digest_size=8).hexdigest()
     path = settings.cache_dir.expanduser() / "profiles" / f"{key}.json"
@@ -161,14 +166,20 @@ def _check_vocabulary(draft: ModelConfig, target: ModelConfig) -> None:
 
 
 def _drafter(
-    draft: Draft, caches: Sequence[LayerCache], limits: SchedulerConfig, device: torch.device
+    draft: Draft,
+    caches: Sequence[LayerCache],
+    limits: SchedulerConfig,
+    device: torch.device,
+    crew: Crew | None,
 ) -> Drafter:
     if draft.model is None or draft.shape is None:
         return NgramDrafter()
     own = allocate_kv(draft.shape, limits.num_blocks, limits.block_size, device)
     if isinstance(draft.model, GlideModel):
-        return GlideDrafter(draft.model, own, caches, limits.block_size, device)
-    return ModelDrafter(draft.model, own, limits.block_size, device)
+        glide = RemoteGlide(draft.model, crew) if crew else draft.model
+        return GlideDrafter(glide, own, caches, limits.block_size, device)
+    model = RemoteModel(draft.model, crew, "draft_forward", "draft_logits") if crew else draft.model
+    return ModelDrafter(model, own, limits.block_size, device)
 
 
 def _costs(path: Path, target: Profiled, drafter: Drafter, report: Report) -> StepCosts:

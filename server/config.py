@@ -117,6 +117,10 @@ class ModelSettings(BaseSettings):
     weights as they are and round all others in groups of 32; auto takes a GGUF file's as they are
     where this CPU has kernels for them, else none."""
 
+    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
+    """Processes that hold the model together, a part of every layer each: GPUs of this machine, or
+    on a CPU processes that share its threads. It has to divide the model's heads."""
+
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of the model; default: all cores."""
 

@@ -16,7 +16,8 @@
     │   ├── NotFoundError          404
     │   ├── BodyTooLargeError      413
     │   └── RateLimitError         429
-    └── EngineDeadError            500: a step crashed, nothing can be served any more
+    ├── EngineDeadError            500: a step crashed, nothing can be served any more
+    └── WorkerDiedError            a process of tensor parallelism ended; the engine dies of it
 
 This module does not know HTTP frameworks: `server/api/errors.py` turns the tree into responses.
 """
@@ -170,3 +171,7 @@ class RateLimitError(RequestError):
 
 class EngineDeadError(GlidecapeError):
     """A step of the engine crashed; every open and later request gets this."""
+
+
+class WorkerDiedError(GlidecapeError):
+    """A process of tensor parallelism ended; names it and the reason."""

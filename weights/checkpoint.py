@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from server.errors import CheckpointError
+from server.parallel.slices import Slices
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -72,13 +73,17 @@ def weight_files(folder: Path) -> dict[str, Path]:
 
 
 def load_weights(
-    folder: Path, slots: Mapping[str, torch.Tensor], ignorable: Callable[[str], bool]
+    folder: Path,
+    slots: Mapping[str, torch.Tensor],
+    ignorable: Callable[[str], bool],
+    slices: Slices | None = None,
 ) -> None:
     """Copies every tensor of the checkpoint into its slot, converting to the slot's dtype.
 
     Args:
         slots: Hugging Face tensor name → destination, usually a view into a larger parameter.
         ignorable: True for names that may be in the checkpoint without having a slot.
+        slices: what of a tensor its slot takes, where it is not all; the rest is not read.
 
     Raises:
         CheckpointError: tensors are missing or left over, a shape or type is wrong, or a file is
@@ -89,24 +94,29 @@ def load_weights(
     leftover = (name for name in files if name not in slots and not ignorable(name))
     _refuse_names(folder, "has left-over", leftover)
     for path in dict.fromkeys(files[name] for name in slots):
-        _load_file(path, {name: slot for name, slot in slots.items() if files[name] == path})
+        here = {name: slot for name, slot in slots.items() if files[name] == path}
+        _load_file(path, here, slices or {})
 
 
 @torch.no_grad()  # slots are views of parameters, which may want gradients
-def _load_file(path: Path, slots: Mapping[str, torch.Tensor]) -> None:
+def _load_file(path: Path, slots: Mapping[str, torch.Tensor], slices: Slices) -> None:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             for name, slot in slots.items():
                 tensor: torch.Tensor = file.get_tensor(name)
-                _check_tensor(path, name, tensor, slot)
-                slot.copy_(tensor)
+                part = slices.get(name)
+                _check_tensor(
+                    path, name, tensor, part.whole_shape(slot.shape) if part else slot.shape
+                )
+                # The file is mapped: of a slice, its own pages are read and no others.
+                slot.copy_(part.of(tensor) if part else tensor)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(path, _first_line(error)) from None
 
 
-def _check_tensor(path: Path, name: str, tensor: torch.Tensor, slot: torch.Tensor) -> None:
-    if tensor.shape != slot.shape:
-        stored, expected = list(tensor.shape), list(slot.shape)
+def _check_tensor(path: Path, name: str, tensor: torch.Tensor, shape: torch.Size) -> None:
+    if tensor.shape != shape:
+        stored, expected = list(tensor.shape), list(shape)
         raise CheckpointError(path, f"tensor {name} has shape {stored}, the model needs {expected}")
     if tensor.dtype not in _FLOATS:
         raise CheckpointError(path, f"tensor {name} has type {tensor.dtype}, expected floats")

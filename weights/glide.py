@@ -33,7 +33,8 @@ def load_glide(
     """A draft that is ready to run.
 
     Args:
-        target_embedding, target_head: [vocab_size, hidden], for drafts that share them.
+        target_embedding, target_head: [vocab_size, hidden], or this rank's part of them, for
+            drafts that share them.
 
     Raises:
         CheckpointError: a file is missing or broken, tensors are missing, left over or misshapen.
@@ -46,6 +47,7 @@ def load_glide(
         folder,
         slots,
         lambda name: model.ignorable(name) or (table is not None and name == TOKEN_TABLE),
+        model.slices(),
     )
     if table is not None:
         _load_table(folder, table, target.vocab_size)

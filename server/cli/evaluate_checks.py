@@ -18,6 +18,7 @@ def check_evaluation(settings: ModelSettings, steps: int | None) -> None:
         ConfigError: names what is not used.
     """
     _refuse(settings, _OWN_DEPTHS, "the methods that are compared have the paper's depths")
+    _refuse(settings, ("tensor_parallel_size",), "eval runs target and draft in one process")
     if steps is not None:
         raise ConfigError("steps", steps, "is for --ablate")
 

@@ -84,5 +84,6 @@ async def _stream(model: "LoadedModel", request: Request, raw: bool) -> None:
                 write_answer(delta.text)
     finally:
         await model.engine.stop()
+        model.close()
     write_answer("\n")
     stderr.print(watch.summary(text.num_tokens), style="dim")

@@ -86,6 +86,9 @@ def train(
     num_tokens = parse_count("tokens", tokens)
     work = work or out.with_name(f"{out.name}.work")
     settings = load_settings(ModelSettings, model=target)
+    if settings.tensor_parallel_size != 1:  # in the environment
+        size = settings.tensor_parallel_size
+        raise ConfigError("tensor_parallel_size", size, "train runs in one process")
     _check_files(num_tokens, prompts, text or [])
     report("loading …")
     from weights.train.config import TrainConfig

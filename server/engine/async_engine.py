@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
 from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
-from server.engine.loop import EngineLoop, Executes, Finish
+from server.engine.loop import EngineLoop, Executes, Failure, Finish
 from server.engine.scheduler import Scheduler
 from server.engine.types import FinishReason, Request, RequestId, RequestOutput, StepStats
 from server.errors import (
@@ -116,6 +116,10 @@ class AsyncEngine:
         """Ends a request from outside, for example at a stop string. It yields no more output;
         close its generator after this."""
         self._loop.submit(Finish(request_id, reason))
+
+    def fail(self, error: Exception) -> None:
+        """Ends the engine as a crashed step does. From any thread."""
+        self._loop.submit(Failure(error))
 
     def _publish(self, outputs: list[RequestOutput]) -> None:
         if outputs:

@@ -2,6 +2,7 @@
 
 import math
 import mmap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,3 +45,17 @@ def _lazy_zeros(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     num_bytes = math.prod(size) * dtype.itemsize
     pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(pages, dtype=dtype).view(size)  # keeps the pages alive
+
+
+CopyKV = Callable[[Sequence[LayerCache], Sequence[int], Sequence[int]], None]
+"""(caches, source slots, target slots); copies the tokens' KV of all layers."""
+
+
+def copy_kv(caches: Sequence[LayerCache], sources: Sequence[int], targets: Sequence[int]) -> None:
+    """One gather per layer. Reading before writing makes overlapping moves safe."""
+    device = caches[0].keys.device
+    source, target = torch.tensor(sources, device=device), torch.tensor(targets, device=device)
+    for layer in caches:
+        for pool in layer:
+            tokens = pool.view(-1, *pool.shape[2:])
+            tokens.index_copy_(0, target, tokens.index_select(0, source))

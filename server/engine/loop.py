@@ -37,6 +37,12 @@ class Finish(NamedTuple):
     reason: FinishReason
 
 
+class Failure(NamedTuple):
+    """Inbox message: something that steps depend on is gone; the loop dies of it."""
+
+    error: Exception
+
+
 class Stop:
     """Inbox message: leave the loop."""
 
@@ -63,7 +69,7 @@ class EngineLoop:
         self._publish = publish
         self._died = died
         self._observe = observe
-        self._inbox: queue.SimpleQueue[Request | Finish | Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Request | Finish | Failure | Stop] = queue.SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -72,7 +78,7 @@ class EngineLoop:
         atexit.register(self.stop)
         self._thread.start()
 
-    def submit(self, message: Request | Finish) -> None:
+    def submit(self, message: Request | Finish | Failure) -> None:
         """From any thread; taken up before the next step."""
         self._inbox.put(message)
 
@@ -105,6 +111,8 @@ class EngineLoop:
                 case Finish(request_id, reason):
                     self._scheduler.finish(request_id, reason, time.monotonic())
                     self._runner.forget(request_id)
+                case Failure(error):
+                    raise error
                 case Stop():
                     self._stopping = True
 

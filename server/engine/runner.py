@@ -9,6 +9,7 @@ import torch
 
 from server.engine.grammar.state import GrammarState, GrammarStates
 from server.engine.inputs import StepInputs, build_inputs, planned_nodes
+from server.engine.kv_cache import CopyKV, copy_kv
 from server.engine.logprobs import score_prompts
 from server.engine.outcome import stop_ids
 from server.engine.plan import (
@@ -55,6 +56,7 @@ class Runner:
     Args:
         speculator: proposes tokens; None decodes plainly.
         grammars: of the requests that have one; None where none has.
+        copy: moves the KV of accepted tokens.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Runner:
         device: torch.device,
         speculator: Speculator | None = None,
         grammars: GrammarStates | None = None,
+        copy: CopyKV = copy_kv,
     ) -> None:
         self.model = model
         self.caches = caches
@@ -74,6 +77,7 @@ class Runner:
         self.device = device
         self.speculator = speculator
         self.grammars = grammars
+        self.copy = copy
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
@@ -149,7 +153,7 @@ class Runner:
 
     def _commit(self, plan: StepPlan, verified: _Verified) -> None:
         """Puts accepted KV in place and lets the drafter complete its own."""
-        move_accepted(self.caches, verified.walks, self.block_size)
+        move_accepted(self.caches, verified.walks, self.block_size, self.copy)
         if self.speculator is not None:
             self.speculator.commit(
                 plan, verified.walks, verified.hidden, verified.inputs.first_rows

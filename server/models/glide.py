@@ -8,6 +8,7 @@ has to be computed again, and a prompt's costs one projection (`GlideModel.fill`
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -22,10 +23,12 @@ from server.kernels.tree import LayerCache, TreeBatch, committed_view, strictly_
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide_config import GlideConfig, check_fits
 from server.models.glide_fused import glide_shape, take_weights
-from server.models.glide_layer import GlideLayer, GlideStep
+from server.models.glide_layer import GlideLayer, GlideStep, layer_config
 from server.models.layers import FusedLinear, Placement, RMSNorm, Slots
+from server.models.llama import decoder_layout, local_config
 from server.models.quantization import DRAFT_QUANTIZATION
 from server.models.rope import RotaryEmbedding
+from server.parallel.slices import Slices, columns, rows, slices_of
 
 W = TypeVar("W", bound=Weight)
 
@@ -52,7 +55,9 @@ class GlideModel(nn.Module):
         super().__init__()
         check_fits(config, target)
         self.config, self.placement = config, placement
-        self.cache_shape = KVShape(config.num_layers, config.num_kv_heads, config.head_dim)
+        shard = placement.shard
+        num_kv_heads = local_config(layer_config(config), shard).num_kv_heads
+        self.cache_shape = KVShape(config.num_layers, num_kv_heads, config.head_dim)
         self.glimpse_hidden = config.glimpse_hidden
         hidden = config.hidden_size
         self.layers = [
@@ -61,10 +66,10 @@ class GlideModel(nn.Module):
         self.norm = RMSNorm(hidden, config.rms_norm_eps, placement) if config.final_norm else None
         self.embedding: torch.Tensor | None = None
         if config.own_embedding:
-            self.embedding = placement.empty(target.vocab_size, hidden)
+            self.embedding = placement.empty(len(shard.span(target.vocab_size)), hidden)
         self.head_weight: torch.Tensor | None = None
         if config.own_head:
-            self.head_weight = placement.empty(config.num_draft_tokens, hidden)
+            self.head_weight = placement.empty(len(shard.span(config.num_draft_tokens)), hidden)
         self.hidden_proj: FusedLinear | None = None
         self.delay_embedding = placement.empty(config.max_delay, hidden)
         if config.glimpse_hidden:
@@ -106,6 +111,21 @@ class GlideModel(nn.Module):
             slots[TOKEN_TABLE] = self.draft_token_ids
         return slots
 
+    def slices(self) -> Slices:
+        """What of these tensors this rank holds, where it is not all. The glimpse's heads are the
+        target's, so that each rank's lie beside the part of the target's KV that it has."""
+        shard, config, target = self.placement.shard, self.config, self._target
+        if shard.is_whole:
+            return {}
+        heads = shard.span(target.num_heads)
+        layout = decoder_layout(layer_config(config), shard) | {
+            "cross_attn.q_proj": columns(heads, target.num_heads, target.head_dim),
+            "cross_attn.o_proj": rows(heads, target.num_heads, target.head_dim),
+            "embed_tokens": columns(shard.span(target.vocab_size), target.vocab_size),
+            "lm_head": columns(shard.span(config.num_draft_tokens), config.num_draft_tokens),
+        }
+        return slices_of(self.slots(), layout)
+
     def ignorable(self, name: str) -> bool:
         """Checkpoint tensors that carry nothing the draft lacks: stored rotary tables."""
         return name.endswith("rotary_emb.inv_freq")
@@ -114,11 +134,11 @@ class GlideModel(nn.Module):
         """To be called once after loading; moves weights to the machine's fastest layout.
 
         Args:
-            target_embedding: [vocab_size, hidden], kept as it is (not copied); not needed with an
-                embedding of its own.
-            target_head: [vocab_size, hidden], of which the proposed tokens' rows are copied; not
-                needed with a head of its own. Where it is quantized, the native draft's own
-                weights become so.
+            target_embedding: [vocab_size, hidden], this rank's part of it where the model is
+                sharded; kept as it is (not copied); not needed with an embedding of its own.
+            target_head: [vocab_size, hidden] or the rank's part, of which the proposed tokens'
+                rows are copied; not needed with a head of its own. Where it is quantized, the
+                native draft's own weights become so.
         """
         if self._apply_head is not None or self._fused is not None:
             raise RuntimeError("the model is frozen already")
@@ -137,11 +157,13 @@ class GlideModel(nn.Module):
     def _fuse(self, head: Weight) -> kernels.NativeGlide | None:
         if any(layer.glimpse is None for layer in self.layers):
             return None  # the kernel is for drafts that read the target's cache
+        if not self.placement.shard.is_whole:
+            return None  # and knows no collectives
         shape = glide_shape(self.config, self._target)
         return kernels.fused_glide(shape, head, lambda: take_weights(self, head))
 
     def _take_head(self, target_head: Weight | None) -> Weight:
-        """[draft_vocab, hidden]"""
+        """[draft_vocab, hidden], or this rank's part of it."""
         own, self.head_weight = self.head_weight, None
         if own is not None:
             quantized = isinstance(target_head, QuantizedWeight)
@@ -149,11 +171,26 @@ class GlideModel(nn.Module):
         head = _shared("head", target_head)
         trimmed = self.config.draft_vocab_size is not None
         if not isinstance(head, QuantizedWeight):
-            return head[self.draft_token_ids].detach() if trimmed else head
+            return self._trimmed(head.detach()) if trimmed else head
         rows = head.rows(self.draft_token_ids) if trimmed else head
         if rows.kind == DRAFT_QUANTIZATION.kind:
             return rows
         return quantize(rows.dequantize(), DRAFT_QUANTIZATION.kind)
+
+    def _trimmed(self, head: torch.Tensor) -> torch.Tensor:
+        """The proposed tokens' rows, in equal parts wherever the target's rows lie. Frequent
+        tokens have low ids in many vocabularies: left where they are, all would be on rank 0.
+
+        Args:
+            head: this rank's part of the target's.
+        """
+        shard, kept = self.placement.shard, head[:0]
+        for rank in range(shard.size):
+            part = replace(shard, rank=rank).span(len(self.draft_token_ids))
+            ids = self.draft_token_ids[part.start : part.stop]
+            found = shard.lookup(head, ids, self._target.vocab_size)
+            kept = found if rank == shard.rank else kept
+        return kept
 
     def draft(
         self,
@@ -180,7 +217,8 @@ class GlideModel(nn.Module):
                 `max_delay` the embedding of that one serves.
 
         Returns:
-            Logits [rows, draft_vocab] float32; column c is token `draft_token_ids[c]`.
+            Logits [rows, draft_vocab] float32; column c is token `draft_token_ids[c]`. On ranks
+            other than 0 those of their part of the head.
         """
         if self._fused is not None:
             cached = Caches(caches, target_caches)
@@ -196,7 +234,8 @@ class GlideModel(nn.Module):
         last = len(self.layers) - 1
         for index, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
             x = layer.run(x, cache, step, hint if index == last else None)
-        return self._apply_head(x if self.norm is None else self.norm(x))
+        logits = self._apply_head(x if self.norm is None else self.norm(x))
+        return self.placement.shard.gather_columns(logits, self.config.num_draft_tokens)
 
     @property
     def drafts_chains(self) -> bool:
@@ -263,7 +302,8 @@ class GlideModel(nn.Module):
     def _embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         if self.embedding is None:
             raise RuntimeError("freeze() the model after loading it")
-        return self.embedding[token_ids].to(self.placement.dtype)
+        shard, vocab_size = self.placement.shard, self._target.vocab_size
+        return shard.lookup(self.embedding, token_ids, vocab_size).to(self.placement.dtype)
 
     def _step(
         self,

@@ -38,7 +38,8 @@ class SummedLinear(FusedLinear):
     """
 
     def __init__(self, inputs: dict[str, int], out_features: int, placement: Placement) -> None:
-        super().__init__(sum(inputs.values()), {"sum": out_features}, False, placement)
+        parts, reduce = {"sum": out_features}, placement.shard.reduce
+        super().__init__(sum(inputs.values()), parts, False, placement, reduce)
         self.inputs = inputs
 
     def slots(self) -> Slots:
@@ -57,7 +58,9 @@ class Glimpse(nn.Module):
     ) -> None:
         super().__init__()
         self.prefix = f"model.layers.{index}"
-        self.head_dim, self.num_heads = target.head_dim, target.num_heads
+        self.head_dim = target.head_dim
+        # Of the target's heads those whose KV this rank has.
+        self.num_heads = len(placement.shard.span(target.num_heads))
         self.layers = config.glimpsed_layers(index)
         windows = target.sliding_windows or (None,) * target.num_layers
         self.windows = [windows[layer] for layer in self.layers]
@@ -67,7 +70,7 @@ class Glimpse(nn.Module):
         names = [f"{self.prefix}.cross_attn"]
         if len(self.layers) > 1:
             names = [f"{self.prefix}.cross_attn.{j}" for j in range(len(self.layers))]
-        size = target.num_heads * target.head_dim
+        size = self.num_heads * target.head_dim
         queries = {f"{name}.q_proj": size for name in names}
         self.query = FusedLinear(config.hidden_size, queries, config.cross_bias, placement)
         outputs = {f"{name}.o_proj": size for name in names}

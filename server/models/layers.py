@@ -13,16 +13,18 @@ from server.kernels import dispatch as kernels
 from server.kernels.linear import LinearFn
 from server.kernels.quantized import Weight
 from server.models.quantization import Quantization
+from server.parallel.shard import WHOLE, Reduce, Shard
 
 Slots = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where and in which precision a model's tensors live."""
+    """Where and in which precision a model's tensors live, and which part of them."""
 
     device: torch.device
     dtype: torch.dtype
+    shard: Shard = WHOLE
 
     def empty(self, *shape: int) -> nn.Parameter:
         tensor = torch.empty(*shape, device=self.device, dtype=self.dtype)
@@ -46,13 +48,20 @@ class FusedLinear(nn.Module):
 
     Args:
         parts: checkpoint name (without `.weight`) -> output features, in output order.
+        reduce: where this rank has some of the inputs alone: completes its partial sum.
     """
 
     def __init__(
-        self, in_features: int, parts: dict[str, int], bias: bool, placement: Placement
+        self,
+        in_features: int,
+        parts: dict[str, int],
+        bias: bool,
+        placement: Placement,
+        reduce: Reduce | None = None,
     ) -> None:
         super().__init__()
         self.parts = parts
+        self.reduce = reduce
         out_features = sum(parts.values())
         self.weight: torch.Tensor | None = placement.empty(out_features, in_features)
         self.bias = placement.empty(out_features) if bias else None
@@ -82,10 +91,25 @@ class FusedLinear(nn.Module):
     def freeze(self, quantization: Quantization | None = None) -> None:
         """Moves the loaded weight into the machine's layout."""
         dtype = None if self.weight is None else self.weight.dtype
-        self.apply_linear = kernels.linear(self.take_weight(quantization), self.bias, dtype)
+        weight = self.take_weight(quantization)
+        if self.reduce is None:
+            self.apply_linear = kernels.linear(weight, self.bias, dtype)
+        else:
+            product = kernels.linear(weight, None, dtype)
+            self.apply_linear = _reduced(product, self.reduce, self.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, in_features] -> [rows, sum of the parts' features]"""
         if self.apply_linear is None:
             raise RuntimeError("freeze() the model after loading it")
         return self.apply_linear(x)
+
+
+def _reduced(product: LinearFn, reduce: Reduce, bias: torch.Tensor | None) -> LinearFn:
+    """Row-parallel: the bias is added once, to the sum."""
+
+    def apply(x: torch.Tensor) -> torch.Tensor:
+        whole = reduce(product(x))
+        return whole if bias is None else whole + bias
+
+    return apply

@@ -6,6 +6,7 @@ token tree (`kernels/tree.py`). The model does not know which.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -20,12 +21,21 @@ from server.models.config import ModelConfig
 from server.models.layers import FusedLinear, Placement, RMSNorm, Slots
 from server.models.quantization import Quantization
 from server.models.rope import RotaryEmbedding
+from server.parallel.shard import Reduce, Shard
+from server.parallel.slices import Slice, Slices, attention_slices, columns, mlp_slices, slices_of
 
 
 class Attention(nn.Module):
-    """Rotary grouped-query attention of one layer; writes the rows' KV, then attends."""
+    """Rotary grouped-query attention of one layer; writes the rows' KV, then attends.
 
-    def __init__(self, config: ModelConfig, index: int, placement: Placement) -> None:
+    Args:
+        config: with this rank's heads.
+        reduce: completes the output where other ranks have other heads.
+    """
+
+    def __init__(
+        self, config: ModelConfig, index: int, placement: Placement, reduce: Reduce | None = None
+    ) -> None:
         super().__init__()
         prefix = f"model.layers.{index}.self_attn"
         query_size = config.num_heads * config.head_dim
@@ -41,7 +51,11 @@ class Attention(nn.Module):
             placement,
         )
         self.output = FusedLinear(
-            query_size, {f"{prefix}.o_proj": config.hidden_size}, config.output_bias, placement
+            query_size,
+            {f"{prefix}.o_proj": config.hidden_size},
+            config.output_bias,
+            placement,
+            reduce,
         )
         self.query_norm = self.key_norm = None
         if config.qk_norm:
@@ -66,15 +80,23 @@ class Attention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention and SwiGLU, each behind a norm and added to the residual stream."""
+    """Attention and SwiGLU, each behind a norm and added to the residual stream.
+
+    Args:
+        config: of the whole model, whatever the placement's shard.
+    """
 
     def __init__(self, config: ModelConfig, index: int, placement: Placement) -> None:
         super().__init__()
         prefix = f"model.layers.{index}"
+        shard = placement.shard
+        splits_heads = shard.splits_heads(config.num_heads, config.num_kv_heads)
+        config = local_config(config, shard)
         hidden, inner = config.hidden_size, config.intermediate_size
         self.prefix = prefix
         self.attention_norm = RMSNorm(hidden, config.rms_norm_eps, placement)
-        self.attention = Attention(config, index, placement)
+        reduce = shard.reduce if splits_heads else None
+        self.attention = Attention(config, index, placement, reduce)
         self.mlp_norm = RMSNorm(hidden, config.rms_norm_eps, placement)
         self.gate_up = FusedLinear(
             hidden,
@@ -83,7 +105,7 @@ class DecoderLayer(nn.Module):
             placement,
         )
         self.down = FusedLinear(
-            inner, {f"{prefix}.mlp.down_proj": hidden}, config.mlp_bias, placement
+            inner, {f"{prefix}.mlp.down_proj": hidden}, config.mlp_bias, placement, shard.reduce
         )
 
     def slots(self) -> Slots:
@@ -132,6 +154,27 @@ class DecoderLayer(nn.Module):
         return x + self.down(kernels.silu_mul(self.gate_up(self.mlp_norm(x))))
 
 
+def local_config(config: ModelConfig, shard: Shard) -> ModelConfig:
+    """A layer's sizes on one rank. Heads that can't be shared out are all on every rank."""
+    inner = len(shard.span(config.intermediate_size))
+    if not shard.splits_heads(config.num_heads, config.num_kv_heads):
+        return replace(config, intermediate_size=inner)
+    return replace(
+        config,
+        intermediate_size=inner,
+        num_heads=len(shard.span(config.num_heads)),
+        num_kv_heads=len(shard.kv_heads(config.num_kv_heads)),
+    )
+
+
+def decoder_layout(config: ModelConfig, shard: Shard) -> dict[str, Slice]:
+    """What a rank loads of a decoder layer's projections, for `slices_of`."""
+    attention = attention_slices(
+        "self_attn", shard, config.num_heads, config.num_kv_heads, config.head_dim
+    )
+    return attention | mlp_slices(shard, config.intermediate_size)
+
+
 def decoder_shape(config: ModelConfig) -> DecoderShape:
     """Sizes of a model's layers, for the native kernels."""
     return DecoderShape(
@@ -153,12 +196,13 @@ class LlamaModel(nn.Module):
         super().__init__()
         self.config = config
         self.placement = placement
-        self.embedding = placement.empty(config.vocab_size, config.hidden_size)
+        num_tokens = len(placement.shard.span(config.vocab_size))
+        self.embedding = placement.empty(num_tokens, config.hidden_size)
         self.layers = [DecoderLayer(config, index, placement) for index in range(config.num_layers)]
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, placement)
         self.head_weight: torch.Tensor | None = self.embedding
         if not config.tie_word_embeddings:
-            self.head_weight = placement.empty(config.vocab_size, config.hidden_size)
+            self.head_weight = placement.empty(num_tokens, config.hidden_size)
         self.rotary = RotaryEmbedding(config.rope, config.head_dim, placement.device)
         self._apply_head: LinearFn | None = None
         self._fused_layers: kernels.DecoderFn | None = None
@@ -175,6 +219,15 @@ class LlamaModel(nn.Module):
             slots |= layer.slots()
         return slots
 
+    def slices(self) -> Slices:
+        """What of these tensors this rank holds, where it is not all."""
+        shard, vocab_size = self.placement.shard, self.config.vocab_size
+        if shard.is_whole:
+            return {}
+        tokens = columns(shard.span(vocab_size), vocab_size)
+        layout = decoder_layout(self.config, shard) | {"embed_tokens": tokens, "lm_head": tokens}
+        return slices_of(self.slots(), layout)
+
     def ignorable(self, name: str) -> bool:
         """Checkpoint tensors that carry nothing the model lacks: stored rotary tables, and the
         head's copy of a tied embedding."""
@@ -182,7 +235,7 @@ class LlamaModel(nn.Module):
         return tied_head or name.endswith("rotary_emb.inv_freq")
 
     def head(self, quantization: Quantization | None = None) -> Weight:
-        """The head's weight [vocab_size, hidden]; only before freezing."""
+        """The head's weight [this rank's tokens, hidden]; only before freezing."""
         if self.head_weight is None:
             raise RuntimeError("the model is frozen already")
         weight = self.head_weight.data
@@ -201,11 +254,12 @@ class LlamaModel(nn.Module):
         head = self.head(quantization)
         self._apply_head = kernels.logits_linear(head, self.placement.dtype)
         self.head_weight = None
-        self._fused_layers = kernels.fused_decoder(
-            decoder_shape(self.config),
-            head,
-            [partial(layer.take_weights, quantization) for layer in self.layers],
-        )
+        if self.placement.shard.is_whole:  # the fused layers know no collectives
+            self._fused_layers = kernels.fused_decoder(
+                decoder_shape(self.config),
+                head,
+                [partial(layer.take_weights, quantization) for layer in self.layers],
+            )
         if self._fused_layers is None:
             for layer in self.layers:
                 layer.freeze(quantization)
@@ -219,7 +273,7 @@ class LlamaModel(nn.Module):
         self, token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
     ) -> torch.Tensor:
         """token_ids [rows] -> final hidden states [rows, hidden], normed; writes the rows' KV."""
-        x = self.embedding[token_ids]
+        x = self.placement.shard.lookup(self.embedding, token_ids, self.config.vocab_size)
         if self._fused_layers is not None:
             cos_sin = self.rotary(batch.positions, torch.float32)
             x = self._fused_layers(x, cos_sin, caches, batch)
@@ -230,7 +284,7 @@ class LlamaModel(nn.Module):
         return self.norm(x)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[rows, hidden] -> [rows, vocab_size] in float32."""
+        """[rows, hidden] -> [rows, vocab_size] in float32; on ranks other than 0 their tokens'."""
         if self._apply_head is None:
             raise RuntimeError("freeze() the model after loading it")
-        return self._apply_head(hidden)
+        return self.placement.shard.gather_columns(self._apply_head(hidden), self.config.vocab_size)

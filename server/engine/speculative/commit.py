@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from server.engine.inputs import slots_of
+from server.engine.kv_cache import CopyKV, copy_kv
 from server.engine.plan import PlannedSequence
 from server.engine.speculative.accept import Verification
 from server.engine.speculative.drafter import Committed
@@ -13,11 +14,12 @@ from server.kernels.tree import LayerCache
 Walk = tuple[PlannedSequence, Verification]
 
 
-def move_accepted(caches: Sequence[LayerCache], walks: Sequence[Walk], block_size: int) -> None:
-    """Copies the KV of accepted nodes to the slots of their positions, in one gather per layer.
+def move_accepted(
+    caches: Sequence[LayerCache], walks: Sequence[Walk], block_size: int, copy: CopyKV = copy_kv
+) -> None:
+    """Copies the KV of accepted nodes to the slots of their positions.
 
-    In a comb only an accepted leaf is out of place: at most one token per sequence. Reading before
-    writing makes overlapping moves safe.
+    In a comb only an accepted leaf is out of place: at most one token per sequence.
     """
     sources, targets = list[int](), list[int]()
     for planned, walk in walks:
@@ -25,14 +27,8 @@ def move_accepted(caches: Sequence[LayerCache], walks: Sequence[Walk], block_siz
         start = planned.num_computed
         sources += slots_of(planned.block_ids, [start + node for node, _ in moved], block_size)
         targets += slots_of(planned.block_ids, [start + depth for _, depth in moved], block_size)
-    if not sources:
-        return
-    device = caches[0].keys.device
-    source, target = torch.tensor(sources, device=device), torch.tensor(targets, device=device)
-    for layer in caches:
-        for pool in layer:
-            tokens = pool.view(-1, *pool.shape[2:])
-            tokens.index_copy_(0, target, tokens.index_select(0, source))
+    if sources:
+        copy(caches, sources, targets)
 
 
 def committed_tokens(

@@ -1,0 +1,135 @@
+"""Tensor parallelism's part of the composition root: what is refused, and what a worker wires."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from server.build_draft import load_draft
+from server.config import ModelSettings
+from server.engine.kv_cache import CacheShape, allocate_kv
+from server.errors import ConfigError
+from server.machine import default_threads, free_memory, pick_device, pick_dtype
+from server.models.config import ModelConfig, model_config
+from server.models.layers import Placement
+from server.models.llama import LlamaModel, local_config
+from server.parallel.crew import Crew
+from server.parallel.replay import Replayed, replay
+from server.parallel.seat import Seat
+from server.parallel.shard import Shard
+from weights.checkpoint import load_weights, read_config
+from weights.locate import locate_model
+
+Report = Callable[[str], None]
+T = TypeVar("T")
+
+
+def start_crew(settings: ModelSettings, report: Report) -> Crew | None:
+    """Starts the workers, which begin to load; None without tensor parallelism.
+
+    Raises:
+        StartupError: the model or this machine can't be shared out so, or there is no such model.
+    """
+    size = settings.tensor_parallel_size
+    if size == 1:
+        return None
+    device = pick_device(settings.device)
+    dtype = pick_dtype(settings.dtype, device)
+    folder = locate_model(settings.model, settings.cache_dir.expanduser(), dtype, report)
+    check_ranks(settings, model_config(read_config(folder)), device)
+    names = ModelSettings.model_fields  # and not a server's secrets
+    plain = ModelSettings.model_construct(**{name: getattr(settings, name) for name in names})
+    crew = Crew(size, device, Work(plain, folder, dtype))
+    shown = ", ".join(map(str, crew.process_ids))
+    kind = "GPUs" if device.type == "cuda" else "processes on the CPU"
+    report(f"tensor parallelism over {size} {kind}; workers: {shown}")
+    return crew
+
+
+def check_ranks(settings: ModelSettings, config: ModelConfig, device: torch.device) -> None:
+    """Raises:
+    ConfigError: names the setting, and the counts that don't fit.
+    """
+    size, key = settings.tensor_parallel_size, "tensor_parallel_size"
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    if not Shard(0, size).splits_heads(heads, kv_heads):
+        fitting = [n for n in range(1, heads + 1) if Shard(0, n).splits_heads(heads, kv_heads)]
+        raise ConfigError(
+            key,
+            size,
+            f"the model's {heads} query heads and {kv_heads} KV heads can't be shared out equally; "
+            f"sizes that fit: {', '.join(map(str, fitting))}",
+        )
+    if device.type == "cuda" and size > torch.cuda.device_count():
+        raise ConfigError(key, size, f"this machine has {torch.cuda.device_count()} usable GPUs")
+    if settings.quantization not in ("auto", "none"):
+        reason = f"needs the native kernels, which don't run with {key}={size}"
+        raise ConfigError("quantization", settings.quantization, reason)
+
+
+def rank_threads(settings: ModelSettings) -> int:
+    """CPU threads of each rank: the ranks share the machine's."""
+    return max(1, (settings.threads or default_threads()) // settings.tensor_parallel_size)
+
+
+def guarded(crew: Crew | None, run: Callable[[], T]) -> T:
+    """Runs something in which ranks wait for one another.
+
+    Raises:
+        WorkerDiedError: it failed, and a worker has ended.
+    """
+    return run() if crew is None else crew.guard(run)
+
+
+def cache_shape(config: ModelConfig, placement: Placement) -> CacheShape:
+    """KV that a rank keeps per token."""
+    local = local_config(config, placement.shard)
+    return CacheShape(local.num_layers, local.num_kv_heads, local.head_dim, placement.dtype)
+
+
+def free_everywhere(crew: Crew | None, device: torch.device) -> int:
+    """Bytes that each rank may still take, when all have loaded."""
+    free = free_memory(device)
+    if crew is None:
+        return free
+    others = [int(message["free"]) for message in crew.hear()]
+    if device.type == "cpu":  # all the same memory
+        return min(free, *others) // crew.size
+    return min(free, *others)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a worker does; travels to its process."""
+
+    settings: ModelSettings
+    folder: Path
+    """Of the target, in Hugging Face layout."""
+    dtype: torch.dtype
+
+    def __call__(self, seat: Seat) -> None:
+        """Loads this rank's part as `build_model` loads rank 0's, then replays its calls."""
+        torch.set_num_threads(rank_threads(self.settings))
+        config = model_config(read_config(self.folder))
+        placement = Placement(seat.device, self.dtype, seat.join())
+        target = LlamaModel(config, placement)
+        load_weights(self.folder, target.slots(), target.ignorable, target.slices())
+        draft = load_draft(self.settings, target, placement, None, _say_nothing)
+        target.freeze()
+        seat.tell({"free": free_memory(seat.device)})
+        pool = seat.hear()
+        if pool is None:
+            return
+        size = pool["num_blocks"], pool["block_size"]
+        caches = allocate_kv(cache_shape(config, placement), *size, seat.device)
+        if draft is None or draft.model is None or draft.shape is None:
+            replay(seat.pipe, seat.device, Replayed(target, caches))
+            return
+        own = allocate_kv(draft.shape, *size, seat.device)
+        replay(seat.pipe, seat.device, Replayed(target, caches, draft.model, own))
+
+
+def _say_nothing(line: str) -> None:
+    """Rank 0 reports the same."""

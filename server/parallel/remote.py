@@ -1,0 +1,118 @@
+"""Rank 0's models: each call is told to the workers, then made. The engine sees ordinary models.
+
+They have the call's order as their only state: one thread makes the calls, one after another.
+"""
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import torch
+
+from server.engine.kv_cache import copy_kv
+from server.kernels.cpu.glide import ChainEnds, Roots
+from server.kernels.tree import LayerCache, TreeBatch
+from server.models.glide import GlideModel
+from server.models.llama import LlamaModel
+from server.parallel.calls import Call, CallName
+from server.parallel.crew import Crew
+
+
+class RemoteModel:
+    """A language model on all ranks, as the engine's `Model`.
+
+    Args:
+        forward, logits: what its calls are named.
+    """
+
+    def __init__(
+        self, model: LlamaModel, crew: Crew, forward: CallName = "forward",
+        logits: CallName = "logits",
+    ) -> None:  # fmt: skip
+        self.model, self.crew = model, crew
+        self._forward: CallName = forward
+        self._logits: CallName = logits
+
+    def __call__(
+        self, token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
+    ) -> torch.Tensor:
+        call = Call(self._forward, (token_ids, *batch_tensors(batch)), batch_numbers(batch))
+        return self.crew.make(call, lambda: self.model(token_ids, caches, batch))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.crew.make(Call(self._logits, (hidden,)), lambda: self.model.logits(hidden))
+
+
+class RemoteGlide:
+    """A GliDe draft on all ranks, as the drafter's `Glide`."""
+
+    drafts_chains = False
+
+    def __init__(self, model: GlideModel, crew: Crew) -> None:
+        self.model, self.crew = model, crew
+        self.draft_token_ids = model.draft_token_ids
+        self.glimpse_hidden = model.glimpse_hidden
+
+    def draft(
+        self,
+        token_ids: torch.Tensor,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        batch: TreeBatch,
+        verified_lens: tuple[int, ...],
+        hidden: torch.Tensor | None,
+        delay: int,
+    ) -> torch.Tensor:
+        numbers = batch_numbers(batch) | {"verified_lens": verified_lens, "delay": (delay,)}
+        call = Call("glide", (token_ids, *batch_tensors(batch), hidden), numbers)
+        return self.crew.make(
+            call,
+            lambda: self.model.draft(
+                token_ids, caches, target_caches, batch, verified_lens, hidden, delay
+            ),
+        )
+
+    def fill(
+        self,
+        token_ids: torch.Tensor,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        batch: TreeBatch,
+    ) -> None:
+        call = Call("fill", (token_ids, *batch_tensors(batch)), batch_numbers(batch))
+        self.crew.make(call, lambda: self.model.fill(token_ids, caches, target_caches, batch))
+
+    def draft_chains(
+        self,
+        roots: Roots,
+        ends: ChainEnds,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        num_candidates: int,
+        behind: tuple[torch.Tensor, TreeBatch] | None,
+    ) -> NoReturn:
+        raise RuntimeError("no kernel drafts whole chains on several ranks")
+
+
+class RemoteCopies:
+    """`copy_kv` on all ranks: each moves the heads that it has."""
+
+    def __init__(self, crew: Crew) -> None:
+        self.crew = crew
+
+    def __call__(
+        self, caches: Sequence[LayerCache], sources: Sequence[int], targets: Sequence[int]
+    ) -> None:
+        call = Call("copy_kv", (), {"sources": sources, "targets": targets})
+        self.crew.make(call, lambda: copy_kv(caches, sources, targets))
+
+
+def batch_tensors(batch: TreeBatch) -> tuple[torch.Tensor | None, ...]:
+    return batch.positions, batch.slots, batch.block_tables, batch.ancestors
+
+
+def batch_numbers(batch: TreeBatch) -> dict[str, Sequence[int]]:
+    return {
+        "context_lens": batch.context_lens,
+        "node_counts": batch.node_counts,
+        "block_size": (batch.block_size,),
+    }

@@ -1,0 +1,105 @@
+"""A worker process's side: its place among the ranks, and how it starts and ends."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+
+import torch
+from torch import distributed
+from torch.distributed.distributed_c10d import FileStore
+
+from server.parallel.shard import Shard
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT = timedelta(minutes=10)
+"""How long a rank waits for another one in a collective; one that has ended is seen at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Args:
+    rendezvous: file that the ranks find each other through.
+    pipe: to rank 0.
+    """
+
+    rank: int
+    size: int
+    rendezvous: str
+    device: torch.device
+    pipe: Connection
+
+    def join(self) -> Shard:
+        """Enters the process group, as soon as rank 0 does."""
+        self.tell({})
+        return join_group(self.rank, self.size, self.rendezvous, self.device)
+
+    def tell(self, message: Mapping[str, object]) -> None:
+        """To rank 0, which waits for it (`Crew.hear`)."""
+        self.pipe.send_bytes(json.dumps(message).encode())
+
+    def hear(self) -> dict[str, int] | None:
+        """What rank 0 tells with `Crew.tell`; None if it has ended or closed."""
+        try:
+            return json.loads(self.pipe.recv_bytes())
+        except (EOFError, ConnectionResetError):
+            return None
+
+
+def join_group(rank: int, size: int, rendezvous: str, device: torch.device) -> Shard:
+    """Makes torch.distributed's default group: nccl on GPUs, gloo on the CPU, over loopback."""
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    distributed.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=FileStore(rendezvous, size),
+        rank=rank,
+        world_size=size,
+        timeout=_TIMEOUT,
+        device_id=device if on_gpu else None,
+    )
+    return Shard(rank, size)
+
+
+def run_seat(seat: Seat, work: Callable[[Seat], None]) -> None:
+    """A worker process from start to end. Its error is rank 0's to tell."""
+    # Rank 0 ends its workers, when it has finished the answers it is in: what a terminal or a
+    # supervisor sends to all processes of a group is for rank 0.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        work(seat)
+    except BaseException as error:
+        logger.debug("rank %d ends", seat.rank, exc_info=True)
+        _tell_error(seat, error)
+        os._exit(1)  # the group's destructor would wait for the other ranks
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    """A collective would hold a worker for minutes after rank 0 was killed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _tell_error(seat: Seat, error: BaseException) -> None:
+    try:
+        seat.tell({"error": f"{type(error).__name__}: {error}"})
+    except OSError:  # rank 0 has ended first
+        logger.debug("rank 0 does not hear rank %d", seat.rank)
