@@ -14,7 +14,6 @@ from multiprocessing.connection import Connection
 
 import torch
 from torch import distributed
-from torch.distributed.distributed_c10d import FileStore
 
 from server.parallel.shard import Shard
 
@@ -64,7 +63,7 @@ def join_group(rank: int, size: int, rendezvous: str, device: torch.device) -> S
         torch.cuda.set_device(device)
     distributed.init_process_group(
         "nccl" if on_gpu else "gloo",
-        store=FileStore(rendezvous, size),
+        init_method=f"file://{rendezvous}",
         rank=rank,
         world_size=size,
         timeout=_TIMEOUT,

@@ -18,6 +18,7 @@ def settings(**given: object) -> ModelSettings:
         {"draft": "ngram"}, {"speculation_policy": "cape"}, {"threads": 7}, {"block_size": 32},
         {"prefix_caching": False}, {"max_model_len": 64}, {"kv_memory": "1G"},
         {"dtype": "float16"}, {"quantization": "int4"}, {"cape_leaves": "1,1,1,1"},
+        {"tensor_parallel_size": 2},
     ],
     ids=str,
 )  # fmt: skip
@@ -52,3 +53,8 @@ def test_depths_and_widths_are_the_papers() -> None:
             check_evaluation(settings(**given), None)
     with pytest.raises(ConfigError, match="steps=9: is for --ablate"):
         check_evaluation(settings(), 9)
+
+
+def test_a_measurement_runs_in_one_process() -> None:
+    with pytest.raises(ConfigError, match="tensor_parallel_size=2: eval runs"):
+        check_evaluation(settings(tensor_parallel_size=2), None)
