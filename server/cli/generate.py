@@ -3,11 +3,13 @@
 import asyncio
 import random
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from server.cli.options import with_settings
+from server.cli.step_tree import step_tree
 from server.cli.terminal import Stopwatch, report, stderr, write_answer
 from server.config import ModelSettings
 from server.engine.types import Request, RequestId, SamplingParams, StepStats
@@ -27,6 +29,9 @@ def generate(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
     ] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Print each step's proposal as a tree, then the answer.")
+    ] = False,
 ) -> None:
     """Answer one prompt and exit."""
     _check_utf8(prompt)
@@ -44,7 +49,8 @@ def generate(
         temperature=temperature,
         seed=random.getrandbits(63) if seed is None else seed,
     )
-    request = Request(RequestId("generate"), token_ids, params, speculation=model.speculation)
+    speculation = replace(model.speculation, traced=trace)
+    request = Request(RequestId("generate"), token_ids, params, speculation=speculation)
     asyncio.run(_stream(model, request, raw))
 
 
@@ -70,20 +76,30 @@ async def _stream(model: "LoadedModel", request: Request, raw: bool) -> None:
     from server.text.stream import TextStream
 
     text = TextStream[None](model.tokenizer, continues_text=raw)
-    watch = Stopwatch()
+    watch, num_steps = Stopwatch(), 0
+    answer = list[str]()
     model.engine.start()
     try:
         async with aclosing(model.engine.generate(request)) as outputs:
             async for output in outputs:
                 watch.saw_token()
+                num_steps += 1
+                if output.trace is not None:
+                    token_bytes = model.tokenizer.token_bytes
+                    stderr.print(step_tree(num_steps, output.trace, output.token_ids, token_bytes))
                 delta = text.push(
                     output.token_ids,
                     ended=output.finish_reason is not None,
                     has_stop_token=output.stop_token_id is not None,
                 )
-                write_answer(delta.text)
+                # Between trees nobody could read the answer; it comes behind them.
+                if request.speculation.traced:
+                    answer.append(delta.text)
+                else:
+                    write_answer(delta.text)
     finally:
         await model.engine.stop()
         model.close()
-    write_answer("\n")
+    write_answer("".join(answer) + "
+")
     stderr.print(watch.summary(text.num_tokens), style="dim")

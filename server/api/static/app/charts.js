@@ -50,7 +50,7 @@ export class Chart {
     return {
       width: this.place.clientWidth,
       height: HEIGHT,
-      padding: [10, 16, 0, 0],
+      padding: [10, 24, 0, 0],
       legend: { show: false },
       cursor: { show: false },
       scales: { x: { time: false, ...this.x.scale }, y: this.y.scale ?? {} },

@@ -1,0 +1,150 @@
+"""Phone width, dark, accessibility (axe) and the status page."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import OpenPage
+from tests.browser.pages import Json, answered, ask
+
+PHONE = 360
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
+Screenshot = Callable[[Page, str], None]
+
+
+def serious_findings(page: Page) -> list[str]:
+    """What axe finds serious or critical, with the elements."""
+    # Evaluated and not added as a script, which the page's own policy would rightly refuse.
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    violations: list[Json] = page.evaluate("async () => (await axe.run()).violations")
+    return [
+        f"{found['id']}: {found['help']} {[node['target'] for node in found['nodes']]}"
+        for found in violations
+        if found["impact"] in ("serious", "critical")
+    ]
+
+
+def overflow(page: Page) -> int:
+    """By how many pixels the page is wider than its window."""
+    return page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+
+
+def outside(page: Page, selector: str) -> list[str]:
+    """Visible elements that reach beyond the window's sides."""
+    return page.locator(selector).evaluate_all(
+        """all => all.filter(e => e.checkVisibility()).map(e => [e, e.getBoundingClientRect()])
+            .filter(([e, r]) => r.left < -1 || r.right > innerWidth + 1)
+            .map(([e, r]) => `${e.id || e.className} ${r.left} ${r.right}`)"""
+    )
+
+
+def replay(page: Page) -> None:
+    """An answer with tints, beside its replay."""
+    page.locator("#tint").check()
+    page.locator("#compare").check()
+    ask(page, max_tokens=40, temperature=0)
+    answered(page)
+
+
+def test_a_phone_shows_everything(open_page: OpenPage, url: str, screenshot: Screenshot) -> None:
+    page = open_page(url, width=PHONE)
+    screenshot(page, "phone-empty")
+    assert overflow(page) == 0
+    replay(page)
+    assert overflow(page) == 0
+    assert outside(page, "header *, .message, .message .actions *, #composer *") == []
+    screenshot(page, "phone-answer")
+    page.locator("#settings-toggle").click()
+    expect(page.locator("#settings")).to_be_visible()
+    assert overflow(page) == 0
+    assert outside(page, "#settings *") == []
+    screenshot(page, "phone-settings")
+    page.locator("#settings-close").click()
+    page.get_by_role("link", name="Status").click()
+    expect(page.locator("#chart-kv canvas")).to_be_visible()
+    assert overflow(page) == 0
+    assert outside(page, "#view-status figure") == []
+    screenshot(page, "phone-status")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(
+    open_page: OpenPage, url: str, screenshot: Screenshot, scheme: Literal["light", "dark"]
+) -> None:
+    page = open_page(url, color_scheme=scheme)
+    # Colours in transition are no colours to judge.
+    page.evaluate(
+        """() => {
+            const still = new CSSStyleSheet();
+            still.replaceSync("* { transition: none !important; animation: none !important }");
+            document.adoptedStyleSheets = [still];
+        }"""
+    )
+    assert serious_findings(page) == []
+    replay(page)
+    if not page.locator("#settings").is_visible():
+        page.locator("#settings-toggle").click()
+    expect(page.locator("#settings")).to_be_visible()
+    assert serious_findings(page) == []
+    screenshot(page, f"{scheme}-settings")
+    page.locator("#settings-close").click()
+    page.locator(".message.assistant .step").first.click()
+    assert serious_findings(page) == []
+    screenshot(page, f"{scheme}-replay")
+    page.get_by_role("link", name="Status").click()
+    expect(page.locator("#chart-kv canvas")).to_be_visible()
+    assert serious_findings(page) == []
+    screenshot(page, f"{scheme}-status")
+
+
+def brightness(page: Page) -> float:
+    """Of the page's background, 0 to 255."""
+    colour: str = page.evaluate(
+        """() => {
+            const context = document.createElement("canvas").getContext("2d");
+            context.fillStyle = getComputedStyle(document.body).backgroundColor;
+            context.fillRect(0, 0, 1, 1);
+            return [...context.getImageData(0, 0, 1, 1).data].join(" ");
+        }"""
+    )
+    red, green, blue, _ = map(int, colour.split())
+    return (red + green + blue) / 3
+
+
+def test_dark_follows_the_system_until_the_switch_says_otherwise(
+    open_page: OpenPage, url: str
+) -> None:
+    page = open_page(url, color_scheme="dark")
+    assert brightness(page) < 60
+    page.locator("#theme").click()
+    assert brightness(page) > 200
+    page.reload()
+    assert brightness(page) > 200
+    assert brightness(open_page(url)) > 200
+
+
+def test_the_status_page_shows_what_metrics_say(open_page: OpenPage, url: str) -> None:
+    page = open_page(url)
+    ask(page, max_tokens=60, temperature=0)
+    answered(page)
+    page.get_by_role("link", name="Status").click()
+    for name in ("requests", "speed", "kv", "positions", "calibration", "parts"):
+        expect(page.locator(f"#chart-{name} canvas")).to_be_visible()
+    text = httpx.get(f"{url}/metrics").text
+    values = dict(
+        line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")
+    )
+    total = sum(
+        float(value)
+        for name, value in values.items()
+        if name.startswith("glidecape:generation_tokens_total")
+    )
+    assert total > 0
+    tiles = page.locator("#tiles")
+    digits = "() => document.querySelector('#tiles').textContent.replace(/[^0-9]/g, '')"
+    expect(tiles).not_to_be_empty()
+    assert str(int(total)) in page.evaluate(digits)
