@@ -99,10 +99,12 @@ def _converse(client: httpx.Client, start: list[dict[str, str]], options: dict[s
 def _answer(client: httpx.Client, body: dict[str, Any]) -> str:
     """Streams one answer to the terminal and returns it; Ctrl-C keeps what came."""
     text, num_tokens, watch = "", 0, Stopwatch()
+    speculation = ""
     with closing(_events(client, body)) as events:
         try:
             for event in events:
                 num_tokens = (event.get("usage") or {}).get("completion_tokens", num_tokens)
+                speculation = _speculation(event.get("speculation")) or speculation
                 for choice in event["choices"]:
                     watch.saw_token()
                     piece = choice["delta"].get("content") or ""
@@ -111,8 +113,21 @@ def _answer(client: httpx.Client, body: dict[str, Any]) -> str:
         except KeyboardInterrupt:
             pass
     write_answer("\n")
-    stderr.print(watch.summary(num_tokens) if num_tokens else "stopped", style="dim")
+    summary = watch.summary(num_tokens) + speculation if num_tokens else "stopped"
+    stderr.print(summary, style="dim")
     return text
+
+
+def _speculation(report: dict[str, Any] | None) -> str:
+    """What speculation did for an answer; other servers say nothing of it."""
+    if not report:
+        return ""
+    figures = f"; {report['tokens_per_step']:.2f} tokens/step"
+    drafted, accepted = report["drafted_tokens"], report["accepted_tokens"]
+    if drafted:
+        figures += f", {accepted} of {drafted} drafted tokens accepted"
+        figures += f" ({report['leaves_accepted']} leaves)" if report["leaves_accepted"] else ""
+    return figures
 
 
 def _events(client: httpx.Client, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:

@@ -17,8 +17,11 @@ MODELS = json.dumps({"data": [{"id": "tiny"}]}).encode()
 
 
 @contextmanager
-def locked(key: str) -> Generator[tuple[str, list[str | None]]]:
-    """A server that lists a model to those with the key → its URL, and the keys it was shown."""
+def locked(
+    key: str, answer: bytes = b"data: [DONE]\n\n"
+) -> Generator[tuple[str, list[str | None]]]:
+    """A server that lists a model to those with the key, and gives them one answer → its URL, and
+    the keys it was shown."""
     seen: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -27,7 +30,7 @@ def locked(key: str) -> Generator[tuple[str, list[str | None]]]:
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
-            self._answer(b"data: [DONE]\n\n")
+            self._answer(answer)
 
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""
@@ -148,3 +151,37 @@ def test_a_refusal_in_any_form_is_one_line(
     with proxy(body, 502) as url:
         chat(url=url)
     assert shown in capsys.readouterr().err
+
+
+def stream_of(*events: object) -> bytes:
+    lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+    return "".join([*lines, "data: [DONE]\n\n"]).encode()
+
+
+@pytest.mark.parametrize(
+    ("report", "shown"),
+    [
+        (
+            {"drafted_tokens": 9, "accepted_tokens": 4, "leaves_accepted": 1,
+             "tokens_per_step": 1.8},
+            "; 1.80 tokens/step, 4 of 9 drafted tokens accepted (1 leaves)",
+        ),
+        (
+            {"drafted_tokens": 0, "accepted_tokens": 0, "leaves_accepted": 0, "tokens_per_step": 1},
+            "; 1.00 tokens/step",
+        ),
+        (None, ""),
+    ],
+)  # fmt: skip
+def test_the_summary_says_what_speculation_did(
+    report: dict[str, float] | None, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = {"choices": [{"delta": {"content": "Hello"}}]}
+    last = {"choices": [{"delta": {}}]} | ({"speculation": report} if report else {})
+    usage = {"choices": [], "usage": {"completion_tokens": 2}}
+    with locked("secret", stream_of(chunk, last, usage)) as (url, _):
+        result = run_chat(monkeypatch, "--url", url, "--api-key", "secret")
+    assert result.exit_code == 0, result.output
+    summary = " ".join(result.output.split())
+    assert "Hello" in summary and "2 tokens, first after" in summary
+    assert summary.endswith(f"tokens/s{shown}")
