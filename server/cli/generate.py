@@ -100,6 +100,5 @@ async def _stream(model: "LoadedModel", request: Request, raw: bool) -> None:
     finally:
         await model.engine.stop()
         model.close()
-    write_answer("".join(answer) + "
-")
+    write_answer("".join(answer) + "\n")
     stderr.print(watch.summary(text.num_tokens), style="dim")
