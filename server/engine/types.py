@@ -112,6 +112,8 @@ class Origin:
 
     http_request_id: str
     """That of the answer's `x-request-id`; several requests can share one."""
+    path: str
+    """Of the API's route."""
     trace_parent: str | None = None
     """The client's `traceparent` header (W3C Trace Context), unread."""
     trace_state: str | None = None
