@@ -1,7 +1,7 @@
 """Who is told of the engine's steps: metrics, the log, and traces where they are asked for."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from server import __version__
@@ -10,6 +10,7 @@ from server.engine.types import StepStats
 from server.errors import ConfigError
 from server.metrics import Metrics
 from server.request_log import RequestLog
+from server.text.prompt_text import decode_prompt
 from server.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -34,8 +35,11 @@ class Observers:
 
     def start_log(self, settings: ServerSettings, tokenizer: Tokenizer) -> None:
         """Logs requests from now on; to be called before the engine starts."""
-        decode = tokenizer.decode if settings.log_prompts else None
-        self._records.append(RequestLog(decode).record)
+
+        def decode(token_ids: Sequence[int]) -> str:
+            return decode_prompt(tokenizer, token_ids).text
+
+        self._records.append(RequestLog(decode if settings.log_prompts else None).record)
 
     def record(self, step: StepStats) -> None:
         for record in self._records:
