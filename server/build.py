@@ -1,5 +1,6 @@
 """The composition root: settings in, wired parts out. The only module that knows them all."""
 
+import asyncio
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -17,6 +18,7 @@ from server.api.deps import Parts, ServingInfo
 from server.api.front_door import front_door
 from server.api.responses.store import ResponseStore, StoreLimits
 from server.build_draft import Draft, build_speculator, load_draft
+from server.build_observers import Observers
 from server.build_parallel import cache_shape, free_everywhere, guarded, rank_threads, start_crew
 from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
 from server.engine.async_engine import AsyncEngine
@@ -36,7 +38,6 @@ from server.machine import (
     pick_dtype,
     return_freed_memory,
 )
-from server.metrics import Metrics
 from server.models.config import ModelConfig, model_config
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
@@ -233,8 +234,9 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
     """
     door = front_door(settings)  # before the seconds that loading takes
     name = settings.served_model_name or model_name(settings.model)
-    metrics = Metrics(name)
-    model = build_model(settings, report, metrics.record)
+    observers = Observers(settings, name)
+    model = build_model(settings, report, observers.record)
+    observers.start_log(settings, model.tokenizer)
     info = ServingInfo(
         model_name=name,
         vocab_size=model.vocab_size,
@@ -256,7 +258,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         model.engine,
         model.tokenizer,
         model.chat_template,
-        metrics,
+        observers.metrics,
         info,
         model.grammars,
         response_store=ResponseStore(kept),
@@ -268,6 +270,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         yield
         await model.engine.stop()
         model.close()
+        await asyncio.to_thread(observers.close)
 
     return create_app(parts, door, lifespan), model
 

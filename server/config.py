@@ -224,7 +224,17 @@ class ServerSettings(ModelSettings):
     """How often a stream carries a comment line, so that proxies keep a waiting one open."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe message that is logged."""
+    """Least severe message that is logged; info has a line for each generation."""
+
+    log_format: Literal["text", "json"] = "text"
+    """Form of log lines: for people, or a JSON object each."""
+
+    log_prompts: bool = False
+    """Log prompts in full with their requests; else no text of a conversation is logged."""
+
+    otlp_endpoint: str | None = None
+    """OpenTelemetry collector that traces are sent to (OTLP over HTTP), such as
+    http://127.0.0.1:4318; needs the extra otel. Default: OTEL_EXPORTER_OTLP_ENDPOINT, else none."""
 
 
 S = TypeVar("S", bound=ModelSettings)

@@ -89,6 +89,7 @@ class Metrics:
         self._queue.observe(request.queue_seconds)
         self._prefill.observe(request.prefill_seconds)
         self._decode.observe(request.decode_seconds)
+        self._speculation.record_finished(request)
 
     def _make_finished(self, make: MetricFactory) -> dict[FinishReason, Counter]:
         reasons: tuple[FinishReason, ...] = get_args(FinishReason)
@@ -101,8 +102,8 @@ class Metrics:
         return dict(zip(reasons, counters, strict=True))
 
     def _make_gauges(self, make: MetricFactory) -> None:
-        self._running = make.gauge("num_requests_running", "Requests in the running batch.")
-        self._waiting = make.gauge("num_requests_waiting", "Requests waiting to be scheduled.")
+        self._running = make.gauge("num_requests_running", "Requests in the running batch, now.")
+        self._waiting = make.gauge("num_requests_waiting", "Requests waiting to be scheduled, now.")
         self._kv_usage = make.gauge(
             "kv_cache_usage_perc", "Share of the KV cache's blocks held by requests, 0 to 1."
         )

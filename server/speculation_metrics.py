@@ -13,7 +13,11 @@ Share of proposed tokens that were right, and new tokens for each sequence and s
       / rate(glidecape:spec_decode_num_drafts_total[5m])
 """
 
-from server.engine.types import StepSpeculationStats
+from typing import NamedTuple, get_args
+
+from prometheus_client import Counter
+
+from server.engine.types import FinishedRequest, PolicyName, StepSpeculationStats
 from server.metric_factory import MetricFactory
 
 _MAX_DEPTH = 16
@@ -24,12 +28,44 @@ _BINS = tuple(f"{tenth / 10:.1f}-{(tenth + 1) / 10:.1f}" for tenth in range(10))
 last."""
 
 
+class _PolicyFigures(NamedTuple):
+    """Of the requests that asked for one policy."""
+
+    requests: Counter
+    tokens: Counter
+    seconds: Counter
+    steps: Counter
+    drafted: Counter
+    accepted: Counter
+
+
+def _make_policies(make: MetricFactory) -> dict[PolicyName, _PolicyFigures]:
+    policies: tuple[PolicyName, ...] = get_args(PolicyName)
+    rows = [(policy,) for policy in policies]
+    ended = "of requests that ended, by the policy they asked for"
+    texts = {
+        "requests": "Requests that ended, by the speculation policy they asked for.",
+        "tokens": f"Tokens generated {ended}.",
+        "decode_seconds": f"Seconds from the first to the last token {ended}.",
+        "steps": f"Decoding steps, from the first that proposed something on, {ended}.",
+        "draft_tokens": f"Tokens proposed {ended}.",
+        "accepted_tokens": f"Proposed tokens that were emitted {ended}.",
+    }
+    counters = [
+        make.counters(f"spec_decode_policy_{name}", text, ["policy"], rows)
+        for name, text in texts.items()
+    ]
+    figures = (_PolicyFigures(*of_policy) for of_policy in zip(*counters, strict=True))
+    return dict(zip(policies, figures, strict=True))
+
+
 class SpeculationMetrics:
     """What speculation proposed, what came of it, and what it cost."""
 
     def __init__(self, make: MetricFactory) -> None:
         self._make_counts(make)
         self._make_seconds(make)
+        self._of_policy = _make_policies(make)
         self._depth = make.histogram(
             "spec_decode_draft_depth",
             "Tokens on the longest path of a proposal, once for each sequence and step.",
@@ -54,6 +90,17 @@ class SpeculationMetrics:
         self._other_seconds.inc(step.other_seconds)
         self._decode_seconds.inc(step.decode_seconds)
         self._plain_seconds.inc(step.plain_seconds)
+
+    def record_finished(self, request: FinishedRequest) -> None:
+        """Adds a request that ended to its policy's figures."""
+        figures = self._of_policy[request.request.speculation.policy]
+        figures.requests.inc()
+        figures.tokens.inc(request.num_output_tokens)
+        figures.seconds.inc(request.decode_seconds)
+        if request.speculation is not None:
+            figures.steps.inc(request.speculation.num_steps)
+            figures.drafted.inc(request.speculation.num_drafted)
+            figures.accepted.inc(request.speculation.num_accepted)
 
     def _record_calibration(self, calibration: tuple[tuple[float, bool], ...]) -> None:
         # Counted in plain ints first: a step has many nodes, and each `inc` takes a lock.

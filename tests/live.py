@@ -5,9 +5,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import IO
 
 import httpx
 
@@ -50,10 +52,17 @@ def serve(*arguments: str) -> Generator[LiveServer, None, None]:
             printed += line
         while "stream" not in printed:
             printed += process.stderr.readline()
+        # Its log goes on; a pipe that nobody reads would stop the server when it is full.
+        threading.Thread(target=_drain, args=(process.stderr,), daemon=True).start()
         yield LiveServer(match[1], printed, process)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.wait(timeout=60)
+
+
+def _drain(lines: IO[str]) -> None:
+    for _ in lines:
+        pass
 
 
 def run_glidecape(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -3,10 +3,26 @@ from dataclasses import replace
 
 import pytest
 
-from server.engine.types import FinishedRequest, StepSpeculationStats, StepStats
+from server.engine.types import (
+    FinishedRequest,
+    Request,
+    RequestId,
+    SamplingParams,
+    SpeculationParams,
+    SpeculationSummary,
+    StepSpeculationStats,
+    StepStats,
+)
 from server.metrics import Metrics
 
+REQUEST = Request(
+    RequestId("r"),
+    (1, 2, 3, 4, 5),
+    SamplingParams(max_tokens=7),
+    speculation=SpeculationParams("cape"),
+)
 FINISHED = FinishedRequest(
+    request=REQUEST,
     reason="length",
     num_prompt_tokens=5,
     num_output_tokens=7,
@@ -155,6 +171,28 @@ def test_finished_by_reason() -> None:
     assert value(metrics, "request_success_total", finished_reason="length") == 1
     # Known from the start, so that rates begin at zero and not at the first event.
     assert value(metrics, "request_success_total", finished_reason="error") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("requests", 2),
+        ("tokens", 14),
+        ("decode_seconds", 4.4),
+        ("steps", 3),
+        ("draft_tokens", 12),
+        ("accepted_tokens", 4),
+    ],
+)
+def test_figures_of_a_policy(name: str, expected: float) -> None:
+    """Of two requests one speculated; those of other policies stay at zero."""
+    metrics = Metrics("tiny")
+    summary = SpeculationSummary(num_steps=3, num_drafted=12, num_accepted=4)
+    finished = (FINISHED, replace(FINISHED, speculation=summary))
+    metrics.record(replace(STEP, finished=finished))
+    name = f"spec_decode_policy_{name}_total"
+    assert value(metrics, name, policy="cape") == pytest.approx(expected)
+    assert value(metrics, name, policy="auto") == 0
 
 
 def test_two_servers_in_one_process_do_not_mix() -> None:

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.errors import STATUS_CLIENT_CLOSED
+from server.api.origin import set_origin
 from server.metrics import Metrics
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -34,7 +35,9 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
+        set_origin(request_id, scope["path"], headers)
         scope.setdefault("state", {})["request_id"] = request_id
         status: int | None = None
 
@@ -58,7 +61,7 @@ class RequestMiddleware:
         return scope["path"] if scope["path"] in self._paths else "unmatched"
 
 
-def _request_id(scope: Scope) -> str:
-    given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+def _request_id(headers: Headers) -> str:
+    given = headers.get(REQUEST_ID_HEADER, "")
     # Anything else could smuggle a line into a log or a header.
     return given if _VALID_ID.fullmatch(given) else uuid.uuid4().hex

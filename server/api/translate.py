@@ -14,6 +14,7 @@ from server.api.errors import shown
 from server.api.generation import Job
 from server.api.job_group import JobGroup, PromptJobs, choice_seed
 from server.api.messages import template_messages
+from server.api.origin import current_origin
 from server.api.prompt_tokens import check_token_ids, encode_text
 from server.api.schemas.chat import ChatRequest
 from server.api.schemas.common import SamplingRequest
@@ -257,6 +258,7 @@ def _jobs(
         priority=body.priority or 0,
         speculation=_speculation_params(options, parts.info.default_speculation),
         cache_salt=body.cache_salt,
+        origin=current_origin(),
     )
     followers = [
         replace(

@@ -1,7 +1,6 @@
 """`glidecape serve`: the HTTP server."""
 
 import contextlib
-import logging
 import socket
 import ssl
 from pathlib import Path
@@ -14,6 +13,7 @@ from server.cli.options import with_settings
 from server.cli.terminal import report, stderr
 from server.config import ServerSettings
 from server.errors import ConfigError
+from server.logs import configure_logging
 
 
 @with_settings(ServerSettings)
@@ -30,7 +30,7 @@ def serve(settings: ServerSettings) -> None:
     # Open streams are finished after SIGTERM, as other answers are; sse-starlette would cut them.
     AppStatus.disable_automatic_graceful_drain()
     announce(settings, listener, settings.served_model_name or model.name)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
+    configure_logging(settings.log_level, settings.log_format)
     # uvicorn has shut down in order when it raises Ctrl-C again.
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])

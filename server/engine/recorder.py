@@ -47,6 +47,7 @@ class Recorder:
         last = first if times.last_token is None else times.last_token
         self.finished.append(
             FinishedRequest(
+                request=sequence.request,
                 reason=reason,
                 num_prompt_tokens=sequence.num_prompt_tokens,
                 num_output_tokens=sequence.num_output_tokens,
@@ -54,6 +55,8 @@ class Recorder:
                 prefill_seconds=first - scheduled,
                 decode_seconds=last - first,
                 e2e_seconds=now - times.arrival,
+                num_cached_tokens=sequence.num_cached_tokens or 0,
+                speculation=sequence.speculation,
             )
         )
 

@@ -107,6 +107,19 @@ class SpeculationParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request came from. The engine hands it on to its figures, and knows no more of it."""
+
+    http_request_id: str
+    """That of the answer's `x-request-id`; several requests can share one."""
+    path: str
+    """Of the API's route."""
+    trace_parent: str | None = None
+    """The client's `traceparent` header (W3C Trace Context), unread."""
+    trace_state: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One prompt to continue."""
 
@@ -123,6 +136,7 @@ class Request:
     shares_prompt_with: RequestId | None = None
     """A request of the same prompt, priority and salt that was sent before: this one waits until
     that one's prompt is computed, and then finds its blocks in the prefix cache."""
+    origin: Origin | None = None
 
     def fits(self, max_model_len: int) -> bool:
         """Whether the engine can serve it."""
@@ -229,8 +243,9 @@ class RequestOutput:
 
 @dataclass(frozen=True, slots=True)
 class FinishedRequest:
-    """Timings of a request that ended, in seconds, for metrics."""
+    """A request that ended, for metrics, logs and traces. Timings in seconds."""
 
+    request: Request
     reason: FinishReason
     num_prompt_tokens: int
     num_output_tokens: int
@@ -241,6 +256,10 @@ class FinishedRequest:
     decode_seconds: float
     """First to last token."""
     e2e_seconds: float
+    num_cached_tokens: int = 0
+    """Prompt tokens whose KV came from the prefix cache."""
+    speculation: SpeculationSummary | None = None
+    """None where no step has speculated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,67 @@
+"""Who is told of the engine's steps: metrics, the log, and traces where they are asked for."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from server import __version__
+from server.config import ServerSettings
+from server.engine.types import StepStats
+from server.errors import ConfigError
+from server.metrics import Metrics
+from server.request_log import RequestLog
+from server.text.prompt_text import decode_prompt
+from server.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from server.tracing import RequestTracer
+
+_ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+class Observers:
+    """Hands each step's figures on; `record` is called in the engine's thread.
+
+    Raises:
+        ConfigError: traces are asked for, and the extra `otel` is not installed.
+    """
+
+    def __init__(self, settings: ServerSettings, model_name: str) -> None:
+        self.metrics = Metrics(model_name)
+        self._tracer = _tracer(settings, model_name)
+        self._records: list[Callable[[StepStats], None]] = [self.metrics.record]
+        if self._tracer is not None:
+            self._records.append(self._tracer.record)
+
+    def start_log(self, settings: ServerSettings, tokenizer: Tokenizer) -> None:
+        """Logs requests from now on; to be called before the engine starts."""
+
+        def decode(token_ids: Sequence[int]) -> str:
+            return decode_prompt(tokenizer, token_ids).text
+
+        self._records.append(RequestLog(decode if settings.log_prompts else None).record)
+
+    def record(self, step: StepStats) -> None:
+        for record in self._records:
+            record(step)
+
+    def close(self) -> None:
+        """Sends the last traces; may take seconds."""
+        if self._tracer is not None:
+            self._tracer.close()
+
+
+def _tracer(settings: ServerSettings, model_name: str) -> "RequestTracer | None":
+    endpoint = settings.otlp_endpoint
+    asked_by = next((name for name in _ENDPOINT_VARIABLES if os.environ.get(name)), None)
+    if endpoint is None and asked_by is None:
+        return None
+    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+        raise ConfigError("otlp_endpoint", endpoint, "expected such as http://127.0.0.1:4318")
+    try:
+        from server.tracing import RequestTracer
+    except ModuleNotFoundError as error:
+        value = endpoint or f"{asked_by} in the environment"
+        reason = f"traces need the extra otel: pip install 'glidecape[otel]' ({error})"
+        raise ConfigError("otlp_endpoint", value, reason) from None
+    return RequestTracer(endpoint, model_name, __version__)

