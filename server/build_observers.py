@@ -1,5 +1,6 @@
 """Who is told of the engine's steps: metrics, the log, and traces where they are asked for."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from server.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from server.tracing import RequestTracer
+
+logger = logging.getLogger(__name__)
 
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -61,7 +64,10 @@ def _tracer(settings: ServerSettings, model_name: str) -> "RequestTracer | None"
     try:
         from server.tracing import RequestTracer
     except ModuleNotFoundError as error:
-        value = endpoint or f"{asked_by} in the environment"
         reason = f"traces need the extra otel: pip install 'glidecape[otel]' ({error})"
-        raise ConfigError("otlp_endpoint", value, reason) from None
+        if endpoint is None:
+            # Set for every program of a machine, maybe: no reason not to serve.
+            logger.warning("%s is set, but %s", asked_by, reason)
+            return None
+        raise ConfigError("otlp_endpoint", endpoint, reason) from None
     return RequestTracer(endpoint, model_name, __version__)

@@ -24,6 +24,8 @@ class LiveServer:
     announcement: str
     """Everything it printed before it was ready."""
     process: subprocess.Popen[str]
+    log: list[str]
+    """Lines on stderr since then; complete when the server has ended."""
 
     def metric(self, name: str, labels: str = "") -> float:
         """Sum of a metric's samples whose labels contain `labels`."""
@@ -41,10 +43,13 @@ def serve(*arguments: str) -> Generator[LiveServer, None, None]:
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
+    if process.stderr is None:
+        raise RuntimeError("no stderr")
     printed = ""
+    log: list[str] = []
+    # A pipe that nobody reads would stop the server when it is full.
+    reader = threading.Thread(target=_keep, args=(process.stderr, log))
     try:
-        if process.stderr is None:
-            raise RuntimeError("no stderr")
         while (match := re.search(r"Serving \S+ on (\S+)", printed)) is None:
             line = process.stderr.readline()
             if not line:
@@ -52,17 +57,19 @@ def serve(*arguments: str) -> Generator[LiveServer, None, None]:
             printed += line
         while "stream" not in printed:
             printed += process.stderr.readline()
-        # Its log goes on; a pipe that nobody reads would stop the server when it is full.
-        threading.Thread(target=_drain, args=(process.stderr,), daemon=True).start()
-        yield LiveServer(match[1], printed, process)
+        reader.start()
+        yield LiveServer(match[1], printed, process, log)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
+        if reader.ident is not None:
+            reader.join()
+        process.stderr.close()
 
 
-def _drain(lines: IO[str]) -> None:
-    for _ in lines:
-        pass
+def _keep(lines: IO[str], log: list[str]) -> None:
+    for line in lines:
+        log.append(line)
 
 
 def run_glidecape(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

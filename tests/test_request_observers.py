@@ -4,17 +4,18 @@ import json
 import logging
 import subprocess
 import sys
-import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from server.build_observers import Observers
+from server.config import ServerSettings, load_settings
 from server.engine.types import Origin, SpeculationSummary
+from server.errors import ConfigError
 from server.logs import JsonFormatter, TextFormatter
 from server.request_log import RequestLog
 from server.tracing import RequestTracer
+from tests.collector import collector
 from tests.test_metrics import FINISHED, REQUEST, STEP
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -50,31 +51,11 @@ def test_a_line_stays_one_line() -> None:
 
 
 def test_a_collector_gets_spans() -> None:
-    bodies: list[bytes] = []
-
-    class Collector(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            assert self.path == "/v1/traces"
-            bodies.append(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Collector)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        tracer = RequestTracer(f"http://127.0.0.1:{server.server_port}", "tiny", "1")
+    with collector() as collected:
+        tracer = RequestTracer(collected.url, "tiny", "1")
         tracer.record(replace(STEP, finished=(ENDED,)))
         tracer.close()
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-    message = ExportTraceServiceRequest.FromString(bodies[0])
-    spans = {span.name: span for span in message.resource_spans[0].scope_spans[0].spans}
+    spans = collected.named()
     root = spans["text_completion tiny"]
     assert (root.trace_id.hex(), root.parent_span_id.hex()) == (TRACE, SPAN)
     values = {entry.key: entry.value for entry in root.attributes}
@@ -90,3 +71,32 @@ def test_a_collector_gets_spans() -> None:
 def test_traces_are_not_imported_when_off() -> None:
     code = "import sys, server.build; assert 'opentelemetry.sdk' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "server.tracing", None)
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_an_endpoint_without_the_extra_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_the_extra(monkeypatch)
+    settings = load_settings(ServerSettings, otlp_endpoint="http://127.0.0.1:4318")
+    with pytest.raises(ConfigError, match=r"otlp_endpoint.*glidecape\[otel\]"):
+        Observers(settings, "tiny")
+
+
+def test_an_environments_endpoint_without_the_extra_is_only_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    without_the_extra(monkeypatch)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    Observers(load_settings(ServerSettings), "tiny").close()
+    (record,) = caplog.records
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT is set, but traces need" in record.getMessage()
+
+
+def test_an_endpoint_is_a_url() -> None:
+    settings = load_settings(ServerSettings, otlp_endpoint="127.0.0.1:4318")
+    with pytest.raises(ConfigError, match="otlp_endpoint"):
+        Observers(settings, "tiny")

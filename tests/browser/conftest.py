@@ -2,15 +2,13 @@
 
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from pathlib import Path
 from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.browser.servers import in_thread, real_engine
-
-SCREENSHOTS = Path(__file__).parent / "screenshots"
+from tests.pictures import picture
 
 OpenPage = Callable[..., Page]
 
@@ -80,7 +78,6 @@ def screenshot() -> Callable[[Page, str], None]:
     """Keeps a picture for people to look at."""
 
     def take(page: Page, name: str) -> None:
-        SCREENSHOTS.mkdir(exist_ok=True)
-        page.screenshot(path=SCREENSHOTS / f"{name}.png")
+        page.screenshot(path=picture(name))
 
     return take
