@@ -26,6 +26,8 @@ from server.engine.types import RequestId
 _PROBE_EVERY = 32
 """Steps after which a draft is tried although it does not seem to pay: otherwise a bad stretch
 would switch speculation off for ever."""
+_PROBED = 2
+"""Sequences that such a trial drafts: enough to learn from, and cheap beside many others."""
 
 
 class DraftPlan(NamedTuple):
@@ -35,6 +37,8 @@ class DraftPlan(NamedTuple):
     """Most tokens of a chain, 0 for no draft."""
     least_survival: float
     """A chain that survives with less is not continued."""
+    num_sequences: int
+    """Sequences to draft, of those asked about."""
 
 
 class _Gain(NamedTuple):
@@ -75,14 +79,15 @@ class AutoPolicy:
         """How far to draft for each of num_sequences, in a step of num_rows rows without
         proposals."""
         if num_sequences == 0:
-            return DraftPlan(0, 0.0)
+            return DraftPlan(0, 0.0, 0)
         prospect = self.prospects(num_sequences, num_rows)
         self._steps_without = 0 if prospect.pays else self._steps_without + 1
         is_probe = self._steps_without >= _PROBE_EVERY
         if is_probe:
             self._steps_without = 0
-        depth = self.max_depth if prospect.pays or is_probe else 0
-        return DraftPlan(depth, prospect.least_survival)
+            return DraftPlan(self.max_depth, prospect.least_survival, min(num_sequences, _PROBED))
+        depth = self.max_depth if prospect.pays else 0
+        return DraftPlan(depth, prospect.least_survival, num_sequences)
 
     def prefers(self, found: Proposal) -> bool:
         """Whether a lookup is at least as good as what the draft would probably say; it costs

@@ -162,7 +162,9 @@ class Speculator:
         # Where drafting doesn't pay, a lookup costs nothing.
         self._drafted = dict(sure if plan.depth else found)
         self._unused = {name: p for name, p in found.items() if name not in self._drafted}
-        self._drafted |= self._draft([p for p in open_to if _name(p) not in self._drafted], plan)
+        unasked = [p for p in autos if _name(p) not in self._drafted][plan.num_sequences :]
+        skipped = {_name(p) for p in unasked} | self._drafted.keys()
+        self._drafted |= self._draft([p for p in open_to if _name(p) not in skipped], plan)
         self._drafted |= forced
         trees: dict[RequestId, TokenTree] = {}
         undecided = list[tuple[PlannedSequence, Proposal]]()

@@ -57,6 +57,8 @@ class GlideOf : public Glide {
   }
 
   void fill(const GlidecapeGlideStep& g, const GlidecapeGlideCaches& caches) override {
+    // Few rows are done before another thread is awake.
+    if (g.step.num_rows <= kRowsAlone) return fill_with(alone_, g, caches);
     SharedTeam::with(threads_, [&](Team& team) { fill_with(team, g, caches); });
   }
 
@@ -228,9 +230,11 @@ class GlideOf : public Glide {
   }
 
   static constexpr const typename Format::Matrix* kNothing = nullptr;
+  static constexpr int kRowsAlone = 64;
 
   const GlidecapeGlideShape shape_;
   const int threads_;
+  Team alone_{1};
   Arena arena_;
   const bf16* embedding_;
   const Layer<Format> layer_;

@@ -112,13 +112,14 @@ def test_nothing_is_drafted_where_drafting_never_pays() -> None:
 
 
 def test_whole_chains_where_everything_is_free() -> None:
-    assert policy(FLAT, max_depth=5).plan_draft(1, 1) == (5, 0.0)
+    assert policy(FLAT, max_depth=5).plan_draft(3, 3) == (5, 0.0, 3)
 
 
 def test_a_probe_after_32_steps_without() -> None:
     auto = policy(LINEAR, max_depth=3)
-    depths = [auto.plan_draft(1, 1).depth for _ in range(64)]
-    assert depths == ([0] * 31 + [3]) * 2
+    plans = [auto.plan_draft(16, 16) for _ in range(64)]
+    assert [plan.depth for plan in plans] == ([0] * 31 + [3]) * 2
+    assert plans[31].num_sequences == 2
 
 
 def test_a_bad_stretch_does_not_switch_speculation_off_for_ever() -> None:
