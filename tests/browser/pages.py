@@ -23,8 +23,8 @@ def ask(page: Page, text: str = "abcabcabcabc", **settings: object) -> None:
 
 
 def answered(page: Page) -> Locator:
-    """The last answer, once it is complete."""
-    expect(page.locator("#send")).to_have_attribute("aria-label", "Send")
+    """The last answer, once it is complete; the default model takes seconds on a busy machine."""
+    expect(page.locator("#send")).to_have_attribute("aria-label", "Send", timeout=60_000)
     message = page.locator(".message.assistant").last
     expect(message.locator(".actions")).to_be_visible()
     return message
