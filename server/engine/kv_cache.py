@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from server.kernels.dispatch import kernels_for
 from server.kernels.tree import LayerCache
 
 
@@ -52,10 +53,7 @@ CopyKV = Callable[[Sequence[LayerCache], Sequence[int], Sequence[int]], None]
 
 
 def copy_kv(caches: Sequence[LayerCache], sources: Sequence[int], targets: Sequence[int]) -> None:
-    """One gather per layer. Reading before writing makes overlapping moves safe."""
-    device = caches[0].keys.device
-    source, target = torch.tensor(sources, device=device), torch.tensor(targets, device=device)
-    for layer in caches:
-        for pool in layer:
-            tokens = pool.view(-1, *pool.shape[2:])
-            tokens.index_copy_(0, target, tokens.index_select(0, source))
+    """A sequence's moves come in order of its positions, each to an earlier slot."""
+    keys = caches[0].keys
+    source, target = (torch.tensor(slots, device=keys.device) for slots in (sources, targets))
+    kernels_for(keys).copy_kv(caches, source, target)

@@ -13,7 +13,8 @@ import torch
 from server.engine.logprobs import token_logprobs
 from server.engine.truncation import keep_mask
 from server.engine.types import SamplingParams, TokenLogprobs
-from server.engine.uniform import uniforms
+from server.kernels.dispatch import kernels_for
+from server.kernels.uniform import signed
 
 
 class Masks(Protocol):
@@ -65,20 +66,12 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> Sampled:
     if bool(logits.sum().isnan()):  # 20 times cheaper than isnan().any()
         raise ValueError("the model computed NaN; its weights or its dtype are unusable")
     processed = _process(logits, rows)
-    token_ids = _argmax(processed)
+    token_ids = kernels_for(logits).argmax(processed)
     drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
     if drawn:
         token_ids[drawn] = _draw(processed[drawn], [rows[i] for i in drawn])
     ids: list[int] = token_ids.tolist()
     return Sampled(ids, _logprobs(logits, ids, rows))
-
-
-def _argmax(logits: torch.Tensor) -> torch.Tensor:
-    """[rows, vocab] -> [rows] int64; of equals the first."""
-    if logits.device.type == "cpu":
-        # A tenth of the time torch takes, which is 2 % of a step of the default model.
-        return torch.from_numpy(logits.numpy().argmax(axis=-1))
-    return logits.argmax(dim=-1)
 
 
 def _process(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> torch.Tensor:
@@ -147,10 +140,7 @@ def _penalise(logits: torch.Tensor, row: SamplerRow) -> None:
 
 
 def _draw(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> torch.Tensor:
-    """Inverse CDF over the truncated distribution, in order of token ids.
-
-    Token order, not probability order: rounding that swaps two near-equal probabilities then
-    moves no interval. Double precision: a float32 sum over a large vocabulary is off by 1e-4.
+    """What temperature, top_k, top_p and min_p leave, drawn from by each row's seed and position.
 
     Args:
         logits: [len(rows), vocab]; rows with temperature > 0.
@@ -160,22 +150,25 @@ def _draw(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> torch.Tensor:
     """
     device = logits.device
     temperatures = torch.tensor([row.params.temperature for row in rows], device=device)
-    probs = (logits / temperatures[:, None]).softmax(dim=-1)
-    keep = keep_mask(
-        probs,
-        torch.tensor([row.params.top_k for row in rows], device=device),
-        torch.tensor([row.params.top_p for row in rows], device=device),
-        torch.tensor([row.params.min_p for row in rows], device=device),
+    seeds = torch.tensor([signed(row.params.seed) for row in rows], device=device)
+    positions = torch.tensor([row.position for row in rows], device=device)
+    keep = _kept(logits, temperatures, rows)
+    return kernels_for(logits).draw(logits, temperatures, keep, seeds, positions)
+
+
+def _kept(
+    logits: torch.Tensor, temperatures: torch.Tensor, rows: Sequence[SamplerRow]
+) -> torch.Tensor | None:
+    """[rows, vocab] bool, None where no row leaves anything out."""
+    params, device = [row.params for row in rows], logits.device
+    if not any(p.top_k > 0 or p.top_p < 1 or p.min_p > 0 for p in params):
+        return None
+    return keep_mask(
+        (logits / temperatures[:, None]).softmax(dim=-1),
+        torch.tensor([p.top_k for p in params], device=device),
+        torch.tensor([p.top_p for p in params], device=device),
+        torch.tensor([p.min_p for p in params], device=device),
     )
-    if keep is not None:
-        probs = probs.masked_fill(~keep, 0.0)
-    cdf = probs.double().cumsum(dim=-1)
-    uniform = uniforms([row.params.seed for row in rows], [row.position for row in rows], device)
-    # right=True: the first token whose cumulative mass exceeds the target; a token of mass 0
-    # never does. The clamp guards u x total rounding up to the total itself.
-    total = cdf[:, -1]
-    target = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(cdf, target[:, None], right=True)[:, 0]
 
 
 def _logprobs(

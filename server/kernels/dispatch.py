@@ -1,6 +1,8 @@
 """The kernels that models call, chosen for the machine. One signature each, `reference`'s."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Protocol
 
 import torch
 
@@ -12,15 +14,89 @@ from server.kernels.linear import LinearFn, can_pack, packed_linear, reference_l
 from server.kernels.quantized import QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
 
-rms_norm = reference.rms_norm
-silu_mul = reference.silu_mul
-rotary = reference.rotary
-write_kv = reference.write_kv
-tree_attention = reference.tree_attention
+TRITON_ON_CPU = False
+"""For tests: on a CPU too the Triton kernels are taken, in Triton's interpreter."""
+
+_LARGEST_HEAD = 256
+"""Of the Triton attention: a program keeps a tile of queries and one of keys."""
 
 CosSin = tuple[torch.Tensor, torch.Tensor]
 DecoderFn = Callable[[torch.Tensor, CosSin, Sequence[LayerCache], TreeBatch], torch.Tensor]
 """(x [rows, hidden], (cos, sin) [rows, 1, head_dim] float32, caches, batch) -> [rows, hidden]"""
+
+
+class Kernels(Protocol):
+    """A set of kernels: the functions of `reference`, where each is described."""
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor: ...
+
+    def add_rms_norm(
+        self, x: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor: ...
+
+    def rotary(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor: ...
+
+    def rotate_and_write(
+        self,
+        rotated: torch.Tensor,
+        values: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        cache: LayerCache,
+        slots: torch.Tensor,
+    ) -> torch.Tensor: ...
+
+    def tree_attention(
+        self, query: torch.Tensor, cache: LayerCache, batch: TreeBatch, window: int | None
+    ) -> torch.Tensor: ...
+
+    def glimpse_attention(
+        self,
+        query: torch.Tensor,
+        caches: Sequence[LayerCache],
+        batch: TreeBatch,
+        windows: Sequence[int | None],
+    ) -> torch.Tensor: ...
+
+    def copy_kv(
+        self, caches: Sequence[LayerCache], sources: torch.Tensor, targets: torch.Tensor
+    ) -> None: ...
+
+    def top_candidates(
+        self, logits: torch.Tensor, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def argmax(self, logits: torch.Tensor) -> torch.Tensor: ...
+
+    def draw(
+        self,
+        logits: torch.Tensor,
+        temperatures: torch.Tensor,
+        keep: torch.Tensor | None,
+        seeds: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> torch.Tensor: ...
+
+
+def kernels_for(tensor: torch.Tensor) -> Kernels:
+    """Triton's on a GPU, torch's elsewhere, and where Triton is not installed."""
+    return _triton() or reference if tensor.is_cuda or TRITON_ON_CPU else reference
+
+
+def attention_for(query: torch.Tensor) -> Kernels:
+    """Those that attend with the query's head_dim (its last dimension)."""
+    return kernels_for(query) if query.shape[-1] <= _LARGEST_HEAD else reference
+
+
+@cache
+def _triton() -> Kernels | None:
+    try:
+        from server.kernels.cuda import all as kernels
+    except ModuleNotFoundError:
+        return None
+    return kernels
 
 
 def linear(weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype | None = None) -> LinearFn:

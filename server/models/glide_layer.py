@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from server.kernels import dispatch as kernels
-from server.kernels.dispatch import CosSin
+from server.kernels.dispatch import CosSin, attention_for, kernels_for
 from server.kernels.tree import LayerCache, TreeBatch
 from server.models.config import ModelConfig
 from server.models.glide_config import GlideConfig
@@ -85,19 +84,14 @@ class Glimpse(nn.Module):
     def forward(self, x: torch.Tensor, step: GlideStep) -> torch.Tensor:
         """[rows, hidden] -> [rows, hidden]"""
         query = self.query(x if self.norm is None else self.norm(x))
-        rotated = kernels.rotary(query.view(len(x), -1, self.head_dim), *step.cross_cos_sin)
-        parts = zip(self._per_layer(rotated), self.layers, self.windows, strict=True)
-        attended = [
-            kernels.tree_attention(part, step.target_caches[layer], step.glimpse, window)
-            for part, layer, window in parts
-        ]
-        joined = attended[0] if len(attended) == 1 else torch.cat(attended, dim=1)
-        return self.output(joined.reshape(len(x), -1))
-
-    def _per_layer(self, query: torch.Tensor) -> Sequence[torch.Tensor]:
-        if len(self.layers) == 1:
-            return (query,)
-        return [part.contiguous() for part in query.split(self.num_heads, dim=1)]
+        rotated = kernels_for(x).rotary(query.view(len(x), -1, self.head_dim), *step.cross_cos_sin)
+        attended = attention_for(rotated).glimpse_attention(
+            rotated.view(len(x), len(self.layers), self.num_heads, self.head_dim),
+            [step.target_caches[layer] for layer in self.layers],
+            step.glimpse,
+            self.windows,
+        )
+        return self.output(attended.reshape(len(x), -1))
 
 
 class GlideLayer(DecoderLayer):
@@ -134,16 +128,14 @@ class GlideLayer(DecoderLayer):
             x = x + hint
         if self.glimpse is not None:
             x = x + self.glimpse(x, step)
-        return x + self.down(kernels.silu_mul(self.gate_up(self.mlp_norm(x))))
+        return x + self.mlp(self.mlp_norm(x))
 
     def write(self, x: torch.Tensor, cos_sin: CosSin, cache: LayerCache, batch: TreeBatch) -> None:
         """Writes the rows' KV and computes nothing else. x: [rows, hidden]"""
         attention = self.attention
         qkv = attention.qkv(self.attention_norm(x)).view(len(x), -1, attention.head_dim)
-        _, keys, values = qkv.split(
-            (attention.num_heads, attention.num_kv_heads, attention.num_kv_heads), dim=1
-        )
-        kernels.write_kv(kernels.rotary(keys, *cos_sin), values, cache, batch.slots)
+        keys, values = qkv[:, attention.num_heads :].split(attention.num_kv_heads, dim=1)
+        kernels_for(x).rotate_and_write(keys, values, *cos_sin, cache, batch.slots)
 
 
 def layer_config(config: GlideConfig) -> ModelConfig:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from server.kernels import dispatch as kernels
+from server.kernels.dispatch import kernels_for
 from server.kernels.linear import LinearFn
 from server.kernels.quantized import Weight
 from server.models.quantization import Quantization
@@ -40,7 +41,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return kernels.rms_norm(x, self.weight.to(x.dtype), self.eps)
+        return kernels_for(x).rms_norm(x, self.weight.to(x.dtype), self.eps)
+
+    def add(self, x: torch.Tensor, update: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x + update, and its norm."""
+        return kernels_for(x).add_rms_norm(x, update, self.weight.to(x.dtype), self.eps)
 
 
 class FusedLinear(nn.Module):

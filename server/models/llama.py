@@ -14,6 +14,7 @@ from torch import nn
 
 from server.kernels import dispatch as kernels
 from server.kernels.cpu.decoder import DecoderShape, LayerWeights
+from server.kernels.dispatch import attention_for, kernels_for
 from server.kernels.linear import LinearFn
 from server.kernels.quantized import Weight
 from server.kernels.tree import LayerCache, TreeBatch
@@ -72,10 +73,8 @@ class Attention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             query, keys = rotated.split((self.num_heads, self.num_kv_heads), dim=1)
             rotated = torch.cat((self.query_norm(query), self.key_norm(keys)), dim=1)
-        rotated = kernels.rotary(rotated, *cos_sin)
-        query, keys = rotated.split((self.num_heads, self.num_kv_heads), dim=1)
-        kernels.write_kv(keys, values, cache, batch.slots)
-        attended = kernels.tree_attention(query.contiguous(), cache, batch, self.window)
+        query = kernels_for(x).rotate_and_write(rotated, values, *cos_sin, cache, batch.slots)
+        attended = attention_for(query).tree_attention(query, cache, batch, self.window)
         return self.output(attended.reshape(len(x), -1))
 
 
@@ -150,8 +149,14 @@ class DecoderLayer(nn.Module):
         cache: LayerCache, batch: TreeBatch,
     ) -> torch.Tensor:  # fmt: skip
         """[rows, hidden] -> [rows, hidden]"""
-        x = x + self.attention(self.attention_norm(x), cos_sin, cache, batch)
-        return x + self.down(kernels.silu_mul(self.gate_up(self.mlp_norm(x))))
+        attended = self.attention(self.attention_norm(x), cos_sin, cache, batch)
+        x, normed = self.mlp_norm.add(x, attended)
+        return x + self.mlp(normed)
+
+    def mlp(self, normed: torch.Tensor) -> torch.Tensor:
+        """SwiGLU. [rows, hidden] -> [rows, hidden]"""
+        gate_up = self.gate_up(normed)
+        return self.down(kernels_for(gate_up).silu_mul(gate_up))
 
 
 def local_config(config: ModelConfig, shard: Shard) -> ModelConfig:

@@ -13,6 +13,7 @@ from server.engine.speculative.drafter import Committed, EarlyStop
 from server.engine.speculative.proposal import NUM_CANDIDATES, Proposal
 from server.engine.speculative.tree import TokenTree
 from server.engine.types import RequestId
+from server.kernels.dispatch import kernels_for
 
 
 class Candidates(NamedTuple):
@@ -160,10 +161,10 @@ class NeuralDrafter(ABC):
         depth: int,
     ) -> Candidates:
         logits, target_ids = self._logits(inputs, rows, sequences, depth)
-        top = logits.topk(min(NUM_CANDIDATES, logits.shape[-1]), dim=-1)
-        mass = logits.logsumexp(dim=-1, keepdim=True)
-        token_ids = top.indices if target_ids is None else target_ids[top.indices]
-        return Candidates(token_ids.tolist(), (top.values - mass).exp().tolist())
+        count = min(NUM_CANDIDATES, logits.shape[-1])
+        indices, confidences = kernels_for(logits).top_candidates(logits, count)
+        token_ids = indices if target_ids is None else target_ids[indices]
+        return Candidates(token_ids.tolist(), confidences.tolist())
 
 
 class _Beams:

@@ -24,6 +24,11 @@ def uniforms(
     return torch.tensor(values, dtype=torch.float64, device=device) * 2.0**-53
 
 
+def signed(seed: int) -> int:
+    """The int64 with a seed's lowest 64 bits, which are all that counts of it."""
+    return ((seed & _MASK) ^ (1 << 63)) - (1 << 63)
+
+
 def splitmix64(state: int) -> int:
     """The 64-bit output that SplitMix64 gives in this state."""
     state = (state + _GOLDEN) & _MASK

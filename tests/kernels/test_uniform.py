@@ -2,7 +2,7 @@
 
 import torch
 
-from server.engine.uniform import splitmix64, uniforms
+from server.kernels.uniform import splitmix64, uniforms
 
 
 def test_a_number_depends_on_its_seed_and_position_alone() -> None:

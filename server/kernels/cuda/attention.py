@@ -1,0 +1,257 @@
+"""Attention of tree nodes over the paged KV cache, split over the context.
+
+    grid:  (tiles, layers x KV heads, prefix splits + 1)
+
+    one sequence's keys      | committed tokens                       | nodes of this step |
+    programs (third axis)    | split 0 | split 1 | split 2 |  …       | the last one       |
+                             | _SPLIT tokens each; no mask            | ancestor mask      |
+
+    one program              queries [BLOCK_M, head_dim]: a tile's nodes x the query heads of
+                             one KV head, so that KV is read once for all of them
+                             loop: keys [head_dim, BLOCK_N] -> scores -> online softmax
+
+A tile is up to BLOCK_M / heads-per-KV-head neighbouring nodes of one sequence. Every program leaves
+its softmax's log-sum-exp and its normalised result; `_merge` weighs them in a fixed order (the split
+of flash-decoding; prefix and tree apart as in LongSpec, arXiv 2502.17421, §4). Splits begin at
+multiples of _SPLIT tokens, whatever else is in the batch: a row's sums have one order.
+
+Several target layers are one launch (GliDe's glimpse): a layer is an offset into the KV pool.
+"""
+
+# Triton's language is no Python: its functions' parameters are pointers and numbers of the launch.
+# pyright: reportMissingParameterType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from server.kernels.tree import LayerCache, TreeBatch
+
+_SPLIT = 256
+"""Committed tokens of a program. At one sequence of 8k and 8 KV heads: 256 programs."""
+_MOST_ROWS = 64
+"""Of a program's queries."""
+
+
+class Tiles(NamedTuple):
+    """A step cut into tiles, as tensors [tiles] int32 on the device."""
+
+    sequences: torch.Tensor
+    rows: torch.Tensor
+    """First row of the step."""
+    counts: torch.Tensor
+    """Nodes in the tile, at least 1."""
+    first_rows: torch.Tensor
+    """[sequences] row of each sequence's first node."""
+    context_lens: torch.Tensor
+    """[sequences]"""
+    node_counts: torch.Tensor
+    """[sequences]"""
+    longest_context: int
+    """No context is longer; the launch's size comes from it."""
+
+
+def tiles_of(batch: TreeBatch, nodes_per_tile: int) -> Tiles:
+    """Made once per step and kept with the batch."""
+    key = ("tiles", nodes_per_tile)
+    if key not in batch.prepared:
+        batch.prepared[key] = _tiles(batch, nodes_per_tile)
+    return batch.prepared[key]
+
+
+def _tiles(batch: TreeBatch, nodes_per_tile: int) -> Tiles:
+    sequences, rows, counts, first_rows = (list[int]() for _ in range(4))
+    row = 0
+    for sequence, nodes in enumerate(batch.node_counts):
+        first_rows.append(row)
+        for start in range(0, nodes, nodes_per_tile):
+            sequences.append(sequence)
+            rows.append(row + start)
+            counts.append(min(nodes_per_tile, nodes - start))
+        row += nodes
+    lists = (sequences, rows, counts, first_rows, batch.context_lens, batch.node_counts)
+    device = batch.positions.device
+    tensors = (torch.tensor(values, dtype=torch.int32, device=device) for values in lists)
+    return Tiles(*tensors, max(batch.context_lens))
+
+
+def tree_attention(
+    query: torch.Tensor, cache: LayerCache, batch: TreeBatch, window: int | None
+) -> torch.Tensor:
+    """As the reference's, but zeros for a row that sees nothing."""
+    return glimpse_attention(query[:, None], [cache], batch, [window])[:, 0]
+
+
+def glimpse_attention(
+    query: torch.Tensor,
+    caches: Sequence[LayerCache],
+    batch: TreeBatch,
+    windows: Sequence[int | None],
+) -> torch.Tensor:
+    """As the reference's. query: [rows, layers, num_heads, head_dim] -> the same shape."""
+    query = query.contiguous()
+    num_rows, num_layers, num_heads, head_dim = query.shape
+    first = caches[0]
+    kv_heads = first.keys.shape[2]
+    group = num_heads // kv_heads
+    block_m = _block_m(max(batch.node_counts) * group, group)
+    tiles = tiles_of(batch, block_m // group)
+    num_splits = triton.cdiv(tiles.longest_context, _SPLIT) + 1
+    parts = (num_rows, num_layers * num_heads, num_splits)
+    results = torch.empty((*parts, head_dim), dtype=torch.float32, device=query.device)
+    logsumexps = torch.empty(parts, dtype=torch.float32, device=query.device)
+    layers = _layers(caches, windows, batch)
+    grid = (len(tiles.sequences), num_layers * kv_heads, num_splits)
+    _attend[grid](
+        query, first.keys, results, logsumexps, layers, tiles.sequences, tiles.rows, tiles.counts,
+        tiles.first_rows, tiles.context_lens, tiles.node_counts, batch.positions, batch.slots,
+        batch.block_tables, batch.block_tables.stride(0),
+        batch.positions if batch.ancestors is None else batch.ancestors,
+        0 if batch.ancestors is None else batch.ancestors.stride(0),
+        head_dim**-0.5,
+        LAYERS=num_layers, KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim,
+        PAGE=batch.block_size, HAS_MASK=batch.ancestors is not None, SPLIT=_SPLIT,
+        BLOCK_M=block_m, BLOCK_N=32 if head_dim > 128 else 64,
+        BLOCK_D=max(16, triton.next_power_of_2(head_dim)), num_warps=4, num_stages=2,
+    )  # fmt: skip
+    out = torch.empty_like(query)
+    _merge[(num_rows, num_layers * num_heads)](
+        results, logsumexps, out, num_splits, num_layers * num_heads,
+        HEAD_DIM=head_dim, BLOCK_D=triton.next_power_of_2(head_dim), num_warps=1,
+    )  # fmt: skip
+    return out
+
+
+def _block_m(rows: int, group: int) -> int:
+    """Queries of a program: at least what tensor cores take, and a node's whole group."""
+    most = max(_MOST_ROWS, triton.next_power_of_2(group))
+    return min(most, max(16, triton.next_power_of_2(rows)))
+
+
+def _layers(
+    caches: Sequence[LayerCache], windows: Sequence[int | None], batch: TreeBatch
+) -> torch.Tensor:
+    """[layers, 3] int64: keys' and values' offsets from the first keys, in elements; the window,
+    0 for none."""
+    first = caches[0].keys
+    key = ("layers", tuple(c.keys.data_ptr() for c in caches), tuple(windows))
+    if key not in batch.prepared:
+        table = [
+            [
+                *((pool.data_ptr() - first.data_ptr()) // first.itemsize for pool in cache),
+                window or 0,
+            ]
+            for cache, window in zip(caches, windows, strict=True)
+        ]
+        batch.prepared[key] = torch.tensor(table, device=first.device)
+    return batch.prepared[key]
+
+
+@triton.jit
+def _attend(
+    query, keys, results, logsumexps, layers, tile_sequences, tile_rows, tile_counts,
+    first_rows, context_lens, node_counts, positions, slots,
+    tables, table_stride, ancestors, ancestor_stride, scale,
+    LAYERS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
+    PAGE: tl.constexpr, HAS_MASK: tl.constexpr, SPLIT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    tile, layer, kv_head = (
+        tl.program_id(0),
+        tl.program_id(1) // KV_HEADS,
+        tl.program_id(1) % KV_HEADS,
+    )
+    split, num_splits = tl.program_id(2), tl.num_programs(2)
+    sequence = tl.load(tile_sequences + tile)
+    first_row, context = tl.load(first_rows + sequence), tl.load(context_lens + sequence)
+    nodes = tl.load(node_counts + sequence)
+    pool_keys = keys + tl.load(layers + layer * 3)
+    pool_values = keys + tl.load(layers + layer * 3 + 1)
+    window = tl.load(layers + layer * 3 + 2)
+
+    m, d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    row = tl.load(tile_rows + tile) + m // GROUP
+    is_row = m < tl.load(tile_counts + tile) * GROUP
+    head = (layer * KV_HEADS + kv_head) * GROUP + m % GROUP
+    at = row.to(tl.int64) * (LAYERS * KV_HEADS * GROUP) + head
+    q = tl.load(
+        query + at[:, None] * HEAD_DIM + d, mask=is_row[:, None] & (d < HEAD_DIM), other=0.0
+    )
+    position = tl.load(positions + row, mask=is_row, other=0)
+
+    # The last split's keys are the nodes of this step, the others' committed tokens.
+    is_tree = split == num_splits - 1
+    tree_end = tl.where(is_tree, nodes, 0)
+    prefix_end = tl.where(is_tree, 0, tl.minimum(split * SPLIT + SPLIT, context))
+    begin, end = tl.where(is_tree, 0, split * SPLIT), tree_end + prefix_end
+    most = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    sums = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for start in range(begin, end, BLOCK_N):
+        k = start + tl.arange(0, BLOCK_N)
+        inside, in_tree, in_prefix = k < end, k < tree_end, k < prefix_end
+        page = tl.load(tables + sequence * table_stride + k // PAGE, mask=in_prefix, other=0)
+        own_slot = tl.load(slots + first_row + k, mask=in_tree, other=0)
+        slot = tl.where(in_tree, own_slot, page * PAGE + k % PAGE)
+        own_position = tl.load(positions + first_row + k, mask=in_tree, other=0)
+        key_position = tl.where(in_tree, own_position, k)
+        seen = inside[None, :] & is_row[:, None]
+        if HAS_MASK:
+            cell = ancestors + row.to(tl.int64)[:, None] * ancestor_stride + k[None, :]
+            is_ancestor = tl.load(cell, mask=seen & in_tree[None, :], other=0) != 0
+            seen &= in_prefix[None, :] | is_ancestor
+        else:
+            seen &= in_prefix[None, :] | (k[None, :] <= (row - first_row)[:, None])
+        seen &= (window == 0) | (position[:, None] - key_position[None, :] < window)
+
+        place = (slot.to(tl.int64) * KV_HEADS + kv_head) * HEAD_DIM
+        is_key = inside[None, :] & (d < HEAD_DIM)[:, None]
+        key = tl.load(pool_keys + place[None, :] + d[:, None], mask=is_key, other=0.0)
+        scores = tl.dot(q, key, input_precision="ieee") * scale
+        scores = tl.where(seen, scores, float("-inf"))
+        higher = tl.maximum(most, tl.max(scores, 1))
+        # Where nothing was seen yet: no NaN from -inf - -inf.
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        weights, keep = tl.exp(scores - base[:, None]), tl.exp(most - base)
+        total = total * keep + tl.sum(weights, 1)
+        is_value = inside[:, None] & (d < HEAD_DIM)[None, :]
+        value = tl.load(pool_values + place[:, None] + d[None, :], mask=is_value, other=0.0)
+        sums = sums * keep[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
+        most = higher
+
+    part = at * num_splits + split
+    mass = tl.where(total == 0.0, 1.0, total)
+    result = sums / mass[:, None]
+    logsumexp = tl.where(total == 0.0, float("-inf"), most + tl.log(mass))
+    tl.store(results + part[:, None] * HEAD_DIM + d, result, mask=is_row[:, None] & (d < HEAD_DIM))
+    tl.store(logsumexps + part, logsumexp, mask=is_row)
+
+
+@triton.jit
+def _merge(
+    results, logsumexps, out, num_splits, num_heads, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """One row and head: weighs its splits by their softmax's mass, in order."""
+    at = tl.program_id(0).to(tl.int64) * num_heads + tl.program_id(1)
+    d = tl.arange(0, BLOCK_D)
+    most = tl.full([], float("-inf"), tl.float32)
+    total = tl.zeros([], tl.float32)
+    sums = tl.zeros([BLOCK_D], tl.float32)
+    for split in range(num_splits):
+        part = at * num_splits + split
+        mass = tl.load(logsumexps + part)
+        higher = tl.maximum(most, mass)
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        keep, weight = tl.exp(most - base), tl.exp(mass - base)
+        width = tl.where(mass == float("-inf"), 0, HEAD_DIM)
+        sums = sums * keep + weight * tl.load(
+            results + part * HEAD_DIM + d, mask=d < width, other=0.0
+        )
+        total = total * keep + weight
+        most = higher
+    result = sums / tl.where(total == 0.0, 1.0, total)
+    tl.store(out + at * HEAD_DIM + d, result.to(out.dtype.element_ty), mask=d < HEAD_DIM)

@@ -1,0 +1,56 @@
+"""Moves the KV of accepted nodes to the slots of their positions, all layers in one launch.
+
+    grid: (keys and values of each layer, columns)
+    one program: [MOVES, BLOCK] of a pool [slots, kv_heads x head_dim]: loads all, then stores all
+
+A slot may be the target of one move and the source of another: within a program nothing is stored
+before everything is loaded, and programs share no column.
+"""
+
+# Triton's language is no Python: its functions' parameters are pointers and numbers of the launch.
+# pyright: reportMissingParameterType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+from server.kernels.tree import LayerCache
+
+_BLOCK = 32
+_MOVES = 64
+"""Loaded at once. More are taken in turn, which is as good for paths of a tree: each moves its nodes
+to earlier slots, in order, so that no slot is written before its own move has read it."""
+
+
+def copy_kv(caches: Sequence[LayerCache], sources: torch.Tensor, targets: torch.Tensor) -> None:
+    """As the reference's; of over 64 moves none's target may be the source of a later one's."""
+    first = caches[0].keys
+    pools = [pool for cache in caches for pool in cache]
+    offsets = [(pool.data_ptr() - first.data_ptr()) // first.itemsize for pool in pools]
+    width = first.shape[2] * first.shape[3]
+    _copy[(len(pools), triton.cdiv(width, _BLOCK))](
+        first, torch.tensor(offsets, device=first.device), sources, targets, len(sources),
+        WIDTH=width, MOVES=_MOVES, BLOCK=_BLOCK, num_warps=4,
+    )  # fmt: skip
+
+
+@triton.jit
+def _copy(
+    pool, offsets, sources, targets, num_moves,
+    WIDTH: tl.constexpr, MOVES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    base = pool + tl.load(offsets + tl.program_id(0))
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    for start in range(0, num_moves, MOVES):
+        move = start + tl.arange(0, MOVES)
+        is_move = move < num_moves
+        inside = is_move[:, None] & (column < WIDTH)[None, :]
+        source = tl.load(sources + move, mask=is_move, other=0)
+        target = tl.load(targets + move, mask=is_move, other=0)
+        moved = tl.load(base + source[:, None] * WIDTH + column[None, :], mask=inside, other=0.0)
+        tl.debug_barrier()  # other threads' loads too are done
+        tl.store(base + target[:, None] * WIDTH + column[None, :], moved, mask=inside)
+        tl.debug_barrier()
