@@ -53,7 +53,7 @@ def describe_kernels(device: torch.device, is_fused: bool) -> str:
     """
     kernels = cpu_kernels()
     if device.type != "cpu":
-        return f"torch kernels on {device}"
+        return f"{gpu_kernels()} kernels on {device}"
     if is_fused:
         return f"native CPU kernels: {kernels}"
     if kernels is None:

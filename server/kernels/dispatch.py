@@ -99,6 +99,11 @@ def _triton() -> Kernels | None:
     return kernels
 
 
+def gpu_kernels() -> str:
+    """For people: whose kernels tensors on a GPU get."""
+    return "torch" if _triton() is None else "Triton"
+
+
 def linear(weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype | None = None) -> LinearFn:
     """weight: [out_features, in_features], bias: [out_features] or None; dtype: of activations,
     needed for quantized weights, which only the fused kernels multiply as they are."""

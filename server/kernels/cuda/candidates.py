@@ -1,4 +1,4 @@
-"""The draft's most probable tokens of each row, with their softmax mass, in one pass over the logits.
+"""The draft's most probable tokens of each row and their softmax mass, in one pass over the logits.
 
 grid 1: (rows, chunks of BLOCK logits)   a chunk's best tokens, its maximum and its sum
 grid 2: (rows,)                          the best of the chunks' best; probabilities
@@ -45,7 +45,8 @@ def _best_of_chunk(logits, values, ids, masses, vocab, COUNT: tl.constexpr, BLOC
     most = tl.max(value, 0)
     at = row * num_chunks + chunk
     tl.store(masses + at * 2, most)
-    tl.store(masses + at * 2 + 1, tl.sum(tl.exp(value - most), 0))
+    base = tl.where(most == float("-inf"), 0.0, most)  # no NaN from -inf - -inf
+    tl.store(masses + at * 2 + 1, tl.sum(tl.exp(value - base), 0))
     for i in range(COUNT):
         best = tl.argmax(value, 0)
         tl.store(values + at * COUNT + i, tl.max(value, 0))

@@ -1,4 +1,4 @@
-"""Draws a token for each row of logits: the largest, or by inverse CDF with a counter-based uniform.
+"""Draws a token for each row of logits: the largest, or by inverse CDF and a counter-based uniform.
 
     grid: (rows,)   one program walks a row's vocabulary in blocks, in order of token ids
                     greedy:  maximum, first of equals

