@@ -119,7 +119,8 @@ def build_speculator(
         crew: the other ranks of tensor parallelism.
     """
     drafter = _drafter(draft, caches, limits, device, crew)
-    what = f"{identity}|{draft.identity}|{processor()}|{torch.get_num_threads()}"
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    what = f"{identity}|{draft.identity}|{machine}|{torch.get_num_threads()}"
     key = blake2b(what.encode(), digest_size=8).hexdigest()
     path = settings.cache_dir.expanduser() / "profiles" / f"{key}.json"
 

@@ -14,6 +14,7 @@ from server.config import DType
 from server.errors import ConfigError
 from server.kernels.cpu.instruction_sets import VARIABLE, InstructionSet, KernelsUnavailableError
 from server.kernels.cpu.library import has_avx512_bf16, kernels_in_use
+from server.kernels.dispatch import gpu_kernels
 
 _CGROUP = Path("/sys/fs/cgroup")
 

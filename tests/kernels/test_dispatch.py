@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from server.kernels import dispatch
+from server.models import llama
 from server.kernels.cpu import decoder as native
 from server.kernels.cpu.decoder import DecoderShape
 from server.kernels.linear import can_pack, packed_linear, reference_linear
@@ -77,8 +78,9 @@ def test_bfloat16_takes_the_native_decoder_and_head(monkeypatch: pytest.MonkeyPa
     def fail(*_: object) -> None:
         raise AssertionError("a torch kernel ran beside the native decoder")
 
-    for name in ("tree_attention", "write_kv", "rotary", "silu_mul", "linear"):
-        monkeypatch.setattr(dispatch, name, fail)
+    monkeypatch.setattr(dispatch, "linear", fail)
+    for name in ("kernels_for", "attention_for"):
+        monkeypatch.setattr(llama, name, fail)
     assert PagedModel(native_model("all-96")).run(TOKENS, [30]).dtype is torch.float32
 
 

@@ -84,14 +84,22 @@ def _sequence(index: int, blocks: Sequence[BlockId]) -> PlannedSequence:
 
 
 def _curve(run: Callable[[int], object], rows: tuple[int, ...]) -> CostCurve:
-    run(rows[0])  # warm-up
+    _seconds(run, rows[0])  # warm-up
     return monotone(rows, [_seconds(run, count) for count in rows])
 
 
 def _seconds(run: Callable[[int], object], rows: int) -> float:
     times = list[float]()
     for _ in range(_REPETITIONS):
+        _wait_for_gpu()
         started = time.perf_counter()
         run(rows)
+        _wait_for_gpu()
         times.append(time.perf_counter() - started)
     return min(times)  # whatever else the machine did meanwhile made it longer, never shorter
+
+
+def _wait_for_gpu() -> None:
+    """A launch returns before it has run."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -10,8 +10,9 @@
                              one KV head, so that KV is read once for all of them
                              loop: keys [head_dim, BLOCK_N] -> scores -> online softmax
 
-A tile is up to BLOCK_M / heads-per-KV-head neighbouring nodes of one sequence. A program leaves its softmax's log-sum-exp and its normalised result; `_merge` weighs them in a fixed order (the split
-of flash-decoding; prefix and tree apart as in LongSpec, arXiv 2502.17421, §4). Splits begin at
+A tile is up to BLOCK_M / heads-per-KV-head neighbouring nodes of one sequence. A program leaves its
+softmax's log-sum-exp and its normalised result; `_merge` weighs them in a fixed order (the split of
+flash-decoding; prefix and tree apart as in LongSpec, arXiv 2502.17421, section 4). Splits begin at
 multiples of _SPLIT tokens, whatever else is in the batch: a row's sums have one order.
 
 Several target layers are one launch (GliDe's glimpse): a layer is an offset into the KV pool.

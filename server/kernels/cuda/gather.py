@@ -21,8 +21,8 @@ from server.kernels.tree import LayerCache
 
 _BLOCK = 32
 _MOVES = 64
-"""Loaded at once. More are taken in turn, which is as good for paths of a tree: each moves its nodes
-to earlier slots, in order, so that no slot is written before its own move has read it."""
+"""Loaded at once. More are taken in turn, which is as good for paths of a tree: each moves its
+nodes to earlier slots, in order, so that no slot is written before its own move has read it."""
 
 
 def copy_kv(caches: Sequence[LayerCache], sources: torch.Tensor, targets: torch.Tensor) -> None:

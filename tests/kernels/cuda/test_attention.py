@@ -1,4 +1,4 @@
-"""Triton's attention against the reference: random trees, tables, windows; nothing unseen counts."""
+"""Triton's attention against the reference: random trees, tables, windows; no unseen KV."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

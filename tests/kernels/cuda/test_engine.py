@@ -5,12 +5,18 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import torch
 
 from server.engine.types import PolicyName, Request, SpeculationParams
 from server.kernels import dispatch
 from tests.engine.speculative.test_exactness import POLICIES, glide
 from tests.engine.test_equality import requests
 from tests.engine.tiny import CONFIG, TinyEngine, tokens
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(),
+    reason="of the interpreter; on a GPU `make test-gpu` has the real one",
+)
 
 
 def short(policy: PolicyName) -> list[Request]:
