@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from server.kernels import dispatch
-from server.models import llama
 from server.kernels.cpu import decoder as native
 from server.kernels.cpu.decoder import DecoderShape
 from server.kernels.linear import can_pack, packed_linear, reference_linear
+from server.models import llama
 from tests.kernels.native_models import (
     native_model,
     needs_native,
