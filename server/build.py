@@ -18,6 +18,7 @@ from server.api.deps import Parts, ServingInfo
 from server.api.front_door import front_door
 from server.api.responses.store import ResponseStore, StoreLimits
 from server.build_draft import Draft, build_speculator, load_draft
+from server.build_limits import describe_pool, scheduler_config
 from server.build_observers import Observers
 from server.build_parallel import cache_shape, free_everywhere, guarded, rank_threads, start_crew
 from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
@@ -25,20 +26,20 @@ from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
 from server.engine.grammar.state import GrammarStates
 from server.engine.kv_cache import allocate_kv, copy_kv
-from server.engine.planner import SchedulerConfig
 from server.engine.runner import Model, Runner
 from server.engine.scheduler import Scheduler
 from server.engine.speculative.policy import Speculator
 from server.engine.types import SpeculationParams, StepStats
-from server.errors import ConfigError
+from server.gpu_memory import check_memory_settings, gpu_memory
 from server.machine import (
     cpu_kernels,
     describe_kernels,
     pick_device,
     pick_dtype,
     return_freed_memory,
+    total_memory,
 )
-from server.models.config import ModelConfig, model_config
+from server.models.config import model_config
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
 from server.parallel.crew import Crew
@@ -53,9 +54,6 @@ from weights.quantization import choose_quantization, describe
 
 Report = Callable[[str], None]
 """Takes lines of progress for a person."""
-
-_SEQUENCES_BY_DEFAULT = 3
-"""Full-length sequences the KV pool holds on a CPU where nobody says how large it shall be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +112,7 @@ def _build_model(
     crew: Crew | None,
 ) -> LoadedModel:
     device = pick_device(settings.device)
+    check_memory_settings(settings, device)
     dtype = pick_dtype(settings.dtype, device)
     num_threads = rank_threads(settings)
     torch.set_num_threads(num_threads)
@@ -147,8 +146,15 @@ def _build_model(
     if draft is not None and draft.shape is not None:
         token_bytes += draft.shape.bytes_per_token
     free = free_everywhere(crew, device)
-    limits = _limits(settings, config, token_bytes, device, free, tokenizer.eos_id, draft)
-    _report_pool(limits, token_bytes, report)
+    if device.type == "cuda":
+        memory = gpu_memory(settings, config, dtype, total_memory(device), free)
+        report(str(memory))
+        free = memory.kv
+    limits = scheduler_config(settings, config, token_bytes, free, on_cpu=device.type == "cpu")
+    limits = replace(limits, speculates=draft is not None)
+    if tokenizer.eos_id is not None:
+        limits = replace(limits, eos_token_ids=limits.eos_token_ids | {tokenizer.eos_id})
+    report(describe_pool(limits, token_bytes))
     caches = allocate_kv(shape, limits.num_blocks, limits.block_size, device)
     target: Model = model
     if crew is not None:
@@ -204,21 +210,6 @@ def _kernels_identity(model: LlamaModel) -> str:
     kernels = cpu_kernels() if model.is_fused else None
     suffix = "" if kernels in (None, "avx512") else f" {kernels}"
     return f"fused {model.is_fused}{suffix}"
-
-
-def _limits(
-    settings: ModelSettings,
-    config: ModelConfig,
-    token_bytes: int,
-    device: torch.device,
-    free: int,
-    eos_id: int | None,
-    draft: Draft | None,
-) -> SchedulerConfig:
-    on_cpu = device.type == "cpu"
-    limits = scheduler_config(settings, config, token_bytes, free, on_cpu=on_cpu)
-    eos = limits.eos_token_ids if eos_id is None else limits.eos_token_ids | {eos_id}
-    return replace(limits, speculates=draft is not None, eos_token_ids=eos)
 
 
 def _default_speculation(settings: ModelSettings, draft: Draft | None) -> SpeculationParams:
@@ -289,52 +280,3 @@ def model_name(model: str) -> str:
     if path.suffix == ".gguf":
         return path.stem
     return path.resolve().name if path.exists() else model
-
-
-def scheduler_config(
-    settings: ModelSettings, config: ModelConfig, token_bytes: int, free: int, on_cpu: bool
-) -> SchedulerConfig:
-    """Sizes the KV pool and with it the longest sequence.
-
-    Args:
-        token_bytes: KV of one token, the target's and the draft's.
-        free: bytes left after the models are loaded.
-
-    Raises:
-        ConfigError: the pool can't hold one sequence of the asked max_model_len.
-    """
-    wanted_len = settings.max_model_len or config.max_position
-    if wanted_len > config.max_position:
-        reason = f"the model was trained for {config.max_position} positions"
-        raise ConfigError("max_model_len", wanted_len, reason)
-    block_bytes = token_bytes * settings.block_size
-    blocks_per_sequence = -(-wanted_len // settings.block_size)
-    if settings.kv_memory is not None:
-        num_blocks = settings.kv_memory // block_bytes
-    else:
-        num_blocks = int(free * settings.kv_memory_fraction) // block_bytes
-        if on_cpu:  # memory that a user's other programs want too
-            num_blocks = min(num_blocks, _SEQUENCES_BY_DEFAULT * blocks_per_sequence)
-    held = num_blocks * settings.block_size
-    if held < min(wanted_len, 2 * settings.block_size) or (settings.max_model_len or 0) > held:
-        reason = f"the KV cache holds {held} tokens, fewer than a sequence of {wanted_len} needs"
-        raise ConfigError("kv_memory", settings.kv_memory or "auto", reason)
-    return SchedulerConfig(
-        num_blocks=num_blocks,
-        block_size=settings.block_size,
-        max_model_len=min(wanted_len, held),
-        max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
-        prefix_caching=settings.prefix_caching,
-        eos_token_ids=frozenset(config.eos_token_ids),
-    )
-
-
-def _report_pool(limits: SchedulerConfig, token_bytes: int, report: Report) -> None:
-    tokens = limits.num_blocks * limits.block_size
-    mebibytes = tokens * token_bytes / 2**20
-    full = tokens / limits.max_model_len
-    report(
-        f"KV cache: {mebibytes:,.0f} MiB = {tokens:,} tokens = {full:.1f} sequences of "
-        f"{limits.max_model_len:,} tokens"
-    )

@@ -135,7 +135,11 @@ class ModelSettings(BaseSettings):
     CPU no more than three sequences of the full context need."""
 
     kv_memory_fraction: Annotated[float, Field(gt=0, le=0.95)] = 0.5
-    """Share of free memory for the KV cache, where kv_memory is not given."""
+    """On a CPU: share of free memory for the KV cache, where kv_memory is not given."""
+
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=0.98)] = 0.9
+    """On a GPU: share of its memory for weights, drafts, steps and KV cache together; the cache
+    gets what the others leave, where kv_memory is not given."""
 
     max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = 64
     """Most requests that run at once; more wait in the queue."""

@@ -99,3 +99,8 @@ def free_memory(device: torch.device) -> int:
     except (OSError, ValueError):  # no cgroup, or its limit is the word "max"
         return available
     return min(available, max(limit - used, 0))
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of a GPU."""
+    return torch.cuda.mem_get_info(device)[1]

@@ -53,12 +53,15 @@ class TreeBatch:
 
 def committed_view(batch: TreeBatch, visible_lens: tuple[int, ...]) -> TreeBatch:
     """The same rows over another cache of the same blocks, where each row sees the first
-    `visible_lens[i]` tokens of its sequence i and nothing else, not even itself."""
-    width = max(batch.node_counts)
-    nobody = torch.zeros(
-        len(batch.positions), width, dtype=torch.bool, device=batch.positions.device
-    )
-    return replace(batch, context_lens=visible_lens, ancestors=nobody, prepared={})
+    `visible_lens[i]` tokens of its sequence i and nothing else, not even itself. Made once per
+    batch and lengths."""
+    key = ("committed", visible_lens)
+    if key not in batch.prepared:
+        shape = (len(batch.positions), max(batch.node_counts))
+        nobody = torch.zeros(shape, dtype=torch.bool, device=batch.positions.device)
+        view = replace(batch, context_lens=visible_lens, ancestors=nobody, prepared={})
+        batch.prepared[key] = view
+    return batch.prepared[key]
 
 
 def strictly_earlier_view(batch: TreeBatch) -> TreeBatch:

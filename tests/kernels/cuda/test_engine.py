@@ -15,7 +15,7 @@ from tests.engine.tiny import CONFIG, TinyEngine, tokens
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(),
-    reason="of the interpreter; on a GPU `make test-gpu` has the real one",
+    reason="the tiny engine is on the CPU: Triton's interpreter alone can run it",
 )
 
 

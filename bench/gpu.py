@@ -1,0 +1,309 @@
+"""What a GPU makes of plain steps, verification and drafting, against what it could do at best.
+
+    python -m bench.gpu [--minutes 8] [--shape llama-2-7b …] [--folder CHECKPOINT] [--json FILE]
+    python -m bench.gpu --tiny            the same on a CPU, in seconds; its figures say nothing
+
+Prints each table as it is measured, JSON last. Models have random weights but for --folder's; every
+step is captured in a CUDA graph and its replays are timed. Speedups are computed from the measured
+times and the paper's acceptance rates: synthetic, as no random model has any acceptance.
+"""
+
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.gpu_models import BLOCK_SIZE, SHAPES, Pair, kv_shape, loaded_pair, random_pair
+from bench.gpu_peers import transformers_rates
+from server.engine.inputs import Nodes, build_inputs
+from server.kernels.dispatch import gpu_kernels, kernels_for
+from server.models.layers import Placement
+
+CONTEXTS, BATCHES, NODES = (512, 8192, 32768), (1, 4, 16, 64), (1, 2, 4, 8, 16, 32, 64)
+TINY_CONTEXTS, TINY_BATCHES, TINY_NODES = (32, 64), (1, 2), (1, 4)
+_REPETITIONS = 20
+_ROOM = 0.85
+"""Of the memory that is free once a model is loaded, for its KV."""
+_PAPER = {
+    "chain of 5, α 0.60": (0.60, 5),
+    "chain of 5, α 0.65": (0.65, 5),
+    "chain of 5, α 0.70": (0.70, 5),
+}
+_PAPER_CAPE = (3.5, 32, 4)
+"""Tokens per step of Vicuna 7B on MT-Bench (paper, table 4); nodes at most, depth."""
+
+Json = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Session:
+    """Where, for how long, and what was found."""
+
+    device: torch.device
+    deadline: float
+    tiny: bool
+    console: Console = field(default_factory=Console)
+    results: Json = field(default_factory=dict[str, Any])
+
+    def has_time(self, what: str, seconds: float) -> bool:
+        """Says so where it has not."""
+        left = self.deadline - time.monotonic()
+        if left < seconds:
+            self.console.print(f"{what}: skipped, {left:.0f} s are left")
+        return left >= seconds
+
+    def show(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        table = Table(*columns, title=title)
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
+
+
+def main(
+    minutes: Annotated[
+        float, typer.Option(help="Sections that would take longer are left out.")
+    ] = 8,
+    shape: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="A checkpoint in Hugging Face layout.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also here.")] = None,
+    tiny: Annotated[bool, typer.Option(help="A tiny model on the CPU.")] = False,
+) -> None:
+    """Measure this GPU."""
+    if not tiny and not torch.cuda.is_available():
+        raise typer.BadParameter("there is no GPU; --tiny runs everything on the CPU")
+    names = shape or [name for name in SHAPES if (name == "tiny") == tiny]
+    if unknown := [name for name in names if name not in SHAPES]:
+        raise typer.BadParameter(
+            f"{unknown[0]!r} is none of {', '.join(SHAPES)}", param_hint="shape"
+        )
+    device = torch.device("cpu" if tiny else "cuda")
+    session = Session(device, time.monotonic() + 60 * minutes, tiny)
+    bandwidth = measure_ceilings(session)
+    placement = Placement(device, torch.float32 if tiny else torch.bfloat16)
+    if folder is not None:
+        _measure(session, folder.name, lambda: loaded_pair(folder, placement, 64 * 640), bandwidth)
+    for name in names:
+        if session.has_time(name, 0 if tiny else 60):
+            tokens = _tokens_that_fit(session, name, placement)
+            _measure(
+                session,
+                name,
+                lambda n=name, t=tokens: random_pair(SHAPES[n], placement, t),
+                bandwidth,
+            )
+    print(json.dumps(session.results))
+    if json_file is not None:
+        json_file.write_text(json.dumps(session.results, indent=1), encoding="utf-8")
+
+
+def measure_ceilings(session: Session) -> float:
+    """Copy bandwidth and a product's rate; returns bytes per second, read and written."""
+    size = 2**22 if session.tiny else 2**32
+    source = torch.ones(size // 4, device=session.device)
+    target = torch.empty_like(source)
+    bandwidth = 2 * size / seconds_of(lambda: target.copy_(source), session.device)
+    n, dtype = (256, torch.float32) if session.tiny else (8192, torch.bfloat16)
+    a = torch.ones(n, n, device=session.device, dtype=dtype)
+    rate = 2 * n**3 / seconds_of(lambda: a @ a, session.device)
+    on_gpu = session.device.type == "cuda"
+    name = torch.cuda.get_device_name() if on_gpu else "CPU"
+    kernels = gpu_kernels() if on_gpu else "torch"
+    session.results |= {"device": name, "kernels": kernels, "torch": torch.__version__}
+    session.results |= {"copy_bytes_per_s": bandwidth, "product_flops": rate}
+    figures = [f"{bandwidth / 1e9:.0f} GB/s", f"{rate / 1e12:.2f} T/s"]
+    session.show(f"{name}, {kernels} kernels", ("copy", f"product, {dtype}"), [figures])
+    return bandwidth
+
+
+@torch.inference_mode()
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """Median of a run; on a GPU of replays of its graph, one after another."""
+    for _ in range(3):
+        run()
+    if device.type == "cpu":
+        times = list[float]()
+        for _ in range(3):
+            started = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - started)
+        return statistics.median(times)
+    torch.cuda.synchronize()
+    replay = _captured(run)
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(_REPETITIONS + 1)]
+    replay()
+    for event in events:
+        event.record()
+        replay()
+    torch.cuda.synchronize()
+    return statistics.median(a.elapsed_time(b) for a, b in pairwise(events)) / 1000
+
+
+def _captured(run: Callable[[], object]) -> Callable[[], object]:
+    """Its graph's replay; the run itself where it can't be captured."""
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            run()
+    except RuntimeError as error:
+        print(f"not captured, launched one by one: {error}", file=sys.stderr)
+        return run
+    return graph.replay
+
+
+@torch.inference_mode()
+def eager_seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """Median wall time of a run that is waited for, launch by launch."""
+    times = list[float]()
+    for _ in range(8):
+        started = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _tokens_that_fit(session: Session, name: str, placement: Placement) -> int:
+    config = SHAPES[name]
+    if session.tiny:
+        return max(TINY_BATCHES) * (max(TINY_CONTEXTS) + 64)
+    pair_bytes = 2 * kv_shape(config, placement.dtype).bytes_per_token
+    free, _ = torch.cuda.mem_get_info()
+    inner = 3 * config.hidden_size * config.intermediate_size
+    weights = 2 * (config.num_layers + 2) * (inner + 4 * config.hidden_size**2)
+    weights += 2 * 3 * config.vocab_size * config.hidden_size
+    wanted = max(BATCHES) * (max(CONTEXTS) + 64)
+    return min(wanted, int(_ROOM * (free - weights)) // (pair_bytes // 2 + 1))
+
+
+def _measure(session: Session, name: str, load: Callable[[], Pair], bandwidth: float) -> None:
+    pair = load()
+    found: Json = {"weight_bytes": pair.weight_bytes}
+    session.results[name] = found
+    plain = measure_steps(session, name, pair, bandwidth, found)
+    verify = measure_verification(session, name, pair, found)
+    draft = measure_draft(session, name, pair, plain, found)
+    show_speedups(session, name, plain, verify, draft, found)
+    if session.has_time(f"{name}, transformers", 0 if session.tiny else 60):
+        rates = transformers_rates(pair.target.config, session.device, 4 if session.tiny else 64)
+        found["transformers_tok_s"] = rates
+        rows = [[way, f"{rate:.1f}", f"{1 / plain / rate:.2f}"] for way, rate in rates.items()]
+        session.show(
+            f"{name}: transformers, one stream", ("way", "tokens/s", "our plain / it"), rows
+        )
+
+
+def step_of(
+    pair: Pair, batch: int, context: int, nodes: int = 1
+) -> Callable[[], torch.Tensor] | None:
+    """A step of `batch` sequences with `nodes` nodes each; None where the pool can't hold it."""
+    per_sequence = -(-(context + nodes) // BLOCK_SIZE)
+    if batch * per_sequence > pair.num_blocks:
+        return None
+    blocks = random.Random(0).sample(range(pair.num_blocks), batch * per_sequence)
+    device = pair.target.placement.device
+    sequences = [
+        Nodes(blocks[i * per_sequence : (i + 1) * per_sequence], context, [1] * nodes)
+        for i in range(batch)
+    ]
+    inputs = build_inputs(sequences, BLOCK_SIZE, device)
+
+    def run() -> torch.Tensor:
+        return pair.target.logits(pair.target(inputs.token_ids, pair.caches, inputs.batch))
+
+    return run
+
+
+def measure_steps(session: Session, name: str, pair: Pair, bandwidth: float, found: Json) -> float:
+    """Plain decoding against the memory that a step has to read; returns a step's seconds, one
+    sequence with the shortest context."""
+    device, rows, cells = session.device, list[list[str]](), list[Json]()
+    contexts = TINY_CONTEXTS if session.tiny else CONTEXTS
+    batches = TINY_BATCHES if session.tiny else BATCHES
+    for context in contexts:
+        for batch in batches:
+            run = step_of(pair, batch, context)
+            if run is None or not session.has_time(
+                f"{batch} x {context}", 0 if session.tiny else 5
+            ):
+                rows.append([str(context), str(batch), "does not fit", "", "", ""])
+                continue
+            seconds = seconds_of(run, device)
+            gap = eager_seconds_of(run, device) - seconds
+            least = (pair.weight_bytes + batch * context * pair.kv_bytes) / bandwidth
+            cells.append({"context": context, "batch": batch, "seconds": seconds, "eager_gap": gap})
+            cells[-1]["roofline_seconds"] = least
+            rows.append([str(context), str(batch), f"{seconds * 1e3:.3f}", f"{least / seconds:.0%}",
+                         f"{batch / seconds:.0f}", f"{gap * 1e3:.3f}"])  # fmt: skip
+    found["steps"] = cells
+    columns = ("context", "batch", "ms", "of roofline", "tokens/s", "ms more without a graph")
+    session.show(f"{name}: plain step", columns, rows)
+    return float(cells[0]["seconds"])
+
+
+def measure_verification(session: Session, name: str, pair: Pair, found: Json) -> dict[int, float]:
+    """Seconds of a step by nodes, one sequence."""
+    context = min(TINY_CONTEXTS if session.tiny else CONTEXTS)
+    times = dict[int, float]()
+    for nodes in TINY_NODES if session.tiny else NODES:
+        run = step_of(pair, 1, context, nodes)
+        if run is not None:
+            times[nodes] = seconds_of(run, session.device)
+    found["verify_seconds"] = times
+    rows = [[str(n), f"{s * 1e3:.3f}", f"{s / times[1]:.2f}"] for n, s in times.items()]
+    session.show(
+        f"{name}: verification, context {context}", ("nodes", "ms", "of a plain step"), rows
+    )
+    return times
+
+
+def measure_draft(session: Session, name: str, pair: Pair, plain: float, found: Json) -> float:
+    """Seconds of a drafted token of one sequence, its candidates included."""
+    context, device = min(TINY_CONTEXTS if session.tiny else CONTEXTS), session.device
+    blocks = list(range(-(-(context + 1) // BLOCK_SIZE)))
+    inputs = build_inputs([Nodes(blocks, context, [1])], BLOCK_SIZE, device)
+    caches = (pair.draft_caches, pair.caches)
+
+    def run() -> object:
+        logits = pair.draft.draft(inputs.token_ids, *caches, inputs.batch, (context,), None, 1)
+        return kernels_for(logits).top_candidates(logits, 8)
+
+    seconds = seconds_of(run, device)
+    found["draft_seconds"] = seconds
+    row = [f"{seconds * 1e3:.3f}", f"{seconds / plain:.1%}"]
+    session.show(f"{name}: a drafted token", ("ms", "c, of a plain step"), [row])
+    return seconds
+
+
+def show_speedups(
+    session: Session, name: str, plain: float, verify: dict[int, float], draft: float, found: Json
+) -> None:
+    """Of the paper's acceptance at the measured times; the host's part is not in it."""
+    ways = {
+        way: ((1 - alpha ** (depth + 1)) / (1 - alpha), depth + 1, depth)
+        for way, (alpha, depth) in _PAPER.items()
+    } | {"CaPE, 3.5 tokens a step": _PAPER_CAPE}
+    speedups = dict[str, float]()
+    for way, (tokens, nodes, depth) in ways.items():
+        measured = min((n for n in verify if n >= nodes), default=max(verify))
+        speedups[way] = tokens * plain / (verify[measured] + depth * draft)
+    found["synthetic_speedups"] = speedups
+    rows = [[way, f"{value:.2f}"] for way, value in speedups.items()]
+    session.show(f"{name}: speedup over our plain step (synthetic)", ("acceptance", "times"), rows)
+
+
+if __name__ == "__main__":
+    typer.run(main)
