@@ -178,15 +178,17 @@ def eager_seconds_of(run: Callable[[], object], device: torch.device) -> float:
 
 def _tokens_that_fit(session: Session, name: str, placement: Placement) -> int:
     config = SHAPES[name]
+    wanted = max(BATCHES) * (max(CONTEXTS) + 64)
     if session.tiny:
         return max(TINY_BATCHES) * (max(TINY_CONTEXTS) + 64)
-    pair_bytes = 2 * kv_shape(config, placement.dtype).bytes_per_token
     free, _ = torch.cuda.mem_get_info()
-    inner = 3 * config.hidden_size * config.intermediate_size
-    weights = 2 * (config.num_layers + 2) * (inner + 4 * config.hidden_size**2)
-    weights += 2 * 3 * config.vocab_size * config.hidden_size
-    wanted = max(BATCHES) * (max(CONTEXTS) + 64)
-    return min(wanted, int(_ROOM * (free - weights)) // (pair_bytes // 2 + 1))
+    layer = 3 * config.hidden_size * config.intermediate_size + 4 * config.hidden_size**2
+    tables = 3 * config.vocab_size * config.hidden_size
+    # The draft is a layer more, and its glimpse half a one.
+    weights = ((config.num_layers + 2) * layer + tables) * placement.dtype.itemsize
+    per_token = kv_shape(config, placement.dtype).bytes_per_token
+    per_token += per_token // config.num_layers
+    return min(wanted, int(_ROOM * (free - weights)) // per_token)
 
 
 def _measure(session: Session, name: str, load: Callable[[], Pair], bandwidth: float) -> None:

@@ -12,6 +12,7 @@ before everything is loaded, and programs share no column.
 # pyright: reportAttributeAccessIssue=false
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import triton
@@ -29,12 +30,18 @@ def copy_kv(caches: Sequence[LayerCache], sources: torch.Tensor, targets: torch.
     """As the reference's; of over 64 moves none's target may be the source of a later one's."""
     first = caches[0].keys
     pools = [pool for cache in caches for pool in cache]
-    offsets = [(pool.data_ptr() - first.data_ptr()) // first.itemsize for pool in pools]
+    offsets = _offsets(tuple(pool.data_ptr() for pool in pools), first.itemsize, first.device)
     width = first.shape[2] * first.shape[3]
     _copy[(len(pools), triton.cdiv(width, _BLOCK))](
-        first, torch.tensor(offsets, device=first.device), sources, targets, len(sources),
+        first, offsets, sources, targets, len(sources),
         WIDTH=width, MOVES=_MOVES, BLOCK=_BLOCK, num_warps=4,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=8)
+def _offsets(pointers: tuple[int, ...], itemsize: int, device: torch.device) -> torch.Tensor:
+    """Of the pools from the first one, in elements; kept, so that it is copied to the GPU once."""
+    return torch.tensor([(p - pointers[0]) // itemsize for p in pointers], device=device)
 
 
 @triton.jit
