@@ -22,6 +22,10 @@ COPY . .
 RUN pip install --constraint constraints.txt '.[otel]'
 
 FROM python:3.11-slim
+# Triton compiles what launches its kernels when it first does.
+ARG DEVICE=cpu
+RUN if [ "$DEVICE" = cuda ]; then apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+      && rm -rf /var/lib/apt/lists/*; fi
 COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH GLIDECAPE_HOST=0.0.0.0 GLIDECAPE_CACHE_DIR=/var/cache/glidecape
 RUN useradd --create-home glidecape && install -d -o glidecape /var/cache/glidecape

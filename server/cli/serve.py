@@ -21,6 +21,7 @@ def serve(settings: ServerSettings) -> None:
     """Serve a model over HTTP with OpenAI's API."""
     check_tls(settings.ssl_certfile, settings.ssl_keyfile)
     listener = bind(settings.host, settings.port)
+    configure_logging(settings.log_level, settings.log_format)
     # Loading takes seconds: imports that need torch wait until the port is known to be ours.
     report("loading …")
     from server.build import build_app
@@ -30,7 +31,6 @@ def serve(settings: ServerSettings) -> None:
     # Open streams are finished after SIGTERM, as other answers are; sse-starlette would cut them.
     AppStatus.disable_automatic_graceful_drain()
     announce(settings, listener, settings.served_model_name or model.name)
-    configure_logging(settings.log_level, settings.log_format)
     # uvicorn has shut down in order when it raises Ctrl-C again.
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])

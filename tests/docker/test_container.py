@@ -74,7 +74,7 @@ def test_the_packages_it_installs_are_the_projects() -> None:
 
 
 def test_device_is_cpu_or_cuda() -> None:
-    assert named("ARG") == ["DEVICE=cpu"]
+    assert named("ARG") == ["DEVICE=cpu"] * 2
     (choice,) = [rest for rest in named("RUN") if rest.startswith("case")]
     assert {"cpu)", "cuda)", "*)"} <= set(choice.split())
 

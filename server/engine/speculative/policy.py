@@ -67,6 +67,8 @@ class Speculator:
         self._unused: dict[RequestId, Proposal] = {}
         """Lookups in whose place the draft was asked: they are learned from all the same."""
         self._observations = list[Observation]()
+        self._turn = 0
+        """Of the sequences that trials draft."""
         self._grammars: Mapping[RequestId, Follows] = {}
 
     def propose(
@@ -161,9 +163,10 @@ class Speculator:
         plan = self.auto.plan_draft(len(autos) - len(sure), num_rows)
         # Where drafting doesn't pay, a lookup costs nothing.
         self._drafted = dict(sure if plan.depth else found)
+        passed_over = self._passed_over([p for p in autos if _name(p) not in sure], plan)
+        self._drafted |= {name: found[name] for name in passed_over if name in found}
         self._unused = {name: p for name, p in found.items() if name not in self._drafted}
-        unasked = [p for p in autos if _name(p) not in self._drafted][plan.num_sequences :]
-        skipped = {_name(p) for p in unasked} | self._drafted.keys()
+        skipped = passed_over | self._drafted.keys()
         self._drafted |= self._draft([p for p in open_to if _name(p) not in skipped], plan)
         self._drafted |= forced
         trees: dict[RequestId, TokenTree] = {}
@@ -177,6 +180,15 @@ class Speculator:
             else:
                 trees[_name(planned)] = self._fixed(planned, proposal)
         return trees | self.auto.choose_nodes(undecided, num_rows)
+
+    def _passed_over(self, autos: Sequence[PlannedSequence], plan: DraftPlan) -> set[RequestId]:
+        """Those that a plan for fewer does not draft: others at each time, so that a trial hears
+        from all."""
+        if plan.num_sequences >= len(autos):
+            return set()
+        start, self._turn = self._turn % len(autos), self._turn + plan.num_sequences
+        in_turn = [*autos[start:], *autos[:start]]
+        return {_name(planned) for planned in in_turn[plan.num_sequences :]}
 
     def _looked_up(self, sequences: Sequence[PlannedSequence]) -> dict[RequestId, Proposal]:
         """What is found in the sequences themselves."""

@@ -13,7 +13,7 @@
 A tile is up to BLOCK_M / heads-per-KV-head neighbouring nodes of one sequence. A program leaves its
 softmax's log-sum-exp and its normalised result; `_merge` weighs them in a fixed order (the split of
 flash-decoding; prefix and tree apart as in LongSpec, arXiv 2502.17421, section 4). Splits begin at
-multiples of _SPLIT tokens, whatever else is in the batch: a row's sums have one order.
+multiples of _SPLIT tokens, whatever else is in the batch.
 
 Several target layers are one launch (GliDe's glimpse): a layer is an offset into the KV pool.
 """
@@ -23,6 +23,7 @@ Several target layers are one launch (GliDe's glimpse): a layer is an offset int
 # pyright: reportAttributeAccessIssue=false
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -104,7 +105,7 @@ def glimpse_attention(
     parts = (num_rows, num_layers * num_heads, num_splits)
     results = torch.empty((*parts, head_dim), dtype=torch.float32, device=query.device)
     logsumexps = torch.empty(parts, dtype=torch.float32, device=query.device)
-    layers = _layers(caches, windows, batch)
+    layers = _layers(caches, windows)
     grid = (len(tiles.sequences), num_layers * kv_heads, num_splits)
     _attend[grid](
         query, first.keys, results, logsumexps, layers, tiles.sequences, tiles.rows, tiles.counts,
@@ -132,23 +133,28 @@ def _block_m(rows: int, group: int) -> int:
     return min(most, max(16, triton.next_power_of_2(rows)))
 
 
-def _layers(
-    caches: Sequence[LayerCache], windows: Sequence[int | None], batch: TreeBatch
-) -> torch.Tensor:
+def _layers(caches: Sequence[LayerCache], windows: Sequence[int | None]) -> torch.Tensor:
     """[layers, 3] int64: keys' and values' offsets from the first keys, in elements; the window,
     0 for none."""
     first = caches[0].keys
-    key = ("layers", tuple(c.keys.data_ptr() for c in caches), tuple(windows))
-    if key not in batch.prepared:
-        table = [
-            [
-                *((pool.data_ptr() - first.data_ptr()) // first.itemsize for pool in cache),
-                window or 0,
-            ]
-            for cache, window in zip(caches, windows, strict=True)
-        ]
-        batch.prepared[key] = torch.tensor(table, device=first.device)
-    return batch.prepared[key]
+    pointers = tuple((c.keys.data_ptr(), c.values.data_ptr()) for c in caches)
+    return _table(pointers, tuple(window or 0 for window in windows), first.itemsize, first.device)
+
+
+@lru_cache(maxsize=1024)
+def _table(
+    pointers: tuple[tuple[int, int], ...],
+    windows: tuple[int, ...],
+    itemsize: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """Kept, so that it is copied to the GPU once and not in every step."""
+    base = pointers[0][0]
+    rows = [
+        [(keys - base) // itemsize, (values - base) // itemsize, window]
+        for (keys, values), window in zip(pointers, windows, strict=True)
+    ]
+    return torch.tensor(rows, device=device)
 
 
 @triton.jit

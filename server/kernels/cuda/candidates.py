@@ -42,6 +42,7 @@ def _best_of_chunk(logits, values, ids, masses, vocab, COUNT: tl.constexpr, BLOC
     token = chunk * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(logits + row * vocab + token, mask=token < vocab, other=float("-inf"))
     value = value.to(tl.float32)
+    value = tl.where(value == value, value, float("-inf"))  # NaN would win with any index
     most = tl.max(value, 0)
     at = row * num_chunks + chunk
     tl.store(masses + at * 2, most)
