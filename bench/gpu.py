@@ -8,6 +8,7 @@ step is captured in a CUDA graph and its replays are timed. Speedups are compute
 times and the paper's acceptance rates: synthetic, as no random model has any acceptance.
 """
 
+import gc
 import json
 import random
 import statistics
@@ -91,22 +92,38 @@ def main(
         )
     device = torch.device("cpu" if tiny else "cuda")
     session = Session(device, time.monotonic() + 60 * minutes, tiny)
+    try:
+        _measure_all(session, names, folder)
+    finally:  # what was measured before a failure is not lost
+        print(json.dumps(session.results))
+        if json_file is not None:
+            json_file.write_text(json.dumps(session.results, indent=1), encoding="utf-8")
+
+
+def _measure_all(session: Session, names: Sequence[str], folder: Path | None) -> None:
     bandwidth = measure_ceilings(session)
-    placement = Placement(device, torch.float32 if tiny else torch.bfloat16)
+    placement = Placement(session.device, torch.float32 if session.tiny else torch.bfloat16)
+    loads: dict[str, Callable[[], Pair]] = {}
     if folder is not None:
-        _measure(session, folder.name, lambda: loaded_pair(folder, placement, 64 * 640), bandwidth)
+        loads[folder.name] = lambda: loaded_pair(folder, placement, 64 * 640)
     for name in names:
-        if session.has_time(name, 0 if tiny else 60):
-            tokens = _tokens_that_fit(session, name, placement)
-            _measure(
-                session,
-                name,
-                lambda n=name, t=tokens: random_pair(SHAPES[n], placement, t),
-                bandwidth,
-            )
-    print(json.dumps(session.results))
-    if json_file is not None:
-        json_file.write_text(json.dumps(session.results, indent=1), encoding="utf-8")
+        loads[name] = lambda name=name: random_pair(
+            SHAPES[name], placement, _tokens_that_fit(session, name, placement)
+        )
+    for name, load in loads.items():
+        if session.has_time(name, 0 if session.tiny else 60):
+            try:
+                _measure(session, name, load, bandwidth)
+            except torch.OutOfMemoryError as error:
+                session.console.print(f"{name}: {error}")
+            _free(session)
+
+
+def _free(session: Session) -> None:
+    """Gives memory of what is no longer used back to the GPU."""
+    gc.collect()
+    if session.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def measure_ceilings(session: Session) -> float:
@@ -193,14 +210,19 @@ def _tokens_that_fit(session: Session, name: str, placement: Placement) -> int:
 
 def _measure(session: Session, name: str, load: Callable[[], Pair], bandwidth: float) -> None:
     pair = load()
+    config = pair.target.config
     found: Json = {"weight_bytes": pair.weight_bytes}
     session.results[name] = found
     plain = measure_steps(session, name, pair, bandwidth, found)
+    if plain is None:
+        return
     verify = measure_verification(session, name, pair, found)
     draft = measure_draft(session, name, pair, plain, found)
     show_speedups(session, name, plain, verify, draft, found)
+    del pair  # transformers needs its memory
+    _free(session)
     if session.has_time(f"{name}, transformers", 0 if session.tiny else 60):
-        rates = transformers_rates(pair.target.config, session.device, 4 if session.tiny else 64)
+        rates = transformers_rates(config, session.device, 4 if session.tiny else 64)
         found["transformers_tok_s"] = rates
         rows = [[way, f"{rate:.1f}", f"{1 / plain / rate:.2f}"] for way, rate in rates.items()]
         session.show(
@@ -229,9 +251,11 @@ def step_of(
     return run
 
 
-def measure_steps(session: Session, name: str, pair: Pair, bandwidth: float, found: Json) -> float:
+def measure_steps(
+    session: Session, name: str, pair: Pair, bandwidth: float, found: Json
+) -> float | None:
     """Plain decoding against the memory that a step has to read; returns a step's seconds, one
-    sequence with the shortest context."""
+    sequence with the shortest context; None where there was no time for it."""
     device, rows, cells = session.device, list[list[str]](), list[Json]()
     contexts = TINY_CONTEXTS if session.tiny else CONTEXTS
     batches = TINY_BATCHES if session.tiny else BATCHES
@@ -253,7 +277,7 @@ def measure_steps(session: Session, name: str, pair: Pair, bandwidth: float, fou
     found["steps"] = cells
     columns = ("context", "batch", "ms", "of roofline", "tokens/s", "ms more without a graph")
     session.show(f"{name}: plain step", columns, rows)
-    return float(cells[0]["seconds"])
+    return float(cells[0]["seconds"]) if cells else None
 
 
 def measure_verification(session: Session, name: str, pair: Pair, found: Json) -> dict[int, float]:

@@ -34,9 +34,13 @@ def _model(config: ModelConfig, device: torch.device) -> tuple[Any, torch.Tensor
         max_position_embeddings=4096,
     )
     on_gpu = device.type == "cuda"
-    with torch.device(device):
-        model: Any = LlamaForCausalLM(shape)
-    model = model.to(torch.bfloat16 if on_gpu else torch.float32).eval()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if on_gpu else torch.float32)
+    try:
+        with torch.device(device):
+            model: Any = LlamaForCausalLM(shape).eval()
+    finally:
+        torch.set_default_dtype(before)
     length = _PROMPT_TOKENS if on_gpu else 16
     generator = torch.Generator().manual_seed(0)
     return model, torch.randint(3, config.vocab_size, (1, length), generator=generator).to(device)
