@@ -47,27 +47,41 @@ class TreeBatch:
     """[num_rows, max(node_counts)] bool: row sees node j of its own tree (itself included);
     None when every tree is a chain (prefill, plain decoding)."""
     block_size: int
+    exact_lens: torch.Tensor | None = None
+    """[num_sequences] int64, where the device alone knows how many tokens are committed:
+    context_lens then are limits that only size launches, and all node_counts are equal."""
     prepared: dict[Any, Any] = field(default_factory=dict[Any, Any])
     """Scratch of the attention kernel: what it derives from this batch once for all layers."""
 
 
-def committed_view(batch: TreeBatch, visible_lens: tuple[int, ...]) -> TreeBatch:
+def committed_view(batch: TreeBatch, visible_lens: tuple[int, ...] | torch.Tensor) -> TreeBatch:
     """The same rows over another cache of the same blocks, where each row sees the first
     `visible_lens[i]` tokens of its sequence i and nothing else, not even itself. Made once per
-    batch and lengths."""
+    batch and lengths.
+
+    Args:
+        visible_lens: as a tensor [num_sequences] no more than the batch's context_lens.
+    """
+    if isinstance(visible_lens, torch.Tensor):
+        return replace(batch, exact_lens=visible_lens, ancestors=_nobody(batch), prepared={})
     key = ("committed", visible_lens)
     if key not in batch.prepared:
-        shape = (len(batch.positions), max(batch.node_counts))
-        nobody = torch.zeros(shape, dtype=torch.bool, device=batch.positions.device)
-        view = replace(batch, context_lens=visible_lens, ancestors=nobody, prepared={})
+        view = replace(batch, context_lens=visible_lens, ancestors=_nobody(batch), prepared={})
         batch.prepared[key] = view
     return batch.prepared[key]
+
+
+def _nobody(batch: TreeBatch) -> torch.Tensor:
+    shape = (len(batch.positions), max(batch.node_counts))
+    return torch.zeros(shape, dtype=torch.bool, device=batch.positions.device)
 
 
 def strictly_earlier_view(batch: TreeBatch) -> TreeBatch:
     """A batch of chains over another cache of the same blocks, which holds the chains' tokens too:
     the row at position p sees the tokens before p, not its own."""
     width, device = max(batch.node_counts), batch.positions.device
+    if width == 1:
+        return replace(batch, ancestors=_nobody(batch), prepared={})
     node = torch.cat([torch.arange(count, device=device) for count in batch.node_counts])
     earlier = torch.arange(width, device=device) < node[:, None]
     return replace(batch, ancestors=earlier, prepared={})

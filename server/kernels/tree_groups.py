@@ -56,6 +56,8 @@ class TreeGroup:
 
 def tree_groups(batch: TreeBatch) -> list[TreeGroup]:
     """Splits a step's sequences by number of nodes and by length of context."""
+    if batch.exact_lens is not None:
+        return [_group_of_all(batch, batch.exact_lens)]
     members: dict[tuple[int, int], list[int]] = {}
     for index, (context, nodes) in enumerate(
         zip(batch.context_lens, batch.node_counts, strict=True)
@@ -102,6 +104,35 @@ def _group(batch: TreeBatch, indices: Sequence[int]) -> TreeGroup:
         real_rows=real,
         covers_all_rows=len(rows) == num_rows == padded_rows.numel(),
         query_positions=query_positions,
+        key_positions=key_positions,
+        visible=visible,
+    )
+
+
+def _group_of_all(batch: TreeBatch, contexts: torch.Tensor) -> TreeGroup:
+    """All sequences, whose equal trees need no padding and whose contexts the host doesn't know."""
+    num_sequences, num_nodes = len(batch.node_counts), batch.node_counts[0]
+    needed = -(-(max(batch.context_lens) + num_nodes) // batch.block_size)
+    num_blocks = min(needed, batch.block_tables.shape[1])
+    rows = torch.arange(num_sequences * num_nodes, device=contexts.device)
+    padded_rows = rows.view(num_sequences, num_nodes)
+    key_positions, visible = _keys(
+        batch,
+        contexts,
+        torch.full_like(contexts, num_nodes),
+        padded_rows,
+        num_blocks * batch.block_size,
+    )
+    return TreeGroup(
+        num_sequences=num_sequences,
+        num_nodes=num_nodes,
+        num_blocks=num_blocks,
+        blocks=batch.block_tables[:, :num_blocks].flatten(),
+        padded_rows=rows,
+        rows=rows,
+        real_rows=rows,
+        covers_all_rows=True,
+        query_positions=batch.positions[padded_rows],
         key_positions=key_positions,
         visible=visible,
     )

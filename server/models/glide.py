@@ -198,7 +198,7 @@ class GlideModel(nn.Module):
         caches: Sequence[LayerCache],
         target_caches: Sequence[LayerCache],
         batch: TreeBatch,
-        verified_lens: tuple[int, ...],
+        verified_lens: tuple[int, ...] | torch.Tensor,
         hidden: torch.Tensor | None,
         delay: int,
     ) -> torch.Tensor:
@@ -210,7 +210,7 @@ class GlideModel(nn.Module):
             target_caches: All layers of the target.
             batch: For the self-attention: its context is everything committed or drafted before.
             verified_lens: Per sequence, how many tokens of the target's cache the glimpse sees, at
-                least 1.
+                least 1; a tensor [sequences] where the batch has exact_lens.
             hidden: [rows, target hidden size], the target's final hidden state (normed) at each
                 row's last verified position; needed with `glimpse_hidden` alone.
             delay: 1 for the token after the last verified one, 2 for the next …; beyond
@@ -221,6 +221,8 @@ class GlideModel(nn.Module):
             other than 0 those of their part of the head.
         """
         if self._fused is not None:
+            if isinstance(verified_lens, torch.Tensor):
+                raise ValueError("native kernels take lengths that the host knows")
             cached = Caches(caches, target_caches)
             rotaries = self._rotaries(batch.positions)
             return self._fused.logits(

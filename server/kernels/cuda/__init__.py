@@ -7,3 +7,6 @@ how they are tested where there is no GPU.
 
 Imported only where they are used: Triton is no requirement of the rest.
 """
+
+ATTENTION_WORKSPACE = 2**28
+"""Bytes of attention's partial results at most, but for steps of which one tile takes more."""

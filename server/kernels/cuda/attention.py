@@ -4,7 +4,7 @@
 
     one sequence's keys      | committed tokens                       | nodes of this step |
     programs (third axis)    | split 0 | split 1 | split 2 |  …       | the last one       |
-                             | _SPLIT tokens each; no mask            | ancestor mask      |
+                             | equally many tokens each; no mask      | ancestor mask      |
 
     one program              queries [BLOCK_M, head_dim]: a tile's nodes x the query heads of
                              one KV head, so that KV is read once for all of them
@@ -12,8 +12,9 @@
 
 A tile is up to BLOCK_M / heads-per-KV-head neighbouring nodes of one sequence. A program leaves its
 softmax's log-sum-exp and its normalised result; `_merge` weighs them in a fixed order (the split of
-flash-decoding; prefix and tree apart as in LongSpec, arXiv 2502.17421, section 4). Splits begin at
-multiples of _SPLIT tokens, whatever else is in the batch.
+flash-decoding; prefix and tree apart as in LongSpec, arXiv 2502.17421, section 4). Tiles' height and
+a sequence's splits depend on nothing but the model and its own context: what else is in the batch
+changes no row. Partial results take ATTENTION_WORKSPACE at most; larger steps are several launches.
 
 Several target layers are one launch (GliDe's glimpse): a layer is an offset into the KV pool.
 """
@@ -30,12 +31,15 @@ import torch
 import triton
 import triton.language as tl
 
+from server.kernels.cuda import ATTENTION_WORKSPACE
 from server.kernels.tree import LayerCache, TreeBatch
 
 _SPLIT = 256
-"""Committed tokens of a program. At one sequence of 8k and 8 KV heads: 256 programs."""
-_MOST_ROWS = 64
-"""Of a program's queries."""
+"""Committed tokens of a program, up to contexts of _MOST_SPLITS x _SPLIT; beyond, a multiple of it.
+At one sequence of 8k and 8 KV heads: 256 programs."""
+_MOST_SPLITS = 64
+_ROWS = 64
+"""Of a program's queries, fewer only where it has fewer nodes: what a Hopper's product takes."""
 
 
 class Tiles(NamedTuple):
@@ -54,6 +58,8 @@ class Tiles(NamedTuple):
     """[sequences]"""
     longest_context: int
     """No context is longer; the launch's size comes from it."""
+    bounds: tuple[int, ...]
+    """First row of each tile, and the number of rows."""
 
 
 def tiles_of(batch: TreeBatch, nodes_per_tile: int) -> Tiles:
@@ -65,19 +71,42 @@ def tiles_of(batch: TreeBatch, nodes_per_tile: int) -> Tiles:
 
 
 def _tiles(batch: TreeBatch, nodes_per_tile: int) -> Tiles:
+    device, longest = batch.positions.device, max(batch.context_lens)
+    if batch.exact_lens is None:
+        contexts = torch.tensor(batch.context_lens, dtype=torch.int32, device=device)
+        return _cut(batch.node_counts, nodes_per_tile, contexts, longest)
+    like = _equal_trees(len(batch.node_counts), batch.node_counts[0], nodes_per_tile, device)
+    return like._replace(context_lens=batch.exact_lens.int(), longest_context=longest)
+
+
+@lru_cache(maxsize=1024)
+def _equal_trees(
+    num_sequences: int, num_nodes: int, nodes_per_tile: int, device: torch.device
+) -> Tiles:
+    """Kept, so that nothing is copied to the GPU while a graph is captured."""
+    nobody = torch.zeros(num_sequences, dtype=torch.int32, device=device)
+    return _cut((num_nodes,) * num_sequences, nodes_per_tile, nobody, 0)
+
+
+def _cut(
+    node_counts: Sequence[int], nodes_per_tile: int, contexts: torch.Tensor, longest: int
+) -> Tiles:
     sequences, rows, counts, first_rows = (list[int]() for _ in range(4))
     row = 0
-    for sequence, nodes in enumerate(batch.node_counts):
+    for sequence, nodes in enumerate(node_counts):
         first_rows.append(row)
         for start in range(0, nodes, nodes_per_tile):
             sequences.append(sequence)
             rows.append(row + start)
             counts.append(min(nodes_per_tile, nodes - start))
         row += nodes
-    lists = (sequences, rows, counts, first_rows, batch.context_lens, batch.node_counts)
-    device = batch.positions.device
-    tensors = (torch.tensor(values, dtype=torch.int32, device=device) for values in lists)
-    return Tiles(*tensors, max(batch.context_lens))
+    made = (
+        torch.tensor(values, dtype=torch.int32, device=contexts.device)
+        for values in (sequences, rows, counts, first_rows, node_counts)
+    )
+    tile_sequences, tile_rows, tile_counts, starts, nodes = made
+    bounds = (*rows, row)
+    return Tiles(tile_sequences, tile_rows, tile_counts, starts, contexts, nodes, longest, bounds)
 
 
 def tree_attention(
@@ -95,42 +124,55 @@ def glimpse_attention(
 ) -> torch.Tensor:
     """As the reference's. query: [rows, layers, num_heads, head_dim] -> the same shape."""
     query = query.contiguous()
-    num_rows, num_layers, num_heads, head_dim = query.shape
+    _, num_layers, num_heads, head_dim = query.shape
     first = caches[0]
     kv_heads = first.keys.shape[2]
     group = num_heads // kv_heads
-    block_m = _block_m(max(batch.node_counts) * group, group)
+    block_m = max(_ROWS, triton.next_power_of_2(group))
     tiles = tiles_of(batch, block_m // group)
-    num_splits = triton.cdiv(tiles.longest_context, _SPLIT) + 1
-    parts = (num_rows, num_layers * num_heads, num_splits)
-    results = torch.empty((*parts, head_dim), dtype=torch.float32, device=query.device)
-    logsumexps = torch.empty(parts, dtype=torch.float32, device=query.device)
+    num_splits = min(triton.cdiv(tiles.longest_context, _SPLIT), _MOST_SPLITS) + 1
+    parts = (num_layers * num_heads, num_splits)
+    launches = _launches(tiles.bounds, parts[0] * num_splits * (head_dim + 1) * 4)
+    most_rows = max(tiles.bounds[end] - tiles.bounds[start] for start, end in launches)
+    results = torch.empty((most_rows, *parts, head_dim), dtype=torch.float32, device=query.device)
+    logsumexps = torch.empty((most_rows, *parts), dtype=torch.float32, device=query.device)
     layers = _layers(caches, windows)
-    grid = (len(tiles.sequences), num_layers * kv_heads, num_splits)
-    _attend[grid](
-        query, first.keys, results, logsumexps, layers, tiles.sequences, tiles.rows, tiles.counts,
-        tiles.first_rows, tiles.context_lens, tiles.node_counts, batch.positions, batch.slots,
-        batch.block_tables, batch.block_tables.stride(0),
-        batch.positions if batch.ancestors is None else batch.ancestors,
-        0 if batch.ancestors is None else batch.ancestors.stride(0),
-        head_dim**-0.5,
-        LAYERS=num_layers, KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim,
-        PAGE=batch.block_size, HAS_MASK=batch.ancestors is not None, SPLIT=_SPLIT,
-        BLOCK_M=block_m, BLOCK_N=32 if head_dim > 128 else 64,
-        BLOCK_D=max(16, triton.next_power_of_2(head_dim)), num_warps=4, num_stages=2,
-    )  # fmt: skip
     out = torch.empty_like(query)
-    _merge[(num_rows, num_layers * num_heads)](
-        results, logsumexps, out, num_splits, num_layers * num_heads,
-        HEAD_DIM=head_dim, BLOCK_D=triton.next_power_of_2(head_dim), num_warps=1,
-    )  # fmt: skip
+    for start, end in launches:
+        first_row = tiles.bounds[start]
+        _attend[(end - start, num_layers * kv_heads, num_splits)](
+            query, first.keys, results, logsumexps, layers, start, first_row,
+            tiles.sequences, tiles.rows, tiles.counts,
+            tiles.first_rows, tiles.context_lens, tiles.node_counts, batch.positions, batch.slots,
+            batch.block_tables, batch.block_tables.stride(0),
+            batch.positions if batch.ancestors is None else batch.ancestors,
+            0 if batch.ancestors is None else batch.ancestors.stride(0),
+            head_dim**-0.5,
+            LAYERS=num_layers, KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim,
+            PAGE=batch.block_size, HAS_MASK=batch.ancestors is not None, SPLIT=_SPLIT,
+            MOST_SPLITS=_MOST_SPLITS, BLOCK_M=block_m, BLOCK_N=32 if head_dim > 128 else 64,
+            BLOCK_D=max(16, triton.next_power_of_2(head_dim)), num_warps=4, num_stages=2,
+        )  # fmt: skip
+        _merge[(tiles.bounds[end] - first_row, parts[0])](
+            results, logsumexps, out, first_row, num_splits, parts[0],
+            HEAD_DIM=head_dim, BLOCK_D=triton.next_power_of_2(head_dim), num_warps=1,
+        )  # fmt: skip
     return out
 
 
-def _block_m(rows: int, group: int) -> int:
-    """Queries of a program: at least what tensor cores take, and a node's whole group."""
-    most = max(_MOST_ROWS, triton.next_power_of_2(group))
-    return min(most, max(16, triton.next_power_of_2(rows)))
+def _launches(bounds: Sequence[int], row_bytes: int) -> list[tuple[int, int]]:
+    """First and last tiles (the latter excluded) of launches that keep within the workspace, one
+    tile at least.
+
+    Args:
+        row_bytes: of a row's partial results.
+    """
+    most_rows, launches, start = ATTENTION_WORKSPACE // row_bytes, list[tuple[int, int]](), 0
+    for tile in range(1, len(bounds)):
+        if tile + 1 == len(bounds) or bounds[tile + 1] - bounds[start] > most_rows:
+            launches.append((start, tile))
+            start = tile
+    return launches
 
 
 def _layers(caches: Sequence[LayerCache], windows: Sequence[int | None]) -> torch.Tensor:
@@ -159,15 +201,15 @@ def _table(
 
 @triton.jit
 def _attend(
-    query, keys, results, logsumexps, layers, tile_sequences, tile_rows, tile_counts,
-    first_rows, context_lens, node_counts, positions, slots,
+    query, keys, results, logsumexps, layers, first_tile, base_row,
+    tile_sequences, tile_rows, tile_counts, first_rows, context_lens, node_counts, positions, slots,
     tables, table_stride, ancestors, ancestor_stride, scale,
     LAYERS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
     PAGE: tl.constexpr, HAS_MASK: tl.constexpr, SPLIT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    MOST_SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     tile, layer, kv_head = (
-        tl.program_id(0),
+        first_tile + tl.program_id(0),
         tl.program_id(1) // KV_HEADS,
         tl.program_id(1) % KV_HEADS,
     )
@@ -191,9 +233,10 @@ def _attend(
 
     # The last split's keys are the nodes of this step, the others' committed tokens.
     is_tree = split == num_splits - 1
+    length = SPLIT * tl.maximum(tl.cdiv(context, SPLIT * MOST_SPLITS), 1)
     tree_end = tl.where(is_tree, nodes, 0)
-    prefix_end = tl.where(is_tree, 0, tl.minimum(split * SPLIT + SPLIT, context))
-    begin, end = tl.where(is_tree, 0, split * SPLIT), tree_end + prefix_end
+    prefix_end = tl.where(is_tree, 0, tl.minimum(split * length + length, context))
+    begin, end = tl.where(is_tree, 0, split * length), tree_end + prefix_end
     most = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     sums = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -229,7 +272,7 @@ def _attend(
         sums = sums * keep[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
         most = higher
 
-    part = at * num_splits + split
+    part = (at - base_row * (LAYERS * KV_HEADS * GROUP)) * num_splits + split
     mass = tl.where(total == 0.0, 1.0, total)
     result = sums / mass[:, None]
     logsumexp = tl.where(total == 0.0, float("-inf"), most + tl.log(mass))
@@ -239,8 +282,9 @@ def _attend(
 
 @triton.jit
 def _merge(
-    results, logsumexps, out, num_splits, num_heads, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr
-):
+    results, logsumexps, out, base_row, num_splits, num_heads,
+    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     """One row and head: weighs its splits by their softmax's mass, in order."""
     at = tl.program_id(0).to(tl.int64) * num_heads + tl.program_id(1)
     d = tl.arange(0, BLOCK_D)
@@ -260,4 +304,5 @@ def _merge(
         total = total * keep + weight
         most = higher
     result = sums / tl.where(total == 0.0, 1.0, total)
-    tl.store(out + at * HEAD_DIM + d, result.to(out.dtype.element_ty), mask=d < HEAD_DIM)
+    to = out + (at + base_row * num_heads) * HEAD_DIM + d
+    tl.store(to, result.to(out.dtype.element_ty), mask=d < HEAD_DIM)

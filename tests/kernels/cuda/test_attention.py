@@ -202,3 +202,74 @@ def test_a_row_is_the_same_alone_and_among_others() -> None:
     assert torch.equal(
         attention.tree_attention(query[:6].contiguous(), cache, alone, None), together[:6]
     )
+
+
+@pytest.mark.parametrize("context", [40, 600, 2100])
+def test_splits_of_long_contexts_are_few_and_equally_long(
+    context: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_SPLIT", 64)
+    monkeypatch.setattr(attention, "_MOST_SPLITS", 4)
+    case = replace(PLAIN, step=(Nodes(0, context, [0] * 3), Nodes(1, 70, [0])))
+    check(case, *filled(case))
+
+
+def test_rows_do_not_depend_on_what_else_is_in_the_step() -> None:
+    """Bit for bit: a sequence beside a prompt's chunk and a long context, and alone."""
+    case = replace(PLAIN, step=(Nodes(0, 300, [0] * 2), Nodes(1, 2, [0] * 70)))
+    batch, cache = filled(case)
+    query = query_of(case, batch)
+    together = attention.tree_attention(query, cache, batch, None)[:2]
+    alone = replace(
+        batch,
+        positions=batch.positions[:2],
+        slots=batch.slots[:2],
+        block_tables=batch.block_tables[:1],
+        context_lens=batch.context_lens[:1],
+        node_counts=batch.node_counts[:1],
+        prepared={},
+    )
+    assert torch.equal(attention.tree_attention(query[:2], cache, alone, None), together)
+
+
+def test_a_step_larger_than_the_workspace_is_several_launches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = replace(PLAIN, step=(Nodes(0, 20, [0] * 50), Nodes(1, 300, [0] * 9)))
+    batch, cache = filled(case)
+    whole = attention.tree_attention(query_of(case, batch), cache, batch, None)
+    monkeypatch.setattr(attention, "ATTENTION_WORKSPACE", 1)
+    assert torch.equal(
+        attention.tree_attention(query_of(case, batch), cache, replace(batch, prepared={}), None),
+        whole,
+    )
+
+
+@pytest.mark.parametrize(
+    ("most_rows", "expected"),
+    [(100, [(0, 4)]), (7, [(0, 2), (2, 4)]), (3, [(0, 1), (1, 2), (2, 3), (3, 4)])],
+)
+def test_launches(
+    most_rows: int, expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "ATTENTION_WORKSPACE", most_rows * 10)
+    launches = attention._launches((0, 3, 7, 9, 13), 10)  # pyright: ignore[reportPrivateUsage]
+    assert launches == expected
+
+
+@pytest.mark.parametrize("kernels", ["triton", "torch"])
+def test_lengths_that_the_device_alone_knows(kernels: str) -> None:
+    """The host's limits size the launch; masks follow the exact lengths."""
+    trees = (-1, 0, 0, 1)
+    case = replace(PLAIN, step=tuple(Nodes(i, n, [0] * 4, trees) for i, n in enumerate((5, 290))))
+    batch, cache = filled(case)
+    query = query_of(case, batch)
+    exact = torch.tensor(batch.context_lens, device=DEVICE)
+    limits = replace(batch, context_lens=(310, 310), exact_lens=exact, prepared={})
+    attend = attention if kernels == "triton" else reference
+    visible = torch.tensor((2, 100), device=DEVICE)
+    views = [(batch, limits), (committed_view(batch, (2, 100)), committed_view(limits, visible))]
+    for known, unknown in views:
+        found = attend.tree_attention(query, without_nan(cache), unknown, 40)
+        expected = reference.tree_attention(query, without_nan(cache), known, 40)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
