@@ -27,6 +27,14 @@ class SchedulerConfig:
     eos_token_ids: frozenset[int]
     speculates: bool = False
     """There is a drafter: decoding sequences get slots for proposals."""
+    runs_ahead: bool = False
+    """A step may be launched before the one before it is read: decoding sequences get slots for
+    both, and keep them while nobody else needs them."""
+
+    @property
+    def num_allocated_blocks(self) -> int:
+        """With one that no sequence gets, for rows of steps that are nobody's."""
+        return self.num_blocks + self.runs_ahead
 
 
 class StepPlanner:
@@ -58,6 +66,8 @@ class StepPlanner:
         self.hits = 0
 
     def plan(self) -> StepPlan:
+        if self.config.runs_ahead:
+            self._give_back_ahead()
         running = sorted(self.running, key=lambda s: s.order)
         for sequence in running:
             if sequence.is_decoding:
@@ -69,6 +79,8 @@ class StepPlanner:
         self._admit()
         if self.config.speculates:
             self._reserve_proposals()
+        if self.config.runs_ahead:
+            self._reserve_ahead()
         return StepPlan(tuple(self.planned.values()), self.num_preemptions, self.queries, self.hits)
 
     def _reserve_proposals(self) -> None:
@@ -85,6 +97,23 @@ class StepPlanner:
             nodes = min(nodes, held + free_slots)
             if depth > 0 and nodes > 1 and self._reserve(sequence, nodes):
                 self.planned[request_id] = replace(planned, max_nodes=nodes, max_depth=depth)
+
+    def _reserve_ahead(self) -> None:
+        """Slots of the step after this one, if there are enough."""
+        for sequence in self.running:
+            planned = self.planned.get(sequence.request.request_id)
+            if planned is not None and sequence.is_decoding:
+                self._reserve(sequence, 2 * planned.max_nodes)
+
+    def _give_back_ahead(self) -> None:
+        """Takes slots ahead back where blocks may be short: for what runs, or for the next one."""
+        waiting = self.waiting.peek()
+        wanted = sum(-(-s.num_pending // self.config.block_size) + 1 for s in self.running)
+        if waiting is not None:
+            wanted += -(-len(waiting.token_ids) // self.config.block_size)
+        if self.pool.num_free < wanted:
+            for sequence in self.running:
+                sequence.trim_blocks(self.pool, self.config.block_size)
 
     def _proposal_limits(self, sequence: Sequence) -> tuple[int, int]:
         """Depth and nodes by what the request allows and what it still can emit."""

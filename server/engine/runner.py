@@ -18,15 +18,14 @@ from server.engine.plan import (
     StepPlan,
     StepResult,
     StepSeconds,
-    StepSpeculation,
 )
 from server.engine.sampler import SamplerRow
 from server.engine.speculative.accept import Verification, accept
 from server.engine.speculative.commit import Walk, move_accepted
 from server.engine.speculative.policy import Speculator
-from server.engine.speculative.trace import trace_step
+from server.engine.speculative.results import chunk_result, walk_result
 from server.engine.speculative.tree import TokenTree, lone_root
-from server.engine.types import RequestId, StepTrace, TokenLogprobs, TokenSource
+from server.engine.types import RequestId
 from server.kernels.tree import LayerCache, TreeBatch
 
 
@@ -91,19 +90,28 @@ class Runner:
         times.append(time.perf_counter())
         self._commit(plan, verified)
         times.append(time.perf_counter())
-        walks = {planned.request.request_id: walk for planned, walk in verified.walks}
-        scored = score_prompts(
-            self.model, verified.hidden, plan.sequences, verified.inputs.first_rows
-        )
-        results = {
-            p.request.request_id: self._result(p, walks.get(p.request.request_id), logprobs)
-            for p, logprobs in zip(plan.sequences, scored, strict=True)
-        }
+        results = self._results(plan, verified)
         seconds = StepSeconds(*(after - before for before, after in itertools.pairwise(times)))
         stats = None
         if self.speculator is not None:
             stats = self.speculator.stats(plan, [walk for _, walk in verified.walks], seconds)
         return StepResult(results, seconds, stats)
+
+    def _results(self, plan: StepPlan, verified: _Verified) -> dict[RequestId, SequenceResult]:
+        walks = {planned.request.request_id: walk for planned, walk in verified.walks}
+        scored = score_prompts(
+            self.model, verified.hidden, plan.sequences, verified.inputs.first_rows
+        )
+        results: dict[RequestId, SequenceResult] = {}
+        for planned, logprobs in zip(plan.sequences, scored, strict=True):
+            name = planned.request.request_id
+            walk = walks.get(name)
+            if walk is None:
+                results[name] = chunk_result(planned, logprobs)
+            else:
+                proposal = self.speculator.proposal_of(name) if self.speculator else None
+                results[name] = walk_result(planned, walk, proposal, logprobs)
+        return results
 
     def forget(self, request_id: RequestId) -> None:
         """The request is over."""
@@ -143,7 +151,7 @@ class Runner:
             # The root is the chain's last node; a proposed tree replaces a chain of one.
             root_row = first_row + planned.num_nodes - 1
             grammar = grammars.get(planned.request.request_id)
-            walk = Verification(tree, len(logit_rows), self._sampler_row(planned, grammar))
+            walk = Verification(tree, len(logit_rows), self.sampler_row(planned, grammar))
             walks.append((planned, walk))
             logit_rows.extend(range(root_row, root_row + len(tree)))
         if walks:
@@ -159,7 +167,8 @@ class Runner:
                 plan, verified.walks, verified.hidden, verified.inputs.first_rows
             )
 
-    def _sampler_row(self, planned: PlannedSequence, grammar: GrammarState | None) -> SamplerRow:
+    def sampler_row(self, planned: PlannedSequence, grammar: GrammarState | None) -> SamplerRow:
+        """For the token after a sequence's last known one."""
         params = planned.request.params
         prompt = planned.request.prompt_token_ids
         avoids_eos = grammar is not None and params.ignore_eos
@@ -171,35 +180,3 @@ class Runner:
             grammar,
             self.eos_token_ids - params.stop_token_ids if avoids_eos else frozenset(),
         )
-
-    def _result(
-        self,
-        planned: PlannedSequence,
-        walk: Verification | None,
-        prompt_logprobs: tuple[TokenLogprobs, ...],
-    ) -> SequenceResult:
-        if walk is None:
-            return SequenceResult(planned.num_nodes, (), None, prompt_logprobs=prompt_logprobs)
-        num_committed = planned.num_nodes - 1 + len(walk.path)
-        logprobs = tuple(walk.logprobs) or None
-        speculation = None
-        if len(walk.tree) > 1:
-            speculation = StepSpeculation(len(walk.tree) - 1, _sources(walk))
-        trace = self._trace(planned, walk) if planned.request.speculation.traced else None
-        return SequenceResult(
-            num_committed, tuple(walk.token_ids), logprobs, speculation, prompt_logprobs, trace
-        )
-
-    def _trace(self, planned: PlannedSequence, walk: Verification) -> StepTrace:
-        proposal = None
-        if self.speculator is not None and len(walk.tree) > 1:
-            proposal = self.speculator.proposal_of(planned.request.request_id)
-        return trace_step(walk.tree, walk.path, proposal)
-
-
-def _sources(walk: Verification) -> tuple[TokenSource, ...]:
-    """Of the drawn tokens: those that were nodes, then the target's own."""
-    of_nodes: list[TokenSource] = [
-        "leaf" if walk.tree.is_leaf(node) else "trunk" for node in walk.path[1:]
-    ]
-    return (*of_nodes, "target")

@@ -116,7 +116,8 @@ class Scheduler:
                 result.seconds,
             )
             sequence.publish_full_blocks(self.pool, self.config.block_size)
-            sequence.trim_blocks(self.pool, self.config.block_size)
+            if not self.config.runs_ahead:
+                sequence.trim_blocks(self.pool, self.config.block_size)
             if output is None:
                 continue
             outputs.append(output)

@@ -33,24 +33,51 @@ def keep_mask(
     return probs >= cutoff[:, None]
 
 
+def keep_mask_of_best(
+    probs: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    count: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`keep_mask` without asking the host, by the `count` most probable tokens alone.
+
+    Returns:
+        ([rows, vocab] bool, [rows] bool: whether so many tokens decide it; elsewhere it is void)
+    """
+    vocab = probs.shape[-1]
+    limits = torch.where((top_k > 0) & (top_k < vocab), top_k, vocab)
+    cutoff, decided = _cutoff_among(probs, limits, top_p, min(count, vocab))
+    cutoff = torch.maximum(cutoff, min_p * probs.amax(dim=-1))
+    return probs >= cutoff[:, None], decided
+
+
 def _cutoff(probs: torch.Tensor, limits: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """The probability of the last token that top_k and top_p keep, [rows]."""
-    vocab = probs.shape[-1]
-    count = min(_FIRST_LOOK, vocab)
+    count = min(_FIRST_LOOK, probs.shape[-1])
     while True:
-        best = probs.topk(count, dim=-1).values
-        within = torch.arange(count, device=probs.device) < limits[:, None]
-        masses = torch.where(within, best, 0.0).double().cumsum(dim=-1)
-        # What top_p takes its share of: the mass of the top k, or all of it.
-        whole = torch.where(limits < vocab, masses[:, -1], 1.0)
-        wanted = top_p.double() * whole
-        nucleus_in_sight = (limits >= vocab) & (masses[:, -1] >= wanted)
-        keeps_all = (limits >= vocab) & (top_p >= 1)
-        if count == vocab or bool(((limits <= count) | nucleus_in_sight | keeps_all).all()):
-            break
-        count = min(count * 8, vocab)
+        cutoff, decided = _cutoff_among(probs, limits, top_p, count)
+        if bool(decided.all()):
+            return cutoff
+        count = min(count * 8, probs.shape[-1])
+
+
+def _cutoff_among(
+    probs: torch.Tensor, limits: torch.Tensor, top_p: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """By the `count` most probable tokens: ([rows] cut-off, [rows] whether they decide it)."""
+    vocab = probs.shape[-1]
+    best = probs.topk(count, dim=-1).values
+    within = torch.arange(count, device=probs.device) < limits[:, None]
+    masses = torch.where(within, best, 0.0).double().cumsum(dim=-1)
+    # What top_p takes its share of: the mass of the top k, or all of it.
+    whole = torch.where(limits < vocab, masses[:, -1], 1.0)
+    wanted = top_p.double() * whole
+    nucleus_in_sight = (limits >= vocab) & (masses[:, -1] >= wanted)
+    keeps_all = (limits >= vocab) & (top_p >= 1)
+    decided = (limits <= count) | nucleus_in_sight | keeps_all
     before = torch.cat((torch.zeros_like(masses[:, :1]), masses[:, :-1]), dim=-1)
     kept = within & ((before < wanted[:, None]) | (top_p[:, None] >= 1))
     last = kept.sum(dim=-1).clamp(min=1) - 1
     cutoff = best.gather(1, last[:, None])[:, 0]
-    return torch.where(keeps_all, 0.0, cutoff)
+    return torch.where(keeps_all, 0.0, cutoff), decided | (count == vocab)

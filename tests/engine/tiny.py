@@ -9,6 +9,7 @@ import torch
 
 from server.engine.grammar.state import GrammarStates
 from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.loop import Executes
 from server.engine.planner import SchedulerConfig
 from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
@@ -71,12 +72,12 @@ def tiny_model() -> LlamaModel:
 def caches_of(model: LlamaModel, config: SchedulerConfig) -> list[LayerCache]:
     sizes = (model.config.num_layers, model.config.num_kv_heads, model.config.head_dim)
     shape = CacheShape(*sizes, model.placement.dtype)
-    return allocate_kv(shape, config.num_blocks, config.block_size, CPU)
+    return allocate_kv(shape, config.num_allocated_blocks, config.block_size, CPU)
 
 
 def tiny_caches(config: SchedulerConfig, num_layers: int = MODEL.num_layers) -> list[LayerCache]:
     shape = CacheShape(num_layers, MODEL.num_kv_heads, MODEL.head_dim, torch.float32)
-    return allocate_kv(shape, config.num_blocks, config.block_size, CPU)
+    return allocate_kv(shape, config.num_allocated_blocks, config.block_size, CPU)
 
 
 MakeDrafter = Callable[[SchedulerConfig, list[LayerCache]], Drafter]
@@ -120,6 +121,8 @@ class TinyEngine:
         self.runner = Runner(
             model, caches, config.block_size, config.eos_token_ids, CPU, speculator, grammars
         )
+        self.executor: Executes = self.runner
+        """What steps are given to."""
         self.num_preemptions = 0
         self.num_steps = 0
 
@@ -129,11 +132,11 @@ class TinyEngine:
             return []
         self.num_steps += 1
         self.num_preemptions += plan.num_preemptions
-        outputs = self.scheduler.update(plan, self.runner.execute(plan), time.monotonic())
+        outputs = self.scheduler.update(plan, self.executor.execute(plan), time.monotonic())
         self.scheduler.check_integrity()
         for output in outputs:
             if output.finish_reason is not None:
-                self.runner.forget(output.request_id)
+                self.executor.forget(output.request_id)
         return outputs
 
     def run(self, requests: Sequence[Request]) -> dict[RequestId, list[RequestOutput]]:

@@ -40,7 +40,7 @@ class Glide(Protocol):
         caches: Sequence[LayerCache],
         target_caches: Sequence[LayerCache],
         batch: TreeBatch,
-        verified_lens: tuple[int, ...],
+        verified_lens: tuple[int, ...] | torch.Tensor,
         hidden: torch.Tensor | None,
         delay: int,
     ) -> torch.Tensor: ...
@@ -88,6 +88,13 @@ class GlideDrafter(NeuralDrafter):
     def forget(self, request_id: RequestId) -> None:
         super().forget(request_id)
         self._hidden.pop(request_id, None)
+
+    def hand_over(self, sequences: Sequence[PlannedSequence]) -> list[torch.Tensor | None]:
+        """For sequences that are drafted elsewhere from now on (`engine/graphs`): their draft KV is
+        complete, and these are the hidden states at their last committed positions; None where none
+        is known."""
+        self._write(self._take_pending(sequences))
+        return [self._hidden.pop(s.request.request_id, None) for s in sequences]
 
     def draft(
         self, sequences: Sequence[PlannedSequence], depths: Sequence[int], stop: EarlyStop

@@ -1,10 +1,9 @@
 """What speculation did in one step, over all sequences, for metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from server.engine.plan import StepPlan, StepSeconds
 from server.engine.speculative.accept import Verification
-from server.engine.speculative.live_costs import LiveCurve
 from server.engine.types import StepSpeculationStats
 
 Observation = tuple[float, bool]
@@ -16,7 +15,7 @@ def step_stats(
     walks: Sequence[Verification],
     observations: Sequence[Observation],
     seconds: StepSeconds,
-    verify_cost: LiveCurve,
+    verify_cost: Callable[[int], float],
 ) -> StepSpeculationStats:
     """Args:
     walks: of all sequences that drew tokens.
@@ -46,7 +45,7 @@ def _at_least(counts: Sequence[int]) -> tuple[int, ...]:
     return tuple(sum(count > i for count in counts) for i in range(max(counts, default=0)))
 
 
-def _plain_seconds(walks: Sequence[Verification], verify_cost: LiveCurve) -> float:
+def _plain_seconds(walks: Sequence[Verification], verify_cost: Callable[[int], float]) -> float:
     """Plain decoding gives each sequence a token a step; those with more tokens take more steps."""
     rows_per_step = _at_least([len(walk.token_ids) for walk in walks])
     return sum(verify_cost(rows) for rows in rows_per_step)

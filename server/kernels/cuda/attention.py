@@ -12,9 +12,10 @@
 
 A tile is up to BLOCK_M / heads-per-KV-head neighbouring nodes of one sequence. A program leaves its
 softmax's log-sum-exp and its normalised result; `_merge` weighs them in a fixed order (the split of
-flash-decoding; prefix and tree apart as in LongSpec, arXiv 2502.17421, section 4). Tiles' height and
-a sequence's splits depend on nothing but the model and its own context: what else is in the batch
-changes no row. Partial results take ATTENTION_WORKSPACE at most; larger steps are several launches.
+flash-decoding; prefix and tree apart as in LongSpec, arXiv 2502.17421, section 4). A tile's height
+and a sequence's splits depend on nothing but the model and its own context: what else is in the
+batch changes no row. Partial results take ATTENTION_WORKSPACE at most; larger steps are several
+launches.
 
 Several target layers are one launch (GliDe's glimpse): a layer is an offset into the KV pool.
 """

@@ -66,7 +66,7 @@ def glide(config: SchedulerConfig, caches: list[LayerCache]) -> Drafter:
     model = tiny_glide()
     kv_layers, kv_heads, head_dim = model.cache_shape
     shape = CacheShape(kv_layers, kv_heads, head_dim, torch.float32)
-    own = allocate_kv(shape, config.num_blocks, config.block_size, CPU)
+    own = allocate_kv(shape, config.num_allocated_blocks, config.block_size, CPU)
     return GlideDrafter(model, own, caches, config.block_size, CPU)
 
 
