@@ -18,6 +18,7 @@ from server.api.deps import Parts, ServingInfo
 from server.api.front_door import front_door
 from server.api.responses.store import ResponseStore, StoreLimits
 from server.build_draft import Draft, build_speculator, load_draft
+from server.build_graphs import build_graphs, has_graphs
 from server.build_limits import describe_pool, scheduler_config
 from server.build_observers import Observers
 from server.build_parallel import cache_shape, free_everywhere, guarded, rank_threads, start_crew
@@ -26,6 +27,7 @@ from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
 from server.engine.grammar.state import GrammarStates
 from server.engine.kv_cache import allocate_kv, copy_kv
+from server.engine.loop import Executes
 from server.engine.runner import Model, Runner
 from server.engine.scheduler import Scheduler
 from server.engine.speculative.policy import Speculator
@@ -146,16 +148,17 @@ def _build_model(
     if draft is not None and draft.shape is not None:
         token_bytes += draft.shape.bytes_per_token
     free = free_everywhere(crew, device)
+    on_device = has_graphs(settings, device, draft)
     if device.type == "cuda":
-        memory = gpu_memory(settings, config, dtype, total_memory(device), free)
+        memory = gpu_memory(settings, config, dtype, total_memory(device), free, on_device)
         report(str(memory))
         free = memory.kv
     limits = scheduler_config(settings, config, token_bytes, free, on_cpu=device.type == "cpu")
-    limits = replace(limits, speculates=draft is not None)
+    limits = replace(limits, speculates=draft is not None, runs_ahead=on_device)
     if tokenizer.eos_id is not None:
         limits = replace(limits, eos_token_ids=limits.eos_token_ids | {tokenizer.eos_id})
     report(describe_pool(limits, token_bytes))
-    caches = allocate_kv(shape, limits.num_blocks, limits.block_size, device)
+    caches = allocate_kv(shape, limits.num_allocated_blocks, limits.block_size, device)
     target: Model = model
     if crew is not None:
         crew.tell({"num_blocks": limits.num_blocks, "block_size": limits.block_size})
@@ -180,7 +183,13 @@ def _build_model(
         states,
         RemoteCopies(crew) if crew else copy_kv,
     )
-    engine = AsyncEngine(Scheduler(limits), runner, observe, grammars)
+    executor: Executes = runner
+    if on_device:
+        what = f"{identity}|{draft.identity if draft else None}"
+        executor = build_graphs(
+            settings, runner, limits, placement, what, config.hidden_size, report
+        )
+    engine = AsyncEngine(Scheduler(limits), executor, observe, grammars)
     if crew is not None:
         crew.watch(engine.fail)
     return LoadedModel(

@@ -119,11 +119,7 @@ def build_speculator(
         crew: the other ranks of tensor parallelism.
     """
     drafter = _drafter(draft, caches, limits, device, crew)
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    what = f"{identity}|{draft.identity}|{machine}|{torch.get_num_threads()}"
-    key = blake2b(what.encode(), digest_size=8).hexdigest()
-    path = settings.cache_dir.expanduser() / "profiles" / f"{key}.json"
-
+    path = profile_path(settings, f"{identity}|{draft.identity}", device)
     profiled = Profiled(target, caches, limits.block_size, device)
     costs = _costs(path, profiled, drafter, report)
     one, eight = costs.verify(1) * 1000, costs.verify(8) * 1000
@@ -135,6 +131,14 @@ def build_speculator(
     if draft.model is None:
         return Speculator(drafter, config, AutoPolicy(live, source="lookup"))
     return Speculator(drafter, config, AutoPolicy(live), NgramDrafter())
+
+
+def profile_path(settings: ModelSettings, identity: str, device: torch.device) -> Path:
+    """Where measurements are kept of what `identity` names, on this machine."""
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    what = f"{identity}|{machine}|{torch.get_num_threads()}"
+    key = blake2b(what.encode(), digest_size=8).hexdigest()
+    return settings.cache_dir.expanduser() / "profiles" / f"{key}.json"
 
 
 def policy_config(settings: ModelSettings) -> PolicyConfig:
@@ -175,7 +179,7 @@ def _drafter(
 ) -> Drafter:
     if draft.model is None or draft.shape is None:
         return NgramDrafter()
-    own = allocate_kv(draft.shape, limits.num_blocks, limits.block_size, device)
+    own = allocate_kv(draft.shape, limits.num_allocated_blocks, limits.block_size, device)
     if isinstance(draft.model, GlideModel):
         glide = RemoteGlide(draft.model, crew) if crew else draft.model
         return GlideDrafter(glide, own, caches, limits.block_size, device)

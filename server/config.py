@@ -141,6 +141,10 @@ class ModelSettings(BaseSettings):
     """On a GPU: share of its memory for weights, drafts, steps and KV cache together; the cache
     gets what the others leave, where kv_memory is not given."""
 
+    enforce_eager: bool = False
+    """On a GPU: launch every kernel of a step from the host, instead of whole steps as CUDA graphs;
+    slower, but starts sooner. On a CPU there are no graphs."""
+
     max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = 64
     """Most requests that run at once; more wait in the queue."""
 

@@ -7,19 +7,22 @@ from server.build_limits import scheduler_config
 from server.config import ModelSettings, load_settings
 from server.errors import ConfigError
 from server.gpu_memory import GpuMemory, check_memory_settings, gpu_memory
+from server.kernels.cuda import ATTENTION_WORKSPACE
 from tests.engine.tiny import MODEL
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def test_the_cache_gets_what_is_left() -> None:
-    memory = GpuMemory(total=1000, used=300, steps=150, utilization=0.9)
-    assert memory.kv == 450
-    assert GpuMemory(total=1000, used=800, steps=150, utilization=0.9).kv == 0
+    memory = GpuMemory(total=1000, used=300, steps=150, graphs=50, utilization=0.9)
+    assert memory.kv == 400
+    assert GpuMemory(total=1000, used=800, steps=150, graphs=0, utilization=0.9).kv == 0
 
 
-def test_steps_are_set_aside() -> None:
-    """10 + 2 x 3 rows of 3 x (96 + 2 x 32) halves; 6 rows of 3 x 61 floats."""
+@pytest.mark.parametrize("has_graphs", [True, False])
+def test_steps_and_graphs_are_set_aside(has_graphs: bool) -> None:
+    """10 + 2 x 3 rows of 3 x (96 + 2 x 32) halves; 6 rows of 3 x 61 floats. Graphs compute trees in
+    memory of their own."""
     settings = load_settings(
         ModelSettings,
         max_num_batched_tokens=10,
@@ -27,9 +30,13 @@ def test_steps_are_set_aside() -> None:
         speculation_nodes=3,
         gpu_memory_utilization=0.5,
     )
-    memory = gpu_memory(settings, MODEL, torch.bfloat16, total=100_000, free=70_000)
-    assert memory.steps == 16 * 3 * (96 + 64) * 2 + 6 * 3 * 61 * 4
-    assert (memory.used, memory.kv) == (30_000, 20_000 - memory.steps)
+    total = 10 * 2**30
+    memory = gpu_memory(settings, MODEL, torch.bfloat16, total, total - 30_000, has_graphs)
+    trees = 6 * 3 * (96 + 64) * 2 + 6 * 3 * 61 * 4 + ATTENTION_WORKSPACE
+    assert memory.steps == 10 * 3 * (96 + 64) * 2 + trees
+    assert memory.graphs == (trees + 64 * 2**23 if has_graphs else 0)
+    assert memory.used == 30_000
+    assert memory.kv == total // 2 - 30_000 - memory.steps - memory.graphs
 
 
 def test_all_of_it_becomes_blocks() -> None:

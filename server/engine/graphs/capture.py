@@ -1,5 +1,6 @@
 """Captures a step's CUDA graphs, on first use, and replays them; on a CPU, steps simply run."""
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,7 +15,7 @@ _MOST_GRAPHS = 128
 """That are kept; beyond, the one that was not used for longest goes. They share their memory."""
 _REPETITIONS = 3
 
-Report = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 class Running(NamedTuple):
@@ -49,12 +50,10 @@ class Graphs:
         step: Callable[[StepShape], torch.Tensor],
         seats: DeviceSeats,
         costs: TierCosts,
-        report: Report,
     ) -> None:
         self.step = step
         self.seats = seats
         self.costs = costs
-        self.report = report
         self._graphs: OrderedDict[StepShape, tuple[torch.cuda.CUDAGraph, torch.Tensor]]
         self._graphs = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle() if seats.device.type == "cuda" else None
@@ -66,7 +65,7 @@ class Graphs:
         if self.seats.device.type == "cpu" or shape in self._graphs:
             return
         if self.is_serving:
-            self.report(f"capturing the graph of a step of {_described(shape)} …")
+            logger.info("capturing the graph of a step of %s", _described(shape))
         self.seats.dismiss_all()
         self.step(shape)  # compiles kernels and fills their caches
         torch.cuda.synchronize()

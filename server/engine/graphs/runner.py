@@ -69,6 +69,7 @@ class GraphRunner:
         seats: DeviceSeats,
         graphs: Graphs,
         sizes: Sizes,
+        learned: Learned,
         max_model_len: int,
     ) -> None:
         self.runner = runner
@@ -77,7 +78,7 @@ class GraphRunner:
         self.graphs = graphs
         self.sizes = sizes
         self.max_model_len = max_model_len
-        self.learned = Learned(runner.speculator, sizes.choice)
+        self.learned = learned
         self.num_dropped = 0
         """Rows that were launched ahead in vain."""
         self._speculator = runner.speculator
@@ -210,6 +211,7 @@ class GraphRunner:
         longest = longest or max(row.controls.context for row in rows)
         shape = self.sizes.shape([(r.planned, r.controls) for r in rows], longest)
         self.graphs.prepare(shape)
+        self.learned.tell()
         self.seats.call([row.controls for row in rows], shape.batch)
         return _Flight(shape, rows, self.graphs.launch(shape))
 

@@ -12,13 +12,18 @@ from server.engine.graphs.tiers import (
     at_least,
     batch_sizes,
     context_sizes,
-    node_bucket,
 )
 from server.engine.plan import PlannedSequence
 from server.engine.speculative.policy import PolicyConfig
+from server.engine.types import PolicyName
 
 MOST_NODES = 64
 """Of a sequence in a step."""
+
+
+def tier_for(depth: int, nodes: int) -> Tier:
+    """The smallest that is enough."""
+    return Tier(depth, 1 << (nodes - 1).bit_length()) if depth else PLAIN
 
 
 class Sizes:
@@ -48,21 +53,30 @@ class Sizes:
     def limits(self, planned: PlannedSequence) -> tuple[int, int]:
         """Depth and nodes that a sequence's policy takes at most, without regard to its answer's
         end; of `auto` those of the largest tier."""
-        policy, asked = planned.request.speculation.policy, planned.request.speculation
-        if policy == "off" or not self.can_draft:
+        asked = planned.request.speculation
+        if asked.policy == "off" or not self.can_draft:
             return PLAIN
-        config = self.config
+        if asked.policy != "auto":
+            return self.fixed(asked.policy, asked.max_depth, asked.max_nodes)
         largest = Tier(*map(max, zip(*self.choice.tiers, strict=True)))
-        own = {"chain": config.chain_depth, "cape": config.cape_depth, "auto": largest.depth}
-        depth = asked.max_depth or own[policy]
-        if policy == "auto":
-            depth = min(depth, largest.depth)
-        nodes = {
-            "chain": depth + 1,
-            "cape": 1 + depth * (1 + max(config.cape.leaves)),
-            "auto": largest.nodes,
-        }[policy]
-        return depth, min(nodes, asked.max_nodes, MOST_NODES)
+        depth = min(asked.max_depth or largest.depth, largest.depth)
+        return depth, min(largest.nodes, asked.max_nodes)
+
+    def fixed(self, policy: PolicyName, depth: int | None, max_nodes: int) -> tuple[int, int]:
+        """Depth and nodes of `chain` or `cape`.
+
+        Args:
+            depth: that was asked for.
+        """
+        config = self.config
+        if policy == "chain":
+            depth = depth or config.chain_depth
+            nodes = depth + 1
+        else:
+            depth = depth or config.cape_depth
+            nodes = 1 + depth * (1 + max(config.cape.leaves))
+        nodes = min(nodes, max_nodes, MOST_NODES)
+        return min(depth, nodes - 1), nodes
 
     def shape(
         self, rows: Sequence[tuple[PlannedSequence, Controls]], longest_context: int
@@ -76,11 +90,11 @@ class Sizes:
                 autos += 1
             else:
                 own = self.limits(planned)
-                depth, nodes = max(depth, min(own[0], own[1] - 1)), max(nodes, own[1])
+                depth, nodes = max(depth, own[0]), max(nodes, own[1])
         if autos:
             tier = self.choice(batch)
             depth, nodes = max(depth, tier.depth), max(nodes, tier.nodes)
-        tier = Tier(depth, node_bucket(nodes)) if depth else PLAIN
+        tier = tier_for(depth, nodes)
         context = at_least(longest_context + max(tier.nodes, tier.depth), self.contexts)
         return StepShape(batch, tier, context, _sampling([controls for _, controls in rows]))
 

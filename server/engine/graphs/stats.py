@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields
 
+from server.engine.graphs.expand import Widths
 from server.engine.graphs.outcome import Outcome
 from server.engine.graphs.tiers import PLAIN, TierChoice, TierCosts
 from server.engine.plan import PlannedSequence, StepPlan, StepSeconds
@@ -11,6 +12,8 @@ from server.engine.speculative.policy import Speculator
 from server.engine.speculative.step_stats import step_stats
 from server.engine.types import StepSpeculationStats
 
+_TOLD_EVERY = 16
+"""Steps; chances of acceptance move slowly."""
 _OBSERVED = 4
 """Proposals of a step that the choice of tiers looks at; it keeps few, and a step may have many."""
 
@@ -20,11 +23,22 @@ class Learned:
 
     Args:
         speculator: whose calibration is taught; None where there is no draft.
+        choice: shown what was drafted.
+        widths: what the device knows of the calibration.
     """
 
-    def __init__(self, speculator: Speculator | None, choice: TierChoice) -> None:
+    def __init__(self, speculator: Speculator | None, choice: TierChoice, widths: Widths) -> None:
         self.speculator = speculator
         self.choice = choice
+        self.widths = widths
+        self._num_steps = 0
+
+    def tell(self) -> None:
+        """Before a launch: tells the device what was learned, now and then."""
+        if self.speculator is not None and self._num_steps % _TOLD_EVERY == 0:
+            calibration = self.speculator.auto.calibration
+            self.widths.learn(calibration.lines("trunk"), calibration.lines("leaf"))
+        self._num_steps += 1
 
     def from_step(
         self,

@@ -9,6 +9,7 @@ tree has fewer of than others, write their KV to one spare slot that no sequence
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -19,17 +20,42 @@ from server.engine.graphs.seats import DeviceSeats, Rows
 from server.engine.graphs.tiers import StepShape
 from server.engine.graphs.walk import Walks, follow
 from server.engine.runner import Model
-from server.engine.speculative.glide_drafter import Glide
 from server.engine.speculative.proposal import NUM_CANDIDATES
 from server.kernels.dispatch import kernels_for
 from server.kernels.tree import LayerCache, TreeBatch
+
+
+class DeviceGlide(Protocol):
+    """What is needed of `models/glide.py`; where the host knows no lengths, they are tensors."""
+
+    draft_token_ids: torch.Tensor
+    glimpse_hidden: bool
+
+    def draft(
+        self,
+        token_ids: torch.Tensor,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        batch: TreeBatch,
+        verified_lens: torch.Tensor,
+        hidden: torch.Tensor | None,
+        delay: int,
+    ) -> torch.Tensor: ...
+
+    def fill(
+        self,
+        token_ids: torch.Tensor,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        batch: TreeBatch,
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceDraft:
     """A GliDe draft over its KV."""
 
-    model: Glide
+    model: DeviceGlide
     caches: Sequence[LayerCache]
 
 

@@ -77,11 +77,6 @@ def context_sizes(longest: int) -> list[int]:
     return [*(size for size in _CONTEXTS if size < longest), longest]
 
 
-def node_bucket(nodes: int) -> int:
-    """The power of two that is enough."""
-    return 1 << (nodes - 1).bit_length()
-
-
 class TierCosts:
     """Seconds of a step by batch and tier.
 
@@ -93,12 +88,12 @@ class TierCosts:
         self.seconds = dict(measured or {})
 
     def __call__(self, batch: int, tier: Tier) -> float:
-        """Where this batch was never measured, that of the next one up, or down; infinite for a
-        tier that never was."""
+        """Where this batch was never measured, that of the next one up, or down; 0 for a tier that
+        never was, so that it is tried."""
         known = sorted(size for size, measured in self.seconds if measured == tier)
         larger = [size for size in known if size >= batch]
         nearest = larger[:1] or known[-1:]
-        return self.seconds[nearest[0], tier] if nearest else math.inf
+        return self.seconds[nearest[0], tier] if nearest else 0.0
 
     def measured(self, batch: int, tier: Tier, seconds: float) -> None:
         """Of a step that did nothing else."""
@@ -171,7 +166,7 @@ class TierChoice:
 
     def _rate(self, batch: int, tier: Tier) -> float:
         seconds = self.costs(batch, tier)
-        return (1 + self._expected[tier]) / seconds if seconds > 0 else 0.0
+        return (1 + self._expected[tier]) / seconds if seconds > 0 else math.inf
 
     def _mean(self, tier: Tier) -> float:
         """Tokens that a tier's nodes bring a sequence."""

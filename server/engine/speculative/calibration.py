@@ -49,9 +49,9 @@ class Calibration:
         total = entry.accepted + _PRIOR_WEIGHT * confidence
         return min(total / (entry.seen + _PRIOR_WEIGHT), 1.0)
 
-    def trunk_lines(self) -> Lines:
-        """The chances of all trunk tokens, as `chance` gives them."""
-        bins = self._bins["trunk"]
+    def lines(self, kind: Kind) -> Lines:
+        """The chances of all tokens of a kind, as `chance` gives them."""
+        bins = self._bins[kind]
         weights = [1 / (entry.seen + _PRIOR_WEIGHT) for entry in bins]
         return Lines(
             tuple(e.accepted * weight for e, weight in zip(bins, weights, strict=True)),

@@ -40,7 +40,7 @@ class Glide(Protocol):
         caches: Sequence[LayerCache],
         target_caches: Sequence[LayerCache],
         batch: TreeBatch,
-        verified_lens: tuple[int, ...] | torch.Tensor,
+        verified_lens: tuple[int, ...],
         hidden: torch.Tensor | None,
         delay: int,
     ) -> torch.Tensor: ...

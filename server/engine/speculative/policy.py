@@ -227,7 +227,7 @@ class Speculator:
             plan.least_survival if p.request.speculation.policy == "auto" else 0.0
             for p, _ in wanted
         )
-        stop = EarlyStop(self.auto.calibration.trunk_lines(), least)
+        stop = EarlyStop(self.auto.calibration.lines("trunk"), least)
         proposals = self.drafter.draft([p for p, _ in wanted], [d for _, d in wanted], stop)
         pairs = zip(wanted, proposals, strict=True)
         return {_name(p): self._constrained(p, proposal) for (p, _), proposal in pairs}

@@ -2,16 +2,18 @@
 one by one. Drives what GPUs capture."""
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 
-from server.engine.graphs.capture import Graphs
+from server.engine.graphs.capture import Graphs, Running
 from server.engine.graphs.expand import Widths
 from server.engine.graphs.runner import GraphRunner
 from server.engine.graphs.seats import DeviceSeats
 from server.engine.graphs.sizes import MOST_NODES, Sizes
-from server.engine.graphs.step import DeviceDraft, DeviceStep
-from server.engine.graphs.tiers import AUTO_TIERS, Tier, TierChoice, TierCosts
+from server.engine.graphs.stats import Learned
+from server.engine.graphs.step import DeviceDraft, DeviceGlide, DeviceStep
+from server.engine.graphs.tiers import AUTO_TIERS, StepShape, Tier, TierChoice, TierCosts
 from server.engine.planner import SchedulerConfig
 from server.engine.speculative.calibration import Calibration
 from server.engine.speculative.glide_drafter import GlideDrafter
@@ -43,7 +45,11 @@ class DeviceEngine(TinyEngine):
         choice = TierChoice(ConstantCosts(), calibration, AUTO_TIERS)
         columns = -(-(config.max_model_len + 2 * MOST_NODES) // config.block_size)
         seats = DeviceSeats(config.max_num_seqs, columns, (MODEL.hidden_size, torch.float32), CPU)
-        draft = None if drafter is None else DeviceDraft(drafter.model, drafter.caches)
+        draft = (
+            None
+            if drafter is None
+            else DeviceDraft(cast(DeviceGlide, drafter.model), drafter.caches)
+        )
         policies = PolicyConfig()
         widths = Widths(policies.cape, CPU)
         step = DeviceStep(
@@ -52,15 +58,17 @@ class DeviceEngine(TinyEngine):
         sizes = Sizes(
             policies, choice, config.max_num_seqs, config.max_model_len, drafter is not None
         )
-        graphs = Graphs(step, seats, choice.costs, print)
+        graphs = Graphs(step, seats, choice.costs)
+        learned = Learned(speculator, choice, widths)
         self.device = self.executor = GraphRunner(
-            self.runner, drafter, seats, graphs, sizes, config.max_model_len
+            self.runner, drafter, seats, graphs, sizes, learned, config.max_model_len
         )
+        self.device_step = step
         self.num_on_device = 0
         """Steps that the device ran."""
         launch = graphs.launch
 
-        def counted(shape):
+        def counted(shape: StepShape) -> Running:
             self.num_on_device += 1
             return launch(shape)
 

@@ -65,6 +65,6 @@ def test_lines_are_the_chances() -> None:
     for i in range(300):
         calibration.observe((i % 97) / 96, "trunk", i % 3 > 0)
         calibration.observe((i % 89) / 88, "leaf", i % 7 > 0)
-    lines = calibration.trunk_lines()
+    lines = calibration.lines("trunk")
     for i in range(101):
         assert lines(i / 100) == pytest.approx(calibration.chance(i / 100, "trunk"))

@@ -1,0 +1,138 @@
+"""The composition root's part for steps on the device: whether there are any, and their graphs."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from server.build_draft import Draft, policy_config, profile_path
+from server.config import ModelSettings
+from server.engine.graphs.capture import Graphs
+from server.engine.graphs.expand import Widths
+from server.engine.graphs.runner import GraphRunner
+from server.engine.graphs.seats import DeviceSeats
+from server.engine.graphs.sizes import MOST_NODES, Sizes, tier_for
+from server.engine.graphs.stats import Learned
+from server.engine.graphs.step import DeviceDraft, DeviceStep
+from server.engine.graphs.tiers import (
+    AUTO_TIERS,
+    PLAIN,
+    Sampling,
+    StepShape,
+    Tier,
+    TierChoice,
+    TierCosts,
+)
+from server.engine.planner import SchedulerConfig
+from server.engine.runner import Runner
+from server.engine.speculative.calibration import Calibration
+from server.engine.speculative.glide_drafter import GlideDrafter
+from server.kernels.dispatch import gpu_kernels
+from server.machine import free_memory
+from server.models.glide import GlideModel
+from server.models.layers import Placement
+
+Report = Callable[[str], None]
+_CAPTURED_AT_START: tuple[Sampling, ...] = ("greedy", "drawn")
+
+
+def has_graphs(settings: ModelSettings, device: torch.device, draft: Draft | None) -> bool:
+    """Whether steps run on the device as graphs: on one GPU, with Triton's kernels (torch's ask the
+    host), and a GliDe draft or none."""
+    fits = draft is None or isinstance(draft.model, GlideModel)
+    alone = settings.tensor_parallel_size == 1 and not settings.enforce_eager
+    return device.type == "cuda" and alone and fits and gpu_kernels() == "Triton"
+
+
+def build_graphs(
+    settings: ModelSettings,
+    runner: Runner,
+    limits: SchedulerConfig,
+    placement: Placement,
+    identity: str,
+    hidden_size: int,
+    report: Report,
+) -> GraphRunner:
+    """Wires the device's steps and captures those that are most probably needed; what they cost is
+    kept in the cache folder.
+
+    Args:
+        identity: of target, draft, precision and device.
+        hidden_size: of the target.
+    """
+    device, speculator = runner.device, runner.speculator
+    drafter = speculator.drafter if speculator is not None else None
+    draft = None
+    if drafter is not None:
+        if not isinstance(drafter, GlideDrafter) or not isinstance(drafter.model, GlideModel):
+            raise ValueError(f"a {drafter.name} draft does not run on the device")
+        draft = DeviceDraft(drafter.model, drafter.caches)
+    config = policy_config(settings)
+    path = profile_path(settings, f"{identity}|tiers", device)
+    costs = TierCosts(_stored(path))
+    calibration = speculator.auto.calibration if speculator is not None else Calibration()
+    choice = TierChoice(costs, calibration, _tiers(settings, drafter is not None))
+    columns = -(-(limits.max_model_len + 2 * MOST_NODES) // limits.block_size)
+    width = hidden_size if drafter is not None and drafter.model.glimpse_hidden else 0
+    seats = DeviceSeats(limits.max_num_seqs, columns, (width, placement.dtype), device)
+    widths = Widths(config.cape, device)
+    step = DeviceStep(runner.model, runner.caches, seats, limits.block_size, draft, widths)
+    sizes = Sizes(config, choice, limits.max_num_seqs, limits.max_model_len, drafter is not None)
+    graphs = Graphs(step, seats, costs)
+    _capture(graphs, sizes, settings, report)
+    _store(path, costs)
+    learned = Learned(speculator, choice, widths)
+    return GraphRunner(runner, drafter, seats, graphs, sizes, learned, limits.max_model_len)
+
+
+def _first_tiers(settings: ModelSettings, sizes: Sizes) -> Sequence[Tier]:
+    """Those that requests which say nothing of speculation need."""
+    policy, can_draft = settings.speculation_policy, sizes.can_draft
+    if can_draft and policy in ("chain", "cape"):
+        depth, nodes = settings.speculation_depth, settings.speculation_nodes
+        return (tier_for(*sizes.fixed(policy, depth, nodes)),)
+    return sizes.choice.tiers if can_draft and policy == "auto" else (PLAIN,)
+
+
+def _tiers(settings: ModelSettings, can_draft: bool) -> Sequence[Tier]:
+    depth = settings.speculation_depth or max(tier.depth for tier in AUTO_TIERS)
+    fitting = [t for t in AUTO_TIERS if t.depth <= depth and t.nodes <= settings.speculation_nodes]
+    return fitting if can_draft else (PLAIN,)
+
+
+def _capture(graphs: Graphs, sizes: Sizes, settings: ModelSettings, report: Report) -> None:
+    started = time.monotonic()
+    tiers = _first_tiers(settings, sizes)
+    count = len(sizes.batches) * len(tiers) * len(_CAPTURED_AT_START)
+    device = graphs.seats.device
+    free = free_memory(device)
+    done = 0
+    for batch in reversed(sizes.batches):  # smaller ones then fit into the memory of larger ones
+        report(f"capturing CUDA graphs: {done} of {count}, next for {batch} sequences …")
+        for tier in tiers:
+            for sampling in _CAPTURED_AT_START:
+                graphs.prepare(StepShape(batch, tier, sizes.contexts[0], sampling))
+                done += 1
+    graphs.is_serving = True
+    taken = max(free - free_memory(device), 0) / 2**20
+    seconds = time.monotonic() - started
+    report(f"captured {count} CUDA graphs in {seconds:.0f} s; they take {taken:,.0f} MiB")
+
+
+def _stored(path: Path) -> dict[tuple[int, Tier], float]:
+    """Empty for a broken or missing file."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return {(int(b), Tier(int(d), int(n))): float(s) for b, d, n, s in rows}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _store(path: Path, costs: TierCosts) -> None:
+    rows = [[batch, *tier, seconds] for (batch, tier), seconds in costs.seconds.items()]
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(rows), encoding="utf-8")
