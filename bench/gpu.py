@@ -11,29 +11,34 @@ times and the paper's acceptance rates: synthetic, as no random model has any ac
 import gc
 import json
 import random
-import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from bench.gpu_engine import measure_engine
 from bench.gpu_models import BLOCK_SIZE, SHAPES, Pair, kv_shape, loaded_pair, random_pair
 from bench.gpu_peers import transformers_rates
-from server.engine.inputs import Nodes, build_inputs
+from bench.gpu_session import (
+    BATCHES,
+    CONTEXTS,
+    NODES,
+    PAPER_CAPE,
+    TINY_BATCHES,
+    TINY_CONTEXTS,
+    TINY_NODES,
+    Json,
+    Session,
+    eager_seconds_of,
+    seconds_of,
+)
+from server.engine.inputs import Nodes, StepInputs, build_inputs
 from server.kernels.dispatch import gpu_kernels, kernels_for
 from server.models.layers import Placement
 
-CONTEXTS, BATCHES, NODES = (512, 8192, 32768), (1, 4, 16, 64), (1, 2, 4, 8, 16, 32, 64)
-TINY_CONTEXTS, TINY_BATCHES, TINY_NODES = (32, 64), (1, 2), (1, 4)
-_REPETITIONS = 20
 _ROOM = 0.85
 """Of the memory that is free once a model is loaded, for its KV."""
 _PAPER = {
@@ -41,34 +46,6 @@ _PAPER = {
     "chain of 5, α 0.65": (0.65, 5),
     "chain of 5, α 0.70": (0.70, 5),
 }
-_PAPER_CAPE = (3.5, 32, 4)
-"""Tokens per step of Vicuna 7B on MT-Bench (paper, table 4); nodes at most, depth."""
-
-Json = dict[str, Any]
-
-
-@dataclass(slots=True)
-class Session:
-    """Where, for how long, and what was found."""
-
-    device: torch.device
-    deadline: float
-    tiny: bool
-    console: Console = field(default_factory=Console)
-    results: Json = field(default_factory=dict[str, Any])
-
-    def has_time(self, what: str, seconds: float) -> bool:
-        """Says so where it has not."""
-        left = self.deadline - time.monotonic()
-        if left < seconds:
-            self.console.print(f"{what}: skipped, {left:.0f} s are left")
-        return left >= seconds
-
-    def show(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        table = Table(*columns, title=title)
-        for row in rows:
-            table.add_row(*row)
-        self.console.print(table)
 
 
 def main(
@@ -145,59 +122,11 @@ def measure_ceilings(session: Session) -> float:
     return bandwidth
 
 
-@torch.inference_mode()
-def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Median of a run; on a GPU of replays of its graph, one after another."""
-    for _ in range(3):
-        run()
-    if device.type == "cpu":
-        times = list[float]()
-        for _ in range(3):
-            started = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - started)
-        return statistics.median(times)
-    torch.cuda.synchronize()
-    replay = _captured(run)
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(_REPETITIONS + 1)]
-    replay()
-    for event in events:
-        event.record()
-        replay()
-    torch.cuda.synchronize()
-    return statistics.median(a.elapsed_time(b) for a, b in pairwise(events)) / 1000
-
-
-def _captured(run: Callable[[], object]) -> Callable[[], object]:
-    """Its graph's replay; the run itself where it can't be captured."""
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            run()
-    except RuntimeError as error:
-        print(f"not captured, launched one by one: {error}", file=sys.stderr)
-        return run
-    return graph.replay
-
-
-@torch.inference_mode()
-def eager_seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Median wall time of a run that is waited for, launch by launch."""
-    times = list[float]()
-    for _ in range(8):
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
 def _tokens_that_fit(session: Session, name: str, placement: Placement) -> int:
     config = SHAPES[name]
     wanted = max(BATCHES) * (max(CONTEXTS) + 64)
     if session.tiny:
-        return max(TINY_BATCHES) * (max(TINY_CONTEXTS) + 64)
+        return max(TINY_BATCHES) * (max(TINY_CONTEXTS) + 512)
     free, _ = torch.cuda.mem_get_info()
     layer = 3 * config.hidden_size * config.intermediate_size + 4 * config.hidden_size**2
     tables = 3 * config.vocab_size * config.hidden_size
@@ -218,6 +147,7 @@ def _measure(session: Session, name: str, load: Callable[[], Pair], bandwidth: f
         return
     verify = measure_verification(session, name, pair, found)
     draft = measure_draft(session, name, pair, plain, found)
+    measure_engine(session, name, pair, found)
     show_speedups(session, name, plain, verify, draft, found)
     del pair  # transformers needs its memory
     _free(session)
@@ -230,9 +160,14 @@ def _measure(session: Session, name: str, load: Callable[[], Pair], bandwidth: f
         )
 
 
-def step_of(
-    pair: Pair, batch: int, context: int, nodes: int = 1
-) -> Callable[[], torch.Tensor] | None:
+class Step(NamedTuple):
+    """A step of fixed inputs, which can be captured, and one that makes them anew."""
+
+    run: Callable[[], torch.Tensor]
+    launch: Callable[[], torch.Tensor]
+
+
+def step_of(pair: Pair, batch: int, context: int, nodes: int = 1) -> Step | None:
     """A step of `batch` sequences with `nodes` nodes each; None where the pool can't hold it."""
     per_sequence = -(-(context + nodes) // BLOCK_SIZE)
     if batch * per_sequence > pair.num_blocks:
@@ -245,10 +180,14 @@ def step_of(
     ]
     inputs = build_inputs(sequences, BLOCK_SIZE, device)
 
-    def run() -> torch.Tensor:
+    def run(inputs: StepInputs = inputs) -> torch.Tensor:
         return pair.target.logits(pair.target(inputs.token_ids, pair.caches, inputs.batch))
 
-    return run
+    def launch() -> torch.Tensor:
+        """As the host does where there is no graph, its inputs included."""
+        return run(build_inputs(sequences, BLOCK_SIZE, device))
+
+    return Step(run, launch)
 
 
 def measure_steps(
@@ -261,14 +200,14 @@ def measure_steps(
     batches = TINY_BATCHES if session.tiny else BATCHES
     for context in contexts:
         for batch in batches:
-            run = step_of(pair, batch, context)
-            if run is None or not session.has_time(
+            step = step_of(pair, batch, context)
+            if step is None or not session.has_time(
                 f"{batch} x {context}", 0 if session.tiny else 5
             ):
                 rows.append([str(context), str(batch), "does not fit", "", "", ""])
                 continue
-            seconds = seconds_of(run, device)
-            gap = eager_seconds_of(run, device) - seconds
+            seconds = seconds_of(step.run, device)
+            gap = eager_seconds_of(step.launch, device) - seconds
             least = (pair.weight_bytes + batch * context * pair.kv_bytes) / bandwidth
             cells.append({"context": context, "batch": batch, "seconds": seconds, "eager_gap": gap})
             cells[-1]["roofline_seconds"] = least
@@ -285,9 +224,9 @@ def measure_verification(session: Session, name: str, pair: Pair, found: Json) -
     context = min(TINY_CONTEXTS if session.tiny else CONTEXTS)
     times = dict[int, float]()
     for nodes in TINY_NODES if session.tiny else NODES:
-        run = step_of(pair, 1, context, nodes)
-        if run is not None:
-            times[nodes] = seconds_of(run, session.device)
+        step = step_of(pair, 1, context, nodes)
+        if step is not None:
+            times[nodes] = seconds_of(step.run, session.device)
     found["verify_seconds"] = times
     rows = [[str(n), f"{s * 1e3:.3f}", f"{s / times[1]:.2f}"] for n, s in times.items()]
     session.show(
@@ -317,11 +256,11 @@ def measure_draft(session: Session, name: str, pair: Pair, plain: float, found: 
 def show_speedups(
     session: Session, name: str, plain: float, verify: dict[int, float], draft: float, found: Json
 ) -> None:
-    """Of the paper's acceptance at the measured times; the host's part is not in it."""
+    """Of the paper's acceptance at the measured times of the parts."""
     ways = {
         way: ((1 - alpha ** (depth + 1)) / (1 - alpha), depth + 1, depth)
         for way, (alpha, depth) in _PAPER.items()
-    } | {"CaPE, 3.5 tokens a step": _PAPER_CAPE}
+    } | {"CaPE, 3.5 tokens a step": PAPER_CAPE}
     speedups = dict[str, float]()
     for way, (tokens, nodes, depth) in ways.items():
         measured = min((n for n in verify if n >= nodes), default=max(verify))

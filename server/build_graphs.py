@@ -10,26 +10,13 @@ import torch
 
 from server.build_draft import Draft, policy_config, profile_path
 from server.config import ModelSettings
+from server.engine.graphs.assemble import graph_runner
 from server.engine.graphs.capture import Graphs
-from server.engine.graphs.expand import Widths
 from server.engine.graphs.runner import GraphRunner
-from server.engine.graphs.seats import DeviceSeats
-from server.engine.graphs.sizes import MOST_NODES, Sizes, tier_for
-from server.engine.graphs.stats import Learned
-from server.engine.graphs.step import DeviceDraft, DeviceStep
-from server.engine.graphs.tiers import (
-    AUTO_TIERS,
-    PLAIN,
-    Sampling,
-    StepShape,
-    Tier,
-    TierChoice,
-    TierCosts,
-)
+from server.engine.graphs.sizes import Sizes, tier_for
+from server.engine.graphs.tiers import AUTO_TIERS, PLAIN, Sampling, StepShape, Tier, TierCosts
 from server.engine.planner import SchedulerConfig
 from server.engine.runner import Runner
-from server.engine.speculative.calibration import Calibration
-from server.engine.speculative.glide_drafter import GlideDrafter
 from server.kernels.dispatch import gpu_kernels
 from server.machine import free_memory
 from server.models.glide import GlideModel
@@ -63,29 +50,14 @@ def build_graphs(
         identity: of target, draft, precision and device.
         hidden_size: of the target.
     """
-    device, speculator = runner.device, runner.speculator
-    drafter = speculator.drafter if speculator is not None else None
-    draft = None
-    if drafter is not None:
-        if not isinstance(drafter, GlideDrafter) or not isinstance(drafter.model, GlideModel):
-            raise ValueError(f"a {drafter.name} draft does not run on the device")
-        draft = DeviceDraft(drafter.model, drafter.caches)
-    config = policy_config(settings)
-    path = profile_path(settings, f"{identity}|tiers", device)
+    path = profile_path(settings, f"{identity}|tiers", runner.device)
     costs = TierCosts(_stored(path))
-    calibration = speculator.auto.calibration if speculator is not None else Calibration()
-    choice = TierChoice(costs, calibration, _tiers(settings, drafter is not None))
-    columns = -(-(limits.max_model_len + 2 * MOST_NODES) // limits.block_size)
-    width = hidden_size if drafter is not None and drafter.model.glimpse_hidden else 0
-    seats = DeviceSeats(limits.max_num_seqs, columns, (width, placement.dtype), device)
-    widths = Widths(config.cape, device)
-    step = DeviceStep(runner.model, runner.caches, seats, limits.block_size, draft, widths)
-    sizes = Sizes(config, choice, limits.max_num_seqs, limits.max_model_len, drafter is not None)
-    graphs = Graphs(step, seats, costs)
-    _capture(graphs, sizes, settings, report)
+    hidden = hidden_size, placement.dtype
+    config = policy_config(settings)
+    found = graph_runner(runner, limits, hidden, costs, _tiers(settings), config)
+    _capture(found.graphs, found.sizes, settings, report)
     _store(path, costs)
-    learned = Learned(speculator, choice, widths)
-    return GraphRunner(runner, drafter, seats, graphs, sizes, learned, limits.max_model_len)
+    return found
 
 
 def _first_tiers(settings: ModelSettings, sizes: Sizes) -> Sequence[Tier]:
@@ -97,10 +69,11 @@ def _first_tiers(settings: ModelSettings, sizes: Sizes) -> Sequence[Tier]:
     return sizes.choice.tiers if can_draft and policy == "auto" else (PLAIN,)
 
 
-def _tiers(settings: ModelSettings, can_draft: bool) -> Sequence[Tier]:
+def _tiers(settings: ModelSettings) -> tuple[Tier, ...]:
+    """Those of `auto` within what a step may propose."""
     depth = settings.speculation_depth or max(tier.depth for tier in AUTO_TIERS)
-    fitting = [t for t in AUTO_TIERS if t.depth <= depth and t.nodes <= settings.speculation_nodes]
-    return fitting if can_draft else (PLAIN,)
+    nodes = settings.speculation_nodes
+    return tuple(tier for tier in AUTO_TIERS if tier.depth <= depth and tier.nodes <= nodes)
 
 
 def _capture(graphs: Graphs, sizes: Sizes, settings: ModelSettings, report: Report) -> None:

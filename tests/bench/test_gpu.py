@@ -33,7 +33,11 @@ def test_every_section_runs_and_lands_in_the_json(tmp_path: Path) -> None:
     assert tiny["draft_seconds"] > 0
     assert set(tiny["transformers_tok_s"]) == {"generate", "assisted"}
     assert len(tiny["synthetic_speedups"]) == 4
-    for title in ("plain step", "verification", "a drafted token", "synthetic"):
+    engine = {(cell["batch"], cell["policy"]): cell for cell in tiny["engine"]}
+    assert set(engine) == {(b, p) for b in (1, 2) for p in ("off", "cape", "auto")}
+    assert engine[2, "off"]["tokens_per_step"] == 1
+    assert all(c["device_seconds"] > 0 and c["wall_seconds"] > 0 for c in engine.values())
+    for title in ("plain step", "verification", "a drafted token", "the engine", "synthetic"):
         assert title in done.stdout
 
 

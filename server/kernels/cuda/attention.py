@@ -25,7 +25,7 @@ Several target layers are one launch (GliDe's glimpse): a layer is an offset int
 # pyright: reportAttributeAccessIssue=false
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -80,11 +80,12 @@ def _tiles(batch: TreeBatch, nodes_per_tile: int) -> Tiles:
     return like._replace(context_lens=batch.exact_lens.int(), longest_context=longest)
 
 
-@lru_cache(maxsize=1024)
+@cache
 def _equal_trees(
     num_sequences: int, num_nodes: int, nodes_per_tile: int, device: torch.device
 ) -> Tiles:
-    """Kept, so that nothing is copied to the GPU while a graph is captured."""
+    """Kept for good: nothing is copied to the GPU while a graph is captured, and graphs hold the
+    address."""
     nobody = torch.zeros(num_sequences, dtype=torch.int32, device=device)
     return _cut((num_nodes,) * num_sequences, nodes_per_tile, nobody, 0)
 
@@ -184,14 +185,14 @@ def _layers(caches: Sequence[LayerCache], windows: Sequence[int | None]) -> torc
     return _table(pointers, tuple(window or 0 for window in windows), first.itemsize, first.device)
 
 
-@lru_cache(maxsize=1024)
+@cache
 def _table(
     pointers: tuple[tuple[int, int], ...],
     windows: tuple[int, ...],
     itemsize: int,
     device: torch.device,
 ) -> torch.Tensor:
-    """Kept, so that it is copied to the GPU once and not in every step."""
+    """Kept for good: copied to the GPU once and not in every step, and graphs hold the address."""
     base = pointers[0][0]
     rows = [
         [(keys - base) // itemsize, (values - base) // itemsize, window]

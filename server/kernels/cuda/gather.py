@@ -12,7 +12,7 @@ before everything is loaded, and programs share no column.
 # pyright: reportAttributeAccessIssue=false
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 import torch
 import triton
@@ -38,9 +38,10 @@ def copy_kv(caches: Sequence[LayerCache], sources: torch.Tensor, targets: torch.
     )  # fmt: skip
 
 
-@lru_cache(maxsize=8)
+@cache
 def _offsets(pointers: tuple[int, ...], itemsize: int, device: torch.device) -> torch.Tensor:
-    """Of the pools from the first one, in elements; kept, so that it is copied to the GPU once."""
+    """Of the pools from the first one, in elements. Kept for good: copied to the GPU once, and
+    graphs hold the address."""
     return torch.tensor([(p - pointers[0]) // itemsize for p in pointers], device=device)
 
 

@@ -1,0 +1,131 @@
+"""Where steps run on the device, what is captured at start, and what is remembered of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from server import build_graphs
+from server.build_draft import Draft
+from server.build_graphs import build_graphs as built
+from server.build_graphs import has_graphs
+from server.config import ModelSettings, load_settings
+from server.engine.graphs.tiers import AUTO_TIERS, PLAIN, StepShape, Tier
+from server.models.layers import Placement
+from tests.engine.graphs.device import DeviceEngine
+from tests.engine.speculative.test_exactness import glide, ngram, tiny_glide
+from tests.engine.tiny import CONFIG, CPU, MODEL, TinyEngine
+
+CUDA = torch.device("cuda")
+NGRAM, GLIDE = Draft(None, None, "ngram"), Draft(tiny_glide(), None, "glide")
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "draft", "expected"),
+    [
+        ({}, CUDA, None, True),
+        ({}, CUDA, GLIDE, True),
+        ({}, CUDA, NGRAM, False),  # the host looks up
+        ({}, CPU, GLIDE, False),
+        ({"enforce_eager": True}, CUDA, GLIDE, False),
+        ({"tensor_parallel_size": 2}, CUDA, GLIDE, False),
+    ],
+)
+def test_where_there_are_graphs(
+    settings: dict[str, object],
+    device: torch.device,
+    draft: Draft | None,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(build_graphs, "gpu_kernels", lambda: "Triton")
+    assert has_graphs(load_settings(ModelSettings, **settings), device, draft) is expected
+    monkeypatch.setattr(build_graphs, "gpu_kernels", lambda: "torch")
+    assert not has_graphs(load_settings(ModelSettings, **settings), device, draft)
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> list[StepShape]:
+    """Shapes in the order of their capture."""
+    found = list[StepShape]()
+    monkeypatch.setattr(build_graphs.Graphs, "prepare", lambda _, shape: found.append(shape))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    return found
+
+
+Build = Callable[..., list[str]]
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    """Builds a runner for the tiny models; its lines for people."""
+
+    def run(**settings: object) -> list[str]:
+        engine = DeviceEngine(CONFIG, glide)
+        lines = list[str]()
+        made = load_settings(ModelSettings, cache_dir=str(tmp_path), **settings)
+        placement = Placement(CPU, torch.float32)
+        limits = engine.scheduler.config
+        built(made, engine.runner, limits, placement, "x", MODEL.hidden_size, lines.append)
+        return lines
+
+    return run
+
+
+def test_auto_captures_all_tiers_of_all_batches_the_largest_first(
+    build: Build, prepared: list[StepShape]
+) -> None:
+    lines = build()
+    assert len(prepared) == len(set(prepared)) == 6 * len(AUTO_TIERS) * 2
+    assert [shape.batch for shape in prepared[::10]] == [32, 16, 8, 4, 2, 1]
+    assert {shape.tier for shape in prepared} == set(AUTO_TIERS)
+    assert lines[0] == "capturing CUDA graphs: 0 of 60, next for 32 sequences …"
+    assert lines[1] == "capturing CUDA graphs: 10 of 60, next for 16 sequences …"
+    assert lines[-1].startswith("captured 60 CUDA graphs in ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "tiers"),
+    [
+        ({"speculation_nodes": 8}, {PLAIN, Tier(2, 4), Tier(4, 8)}),
+        ({"speculation_depth": 3}, {PLAIN, Tier(2, 4)}),
+        ({"speculation_policy": "chain"}, {Tier(5, 8)}),
+        ({"speculation_policy": "cape", "speculation_depth": 2}, {Tier(2, 32)}),
+        ({"speculation_policy": "off"}, {PLAIN}),
+        ({"speculation_policy": "beam"}, {PLAIN}),
+    ],
+)
+def test_what_is_captured_is_what_the_settings_ask_for(
+    settings: dict[str, object],
+    tiers: set[Tier],
+    build: Build,
+    prepared: list[StepShape],
+) -> None:
+    build(**settings)
+    assert {shape.tier for shape in prepared} == tiers
+
+
+def test_costs_are_remembered(
+    build: Build, prepared: list[StepShape], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def prepare(graphs: build_graphs.Graphs, shape: StepShape) -> None:
+        if (shape.batch, shape.tier) not in graphs.costs.seconds:
+            prepared.append(shape)
+            graphs.costs.measured(shape.batch, shape.tier, 0.25)
+
+    monkeypatch.setattr(build_graphs.Graphs, "prepare", prepare)
+    build()
+    assert len(prepared) == 6 * len(AUTO_TIERS)
+    build()
+    assert len(prepared) == 6 * len(AUTO_TIERS)
+    (path,) = (tmp_path / "profiles").iterdir()
+    path.write_text("[[1, 2]]", encoding="utf-8")
+    build()  # a broken file counts as none
+    assert len(prepared) == 12 * len(AUTO_TIERS)
+
+
+def test_another_draft_is_refused() -> None:
+    engine = TinyEngine(CONFIG, ngram)
+    placement, settings = Placement(CPU, torch.float32), load_settings(ModelSettings)
+    with pytest.raises(ValueError, match="ngram does not draft on the device"):
+        built(settings, engine.runner, engine.scheduler.config, placement, "x", 32, print)
