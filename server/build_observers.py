@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_PROTOCOL = "http/protobuf"
+_PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+"""The first that is set counts."""
 
 
 class Observers:
@@ -54,9 +57,27 @@ class Observers:
             self._tracer.close()
 
 
+def _asked_by_environment() -> str | None:
+    """The variable that asks for traces; none where others switch them off, as OpenTelemetry's
+    specification has it."""
+    environ = os.environ
+    name = next((name for name in _ENDPOINT_VARIABLES if environ.get(name)), None)
+    disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if name is None or disabled or environ.get("OTEL_TRACES_EXPORTER", "otlp") == "none":
+        return None
+    protocol = next((environ[name] for name in _PROTOCOL_VARIABLES if environ.get(name)), _PROTOCOL)
+    if protocol != _PROTOCOL:
+        logger.warning(
+            "%s is set, but with the protocol %s: traces are sent by %s alone, so none are",
+            *(name, protocol, _PROTOCOL),
+        )
+        return None
+    return name
+
+
 def _tracer(settings: ServerSettings, model_name: str) -> "RequestTracer | None":
     endpoint = settings.otlp_endpoint
-    asked_by = next((name for name in _ENDPOINT_VARIABLES if os.environ.get(name)), None)
+    asked_by = None if endpoint is not None else _asked_by_environment()
     if endpoint is None and asked_by is None:
         return None
     if endpoint is not None and not endpoint.startswith(("http://", "https://")):

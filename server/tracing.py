@@ -5,12 +5,16 @@ in the prompt and in decoding. Attributes are those of the GenAI semantic conven
 Imported only where traces are on: it needs the extra `otel`.
 """
 
-import os
 import time
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.resources import (
+    SERVICE_NAME,
+    SERVICE_VERSION,
+    OTELResourceDetector,
+    Resource,
+)
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
@@ -32,7 +36,8 @@ class RequestTracer:
 
     def __init__(self, endpoint: str | None, model_name: str, version: str) -> None:
         self._model_name = model_name
-        name = os.environ.get("OTEL_SERVICE_NAME", "glidecape")
+        # OTEL_SERVICE_NAME, and service.name in OTEL_RESOURCE_ATTRIBUTES.
+        name = OTELResourceDetector().detect().attributes.get(SERVICE_NAME, "glidecape")
         resource = Resource.create({SERVICE_NAME: name, SERVICE_VERSION: version})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         traces = endpoint and f"{endpoint.rstrip('/')}/v1/traces"

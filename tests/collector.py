@@ -14,6 +14,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 class Collector:
     url: str
     spans: list[Span] = field(default_factory=list[Span])
+    services: set[str] = field(default_factory=set[str])
+    """Names of who sent them."""
 
     def named(self) -> dict[str, Span]:
         return {span.name: span for span in self.spans}
@@ -28,6 +30,8 @@ def collector() -> Generator[Collector]:
             body = self.rfile.read(int(self.headers["content-length"]))
             message = ExportTraceServiceRequest.FromString(body)
             for resource in message.resource_spans:
+                attributes = {a.key: a.value.string_value for a in resource.resource.attributes}
+                kept.services.add(attributes["service.name"])
                 for scope in resource.scope_spans:
                     kept.spans.extend(scope.spans)
             self.send_response(200 if self.path == "/v1/traces" else 404)

@@ -100,3 +100,51 @@ def test_an_endpoint_is_a_url() -> None:
     settings = load_settings(ServerSettings, otlp_endpoint="127.0.0.1:4318")
     with pytest.raises(ConfigError, match="otlp_endpoint"):
         Observers(settings, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "warns"),
+    [
+        ("OTEL_TRACES_EXPORTER", "none", False),
+        ("OTEL_SDK_DISABLED", "true", False),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", True),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", True),
+    ],
+)
+def test_the_environment_can_switch_its_traces_off(
+    variable: str,
+    value: str,
+    warns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Without the extra, which an endpoint that counts would be told of."""
+    without_the_extra(monkeypatch)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    monkeypatch.setenv(variable, value)
+    Observers(load_settings(ServerSettings), "tiny").close()
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == warns
+    assert all(value in message and "http/protobuf alone" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "glidecape"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=mine,team=a"}, "mine"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=mine", "OTEL_SERVICE_NAME": "own"}, "own"),
+    ],
+)
+def test_traces_have_the_service_s_name(
+    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with collector() as collected:
+        tracer = RequestTracer(collected.url, "tiny", "1")
+        tracer.record(replace(STEP, finished=(ENDED,)))
+        tracer.close()
+    assert collected.services == {expected}
