@@ -101,6 +101,9 @@ FREE_DRAFTS = FixedCosts(
 class TinyEngine:
     """Scheduler and runner driven step by step, without threads."""
 
+    executor: Executes | None = None
+    """What steps are given to, if not the runner."""
+
     def __init__(
         self,
         config: SchedulerConfig = CONFIG,
@@ -121,8 +124,6 @@ class TinyEngine:
         self.runner = Runner(
             model, caches, config.block_size, config.eos_token_ids, CPU, speculator, grammars
         )
-        self.executor: Executes = self.runner
-        """What steps are given to."""
         self.num_preemptions = 0
         self.num_steps = 0
 
@@ -132,11 +133,12 @@ class TinyEngine:
             return []
         self.num_steps += 1
         self.num_preemptions += plan.num_preemptions
-        outputs = self.scheduler.update(plan, self.executor.execute(plan), time.monotonic())
+        executor = self.executor or self.runner
+        outputs = self.scheduler.update(plan, executor.execute(plan), time.monotonic())
         self.scheduler.check_integrity()
         for output in outputs:
             if output.finish_reason is not None:
-                self.executor.forget(output.request_id)
+                executor.forget(output.request_id)
         return outputs
 
     def run(self, requests: Sequence[Request]) -> dict[RequestId, list[RequestOutput]]:

@@ -130,9 +130,9 @@ def glimpse_attention(
     first = caches[0]
     kv_heads = first.keys.shape[2]
     group = num_heads // kv_heads
-    block_m = max(_ROWS, triton.next_power_of_2(group))
+    block_m = max(_ROWS, 1 << (group - 1).bit_length())
     tiles = tiles_of(batch, block_m // group)
-    num_splits = min(triton.cdiv(tiles.longest_context, _SPLIT), _MOST_SPLITS) + 1
+    num_splits = min(-(-tiles.longest_context // _SPLIT), _MOST_SPLITS) + 1
     parts = (num_layers * num_heads, num_splits)
     launches = _launches(tiles.bounds, parts[0] * num_splits * (head_dim + 1) * 4)
     most_rows = max(tiles.bounds[end] - tiles.bounds[start] for start, end in launches)

@@ -19,7 +19,7 @@ def top_candidates(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torc
     """As the reference's; of equal logits the lower index first."""
     logits = logits.contiguous()
     num_rows, vocab = logits.shape
-    num_chunks, device = triton.cdiv(vocab, _BLOCK), logits.device
+    num_chunks, device = -(-vocab // _BLOCK), logits.device
     values = torch.empty((num_rows, num_chunks, count), dtype=torch.float32, device=device)
     ids = torch.empty((num_rows, num_chunks, count), dtype=torch.int64, device=device)
     masses = torch.empty((num_rows, num_chunks, 2), dtype=torch.float32, device=device)

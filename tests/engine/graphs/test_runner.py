@@ -82,7 +82,7 @@ def test_an_aborted_request_s_blocks_serve_another_at_once() -> None:
     for step in range(400):
         if step == 4:
             engine.scheduler.finish(first.request_id, "abort", time.monotonic())
-            engine.executor.forget(first.request_id)
+            engine.device.forget(first.request_id)
             engine.scheduler.add(third, time.monotonic())
         for output in engine.step():
             if output.request_id in found:
