@@ -17,6 +17,10 @@ from server.engine.speculative.results import walk_result
 from server.engine.types import BlockId, RequestId
 from server.kernels.uniform import signed
 
+_MOST_UNDECIDED = 8
+"""Tokens of a request that the host had to draw, from which on it does them all: such a step costs
+both."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -34,11 +38,9 @@ class _Flight:
     """A launched step whose outcome was not read."""
 
     shape: StepShape
-    rows: list[_Row]
+    rows: dict[RequestId, _Row]
+    """In the step's order."""
     running: Running
-
-    def row_of(self, request_id: RequestId) -> _Row | None:
-        return next((r for r in self.rows if r.planned.request.request_id == request_id), None)
 
 
 @dataclass(slots=True)
@@ -90,7 +92,7 @@ class GraphRunner:
         flight, self._flight = self._flight, None
         parts = self._sort(plan, flight)
         if flight is not None:
-            self._drop([row for row in flight.rows if _name(row.planned) not in parts.ready])
+            self._drop([row for name, row in flight.rows.items() if name not in parts.ready])
         joining = self._launch(self._fresh_rows(parts.on_device, plan))
         done = list[StepResult]()
         if parts.others:
@@ -115,7 +117,7 @@ class GraphRunner:
     def _sort(self, plan: StepPlan, flight: _Flight | None) -> _Sorted:
         parts = _Sorted({}, [], [])
         for planned in plan.sequences:
-            row = flight.row_of(_name(planned)) if flight is not None else None
+            row = flight.rows.get(_name(planned)) if flight is not None else None
             if not self._can_run(planned):
                 parts.others.append(planned)
             elif row is not None and _still_holds(row, planned):
@@ -128,6 +130,9 @@ class GraphRunner:
         """Whether a step on the device does all that this sequence asks for."""
         request, params = planned.request, planned.request.params
         num_output = len(planned.token_ids) - len(request.prompt_token_ids)
+        seat = self._map.get(request.request_id)
+        if seat is not None and seat.num_undecided >= _MOST_UNDECIDED:
+            return False
         return (
             self.runner.speculator is self._speculator
             and planned.num_nodes == 1
@@ -213,19 +218,20 @@ class GraphRunner:
         self.graphs.prepare(shape)
         self.learned.tell()
         self.seats.call([row.controls for row in rows], shape.batch)
-        return _Flight(shape, rows, self.graphs.launch(shape))
+        by_name = {_name(row.planned): row for row in rows}
+        return _Flight(shape, by_name, self.graphs.launch(shape))
 
     def _launch_ahead(
         self, parts: _Sorted, flight: _Flight | None, joining: _Flight | None
     ) -> _Flight | None:
         """The next step of those that the device has now, if they probably go on."""
         launched = (
-            [(flight, r) for r in flight.rows if _name(r.planned) in parts.ready]
+            [(flight, row) for name, row in flight.rows.items() if name in parts.ready]
             if (flight is not None)
             else []
         )
         if joining is not None:
-            launched += [(joining, row) for row in joining.rows]
+            launched += [(joining, row) for row in joining.rows.values()]
         rows, longest = list[_Row](), 0
         for step, row in launched:
             planned = parts.ready.get(_name(row.planned), row.planned)
@@ -255,7 +261,7 @@ class GraphRunner:
         walks = list[tuple[PlannedSequence, Verification, Outcome]]()
         undecided = list[PlannedSequence]()
         outcomes = unpack(flight.running.packed, flight.shape, len(flight.rows))
-        for row, outcome in zip(flight.rows, outcomes, strict=True):
+        for row, outcome in zip(flight.rows.values(), outcomes, strict=True):
             planned = planned_now.get(_name(row.planned))
             if planned is None:
                 continue
@@ -263,6 +269,7 @@ class GraphRunner:
                 raise ValueError("the model computed NaN; its weights or its dtype are unusable")
             if not outcome.path:
                 row.seat.context = -1
+                row.seat.num_undecided += 1
                 undecided.append(replace(planned, max_nodes=1, max_depth=0))
                 continue
             row.seat.context += len(outcome.path)

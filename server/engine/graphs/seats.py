@@ -194,6 +194,8 @@ class Seat:
     """The last known one then."""
     blocks: list[BlockId] = field(default_factory=list[BlockId])
     """Its row of the tables."""
+    num_undecided: int = 0
+    """Tokens that the device could not draw."""
 
     def new_cells(self, block_ids: Sequence[BlockId]) -> list[tuple[int, int, BlockId]]:
         """Brings its row of the tables up to date: cells to be written."""

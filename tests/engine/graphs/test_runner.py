@@ -2,13 +2,14 @@
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from server.engine.graphs import draw
 from server.engine.graphs.expand import Widths
-from server.engine.graphs.seats import POLICIES, DeviceSeats
+from server.engine.graphs.seats import POLICIES, DeviceSeats, Seat, SeatMap
 from server.engine.graphs.step import DeviceDraft, DeviceStep
 from server.engine.graphs.tiers import StepShape, Tier
 from server.engine.kv_cache import CacheShape, allocate_kv
@@ -160,6 +161,14 @@ def test_the_host_draws_where_the_device_cannot_tell(monkeypatch: pytest.MonkeyP
         num_by_host += sum(p.num_nodes == 1 for p in plan.sequences)
         return alone_on_host(plan)
 
+    seats = dict[int, Seat]()
+    take = SeatMap.take
+
+    def kept(*args: Any) -> Seat:
+        seat = take(*args)
+        return seats.setdefault(id(seat), seat)
+
+    monkeypatch.setattr(SeatMap, "take", kept)
     monkeypatch.setattr(engine.runner, "execute", counted)
     got = engine.run(made)
     assert {name: tokens(outputs) for name, outputs in got.items()} == {
@@ -167,6 +176,9 @@ def test_the_host_draws_where_the_device_cannot_tell(monkeypatch: pytest.MonkeyP
     }
     assert num_by_host > 20
     assert engine.num_on_device > 20
+    # The three that need the host for most of their tokens are soon left to it.
+    undecided = [p.num_undecided for p in seats.values()]
+    assert sorted(undecided)[-3:] == [8, 8, 8]
 
 
 def test_nan_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
