@@ -49,8 +49,8 @@ def follow(trees: Trees, drawn: torch.Tensor, decided: torch.Tensor, depth: int)
             break
         is_child = (trees.parents == at[:, None]) & (trees.token_ids == token)
         is_child &= trees.is_valid & decided
-        found, child = is_child.max(dim=1)
-        going = going & found
+        going = going & is_child.any(dim=1)
+        child = is_child.int().argmax(dim=1)  # there is one at most
         counts = counts + going
         at = torch.where(going, child, at)
     return Walks(counts, torch.stack(path, dim=1), torch.stack(token_ids, dim=1))
