@@ -129,14 +129,17 @@ class _Generation:
 
     async def run(self, report: Callable[[Progress], None]) -> Progress:
         ticker = asyncio.create_task(self._tick(report))
+        failure: Exception | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._config.concurrency):
                     group.create_task(self._work())
         except* GlidecapeError as errors:
-            raise errors.exceptions[0] from None
+            failure = errors.exceptions[0]
         finally:
             ticker.cancel()
+        if failure is not None:  # Python 3.11.2 makes a group again of what is raised in except*
+            raise failure
         report(self._progress())
         return self._progress()
 
