@@ -34,6 +34,8 @@ def create_app(parts: Parts, door: FrontDoor, lifespan: Lifespan[FastAPI] | None
         title="Glidecape",
         version=parts.info.version,
         redirect_slashes=False,
+        docs_url=None,  # ours is among the playground's pages
+        redoc_url=None,
         lifespan=lifespan,
         middleware=middleware(door, admission, parts.metrics, paths),
     )

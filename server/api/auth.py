@@ -6,9 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.api.api_keys import ApiKeys, KeyDigest
 from server.errors import AuthenticationError
 
-OPEN_PATHS = frozenset(
-    ("/", "/health", "/ready", "/version", "/metrics", "/docs", "/redoc", "/openapi.json")
-)
+OPEN_PATHS = frozenset(("/", "/health", "/ready", "/version", "/metrics", "/docs", "/openapi.json"))
 """Need no key: load balancers and Prometheus have none, and a browser can't send one with a page.
 Every other path needs one, also those that are added later and those that don't exist."""
 

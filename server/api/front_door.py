@@ -15,6 +15,7 @@ from server.api.body_limit import BodyLimitMiddleware
 from server.api.concurrency import ConcurrencyMiddleware
 from server.api.errors import EXCEPTION_HANDLERS
 from server.api.middleware import REQUEST_ID_HEADER, RequestMiddleware
+from server.api.security_headers import SecurityHeadersMiddleware
 from server.config import ServerSettings
 from server.errors import ConfigError
 from server.metrics import Metrics
@@ -83,7 +84,10 @@ def middleware(
     Args:
         paths: The routes' paths, by which answers are counted.
     """
-    layers = [Middleware(RequestMiddleware, metrics=metrics, paths=frozenset(paths))]
+    layers = [
+        Middleware(SecurityHeadersMiddleware),
+        Middleware(RequestMiddleware, metrics=metrics, paths=frozenset(paths)),
+    ]
     if door.cors_origins:
         # Outside of errors and keys: a browser shows a page only what has CORS headers, a 401 and a
         # 500 too, and asks its preflight question without a key.

@@ -3,31 +3,75 @@
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from server.api.api_keys import ApiKeys
 from server.api.routes.playground import FOLDER
-from tests.api.harness import DOOR, assert_error, in_process, make_app
-from tests.doubles import ScriptedEngine
+from tests.api.harness import CHAT, DOOR, assert_error, chat_body, in_process, make_app
+from tests.doubles import ScriptedEngine, one_by_one
 
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file())
 LOCKED = replace(DOOR, api_keys=ApiKeys(["secret"]))
 APP = make_app(ScriptedEngine([]), door=LOCKED)
 
 
-async def test_the_page_needs_no_key_and_asks_no_other_origin() -> None:
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_a_page_needs_no_key_and_asks_no_other_origin(path: str) -> None:
     async with in_process(APP) as client:
-        response = await client.get("/")
+        response = await client.get(path)
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/html; charset=utf-8"
-    policy = dict(
-        part.split(" ", 1) for part in response.headers["content-security-policy"].split("; ")
-    )
+    policy = policy_of(response)
     assert policy["default-src"] == "'none'"
+    assert policy["frame-ancestors"] == "'none'"
     assert all("unsafe" not in value and "http" not in value for value in policy.values())
     assert response.headers["x-content-type-options"] == "nosniff"
     assert "http://" not in response.text
     assert "https://" not in response.text
+
+
+def policy_of(response: httpx.Response) -> dict[str, str]:
+    value = response.headers["content-security-policy"]
+    return dict(part.split(" ", 1) for part in value.split("; "))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/openapi.json", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/health", 200),
+        ("GET", "/static/app/main.js", 200),
+        ("GET", "/static/nothing.js", 404),
+        ("GET", "/v1/models", 401),
+        ("GET", "/redoc", 401),
+        ("POST", "/", 405),
+        ("POST", CHAT, 401),
+    ],
+)
+async def test_every_answer_has_the_security_headers(method: str, path: str, status: int) -> None:
+    async with in_process(APP) as client:
+        response = await client.request(method, path)
+    assert response.status_code == status
+    assert policy_of(response)["default-src"] == "'none'"
+    assert policy_of(response)["frame-ancestors"] == "'none'"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["referrer-policy"] == "no-referrer"
+
+
+async def test_so_has_a_stream_and_an_answer_to_a_crash() -> None:
+    class Broken(ScriptedEngine):
+        def check_health(self) -> None:
+            raise RuntimeError("a bug")
+
+    async with in_process(make_app(Broken(one_by_one("ab")))) as client:
+        crash = await client.get("/health")
+        stream = await client.post(CHAT, json=chat_body(stream=True))
+    assert (crash.status_code, stream.status_code) == (500, 200)
+    for response in (crash, stream):
+        assert policy_of(response)["frame-ancestors"] == "'none'"
+        assert response.headers["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.parametrize("name", FILES)

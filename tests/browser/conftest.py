@@ -34,14 +34,16 @@ def url() -> Generator[str]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Generator[OpenPage]:
-    """(url, options of the context) → a page of a browser that knows nothing yet."""
+    """(address, the server's url where it is another, options of the context) → a page of a browser
+    that knows nothing yet."""
     problems: list[str] = []
     expected: list[str] = []
     contexts: list[BrowserContext] = []
 
     def open_(
-        url: str,
+        address: str,
         *,
+        url: str | None = None,
         allow: str | None = None,
         width: int = 1280,
         permissions: Sequence[str] = (),
@@ -62,8 +64,9 @@ def open_page(browser: Browser) -> Generator[OpenPage]:
             "console",
             lambda m: problems.append(f"{m.text} {m.location}") if m.type == "error" else None,
         )
-        page.on("request", lambda r: None if r.url.startswith(url) else problems.append(r.url))
-        page.goto(url)
+        own = url or address
+        page.on("request", lambda r: None if r.url.startswith(own) else problems.append(r.url))
+        page.goto(address)
         return page
 
     yield open_

@@ -148,3 +148,35 @@ def test_the_status_page_shows_what_metrics_say(open_page: OpenPage, url: str) -
     digits = "() => document.querySelector('#tiles').textContent.replace(/[^0-9]/g, '')"
     expect(tiles).not_to_be_empty()
     assert str(int(total)) in page.evaluate(digits)
+
+
+def test_the_apis_page_shows_every_operation(
+    open_page: OpenPage, url: str, screenshot: Screenshot
+) -> None:
+    document: Json = httpx.get(f"{url}/openapi.json").json()
+    operations = [(method, path) for path, found in document["paths"].items() for method in found]
+    page = open_page(f"{url}/docs", url=url)
+    expect(page.locator(".operation")).to_have_count(len(operations))
+    shown = page.locator("#operations a").all_inner_texts()
+    assert [tuple(text.split()) for text in shown] == [(m.upper(), p) for m, p in operations]
+    chat = page.locator("#post-v1-chat-completions")
+    chat.get_by_text("Fields of the request").click()
+    names = document["components"]["schemas"]["ChatRequest"]["properties"]
+    expect(chat.locator(".fields-of > dl > .field-row")).to_have_count(len(names))
+    temperature = chat.locator(".field-row", has_text="temperature").first
+    expect(temperature).to_contain_text("number, 0 to 2")
+    chat.locator(".field-row", has_text="messages").first.locator("summary").first.click()
+    expect(chat.locator(".field-row .field-row dt", has_text="tool_call_id").first).to_be_visible()
+    assert serious_findings(page) == []
+    screenshot(page, "api")
+    phone = open_page(f"{url}/docs", url=url, width=PHONE)
+    expect(phone.locator(".operation")).to_have_count(len(operations))
+    assert overflow(phone) == 0
+    assert outside(phone, ".operation > *, #operations a") == []
+
+
+def test_the_apis_page_says_when_the_server_is_gone(open_page: OpenPage, url: str) -> None:
+    page = open_page(url, allow="500")
+    page.route("**/openapi.json", lambda route: route.fulfill(status=500))
+    page.goto(f"{url}/docs")
+    expect(page.locator("#docs-error")).to_contain_text("could not be read")

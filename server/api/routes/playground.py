@@ -1,7 +1,7 @@
-"""The playground: a page at `/` and its files below `/static/`.
+"""The playground at `/`, the API's description at `/docs`, and their files below `/static/`.
 
-The page is static; it talks to the API like any other client. Nobody needs a key to load it: a
-browser can't send one with a page. The page asks for the key and sends it with its requests.
+The pages are static; they talk to the API like any other client. Nobody needs a key to load them: a
+browser can't send one with a page. The playground asks for the key and sends it with its requests.
 """
 
 from pathlib import Path
@@ -9,28 +9,13 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from starlette.staticfiles import StaticFiles
 
+from server.api.security_headers import PAGE_POLICY
+
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parents[1] / "static"
 
-CONTENT_SECURITY_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        # No other origin: a picture in an answer must not tell anyone that it was read.
-        "img-src 'self' data:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
-_HEADERS = {
-    "content-security-policy": CONTENT_SECURITY_POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
+_HEADERS = {"content-security-policy": PAGE_POLICY}
 _REVALIDATE = "no-cache"
 """Ask each time, by ETag: names stay the same when the server is updated."""
 _KEEP = "public, max-age=31536000, immutable"
@@ -43,6 +28,13 @@ _files = StaticFiles(directory=FOLDER, check_dir=False)
 async def playground(request: Request) -> Response:
     """The page."""
     return await _file("index.html", request)
+
+
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """The page of the API's operations, made of `/openapi.json`. FastAPI's own would load its parts
+    from another host."""
+    return await _file("docs.html", request)
 
 
 @router.get("/static/{path:path}")

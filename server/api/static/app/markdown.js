@@ -4,6 +4,7 @@ import DOMPurify from "../vendor/dompurify-3.4.18/purify.es.js";
 import hljs from "../vendor/highlight-11.12.0/highlight.min.js";
 import { Marked } from "../vendor/marked-18.2.1/marked.esm.js";
 
+import { copyText } from "./clipboard.js";
 import { h, icon } from "./dom.js";
 
 const marked = new Marked({ gfm: true, breaks: true });
@@ -53,15 +54,4 @@ function scrollable(element, label) {
   const box = h("div", { class: "scroll-x", tabindex: 0, role: "group", "aria-label": label });
   element.replaceWith(box);
   box.append(element);
-}
-
-/** To the clipboard; the button says so for a moment. */
-export async function copyText(text, button) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    return; // not allowed here: nothing was copied, nothing is said
-  }
-  button.classList.add("done");
-  setTimeout(() => button.classList.remove("done"), 1200);
 }

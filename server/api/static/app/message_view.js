@@ -1,8 +1,9 @@
 // Messages on the page. An answer's view draws what an `Answer`, or what was kept of one, says.
 
 import { figures } from "./answer.js";
+import { copyText } from "./clipboard.js";
 import { duration, h, icon, percent } from "./dom.js";
-import { copyText, render } from "./markdown.js";
+import { render } from "./markdown.js";
 import { Strip } from "./strip.js";
 import { tint } from "./tint.js";
 import { stepPanel } from "./tree.js";
