@@ -18,6 +18,10 @@ _MAX_WHITESPACE: Final = 2
 """Characters in a row, between JSON's tokens."""
 
 ANY_OBJECT: Final = {"type": "object", "additionalProperties": True}
+_SAYS_NOTHING: Final = frozenset(
+    "type properties required additionalProperties title description $schema $defs".split()
+)
+"""Where a schema has no others and names no properties, the function has no parameters."""
 _NO_ARGUMENTS: Final = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -33,9 +37,12 @@ def text_and_calls(
     form: ToolFormat, tools: Sequence[FunctionTool], *, parallel: bool
 ) -> dict[str, Any]:
     """Answers of any text, in which every call is a valid one, with arguments that follow their
-    schema where the function is strict and are any object elsewhere. Without `parallel` the answer
-    ends with its first call."""
-    tags = [_call(form, tool, _schema(tool) if tool.strict else ANY_OBJECT) for tool in tools]
+    schema where the function is strict or has no parameters, and are any object elsewhere. Without
+    `parallel` the answer ends with its first call."""
+    tags = [
+        _call(form, tool, _schema(tool) if tool.strict or _has_none(tool) else ANY_OBJECT)
+        for tool in tools
+    ]
     if form.begin:
         # All calls are in one section, after which there is nothing.
         tags = [_tag(form.begin, _section_content(form, tags, parallel=parallel), form.end)]
@@ -84,5 +91,16 @@ def _tag(begin: str, content: _Format, end: str) -> _Format:
 
 
 def _schema(tool: FunctionTool) -> Mapping[str, Any]:
+    if _has_none(tool):
+        return _NO_ARGUMENTS
     # Arguments are an object, also where the schema doesn't say so.
-    return {"type": "object", **tool.parameters} if tool.parameters else _NO_ARGUMENTS
+    return {**tool.parameters, "type": "object"}
+
+
+def _has_none(tool: FunctionTool) -> bool:
+    """It has no parameters. One that takes any object says so by `additionalProperties`."""
+    parameters = tool.parameters
+    if parameters.get("properties") or parameters.get("required"):
+        return False
+    is_open = parameters.get("additionalProperties", False) is not False
+    return not is_open and _SAYS_NOTHING.issuperset(parameters)

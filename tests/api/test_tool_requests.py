@@ -263,7 +263,7 @@ async def test_auto_enforces_nothing_unless_a_function_is_strict() -> None:
     schemas = [tag["content"]["json_schema"] for tag in content["tags"]]
     assert schemas == [
         WEATHER["function"]["parameters"],
-        {"type": "object", "additionalProperties": True},
+        {"type": "object", "properties": {}, "additionalProperties": False},
     ]
 
 

@@ -71,6 +71,31 @@ def test_a_call_is_required(form: FormatName) -> None:
     assert not accepts(grammar, FORMATS[form].no_calls or "")
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"type": "object"},
+        {"type": "object", "properties": {}},
+        {"type": "object", "properties": {}, "required": [], "additionalProperties": False},
+        {"properties": {}, "title": "None", "$schema": "https://json-schema.org/draft/2020-12"},
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_function_without_parameters_gets_none(parameters: Any, strict: bool) -> None:
+    form, tool = FORMATS["hermes"], FunctionTool("f", parameters=parameters, strict=strict)
+    for make in (only_calls, text_and_calls):
+        grammar = make(form, [tool], parallel=True)
+        assert accepts(grammar, written("hermes", ("f", "{}")))
+        assert not accepts(grammar, written("hermes", ("f", '{"a": 1}')))
+
+
+def test_a_function_may_take_any_object() -> None:
+    tool = FunctionTool("f", parameters={"type": "object", "additionalProperties": True})
+    grammar = only_calls(FORMATS["hermes"], [tool], parallel=True)
+    assert accepts(grammar, written("hermes", ("f", '{"a": 1}')))
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_exactly_one_call(form: FormatName) -> None:
     grammar = only_calls(FORMATS[form], TOOLS, parallel=False)
@@ -83,11 +108,11 @@ def test_exactly_one_call(form: FormatName) -> None:
 def test_text_in_which_calls_are_valid(form: FormatName) -> None:
     """Strict functions get their arguments checked, others may get any object."""
     grammar = text_and_calls(FORMATS[form], TOOLS, parallel=True)
-    for call in [*VALID, ("g", '{"b": "z"}'), ("gg", '{"a": [{}]}')]:
+    for call in [*VALID, ("g", '{"b": "z"}'), ("g", '{"a": [{}]}')]:
         text = written(form, call)
         assert accepts(grammar, text), text
         assert accepts(grammar, f"Let me. {text}"), text
-    for call in [*INVALID[:4], ("g", "[]"), ("h", "{}")]:
+    for call in [*INVALID[:4], ("g", "[]"), ("gg", '{"a": 1}'), ("h", "{}")]:
         assert not accepts(grammar, written(form, call)), call
     assert accepts(grammar, "") and accepts(grammar, "Hi.")
     assert accepts(grammar, written(form, *VALID))

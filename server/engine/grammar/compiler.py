@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from server.engine.grammar.ebnf_text import literal, with_whole_escapes
 from server.engine.grammar.pattern import check_pattern
 from server.engine.grammar.schema import JsonSchema, enforceable
 from server.engine.types import Grammar
@@ -198,7 +199,7 @@ class GrammarCompiler:
             case "choice":
                 return self._backend.compile_grammar(choice_ebnf(json.loads(grammar.text)))
             case "ebnf":
-                return self._backend.compile_grammar(grammar.text)
+                return self._backend.compile_grammar(with_whole_escapes(grammar.text))
             case "structural_tag":
                 tag = with_enforceable_schemas(json.loads(grammar.text))
                 return self._backend.compile_structural_tag(json.dumps(tag))
@@ -213,7 +214,8 @@ def schema_ebnf(schema: JsonSchema) -> str:
     from xgrammar import Grammar as Parsed
 
     text = json.dumps(enforceable(schema), ensure_ascii=False)
-    ebnf = str(Parsed.from_json_schema(text, max_whitespace_cnt=MAX_WHITESPACE))
+    printed = str(Parsed.from_json_schema(text, max_whitespace_cnt=MAX_WHITESPACE))
+    ebnf = with_whole_escapes(printed)
     ebnf, count = _ESCAPE.subn(lambda _: _STRICT_ESCAPE, ebnf)
     if count != 1:
         raise RuntimeError("xgrammar's rules for JSON strings are not those expected")
@@ -222,16 +224,12 @@ def schema_ebnf(schema: JsonSchema) -> str:
 
 def choice_ebnf(choices: Sequence[str]) -> str:
     """The grammar of these texts."""
-    return "root ::= " + " | ".join(_literal(choice) for choice in choices)
-
-
-def _literal(text: str) -> str:
-    """In EBNF; whatever is not a plain character is written as its code point."""
-    return '"' + "".join(c if c.isalnum() else f"\\U{ord(c):08x}" for c in text) + '"'
+    return "root ::= " + " | ".join(map(literal, choices))
 
 
 def with_enforceable_schemas(tag: Any) -> Any:
-    """A structural tag whose JSON schemas are grammars that enforce all of them.
+    """A structural tag whose JSON schemas are grammars that enforce all of them, and whose grammars
+    are read as `compile` reads them.
 
     Raises:
         GrammarError: not all of a schema can be enforced.
@@ -242,6 +240,8 @@ def with_enforceable_schemas(tag: Any) -> Any:
         return tag
     if tag.get("type") == "json_schema" and tag.get("style", "json") == "json":
         return {"type": "grammar", "grammar": schema_ebnf(tag.get("json_schema", True))}
+    if tag.get("type") == "grammar" and isinstance(tag.get("grammar"), str):
+        return {"type": "grammar", "grammar": with_whole_escapes(tag["grammar"])}
     return {key: with_enforceable_schemas(value) for key, value in tag.items()}
 
 

@@ -209,7 +209,8 @@ class _Converter:
         properties = _of_type(dict, schema.get("properties", {}), (*path, "properties"))
         required = _names(schema.get("required", []), (*path, "required"))
         # Where nothing is said, nothing is added to declared properties; like OpenAI.
-        additional = schema.get("additionalProperties", not (properties or required))
+        says_nothing = "properties" not in schema and not required
+        additional = schema.get("additionalProperties", says_nothing)
         made: dict[str, JsonSchema] = {
             name: self.convert(entry, (*path, "properties", name))
             for name, entry in properties.items()

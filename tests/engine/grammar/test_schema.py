@@ -96,6 +96,8 @@ ENFORCED: list[tuple[Any, list[str], list[str]]] = [
         ['{"b":null}', '{"a":1}', '{"\\u0061":1}', '{"a":null,"a":1}'],
     ),
     ({"type": "object"}, ["{}", '{"a":[1,{}]}'], ["[]", "{"]),
+    ({"type": "object", "properties": {}}, ["{}", "{ }"], ['{"a":1}']),
+    ({"properties": {}, "additionalProperties": True}, ["{}", '{"a":1}'], ["[]"]),
     ({"type": "object", "required": ["x"]}, ['{"x":1}'], ["{}", '{"y":1}']),
     (
         {"properties": {"a": {}, "b": {}}, "additionalProperties": False, "minProperties": 1},
