@@ -90,9 +90,15 @@ class LoadedModel:
 
 
 def build_model(
-    settings: ModelSettings, report: Report, observe: Callable[[StepStats], None]
+    settings: ModelSettings,
+    report: Report,
+    observe: Callable[[StepStats], None],
+    step_timeout: float | None = None,
 ) -> LoadedModel:
     """Loads the model and wires the engine; the engine still has to be started.
+
+    Args:
+        observe, step_timeout: see `AsyncEngine`.
 
     Raises:
         StartupError: whatever is wrong with the settings or the checkpoint.
@@ -100,7 +106,7 @@ def build_model(
     """
     crew = start_crew(settings, report)
     try:
-        return _build_model(settings, report, observe, crew)
+        return _build_model(settings, report, observe, step_timeout, crew)
     except BaseException:
         if crew is not None:
             crew.close()
@@ -111,6 +117,7 @@ def _build_model(
     settings: ModelSettings,
     report: Report,
     observe: Callable[[StepStats], None],
+    step_timeout: float | None,
     crew: Crew | None,
 ) -> LoadedModel:
     device = pick_device(settings.device)
@@ -189,7 +196,7 @@ def _build_model(
         executor = build_graphs(
             settings, runner, limits, placement, what, config.hidden_size, report
         )
-    engine = AsyncEngine(Scheduler(limits), executor, observe, grammars)
+    engine = AsyncEngine(Scheduler(limits), executor, observe, grammars, step_timeout)
     if crew is not None:
         crew.watch(engine.fail)
     return LoadedModel(
@@ -235,7 +242,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
     door = front_door(settings)  # before the seconds that loading takes
     name = settings.served_model_name or model_name(settings.model)
     observers = Observers(settings, name)
-    model = build_model(settings, report, observers.record)
+    model = build_model(settings, report, observers.record, settings.step_timeout)
     observers.start_log(settings, model.tokenizer)
     info = ServingInfo(
         model_name=name,

@@ -9,6 +9,7 @@ from server import __version__
 from server.config import ServerSettings
 from server.engine.types import StepStats
 from server.errors import ConfigError
+from server.logs import num_dropped_lines
 from server.metrics import Metrics
 from server.request_log import RequestLog
 from server.text.prompt_text import decode_prompt
@@ -34,10 +35,13 @@ class Observers:
 
     def __init__(self, settings: ServerSettings, model_name: str) -> None:
         self.metrics = Metrics(model_name)
+        self.metrics.watch_log(num_dropped_lines)
         self._tracer = _tracer(settings, model_name)
         self._records: list[Callable[[StepStats], None]] = [self.metrics.record]
         if self._tracer is not None:
             self._records.append(self._tracer.record)
+        self._faults: set[tuple[Callable[[StepStats], None], type[Exception]]] = set()
+        """Those that have been logged."""
 
     def start_log(self, settings: ServerSettings, tokenizer: Tokenizer) -> None:
         """Logs requests from now on; to be called before the engine starts."""
@@ -48,8 +52,20 @@ class Observers:
         self._records.append(RequestLog(decode if settings.log_prompts else None).record)
 
     def record(self, step: StepStats) -> None:
+        """One that fails keeps nothing from the others, nor from the engine."""
         for record in self._records:
-            record(step)
+            try:
+                record(step)
+            except Exception as error:
+                self._complain(record, error)
+
+    def _complain(self, record: Callable[[StepStats], None], error: Exception) -> None:
+        """Once for each kind of failure: it may come with every step."""
+        fault = (record, type(error))
+        if fault not in self._faults:
+            self._faults.add(fault)
+            name = type(getattr(record, "__self__", record)).__name__
+            logger.error("%s failed at a step; like failures are not told", name, exc_info=error)
 
     def close(self) -> None:
         """Sends the last traces; may take seconds."""

@@ -228,6 +228,10 @@ class ServerSettings(ModelSettings):
     """Request fields that no API knows: refuse answers 400 naming the field, warn leaves the field
     out and logs it once."""
 
+    step_timeout: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds after which a step of the engine that has not ended counts as a crash: open requests
+    are answered with an error, and /health says 503."""
+
     sse_ping_seconds: Annotated[float, Field(gt=0)] = 15.0
     """How often a stream carries a comment line, so that proxies keep a waiting one open."""
 

@@ -17,6 +17,8 @@
     │   ├── BodyTooLargeError      413
     │   └── RateLimitError         429
     ├── EngineDeadError            500: a step crashed, nothing can be served any more
+    ├── ShuttingDownError          503: the server ends, others may serve
+    ├── StepTimeoutError           a step did not end in time; the engine dies of it
     └── WorkerDiedError            a process of tensor parallelism ended; the engine dies of it
 
 This module does not know HTTP frameworks: `server/api/errors.py` turns the tree into responses.
@@ -43,6 +45,7 @@ ErrorCode = Literal[
     "request_too_large",
     "rate_limit_exceeded",
     "internal_error",
+    "shutting_down",
 ]
 """The `code` of OpenAI's error body; closed, so that clients can switch on it."""
 
@@ -171,6 +174,14 @@ class RateLimitError(RequestError):
 
 class EngineDeadError(GlidecapeError):
     """A step of the engine crashed; every open and later request gets this."""
+
+
+class ShuttingDownError(GlidecapeError):
+    """The server ends: it takes no more requests, or had no more time for this one."""
+
+
+class StepTimeoutError(GlidecapeError):
+    """A step of the engine has not ended in time, and perhaps never will."""
 
 
 class WorkerDiedError(GlidecapeError):

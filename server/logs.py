@@ -2,9 +2,12 @@
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from typing import Literal
+
+from server.log_queue import QueuedHandler
 
 LogFormat = Literal["text", "json"]
 
@@ -42,10 +45,17 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, form: LogFormat) -> None:
-    """Sends what is logged to stderr."""
-    handler = logging.StreamHandler()
+    """Sends what is logged to stderr, and Python's warnings with it. Nobody who logs ever waits."""
+    handler = QueuedHandler(sys.stderr.fileno())
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.captureWarnings(True)
+
+
+def num_dropped_lines() -> int:
+    """Lines that nobody took in time, and that were never written."""
+    handlers = logging.getLogger().handlers
+    return sum(each.num_dropped for each in handlers if isinstance(each, QueuedHandler))
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, object]:

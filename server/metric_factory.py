@@ -1,8 +1,10 @@
 """How metrics are made: their prefix, and the labels that all of them have."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 PREFIX = "glidecape"
 
@@ -36,3 +38,25 @@ class MetricFactory:
         begin at zero and not at the first event."""
         metric = Counter(f"{PREFIX}:{name}", text, ["model_name", *labels], registry=self._registry)
         return [metric.labels(self._model_name, *row) for row in rows]
+
+    def counter_elsewhere(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A counter whose value is kept by somebody else, and read when it is asked for."""
+        family = CounterMetricFamily(f"{PREFIX}:{name}", text, labels=["model_name"])
+        self._registry.register(_Elsewhere(family, self._model_name, read))
+
+
+class _Elsewhere(Collector):
+    def __init__(
+        self, family: CounterMetricFamily, model_name: str, read: Callable[[], float]
+    ) -> None:
+        self._family = family
+        self._model_name = model_name
+        self._read = read
+
+    def describe(self) -> Iterable[CounterMetricFamily]:
+        return [self._family]
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        self._family.samples.clear()
+        self._family.add_metric([self._model_name], self._read())
+        return [self._family]

@@ -5,6 +5,7 @@ The engine's thread calls `record` after each step, the event loop counts HTTP a
 prometheus-client locks each value.
 """
 
+from collections.abc import Callable
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -39,7 +40,7 @@ class Metrics:
 
     def __init__(self, model_name: str) -> None:
         self.registry = CollectorRegistry()
-        make = MetricFactory(self.registry, model_name)
+        self._make = make = MetricFactory(self.registry, model_name)
         self._make_gauges(make)
         self._make_counters(make)
         self._make_request_times(make)
@@ -78,6 +79,14 @@ class Metrics:
 
     def count_http(self, route: str, status: int) -> None:
         self._http.labels(route, str(status)).inc()
+
+    def watch_log(self, num_dropped: Callable[[], int]) -> None:
+        """Shows how many lines of the log were dropped so far; to be called once."""
+        self._make.counter_elsewhere(
+            "log_lines_dropped",
+            "Lines of the log that came faster than they were read, and were never written.",
+            num_dropped,
+        )
 
     def render(self) -> bytes:
         """Everything in Prometheus's text format."""

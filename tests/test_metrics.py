@@ -205,3 +205,11 @@ def test_render_is_prometheus_text() -> None:
     text = Metrics("tiny").render().decode()
     assert "# TYPE glidecape:time_to_first_token_seconds histogram" in text
     assert 'glidecape:num_requests_running{model_name="tiny"} 0.0' in text
+
+
+def test_lines_of_the_log_that_were_dropped() -> None:
+    metrics = Metrics("tiny")
+    counts = iter((3, 5))
+    metrics.watch_log(lambda: next(counts))
+    assert b'glidecape:log_lines_dropped_total{model_name="tiny"} 3.0' in metrics.render()
+    assert value(metrics, "log_lines_dropped_total") == 5

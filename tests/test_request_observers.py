@@ -13,9 +13,11 @@ from server.config import ServerSettings, load_settings
 from server.engine.types import Origin, SpeculationSummary
 from server.errors import ConfigError
 from server.logs import JsonFormatter, TextFormatter
+from server.metrics import Metrics
 from server.request_log import RequestLog
 from server.tracing import RequestTracer
 from tests.collector import collector
+from tests.doubles import byte_tokenizer
 from tests.test_metrics import FINISHED, REQUEST, STEP
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -48,6 +50,21 @@ def test_a_line_stays_one_line() -> None:
     record.fields = {"prompt": 'a\n"b=c'}
     assert TextFormatter().format(record) == 'INFO m prompt="a\\n\\"b=c"'
     assert "\n" not in JsonFormatter().format(record)
+
+
+def test_an_observer_that_fails_keeps_nothing_from_the_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Metrics come first, and fail; the log has its line, and the failure is told once."""
+    monkeypatch.setattr(Metrics, "record", lambda self, step: 1 / 0)  # pyright: ignore[reportUnknownLambdaType]
+    observers = Observers(load_settings(ServerSettings), "tiny")
+    observers.start_log(load_settings(ServerSettings), byte_tokenizer())
+    with caplog.at_level("INFO"):
+        for _ in range(3):
+            observers.record(replace(STEP, finished=(ENDED,)))
+    assert [record.getMessage() for record in caplog.records].count("request") == 3
+    (told,) = [record for record in caplog.records if record.exc_info]
+    assert "ZeroDivisionError" in caplog.text and told.levelname == "ERROR"
 
 
 def test_a_collector_gets_spans() -> None:

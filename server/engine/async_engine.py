@@ -2,17 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
 from server.engine.loop import EngineLoop, Executes, Failure, Finish
 from server.engine.scheduler import Scheduler
 from server.engine.types import FinishReason, Request, RequestId, RequestOutput, StepStats
+from server.engine.watchdog import Watchdog
 from server.errors import (
     ContextLengthError,
     EngineDeadError,
+    GlidecapeError,
     GrammarError,
     InvalidRequestError,
+    ShuttingDownError,
 )
 
 T = TypeVar("T")
@@ -24,6 +28,8 @@ class AsyncEngine:
     Args:
         observe: called with the figures of each step, in the engine's thread.
         grammars: compiles those of requests; None where none has any.
+        step_timeout: seconds after which a step that has not ended counts as a crash; None waits
+            for ever.
     """
 
     def __init__(
@@ -32,14 +38,18 @@ class AsyncEngine:
         runner: Executes,
         observe: Callable[[StepStats], None],
         grammars: GrammarCompiler | None = None,
+        step_timeout: float | None = None,
     ) -> None:
         self.max_model_len = scheduler.config.max_model_len
-        self._streams: dict[RequestId, asyncio.Queue[RequestOutput | EngineDeadError]] = {}
+        self._streams: dict[RequestId, asyncio.Queue[RequestOutput | GlidecapeError]] = {}
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._death: str | None = None
         """Why the engine died; each request gets an exception of its own."""
         self._grammars = grammars
+        self._is_closed = False
+        """`end_requests` was called."""
         self._loop = EngineLoop(scheduler, runner, self._publish, self._died, observe)
+        self._watchdog = Watchdog(self._loop, step_timeout, self.fail) if step_timeout else None
 
     @property
     def is_ready(self) -> bool:
@@ -49,16 +59,34 @@ class AsyncEngine:
         """Starts the engine's thread; to be called in the event loop that will call `generate`."""
         self._event_loop = asyncio.get_running_loop()
         self._loop.start()
+        if self._watchdog is not None:
+            self._watchdog.start()
 
-    async def stop(self) -> None:
-        """Ends the engine's thread after the step it is in. Open requests get no more output."""
-        if self._event_loop is not None:
-            await asyncio.to_thread(self._loop.stop)
+    async def stop(self, seconds: float | None = None) -> bool:
+        """Ends the engine's thread after the step it is in. Open requests get no more output.
+
+        Args:
+            seconds: to wait at most for that step.
+
+        Returns: False if the step went on for longer; see `EngineLoop.stop`.
+        """
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        if self._event_loop is None:
+            return True
+        return await asyncio.to_thread(self._loop.stop, seconds)
 
     def check_health(self) -> None:
-        """Raises EngineDeadError if a step has crashed."""
+        """Raises EngineDeadError if a step has crashed, or has not ended in time."""
         if self._death is not None:
             raise EngineDeadError(self._death)
+
+    def end_requests(self) -> None:
+        """Ends every open request, and each later one, by a ShuttingDownError. In the event
+        loop's thread."""
+        self._is_closed = True
+        for stream in self._streams.values():
+            stream.put_nowait(ShuttingDownError())
 
     async def generate(self, request: Request) -> AsyncGenerator[RequestOutput, None]:
         """Yields the request's outputs, a step each, up to the one with a finish reason.
@@ -68,21 +96,23 @@ class AsyncEngine:
 
         Raises:
             EngineDeadError: a step crashed, before or during this request.
+            ShuttingDownError: the server ends.
             ContextLengthError: the prompt leaves no room for a token.
             InvalidRequestError: the prompt is empty, or the id is that of an open request.
             GrammarError: the grammar can't be enforced, or takes too long to compile.
         """
-        self.check_health()
         self._check(request)
         # Held until the request is over, so that the engine's thread never has to compile.
         _held = await self._compiled(request)
+        # Not before the line above, which waits: who comes after the death would never hear of it.
+        self._check_open()
         stream = self._streams[request.request_id] = asyncio.Queue()
         self._loop.submit(request)
         finished = False
         try:
             while not finished:
                 output = await stream.get()
-                if isinstance(output, EngineDeadError):
+                if isinstance(output, GlidecapeError):
                     raise output
                 finished = output.finish_reason is not None
                 yield output
@@ -90,6 +120,11 @@ class AsyncEngine:
             del self._streams[request.request_id]
             if not finished:
                 self.finish(request.request_id, "abort")
+
+    def _check_open(self) -> None:
+        self.check_health()
+        if self._is_closed:
+            raise ShuttingDownError
 
     async def _compiled(self, request: Request) -> CompiledGrammar | None:
         grammar = request.params.grammar
@@ -118,8 +153,11 @@ class AsyncEngine:
         self._loop.submit(Finish(request_id, reason))
 
     def fail(self, error: Exception) -> None:
-        """Ends the engine as a crashed step does. From any thread."""
+        """Ends the engine as a crashed step does. From any thread. Clients are told at once: the
+        engine's own thread may hang in its step."""
+        # Before they hear of it, and leave: they are to be counted as errors.
         self._loop.submit(Failure(error))
+        self._died(error)
 
     def _publish(self, outputs: list[RequestOutput]) -> None:
         if outputs:
@@ -132,14 +170,16 @@ class AsyncEngine:
                 stream.put_nowait(output)
 
     def _died(self, error: BaseException) -> None:
-        self._death = f"the engine stopped: {type(error).__name__}: {error}"
-        self._in_event_loop(self._deliver_death, self._death)
+        if self._death is None:
+            self._death = f"the engine stopped: {type(error).__name__}: {error}"
+            self._in_event_loop(self._deliver_death, self._death)
 
     def _deliver_death(self, death: str) -> None:
         for stream in self._streams.values():
             stream.put_nowait(EngineDeadError(death))
 
     def _in_event_loop(self, call: Callable[[T], None], argument: T) -> None:
-        """From the engine's thread. The loop may be closed already when the process shuts down."""
-        if self._event_loop is not None and not self._event_loop.is_closed():
-            self._event_loop.call_soon_threadsafe(call, argument)
+        """From other threads. The loop may be closed already when the process shuts down."""
+        if self._event_loop is not None:
+            with suppress(RuntimeError):
+                self._event_loop.call_soon_threadsafe(call, argument)

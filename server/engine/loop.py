@@ -2,14 +2,17 @@
 
     while not stopped:  take the inbox -> schedule -> execute -> update -> publish
 
-Nothing else touches the scheduler or the model, so neither needs a lock.
+Nothing else touches the scheduler or the model, so neither needs a lock. Who watches the steps
+(metrics, logs, traces) can't harm them: what an observer raises is logged, and forgotten.
 """
 
 import atexit
 import logging
 import queue
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -71,6 +74,10 @@ class EngineLoop:
         self._observe = observe
         self._inbox: queue.SimpleQueue[Request | Finish | Failure | Stop] = queue.SimpleQueue()
         self._stopping = False
+        self._turn = 0
+        self._is_idle = True
+        self._observer_faults: set[type[Exception]] = set()
+        """Those that have been logged: an observer may fail at every step."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -78,33 +85,68 @@ class EngineLoop:
         atexit.register(self.stop)
         self._thread.start()
 
+    @property
+    def is_running(self) -> bool:
+        """Its thread lives, whatever it does."""
+        return self._thread.is_alive()
+
+    @property
+    def turn(self) -> int | None:
+        """Rises with every step; None while there is nothing to do. For watching from outside."""
+        return None if self._is_idle else self._turn
+
+    def stack(self) -> str:
+        """Where its thread is in the code, for a log."""
+        frame = sys._current_frames().get(self._thread.ident or 0)  # pyright: ignore[reportPrivateUsage]
+        return "".join(traceback.format_stack(frame)) if frame else "its thread has ended"
+
     def submit(self, message: Request | Finish | Failure) -> None:
         """From any thread; taken up before the next step."""
         self._inbox.put(message)
 
-    def stop(self) -> None:
-        """Returns when the thread has ended; a running step is finished first."""
+    def stop(self, seconds: float | None = None) -> bool:
+        """Returns when the thread has ended; a running step is finished first.
+
+        Args:
+            seconds: to wait at most; None waits for as long as the step takes.
+
+        Returns: False if it has not ended in time. The process must then end by `os._exit`:
+            another way would tear the interpreter down under the step.
+        """
         atexit.unregister(self.stop)
         self._inbox.put(Stop())
-        self._thread.join()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
             while not self._stopping:
                 self._take_inbox()
+                self._turn += 1
                 self._step()
         except BaseException as error:
-            logger.exception("the engine's step crashed")
+            self._die(error)
+        self._is_idle = True
+
+    def _die(self, error: BaseException) -> None:
+        """Figures first, as in a step; but nothing that fails here keeps clients from their
+        answers."""
+        try:
+            logger.error("the engine's step crashed", exc_info=error)
             self._scheduler.finish_all("error", time.monotonic())
-            self._observe(self._scheduler.take_stats(None, 0.0))
+            self._tell(self._scheduler.take_stats(None, 0.0))
+        except BaseException:
+            logger.exception("counting the crash failed too")
+        finally:
             self._died(error)
 
     def _take_inbox(self) -> None:
         """Handles all messages; waits for one when there is nothing to compute."""
         wait = not self._scheduler.has_work
         while wait or not self._inbox.empty():
+            self._is_idle = wait
             message = self._inbox.get()
-            wait = False
+            self._is_idle = wait = False
             match message:
                 case Request():
                     self._scheduler.add(message, time.monotonic())
@@ -121,7 +163,7 @@ class EngineLoop:
         plan = None if self._stopping else self._scheduler.schedule(started)
         if plan is None:
             self._scheduler.check_integrity()
-            self._observe(self._scheduler.take_stats(None, 0.0))
+            self._tell(self._scheduler.take_stats(None, 0.0))
             return
         result = self._runner.execute(plan)
         now = time.monotonic()
@@ -130,5 +172,13 @@ class EngineLoop:
             if output.finish_reason is not None:
                 self._runner.forget(output.request_id)
         # Figures first: whoever has its answer finds it counted.
-        self._observe(self._scheduler.take_stats(plan, now - started, result.speculation))
+        self._tell(self._scheduler.take_stats(plan, now - started, result.speculation))
         self._publish(outputs)
+
+    def _tell(self, stats: StepStats) -> None:
+        try:
+            self._observe(stats)
+        except Exception as error:
+            if type(error) not in self._observer_faults:
+                self._observer_faults.add(type(error))
+                logger.exception("an observer of the steps failed; its later failures are not told")

@@ -88,7 +88,11 @@ def load_hf_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """
     # transformers takes seconds to import; `glidecape --help` must not wait for it.
     from transformers import PreTrainedTokenizerFast
+    from transformers.utils import logging as its_logging
 
+    # Its own handler writes to stderr itself, and waits where nobody reads.
+    its_logging.disable_default_handler()
+    its_logging.enable_propagation()
     try:
         loaded = _reader(folder).from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:

@@ -3,28 +3,45 @@
 import asyncio
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from server.engine.async_engine import AsyncEngine
+from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
 from server.engine.plan import StepPlan, StepResult
-from server.engine.types import FinishReason, RequestId, StepStats
-from server.errors import ContextLengthError, EngineDeadError, InvalidRequestError
+from server.engine.types import FinishReason, Grammar, RequestId, StepStats
+from server.errors import (
+    ContextLengthError,
+    EngineDeadError,
+    InvalidRequestError,
+    ShuttingDownError,
+)
 from tests.engine.tiny import VOCAB_SIZE, TinyEngine, make_request, tokens
 
 
 class Harness:
     """A tiny engine behind its asyncio front, with a hook before each step."""
 
-    def __init__(self) -> None:
+    def __init__(self, step_timeout: float | None = None) -> None:
         self.tiny = TinyEngine()
         self.before_step: Callable[[StepPlan], None] = lambda plan: None
+        self.after_step: Callable[[StepStats], None] = lambda stats: None
         self.stats: list[StepStats] = []
         self.plans: list[StepPlan] = []
-        self.engine = AsyncEngine(self.tiny.scheduler, self, self.stats.append)
+        self.grammars = SlowGrammars()
+        self.engine = AsyncEngine(
+            self.tiny.scheduler, self, self.observe, self.grammars, step_timeout
+        )
+
+    def observe(self, stats: StepStats) -> None:
+        self.stats.append(stats)
+        self.after_step(stats)
 
     def execute(self, plan: StepPlan) -> StepResult:
         self.plans.append(plan)
@@ -45,6 +62,18 @@ class Harness:
                 return
             await asyncio.sleep(0.005)
         raise AssertionError("the engine is still busy")
+
+
+class SlowGrammars(GrammarCompiler):
+    """Compiles nothing, and says when it is asked and when it may answer."""
+
+    def __init__(self) -> None:
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def compile(self, grammar: Grammar) -> CompiledGrammar:
+        self.asked.set()
+        await self.go_on.wait()
+        return cast(CompiledGrammar, None)
 
 
 @pytest.fixture
@@ -127,6 +156,128 @@ async def test_a_crash_reaches_every_request_and_later_ones(harness: Harness) ->
         harness.engine.check_health()
     with pytest.raises(EngineDeadError):
         await collect(harness.engine, "c", [3])
+
+
+LONG = {"max_tokens": 200, "ignore_eos": True}
+
+
+async def death_of_all(engine: AsyncEngine, count: int) -> str:
+    """What open requests and a later one are told, which has to be the same."""
+    tasks = [asyncio.create_task(collect(engine, f"r{i}", [i], **LONG)) for i in range(count)]
+    done, waiting = await asyncio.wait(tasks, timeout=20)
+    assert not waiting
+    with pytest.raises(EngineDeadError) as later:
+        await collect(engine, "later", [1])
+    assert {str(task.exception()) for task in done} == {str(later.value)}
+    assert not engine.is_ready
+    return str(later.value)
+
+
+async def test_an_observer_that_fails_harms_no_step(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(stats: StepStats) -> None:
+        raise ZeroDivisionError("in an observer")
+
+    expected = await collect(harness.engine, "a", [1, 2])
+    harness.after_step = fail
+    assert await collect(harness.engine, "b", [1, 2]) == expected
+    harness.engine.check_health()
+    (told,) = [record for record in caplog.records if "observer" in record.getMessage()]
+    assert told.exc_info is not None
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError, MemoryError, SystemExit])
+async def test_an_observer_that_fails_keeps_no_death_from_clients(
+    harness: Harness, fault: type[BaseException]
+) -> None:
+    """Not even with what ends threads."""
+
+    def crash(plan: StepPlan) -> None:
+        if len(plan.sequences) == 16:
+            raise RuntimeError("boom")
+
+    def fail(stats: StepStats) -> None:
+        if stats.finished:
+            raise fault
+
+    harness.before_step, harness.after_step = crash, fail
+    assert "boom" in await death_of_all(harness.engine, 16)
+
+
+@pytest.mark.parametrize("part", ["finish_all", "take_stats"])
+async def test_a_scheduler_that_fails_keeps_no_death_from_clients(
+    harness: Harness, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(plan: StepPlan) -> None:
+        monkeypatch.setattr(harness.tiny.scheduler, part, lambda *_: 1 / 0)
+        raise RuntimeError("boom")
+
+    harness.before_step = crash
+    assert "boom" in await death_of_all(harness.engine, 3)
+
+
+async def test_a_death_while_a_grammar_compiles(harness: Harness) -> None:
+    """The request is told that came before the death, but was not with the engine yet."""
+
+    def crash(plan: StepPlan) -> None:
+        raise RuntimeError("boom")
+
+    harness.before_step = crash
+    grammars = harness.grammars
+    waiting = asyncio.create_task(collect(harness.engine, "a", [1], grammar=Grammar("regex", "a")))
+    await grammars.asked.wait()
+    await death_of_all(harness.engine, 1)
+    grammars.go_on.set()
+    with pytest.raises(EngineDeadError, match="boom"):
+        await asyncio.wait_for(waiting, 10)
+
+
+async def test_a_step_that_hangs_is_a_death(caplog: pytest.LogCaptureFixture) -> None:
+    harness = Harness(step_timeout=0.4)
+    let_go = threading.Event()
+    harness.engine.start()
+    try:
+        await asyncio.sleep(0.6)  # nothing to do is no hanging
+        await collect(harness.engine, "quick", [1])
+
+        def hang(plan: StepPlan) -> None:
+            let_go.wait()
+
+        harness.before_step = hang
+        told = await death_of_all(harness.engine, 4)
+        assert not await harness.engine.stop(0.1)
+    finally:
+        let_go.set()
+    assert await harness.engine.stop(20)
+    assert "StepTimeoutError: a step has not ended within 0.4 seconds" in told
+    assert "let_go.wait()" in caplog.text
+    assert harness.reasons()[1:] == ["error"] * 4
+
+
+async def test_slow_steps_that_go_on_are_no_death() -> None:
+    harness = Harness(step_timeout=1.0)
+    harness.engine.start()
+    harness.before_step = lambda plan: time.sleep(0.1)
+    assert len(await collect(harness.engine, "a", [1], max_tokens=20, ignore_eos=True)) == 20
+    assert await harness.engine.stop()
+
+
+async def test_ending_all_requests(harness: Harness) -> None:
+    tasks = [asyncio.create_task(collect(harness.engine, f"r{i}", [i], **LONG)) for i in range(3)]
+    compiling = asyncio.create_task(
+        collect(harness.engine, "g", [1], grammar=Grammar("regex", "a"))
+    )
+    await harness.grammars.asked.wait()
+    harness.engine.end_requests()
+    harness.grammars.go_on.set()
+    ended = await asyncio.gather(*tasks, compiling, return_exceptions=True)
+    assert [type(error) for error in ended] == [ShuttingDownError] * 4
+    with pytest.raises(ShuttingDownError):
+        await collect(harness.engine, "later", [1])
+    harness.engine.check_health()
+    await harness.ended(3)
+    assert harness.reasons() == ["abort"] * 3
 
 
 EXIT_DURING_A_STEP = """
