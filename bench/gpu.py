@@ -35,7 +35,7 @@ from bench.gpu_session import (
     eager_seconds_of,
     seconds_of,
 )
-from server.engine.inputs import Nodes, StepInputs, build_inputs
+from server.engine.step.inputs import Nodes, StepInputs, build_inputs
 from server.kernels.dispatch import gpu_kernels, kernels_for
 from server.models.layers import Placement
 

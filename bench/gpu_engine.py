@@ -14,18 +14,18 @@ from bench.gpu_session import (
     Json,
     Session,
 )
-from server.engine.graphs.assemble import graph_runner
-from server.engine.graphs.capture import Running
-from server.engine.graphs.runner import GraphRunner
-from server.engine.graphs.tiers import AUTO_TIERS, StepShape, TierCosts, at_least
-from server.engine.planner import SchedulerConfig
-from server.engine.runner import Runner
-from server.engine.scheduler import Scheduler
-from server.engine.speculative.auto import AutoPolicy
-from server.engine.speculative.cost import CostCurve, StepCosts
-from server.engine.speculative.glide_drafter import GlideDrafter
-from server.engine.speculative.live_costs import LiveCosts
-from server.engine.speculative.policy import PolicyConfig, Speculator
+from server.engine.drafters.glide import GlideDrafter
+from server.engine.schedule.planner import SchedulerConfig
+from server.engine.schedule.scheduler import Scheduler
+from server.engine.speculation.auto import AutoPolicy
+from server.engine.speculation.cost import CostCurve, StepCosts
+from server.engine.speculation.live_costs import LiveCosts
+from server.engine.speculation.tiers import AUTO_TIERS, StepShape, TierCosts, at_least
+from server.engine.step.device.assemble import graph_runner
+from server.engine.step.device.capture import Running
+from server.engine.step.device.runner import GraphRunner
+from server.engine.step.host.policy import PolicyConfig, Speculator
+from server.engine.step.host.runner import Runner
 from server.engine.types import (
     PolicyName,
     Request,

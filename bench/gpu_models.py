@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
 from server.models.config import ModelConfig, RopeConfig, model_config
 from server.models.glide import GlideModel

@@ -19,11 +19,11 @@ from rich.table import Table
 
 from bench.prompts import PROMPTS
 from server.build import LoadedModel
-from server.engine.plan import PlannedSequence
-from server.engine.speculative.drafter import Committed, EarlyStop
-from server.engine.speculative.policy import Speculator
-from server.engine.speculative.proposal import NUM_CANDIDATES, Proposal
-from server.engine.speculative.tree import TokenTree, comb
+from server.engine.drafters.drafter import Committed, EarlyStop
+from server.engine.schedule.plan import PlannedSequence
+from server.engine.speculation.proposal import NUM_CANDIDATES, Proposal
+from server.engine.speculation.tree import TokenTree, comb
+from server.engine.step.host.policy import Speculator
 from server.engine.types import (
     PolicyName,
     Request,

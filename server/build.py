@@ -26,11 +26,11 @@ from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
 from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
 from server.engine.grammar.state import GrammarStates
-from server.engine.kv_cache import allocate_kv, copy_kv
 from server.engine.loop import Executes
-from server.engine.runner import Model, Runner
-from server.engine.scheduler import Scheduler
-from server.engine.speculative.policy import Speculator
+from server.engine.schedule.scheduler import Scheduler
+from server.engine.step.host.policy import Speculator
+from server.engine.step.host.runner import Model, Runner
+from server.engine.step.kv_cache import allocate_kv, copy_kv
 from server.engine.types import SpeculationParams, StepStats
 from server.gpu_memory import check_memory_settings, gpu_memory
 from server.machine import (

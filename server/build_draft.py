@@ -11,19 +11,19 @@ from platform import processor
 import torch
 
 from server.config import DEFAULT_MODEL, ModelSettings
-from server.engine.kv_cache import CacheShape, allocate_kv
-from server.engine.planner import SchedulerConfig
-from server.engine.runner import Model
-from server.engine.speculative.auto import AutoPolicy
-from server.engine.speculative.cape import CapeConfig
-from server.engine.speculative.cost import CostCurve, StepCosts
-from server.engine.speculative.drafter import Drafter
-from server.engine.speculative.glide_drafter import GlideDrafter
-from server.engine.speculative.live_costs import LiveCosts
-from server.engine.speculative.model_drafter import ModelDrafter
-from server.engine.speculative.ngram_drafter import NgramDrafter
-from server.engine.speculative.policy import PolicyConfig, Speculator
-from server.engine.speculative.profile import Profiled, measure_costs, still_hold
+from server.engine.drafters.drafter import Drafter
+from server.engine.drafters.glide import GlideDrafter
+from server.engine.drafters.model import ModelDrafter
+from server.engine.drafters.ngram import NgramDrafter
+from server.engine.schedule.planner import SchedulerConfig
+from server.engine.speculation.auto import AutoPolicy
+from server.engine.speculation.cape import CapeConfig
+from server.engine.speculation.cost import CostCurve, StepCosts
+from server.engine.speculation.live_costs import LiveCosts
+from server.engine.step.host.policy import PolicyConfig, Speculator
+from server.engine.step.host.runner import Model
+from server.engine.step.kv_cache import CacheShape, allocate_kv
+from server.engine.step.profile import Profiled, measure_costs, still_hold
 from server.errors import ConfigError, UnsupportedModelError
 from server.kernels.tree import LayerCache
 from server.models.config import ModelConfig, model_config

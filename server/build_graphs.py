@@ -10,13 +10,13 @@ import torch
 
 from server.build_draft import Draft, policy_config, profile_path
 from server.config import ModelSettings
-from server.engine.graphs.assemble import graph_runner
-from server.engine.graphs.capture import Graphs
-from server.engine.graphs.runner import GraphRunner
-from server.engine.graphs.sizes import Sizes, tier_for
-from server.engine.graphs.tiers import AUTO_TIERS, PLAIN, Sampling, StepShape, Tier, TierCosts
-from server.engine.planner import SchedulerConfig
-from server.engine.runner import Runner
+from server.engine.schedule.planner import SchedulerConfig
+from server.engine.speculation.tiers import AUTO_TIERS, PLAIN, Sampling, StepShape, Tier, TierCosts
+from server.engine.step.device.assemble import graph_runner
+from server.engine.step.device.capture import Graphs
+from server.engine.step.device.runner import GraphRunner
+from server.engine.step.device.sizes import Sizes, tier_for
+from server.engine.step.host.runner import Runner
 from server.kernels.dispatch import gpu_kernels
 from server.machine import free_memory
 from server.models.glide import GlideModel

@@ -1,7 +1,7 @@
 """How much of the machine the engine gets: KV pool, longest sequence, size of a step."""
 
 from server.config import ModelSettings
-from server.engine.planner import SchedulerConfig
+from server.engine.schedule.planner import SchedulerConfig
 from server.errors import ConfigError
 from server.models.config import ModelConfig
 

@@ -9,7 +9,7 @@ import torch
 
 from server.build_draft import load_draft
 from server.config import ModelSettings
-from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.errors import ConfigError
 from server.machine import default_threads, free_memory, pick_device, pick_dtype
 from server.models.config import ModelConfig, model_config

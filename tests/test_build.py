@@ -9,7 +9,7 @@ import torch
 from server.build import model_name
 from server.build_limits import scheduler_config
 from server.config import DEFAULT_MODEL, ModelSettings, load_settings
-from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.errors import ConfigError
 from tests.engine.tiny import MODEL
 

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from server import build_draft
 from server.build_draft import build_speculator, load_draft, policy_config
 from server.config import ModelSettings, load_settings
-from server.engine.speculative.cost import CostCurve, StepCosts
-from server.engine.speculative.model_drafter import ModelDrafter
-from server.engine.speculative.ngram_drafter import NgramDrafter
-from server.engine.speculative.policy import Speculator
+from server.engine.drafters.model import ModelDrafter
+from server.engine.drafters.ngram import NgramDrafter
+from server.engine.speculation.cost import CostCurve, StepCosts
+from server.engine.step.host.policy import Speculator
 from server.errors import ConfigError, UnsupportedModelError
 from server.models.layers import Placement
 from server.models.llama import LlamaModel

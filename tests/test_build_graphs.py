@@ -11,10 +11,10 @@ from server.build_draft import Draft
 from server.build_graphs import build_graphs as built
 from server.build_graphs import has_graphs
 from server.config import ModelSettings, load_settings
-from server.engine.graphs.tiers import AUTO_TIERS, PLAIN, StepShape, Tier
+from server.engine.speculation.tiers import AUTO_TIERS, PLAIN, StepShape, Tier
 from server.models.layers import Placement
-from tests.engine.graphs.device import DeviceEngine
-from tests.engine.speculative.test_exactness import glide, ngram, tiny_glide
+from tests.engine.step.device.device import DeviceEngine
+from tests.engine.step.host.test_exactness import glide, ngram, tiny_glide
 from tests.engine.tiny import CONFIG, CPU, MODEL, TinyEngine
 
 CUDA = torch.device("cuda")

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from server.config import DEFAULT_MODEL, ModelSettings, load_settings
-from server.engine.kv_cache import CacheShape, allocate_kv
-from server.engine.planner import SchedulerConfig
-from server.engine.runner import Runner
-from server.engine.scheduler import Scheduler
+from server.engine.schedule.planner import SchedulerConfig
+from server.engine.schedule.scheduler import Scheduler
+from server.engine.step.host.runner import Runner
+from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.models.config import model_config
 from server.models.layers import Placement
 from server.models.llama import LlamaModel

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 
 import torch
 
-from server.engine.inputs import Nodes, StepInputs, build_inputs
-from server.engine.kv_cache import CacheShape, allocate_kv
-from server.engine.runner import Model
+from server.engine.step.host.runner import Model
+from server.engine.step.inputs import Nodes, StepInputs, build_inputs
+from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
 from server.models.glide import GlideModel
 

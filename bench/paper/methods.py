@@ -13,13 +13,13 @@ from typing import Literal, get_args
 from server.build import LoadedModel
 from server.build_draft import Report, load_draft, policy_config
 from server.config import ModelSettings
-from server.engine.kv_cache import allocate_kv
-from server.engine.speculative.auto import AutoPolicy
-from server.engine.speculative.drafter import Drafter
-from server.engine.speculative.glide_drafter import GlideDrafter
-from server.engine.speculative.model_drafter import ModelDrafter
-from server.engine.speculative.ngram_drafter import NgramDrafter
-from server.engine.speculative.policy import PolicyConfig, Speculator
+from server.engine.drafters.drafter import Drafter
+from server.engine.drafters.glide import GlideDrafter
+from server.engine.drafters.model import ModelDrafter
+from server.engine.drafters.ngram import NgramDrafter
+from server.engine.speculation.auto import AutoPolicy
+from server.engine.step.host.policy import PolicyConfig, Speculator
+from server.engine.step.kv_cache import allocate_kv
 from server.engine.types import SpeculationParams
 from server.errors import ConfigError
 from server.models.glide import GlideModel

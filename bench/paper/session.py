@@ -7,7 +7,7 @@ from itertools import count
 from bench.paper.methods import Method
 from bench.paper.rounds import Answer, Step
 from server.engine.async_engine import AsyncEngine
-from server.engine.runner import Runner
+from server.engine.step.host.runner import Runner
 from server.engine.types import (
     Request,
     RequestId,

@@ -13,7 +13,7 @@ from server.cli.terminal import report
 from server.cli.train_clock import StageClock
 from server.cli.train_progress import text_progress
 from server.config import ModelSettings
-from server.engine.kv_cache import CacheShape
+from server.engine.step.kv_cache import CacheShape
 from server.engine.types import StepStats
 from server.errors import ConfigError
 from server.machine import free_memory, pick_device, pick_dtype

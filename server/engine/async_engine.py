@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
 from server.engine.loop import EngineLoop, Executes, Failure, Finish
-from server.engine.scheduler import Scheduler
+from server.engine.schedule.scheduler import Scheduler
 from server.engine.types import FinishReason, Request, RequestId, RequestOutput, StepStats
 from server.engine.watchdog import Watchdog
 from server.errors import (

@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from server.engine.plan import StepPlan, StepResult
-from server.engine.scheduler import Scheduler
+from server.engine.schedule.plan import StepPlan, StepResult
+from server.engine.schedule.scheduler import Scheduler
 from server.engine.types import FinishReason, Request, RequestId, RequestOutput, StepStats
 
 logger = logging.getLogger(__name__)

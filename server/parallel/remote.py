@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import torch
 
-from server.engine.kv_cache import copy_kv
+from server.engine.step.kv_cache import copy_kv
 from server.kernels.cpu.glide import ChainEnds, Roots
 from server.kernels.tree import LayerCache, TreeBatch
 from server.models.glide import GlideModel

@@ -6,7 +6,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from server.engine.kv_cache import copy_kv
+from server.engine.step.kv_cache import copy_kv
 from server.kernels.tree import LayerCache, TreeBatch
 from server.models.glide import GlideModel
 from server.models.llama import LlamaModel

@@ -11,14 +11,14 @@ import torch
 from fastapi import FastAPI
 
 from server.engine.async_engine import AsyncEngine
-from server.engine.planner import SchedulerConfig
-from server.engine.scheduler import Scheduler
+from server.engine.schedule.planner import SchedulerConfig
+from server.engine.schedule.scheduler import Scheduler
 from server.engine.types import StepStats
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
 from tests.api.harness import INFO, in_process, make_app
 from tests.doubles import EOS_ID
-from tests.engine.speculative.test_exactness import ngram
+from tests.engine.step.host.test_exactness import ngram
 from tests.engine.tiny import CONFIG, CPU, MODEL, TinyEngine
 
 Json = dict[str, Any]

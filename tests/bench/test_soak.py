@@ -10,7 +10,7 @@ import pytest
 from bench.soak import CONTEXT, POOL, Tally, random_request, soak, summary
 from server.build import LoadedModel, build_model
 from server.config import ModelSettings, load_settings
-from server.engine.sampler import SamplerRow
+from server.engine.step.sampler import SamplerRow
 
 pytestmark = pytest.mark.real_model
 

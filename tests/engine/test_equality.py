@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 
-from server.engine.planner import SchedulerConfig
+from server.engine.schedule.planner import SchedulerConfig
 from server.engine.types import Request, RequestOutput
 from tests.engine.tiny import CONFIG, EOS, TinyEngine, make_request, tokens
 

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from server.engine.planner import SchedulerConfig
+from server.engine.schedule.planner import SchedulerConfig
 from server.engine.types import (
     FinishReason,
     PolicyName,
@@ -16,7 +16,7 @@ from server.engine.types import (
     RequestOutput,
     SpeculationParams,
 )
-from tests.engine.speculative.test_exactness import POLICIES, glide, ngram
+from tests.engine.step.host.test_exactness import POLICIES, glide, ngram
 from tests.engine.test_equality import ENGINES, logprobs
 from tests.engine.tiny import CONFIG, TinyEngine, make_request, tokens
 

@@ -7,18 +7,18 @@ from functools import cache
 
 import torch
 
+from server.engine.drafters.drafter import Drafter
+from server.engine.drafters.ngram import NgramDrafter
 from server.engine.grammar.state import GrammarStates
-from server.engine.kv_cache import CacheShape, allocate_kv
 from server.engine.loop import Executes
-from server.engine.planner import SchedulerConfig
-from server.engine.runner import Runner
-from server.engine.scheduler import Scheduler
-from server.engine.speculative.auto import AutoPolicy
-from server.engine.speculative.cost import CostCurve, StepCosts
-from server.engine.speculative.drafter import Drafter
-from server.engine.speculative.live_costs import LiveCosts
-from server.engine.speculative.ngram_drafter import NgramDrafter
-from server.engine.speculative.policy import PolicyConfig, Speculator
+from server.engine.schedule.planner import SchedulerConfig
+from server.engine.schedule.scheduler import Scheduler
+from server.engine.speculation.auto import AutoPolicy
+from server.engine.speculation.cost import CostCurve, StepCosts
+from server.engine.speculation.live_costs import LiveCosts
+from server.engine.step.host.policy import PolicyConfig, Speculator
+from server.engine.step.host.runner import Runner
+from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import Request, RequestId, RequestOutput, SamplingParams
 from server.kernels.tree import LayerCache
 from server.models.config import ModelConfig, RopeConfig

@@ -14,7 +14,7 @@ from server.engine.types import Grammar
 from tests.api.harness import INFO, byte_grammars, live_app, make_app
 from tests.api.tiny_server import LIMITS, byte_model
 from tests.doubles import EOS_ID
-from tests.engine.speculative.test_exactness import ngram
+from tests.engine.step.host.test_exactness import ngram
 from tests.engine.tiny import TinyEngine
 
 MAX_MODEL_LEN = 4096

@@ -12,15 +12,15 @@ from functools import cache
 import pytest
 import torch
 
-from server.engine.kv_cache import copy_kv
-from server.engine.planner import SchedulerConfig
-from server.engine.runner import Runner
-from server.engine.scheduler import Scheduler
-from server.engine.speculative.auto import AutoPolicy
-from server.engine.speculative.drafter import Drafter
-from server.engine.speculative.glide_drafter import GlideDrafter
-from server.engine.speculative.model_drafter import ModelDrafter
-from server.engine.speculative.policy import PolicyConfig, Speculator
+from server.engine.drafters.drafter import Drafter
+from server.engine.drafters.glide import GlideDrafter
+from server.engine.drafters.model import ModelDrafter
+from server.engine.schedule.planner import SchedulerConfig
+from server.engine.schedule.scheduler import Scheduler
+from server.engine.speculation.auto import AutoPolicy
+from server.engine.step.host.policy import PolicyConfig, Speculator
+from server.engine.step.host.runner import Runner
+from server.engine.step.kv_cache import copy_kv
 from server.engine.types import (
     PolicyName,
     Request,

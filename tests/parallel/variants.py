@@ -13,8 +13,8 @@ from typing import cast
 
 import torch
 
-from server.engine.kv_cache import CacheShape, allocate_kv
-from server.engine.planner import SchedulerConfig
+from server.engine.schedule.planner import SchedulerConfig
+from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
 from server.models.config import ModelConfig
 from server.models.glide import TOKEN_TABLE, GlideModel

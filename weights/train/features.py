@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from server.engine.inputs import Nodes, StepInputs, build_inputs
-from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.step.inputs import Nodes, StepInputs, build_inputs
+from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
 from weights.train.feature_store import (
     FEATURE_DTYPES,

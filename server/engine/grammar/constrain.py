@@ -8,8 +8,8 @@ many tokens a step yields and never which.
 from collections.abc import Sequence
 from typing import Protocol
 
-from server.engine.speculative.proposal import Proposal
-from server.engine.speculative.tree import ROOT, TokenTree
+from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.tree import ROOT, TokenTree
 
 FORCED = 0.99
 """Confidence of a forced token. Its text is certain, not how it is cut into tokens."""

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from bench.paper.agreement import Agreement, TeacherForced, overlap
-from server.engine.kv_cache import CacheShape, allocate_kv
-from server.engine.speculative.glide_drafter import GlideDrafter
+from server.engine.drafters.glide import GlideDrafter
+from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import SpeculationParams
 from server.kernels.tree import LayerCache, TreeBatch
-from tests.engine.speculative.test_exactness import tiny_glide
+from tests.engine.step.host.test_exactness import tiny_glide
 from tests.engine.tiny import CONFIG, CPU, TinyEngine, make_request, tiny_caches, tiny_model, tokens
 from tests.models.test_glide import DRAFTS, dense_chain, text
 from tests.models.test_glide_reference import KV, Draft, random_target_kv

@@ -10,12 +10,12 @@ from bench.paper.methods import Method, MethodName, method
 from bench.paper.rounds import Answer, position_counts
 from bench.paper.session import Session, StepRecorder
 from server.engine.async_engine import AsyncEngine
-from server.engine.runner import Runner
-from server.engine.scheduler import Scheduler
-from server.engine.speculative.auto import AutoPolicy
-from server.engine.speculative.policy import PolicyConfig
+from server.engine.schedule.scheduler import Scheduler
+from server.engine.speculation.auto import AutoPolicy
+from server.engine.step.host.policy import PolicyConfig
+from server.engine.step.host.runner import Runner
 from server.engine.types import RequestId
-from tests.engine.speculative.oracle import OracleDrafter, Pattern
+from tests.engine.drafters.oracle import OracleDrafter, Pattern
 from tests.engine.test_equality import alone
 from tests.engine.tiny import (
     CONFIG,

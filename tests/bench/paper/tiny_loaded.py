@@ -8,16 +8,16 @@ import torch
 
 from server.build import LoadedModel
 from server.engine.async_engine import AsyncEngine
+from server.engine.drafters.glide import GlideDrafter
 from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
-from server.engine.kv_cache import CacheShape, allocate_kv
-from server.engine.runner import Runner
-from server.engine.scheduler import Scheduler
-from server.engine.speculative.auto import AutoPolicy
-from server.engine.speculative.glide_drafter import GlideDrafter
-from server.engine.speculative.policy import PolicyConfig, Speculator
+from server.engine.schedule.scheduler import Scheduler
+from server.engine.speculation.auto import AutoPolicy
+from server.engine.step.host.policy import PolicyConfig, Speculator
+from server.engine.step.host.runner import Runner
+from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import SpeculationParams, StepStats
 from tests.doubles import PlainTemplate, byte_tokenizer
-from tests.engine.speculative.test_exactness import tiny_glide
+from tests.engine.step.host.test_exactness import tiny_glide
 from tests.engine.tiny import CONFIG, CPU, EOS, FREE_DRAFTS, tiny_caches, tiny_model
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from server.engine.grammar.constrain import FORCED, constrain, prune
-from server.engine.speculative.proposal import Proposal
-from server.engine.speculative.tree import TokenTree, comb
+from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.tree import TokenTree, comb
 
 
 class Word:

@@ -12,11 +12,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from server.engine.planner import SchedulerConfig
-from server.engine.speculative.drafter import Drafter
-from server.engine.speculative.ngram_drafter import NgramDrafter
+from server.engine.drafters.drafter import Drafter
+from server.engine.drafters.ngram import NgramDrafter
+from server.engine.schedule.planner import SchedulerConfig
 from server.engine.types import PolicyName, Request, RequestOutput, SpeculationParams
 from server.kernels.tree import LayerCache
+from tests.engine.drafters.oracle import OracleDrafter
 from tests.engine.grammar.vocabulary import (
     GRAMMARS,
     PERSON,
@@ -25,8 +26,7 @@ from tests.engine.grammar.vocabulary import (
     states,
     text_of,
 )
-from tests.engine.speculative.oracle import OracleDrafter
-from tests.engine.speculative.test_exactness import ALL_PATTERNS, glide, ngram, same_model
+from tests.engine.step.host.test_exactness import ALL_PATTERNS, glide, ngram, same_model
 from tests.engine.tiny import CONFIG, EOS, MakeDrafter, TinyEngine, make_request, tokens
 
 LESS_SPACE = {PIECES.index(b" "): -8.0, PIECES.index(b"\n"): -8.0}

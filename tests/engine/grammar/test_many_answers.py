@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from server.engine.planner import SchedulerConfig
-from server.engine.speculative.drafter import Drafter
-from server.engine.speculative.ngram_drafter import NgramDrafter
+from server.engine.drafters.drafter import Drafter
+from server.engine.drafters.ngram import NgramDrafter
+from server.engine.schedule.planner import SchedulerConfig
 from server.engine.types import (
     Grammar,
     PolicyName,
@@ -22,9 +22,9 @@ from server.engine.types import (
     SpeculationParams,
 )
 from server.kernels.tree import LayerCache
+from tests.engine.drafters.oracle import OracleDrafter
 from tests.engine.grammar.vocabulary import GRAMMARS, PIECES, states, text_of
-from tests.engine.speculative.oracle import OracleDrafter
-from tests.engine.speculative.test_exactness import ALL_PATTERNS, POLICIES, glide, ngram
+from tests.engine.step.host.test_exactness import ALL_PATTERNS, POLICIES, glide, ngram
 from tests.engine.test_equality import logprobs
 from tests.engine.tiny import CONFIG, EOS, MakeDrafter, TinyEngine, make_request, tokens
 

@@ -18,10 +18,10 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from server.engine.drafters.ngram import NgramDrafter
 from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
 from server.engine.grammar.schema import enforceable
 from server.engine.grammar.state import GrammarStates
-from server.engine.speculative.ngram_drafter import NgramDrafter
 from server.engine.types import Grammar, SpeculationParams
 from server.errors import GrammarError
 from server.models.layers import Placement

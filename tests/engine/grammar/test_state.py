@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from server.engine.sampler import SamplerRow, sample
+from server.engine.step.sampler import SamplerRow, sample
 from server.engine.types import Grammar, SamplingParams
 from tests.engine.grammar.vocabulary import (
     GRAMMARS,

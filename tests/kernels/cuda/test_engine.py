@@ -9,7 +9,7 @@ import torch
 
 from server.engine.types import PolicyName, Request, SpeculationParams
 from server.kernels import dispatch
-from tests.engine.speculative.test_exactness import POLICIES, glide
+from tests.engine.step.host.test_exactness import POLICIES, glide
 from tests.engine.test_equality import requests
 from tests.engine.tiny import CONFIG, TinyEngine, tokens
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from server.engine.inputs import Nodes, build_inputs
-from server.engine.kv_cache import CacheShape, allocate_kv
+from server.engine.step.inputs import Nodes, build_inputs
+from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
 from server.models.config import ModelConfig
 from server.models.layers import Placement

@@ -1,0 +1,168 @@
+"""GliDe as draft: reads the target's paged KV (paper §3.1). Its model is `models/glide.py`."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from server.engine.drafters.drafter import Committed, EarlyStop
+from server.engine.drafters.neural import NeuralDrafter
+from server.engine.schedule.plan import PlannedSequence
+from server.engine.speculation.proposal import NUM_CANDIDATES, Proposal
+from server.engine.step.inputs import StepInputs, block_tables
+from server.engine.types import RequestId
+from server.kernels.cpu.glide import ChainEnds, Chains, Roots
+from server.kernels.tree import LayerCache, TreeBatch
+
+
+class Glide(Protocol):
+    """What the drafter needs of `models/glide.py`."""
+
+    draft_token_ids: torch.Tensor
+    glimpse_hidden: bool
+
+    @property
+    def drafts_chains(self) -> bool: ...
+
+    def draft_chains(
+        self,
+        roots: Roots,
+        ends: ChainEnds,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        num_candidates: int,
+        behind: tuple[torch.Tensor, TreeBatch] | None,
+    ) -> Chains: ...
+
+    def draft(
+        self,
+        token_ids: torch.Tensor,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        batch: TreeBatch,
+        verified_lens: tuple[int, ...],
+        hidden: torch.Tensor | None,
+        delay: int,
+    ) -> torch.Tensor: ...
+
+    def fill(
+        self,
+        token_ids: torch.Tensor,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        batch: TreeBatch,
+    ) -> None: ...
+
+
+class GlideDrafter(NeuralDrafter):
+    """Args:
+    caches: the draft's own layers, under the target's block ids.
+    target_caches: all layers of the target.
+    """
+
+    name = "glide"
+
+    def __init__(
+        self,
+        model: Glide,
+        caches: Sequence[LayerCache],
+        target_caches: Sequence[LayerCache],
+        block_size: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(block_size, device)
+        self.model = model
+        self.caches = caches
+        self.target_caches = target_caches
+        self._hidden: dict[RequestId, torch.Tensor] = {}
+        """The target's final hidden state at the last committed position."""
+
+    def commit(self, committed: Sequence[Committed]) -> None:
+        super().commit(committed)
+        if self.model.glimpse_hidden:
+            for entry in committed:
+                if entry.hidden is not None:
+                    # A copy: the row's whole step would stay in memory with it.
+                    self._hidden[entry.planned.request.request_id] = entry.hidden.clone()
+
+    def forget(self, request_id: RequestId) -> None:
+        super().forget(request_id)
+        self._hidden.pop(request_id, None)
+
+    def hand_over(self, sequences: Sequence[PlannedSequence]) -> list[torch.Tensor | None]:
+        """For sequences that are drafted elsewhere from now on (`step/device`): their draft KV is
+        complete, and these are the hidden states at their last committed positions; None where none
+        is known."""
+        self._write(self._take_pending(sequences))
+        return [self._hidden.pop(s.request.request_id, None) for s in sequences]
+
+    def draft(
+        self, sequences: Sequence[PlannedSequence], depths: Sequence[int], stop: EarlyStop
+    ) -> list[Proposal]:
+        if not self.model.drafts_chains:
+            return super().draft(sequences, depths, stop)
+        behind = self._inputs(self._take_pending(sequences))
+        # The kernel wants the longest chains first.
+        order = sorted(range(len(sequences)), key=lambda i: -depths[i])
+        roots = self._roots([sequences[i] for i in order], [depths[i] for i in order])
+        num_candidates = min(NUM_CANDIDATES, len(self.model.draft_token_ids))
+        ends = ChainEnds(
+            torch.tensor([stop.least[i] for i in order]),
+            torch.tensor(stop.chance.offsets),
+            torch.tensor(stop.chance.slopes),
+        )
+        found = self.model.draft_chains(
+            *(roots, ends, self.caches, self.target_caches, num_candidates),
+            None if behind is None else (behind.token_ids, behind.batch),
+        )
+        token_ids, confidences, lengths = (part.tolist() for part in found)
+        proposals = dict[int, Proposal]()
+        for column, i in enumerate(order):
+            proposals[i] = Proposal(
+                tuple(tuple(row[column]) for row in token_ids[: lengths[column]]),
+                tuple(tuple(row[column]) for row in confidences[: lengths[column]]),
+            )
+        return [proposals[i] for i in range(len(sequences))]
+
+    def _roots(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> Roots:
+        hidden = None
+        if self.model.glimpse_hidden:
+            hidden = torch.stack([self._hidden[s.request.request_id] for s in sequences])
+        return Roots(
+            token_ids=torch.tensor([s.token_ids[-1] for s in sequences], device=self.device),
+            starts=torch.tensor([s.num_computed for s in sequences], device=self.device),
+            depths=torch.tensor(depths),
+            block_tables=block_tables([s.block_ids for s in sequences], self.device),
+            block_size=self.block_size,
+            hidden=hidden,
+        )
+
+    def _logits(
+        self,
+        inputs: StepInputs,
+        rows: torch.Tensor,
+        sequences: Sequence[PlannedSequence],
+        depth: int,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        logits = self.model.draft(
+            inputs.token_ids,
+            self.caches,
+            self.target_caches,
+            inputs.batch,
+            tuple(sequence.num_computed for sequence in sequences),
+            self._hidden_rows(inputs, sequences),
+            depth,
+        )
+        return logits[rows], self.model.draft_token_ids
+
+    def _fill(self, inputs: StepInputs) -> None:
+        self.model.fill(inputs.token_ids, self.caches, self.target_caches, inputs.batch)
+
+    def _hidden_rows(
+        self, inputs: StepInputs, sequences: Sequence[PlannedSequence]
+    ) -> torch.Tensor | None:
+        if not self.model.glimpse_hidden:
+            return None
+        per_sequence = torch.stack([self._hidden[s.request.request_id] for s in sequences])
+        counts = torch.tensor(inputs.batch.node_counts, device=per_sequence.device)
+        return per_sequence.repeat_interleave(counts, dim=0)

@@ -1,0 +1,105 @@
+"""Prompt lookup: proposes what followed the last time the same few tokens occurred. No weights.
+
+Saxena, "Prompt Lookup Decoding", 2023. Good where answers repeat their prompt: editing,
+summarising, code.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from server.engine.drafters.drafter import Committed, EarlyStop
+from server.engine.schedule.plan import PlannedSequence
+from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.tree import TokenTree, comb
+from server.engine.types import RequestId
+
+_CLAIMS = (0.2, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Confidence by how many tokens are equal, from 1: how often the next one was right in greedy
+answers of the default model (`docs/log.md`). The `auto` policy calibrates it."""
+
+
+@dataclass(slots=True)
+class _Index:
+    """Where each n-gram of a sequence was last followed by something."""
+
+    num_tokens: int = 0
+    """Tokens indexed as what follows an n-gram."""
+    following: dict[tuple[int, ...], int] = field(default_factory=dict[tuple[int, ...], int])
+    """n-gram -> position after its latest occurrence."""
+
+
+class NgramDrafter:
+    """Looks the sequence's last tokens up in the sequence itself.
+
+    Args:
+        lengths: of the n-grams that are indexed, tried from long to short.
+    """
+
+    name = "ngram"
+
+    def __init__(self, lengths: Sequence[int] = (5, 3, 2, 1)) -> None:
+        self.lengths = sorted(lengths, reverse=True)
+        self._indexes: dict[RequestId, _Index] = {}
+
+    def draft(
+        self, sequences: Sequence[PlannedSequence], depths: Sequence[int], stop: EarlyStop
+    ) -> list[Proposal]:
+        return self._draft(sequences, depths)
+
+    def _draft(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> list[Proposal]:
+        return [self._propose(s, depth) for s, depth in zip(sequences, depths, strict=True)]
+
+    def draft_beams(
+        self, sequences: Sequence[PlannedSequence], depths: Sequence[int], width: int
+    ) -> list[TokenTree]:
+        """There is one continuation: a beam of any width is the chain."""
+        proposals = zip(sequences, self._draft(sequences, depths), strict=True)
+        return [comb(s.token_ids[-1], proposal.trunk, ()) for s, proposal in proposals]
+
+    def commit(self, committed: Sequence[Committed]) -> None:
+        """The index catches up when it is asked."""
+
+    def forget(self, request_id: RequestId) -> None:
+        self._indexes.pop(request_id, None)
+
+    def _propose(self, sequence: PlannedSequence, depth: int) -> Proposal:
+        token_ids = sequence.token_ids
+        index = self._indexes.setdefault(sequence.request.request_id, _Index())
+        self._extend(index, token_ids)
+        start = self._latest(index, token_ids)
+        if start is None:
+            return Proposal((), (), "lookup")
+        num_equal = _num_equal(token_ids, start)
+        # A text that repeats itself right behind goes on repeating itself.
+        period = len(token_ids) - start
+        found = [token_ids[start + i % period] for i in range(depth)]
+        claims = [_CLAIMS[min(num_equal + i, len(_CLAIMS)) - 1] for i in range(depth)]
+        return Proposal(
+            tuple((token_id,) for token_id in found), tuple((claim,) for claim in claims), "lookup"
+        )
+
+    def _latest(self, index: _Index, token_ids: Sequence[int]) -> int | None:
+        """Position behind the latest occurrence of the longest n-gram that occurred before."""
+        for length in self.lengths:
+            start = index.following.get(tuple(token_ids[-length:]))
+            if start is not None:
+                return start
+        return None
+
+    def _extend(self, index: _Index, token_ids: Sequence[int]) -> None:
+        """Indexes the n-grams before each new token; the last n-gram is followed by nothing yet."""
+        for position in range(max(index.num_tokens, 1), len(token_ids)):
+            for length in self.lengths:
+                if length <= position:
+                    index.following[tuple(token_ids[position - length : position])] = position
+        index.num_tokens = len(token_ids)
+
+
+def _num_equal(token_ids: Sequence[int], start: int) -> int:
+    """How many tokens before `start` are those at the end, as far as it matters."""
+    count = 0
+    while (
+        count < min(start, len(_CLAIMS)) and token_ids[start - 1 - count] == token_ids[-1 - count]
+    ):
+        count += 1
+    return count

@@ -1,0 +1,75 @@
+"""What new tokens mean for a sequence: appended one by one until one of them ends it."""
+
+from dataclasses import replace
+
+from server.engine.schedule.plan import SequenceResult, StepSeconds
+from server.engine.schedule.sequence import Sequence
+from server.engine.speculation.summary import add_step
+from server.engine.speculation.trace import finished_trace
+from server.engine.types import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
+
+
+def stop_ids(params: SamplingParams, eos_token_ids: frozenset[int]) -> frozenset[int]:
+    """Tokens that end the request when chosen. Under a grammar the model's own do in any case: they
+    can only be chosen once the answer is complete, and with `ignore_eos` only if nothing else can
+    follow."""
+    if params.ignore_eos and params.grammar is None:
+        return params.stop_token_ids
+    return params.stop_token_ids | eos_token_ids
+
+
+def append_tokens(
+    sequence: Sequence,
+    did: SequenceResult,
+    eos_token_ids: frozenset[int],
+    max_model_len: int,
+    seconds: StepSeconds,
+) -> RequestOutput | None:
+    """Appends a step's tokens up to the first that ends the sequence; the rest is dropped. Where
+    max_tokens is 0, that is before the first.
+
+    Returns:
+        The output to send, or None where the step brought no token.
+    """
+    params = sequence.request.params
+    stops = stop_ids(params, eos_token_ids)
+    reason: FinishReason | None = None
+    is_first = sequence.num_output_tokens == 0
+    if did.token_ids and params.max_tokens == 0:
+        did, reason = replace(did, token_ids=(), logprobs=None), "length"
+    count = 0
+    for token_id in did.token_ids:
+        sequence.token_ids.append(token_id)
+        count += 1
+        if token_id in stops:  # never below min_tokens: the sampler masks them there
+            reason = "stop"
+        elif (
+            sequence.num_output_tokens >= params.max_tokens
+            or len(sequence.token_ids) >= max_model_len
+        ):
+            reason = "length"
+        if reason is not None:
+            break
+    if count == 0 and reason is None:
+        return None
+    sequence.speculation = add_step(sequence.speculation, did.speculation, count, seconds)
+    sources = did.speculation.sources[:count] if did.speculation else ("target",) * count
+    return RequestOutput(
+        request_id=sequence.request.request_id,
+        token_ids=did.token_ids[:count],
+        logprobs=None if did.logprobs is None else did.logprobs[:count],
+        finish_reason=reason,
+        stop_token_id=sequence.token_ids[-1] if reason == "stop" else None,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        num_output_tokens=sequence.num_output_tokens,
+        num_cached_tokens=sequence.num_cached_tokens or 0,
+        sources=sources,
+        speculation=sequence.speculation,
+        prompt_logprobs=_prompt_logprobs(sequence) if is_first else None,
+        trace=finished_trace(did.trace, sources, seconds),
+    )
+
+
+def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprobs, ...] | None:
+    asked_for = sequence.request.params.prompt_logprobs is not None
+    return tuple(sequence.prompt_logprobs) if asked_for else None

@@ -1,0 +1,183 @@
+"""The `auto` policy: CaPE's idea, confidence decides the width, made exact for this machine.
+
+Every candidate has a chance of acceptance a, calibrated (`calibration.py`). A trunk token at depth
+d is reached and right with the survival product S(d) = a(1) … a(d); a leaf beside it adds
+S(d - 1) x its own chance. That is the expected number of tokens the node brings. Nodes of the whole
+batch are taken in falling order of it, as long as tokens per second rise:
+
+    (sequences + sum of gains) / (t_verify(rows + nodes) + depth x t_draft)
+
+A node's parent never brings less than the node, so this order keeps trees whole. Zero nodes is one
+of the choices: where speculation does not pay, decoding is plain. Whether to draft at all, and how
+small a survival ends a chain, is `prospect.py`'s. Pure.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from server.engine.schedule.plan import PlannedSequence
+from server.engine.speculation.calibration import Calibration, Kind
+from server.engine.speculation.live_costs import LiveCosts
+from server.engine.speculation.proposal import Proposal, Source
+from server.engine.speculation.prospect import Prospects
+from server.engine.speculation.tree import TokenTree, comb
+from server.engine.types import RequestId
+
+_PROBE_EVERY = 32
+"""Steps after which a draft is tried although it does not seem to pay: otherwise a bad stretch
+would switch speculation off for ever."""
+_PROBED = 2
+"""Sequences that such a trial drafts: enough to learn from, and cheap beside many others."""
+
+
+class DraftPlan(NamedTuple):
+    """How far to draft."""
+
+    depth: int
+    """Most tokens of a chain, 0 for no draft."""
+    least_survival: float
+    """A chain that survives with less is not continued."""
+    num_sequences: int
+    """Sequences to draft, of those asked about."""
+
+
+class _Gain(NamedTuple):
+    """One candidate node."""
+
+    tokens: float
+    """Expected tokens it brings."""
+    sequence: int
+    depth: int
+    rank: int
+    """0 for the trunk's token, 1 … for its alternatives."""
+
+
+def _order(gain: _Gain) -> tuple[float, int, int]:
+    """Falling gain; of equals the shallower first, so that a parent never comes after its child."""
+    return (-gain.tokens, gain.depth, gain.rank)
+
+
+class AutoPolicy:
+    """Chooses whether to draft, when to stop and which nodes to verify, for the best expected
+    tokens per second.
+
+    Args:
+        costs: of this server; kept up to date by whoever times the steps.
+        max_depth: longest draft that is considered.
+        source: of the drafter's proposals, by which drafting is judged.
+    """
+
+    def __init__(self, costs: LiveCosts, max_depth: int = 8, source: Source = "draft") -> None:
+        self.costs = costs
+        self.max_depth = max_depth
+        self.source: Source = source
+        self.calibration = Calibration()
+        self.prospects = Prospects(costs, max_depth)
+        self._steps_without = 0
+
+    def plan_draft(self, num_sequences: int, num_rows: int) -> DraftPlan:
+        """How far to draft for each of num_sequences, in a step of num_rows rows without
+        proposals."""
+        if num_sequences == 0:
+            return DraftPlan(0, 0.0, 0)
+        prospect = self.prospects(num_sequences, num_rows)
+        self._steps_without = 0 if prospect.pays else self._steps_without + 1
+        is_probe = self._steps_without >= _PROBE_EVERY
+        if is_probe:
+            self._steps_without = 0
+            return DraftPlan(self.max_depth, prospect.least_survival, min(num_sequences, _PROBED))
+        depth = self.max_depth if prospect.pays else 0
+        return DraftPlan(depth, prospect.least_survival, num_sequences)
+
+    def prefers(self, found: Proposal) -> bool:
+        """Whether a lookup is at least as good as what the draft would probably say; it costs
+        nothing."""
+        chance = self.calibration.chance(found.confidences[0][0], "lookup")
+        return chance >= self.prospects.mean_chance
+
+    def choose_nodes(
+        self, drafted: Sequence[tuple[PlannedSequence, Proposal]], num_rows: int
+    ) -> dict[RequestId, TokenTree]:
+        """Trees of the drafted sequences; only the root where nothing pays."""
+        gains = sorted(
+            (g for i, entry in enumerate(drafted) for g in self._gains(i, *entry)), key=_order
+        )
+        count = self._best_count([g.tokens for g in gains], num_rows)
+        chosen = gains[:count]
+        return {
+            planned.request.request_id: _comb(
+                planned, proposal, [g for g in chosen if g.sequence == i]
+            )
+            for i, (planned, proposal) in enumerate(drafted)
+        }
+
+    def learn(self, proposal: Proposal, drawn: Sequence[int]) -> list[tuple[float, bool]]:
+        """What a step teaches, of verified candidates and of others: what stood in their place is
+        known as long as the trunk was right.
+
+        Args:
+            drawn: the step's new tokens.
+
+        Returns:
+            (confidence, accepted) of the candidates whose parent was right; accepted if verified.
+            Without what a grammar forces, which says nothing about the draft.
+        """
+        observed = list[tuple[float, bool]]()
+        for depth, (tokens, confidences, right) in enumerate(
+            zip(proposal.candidates, proposal.confidences, drawn, strict=False)
+        ):
+            for rank, (token_id, confidence) in enumerate(zip(tokens, confidences, strict=True)):
+                kind = _kind(proposal, depth, rank)
+                self.calibration.observe(confidence, kind, token_id == right)
+                if kind != "forced":
+                    observed.append((confidence, token_id == right))
+            if tokens[0] != right:
+                break
+        return observed
+
+    def _gains(self, index: int, planned: PlannedSequence, proposal: Proposal) -> list[_Gain]:
+        gains, survivals, survival = list[_Gain](), list[float](), 1.0
+        for depth, confidences in enumerate(proposal.confidences, start=1):
+            chances = [
+                self.calibration.chance(confidence, _kind(proposal, depth - 1, rank))
+                for rank, confidence in enumerate(confidences)
+            ]
+            gains += [
+                # A leaf beside the trunk can't be likelier than what the trunk leaves over.
+                _Gain(survival * (c if rank == 0 else min(c, 1 - chances[0])), index, depth, rank)
+                for rank, c in enumerate(chances)
+            ]
+            survival *= chances[0]
+            survivals.append(survival)
+        if proposal.source == self.source:
+            self.prospects.observe(survivals[: proposal.num_proposed])
+        gains.sort(key=_order)
+        return gains[: planned.max_nodes - 1]
+
+    def _best_count(self, gains: Sequence[float], num_rows: int) -> int:
+        """How many of the sorted gains to take; drafting is paid for already."""
+        best, best_rate, tokens = 0, num_rows / self.costs.verify(num_rows), float(num_rows)
+        for count, gain in enumerate(gains, start=1):
+            tokens += gain
+            rate = tokens / self.costs.verify(num_rows + count)
+            if rate > best_rate:
+                best, best_rate = count, rate
+        return best
+
+
+def _kind(proposal: Proposal, depth: int, rank: int) -> Kind:
+    """depth: from 0."""
+    if depth >= proposal.num_proposed:
+        return "forced"
+    if proposal.source == "lookup":
+        return "lookup"
+    return "leaf" if rank else "trunk"
+
+
+def _comb(planned: PlannedSequence, proposal: Proposal, chosen: Sequence[_Gain]) -> TokenTree:
+    trunk = proposal.trunk[: sum(gain.rank == 0 for gain in chosen)]
+    leaves = [
+        [proposal.candidates[depth][g.rank] for g in chosen if g.depth == depth + 1 and g.rank > 0]
+        for depth in range(len(proposal.candidates))
+    ]
+    return comb(planned.token_ids[-1], trunk, leaves)

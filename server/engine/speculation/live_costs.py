@@ -1,0 +1,86 @@
+"""Step costs that follow the machine: measured before serving, corrected by every step since. Pure.
+
+A machine gets slower and faster, contexts get longer, and a step beside HTTP traffic is not a step
+in a quiet loop. What decides is how costs compare, so an observation moves what it is about (its
+number of rows) twice as much as everything else, which probably moved with it.
+"""
+
+import math
+from bisect import bisect_left
+
+from server.engine.speculation.cost import CostCurve, StepCosts, monotone
+
+_OWN_RATE, _COMMON_RATE = 0.10, 0.05
+"""Shares of an observed difference that are believed at once."""
+_LARGEST_SURPRISE = 0.3
+"""Of the logarithm of observed over expected: a step that something else held up is no news."""
+_START_RATE = 0.05
+_REFRESH = 16
+"""Observations after which decisions are made anew."""
+
+
+class LiveCurve:
+    """A cost curve whose points are corrected; see the module."""
+
+    def __init__(self, measured: CostCurve) -> None:
+        self._seconds = list(measured.seconds)
+        self._curve = measured
+
+    def __call__(self, num_rows: float) -> float:
+        return self._curve(num_rows)
+
+    def observe(self, num_rows: int, seconds: float) -> None:
+        """A step of so many rows took so long."""
+        expected = self(num_rows)
+        if expected <= 0.0 or seconds <= 0.0:
+            return
+        surprise = math.log(seconds / expected)
+        surprise = min(max(surprise, -_LARGEST_SURPRISE), _LARGEST_SURPRISE)
+        for index, share in enumerate(self._shares(num_rows)):
+            self._seconds[index] *= math.exp((_COMMON_RATE + _OWN_RATE * share) * surprise)
+        self._curve = monotone(self._curve.rows, self._seconds)
+
+    def _shares(self, num_rows: int) -> list[float]:
+        """How much of a step of so many rows each point stands for."""
+        rows = self._curve.rows
+        shares = [0.0] * len(rows)
+        upper = bisect_left(rows, num_rows)
+        if upper == 0 or upper == len(rows):
+            shares[min(upper, len(rows) - 1)] = 1.0
+            return shares
+        right = (num_rows - rows[upper - 1]) / (rows[upper] - rows[upper - 1])
+        shares[upper - 1], shares[upper] = 1.0 - right, right
+        return shares
+
+
+class LiveCosts:
+    """What steps cost in this server's own traffic."""
+
+    def __init__(self, measured: StepCosts) -> None:
+        self.measured = measured
+        """Before serving."""
+        self.verify = LiveCurve(measured.verify)
+        """Everything of a step but drafting, by the target's rows."""
+        self.draft = measured.draft
+        """One more token of each chain, by chains."""
+        self.draft_start = 0.0
+        """Seconds that drafting takes beside that, once per step."""
+        self.version = 0
+        """Goes up when decisions should be made anew."""
+        self._num_observed = 0
+
+    def observe_verify(self, num_rows: int, seconds: float) -> None:
+        """A step of decoding sequences alone took so long, without its drafting."""
+        self.verify.observe(num_rows, seconds)
+        self._num_observed += 1
+        if self._num_observed % _REFRESH == 0:
+            self.version += 1
+
+    def observe_draft(self, num_chains: int, num_forwards: int, seconds: float) -> None:
+        """A step's drafting, of chains the longest of which took so many forwards."""
+        start = max(seconds - num_forwards * self.draft(num_chains), 0.0)
+        if self.draft_start == 0.0:
+            self.draft_start = start
+        # One that waited for something else counts as twice the usual.
+        start = min(start, 2 * self.draft_start)
+        self.draft_start += _START_RATE * (start - self.draft_start)

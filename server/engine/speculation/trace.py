@@ -1,0 +1,64 @@
+"""One step of one sequence, for people to look at. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from server.engine.schedule.plan import StepSeconds
+from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.tree import TokenTree
+from server.engine.types import ProposalSource, StepTrace, TokenSource, TracedNode
+
+
+def trace_step(tree: TokenTree, path: Sequence[int], proposal: Proposal | None) -> StepTrace:
+    """
+    Args:
+        path: accepted nodes, the root first.
+        proposal: the chain that the tree was made from; None for beams and where nothing was
+            proposed.
+    """
+    nodes = tuple(
+        TracedNode(
+            token_id=tree.token_ids[node],
+            parent=tree.parents[node - 1],
+            is_leaf=tree.is_leaf(node),
+            confidence=_confidence(tree, node, proposal),
+        )
+        for node in range(1, len(tree))
+    )
+    return StepTrace(tree.token_ids[0], nodes, tuple(path[1:]), _source(nodes, proposal))
+
+
+def finished_trace(
+    trace: StepTrace | None, sources: Sequence[TokenSource], seconds: StepSeconds
+) -> StepTrace | None:
+    """With what is known once the step's tokens are the sequence's.
+
+    Args:
+        sources: of the tokens that were kept; a stop may have cut the accepted path.
+    """
+    if trace is None:
+        return None
+    num_accepted = sum(source != "target" for source in sources)
+    return replace(
+        trace,
+        accepted=trace.accepted[:num_accepted],
+        draft_seconds=seconds.draft,
+        verify_seconds=seconds.verify,
+        other_seconds=seconds.other,
+    )
+
+
+def _confidence(tree: TokenTree, node: int, proposal: Proposal | None) -> float | None:
+    if proposal is None:
+        return None
+    depth = tree.depths[node] - 1
+    rank = proposal.candidates[depth].index(tree.token_ids[node])
+    return proposal.confidences[depth][rank]
+
+
+def _source(nodes: Sequence[TracedNode], proposal: Proposal | None) -> ProposalSource | None:
+    if not nodes:
+        return None
+    if proposal is None:
+        return "beam"
+    return proposal.source if proposal.num_proposed else "grammar"

@@ -1,0 +1,59 @@
+"""Puts the parts of steps on the device together."""
+
+from typing import cast
+
+import torch
+
+from server.engine.drafters.glide import GlideDrafter
+from server.engine.schedule.planner import SchedulerConfig
+from server.engine.speculation.calibration import Calibration
+from server.engine.speculation.tiers import PLAIN, Tier, TierChoice, TierCosts
+from server.engine.step.device.capture import Graphs
+from server.engine.step.device.expand import Widths
+from server.engine.step.device.runner import GraphRunner
+from server.engine.step.device.seats import DeviceSeats
+from server.engine.step.device.sizes import MOST_NODES, Sizes
+from server.engine.step.device.stats import Learned
+from server.engine.step.device.step import DeviceDraft, DeviceGlide, DeviceStep
+from server.engine.step.host.policy import PolicyConfig
+from server.engine.step.host.runner import Runner
+
+
+def graph_runner(
+    runner: Runner,
+    limits: SchedulerConfig,
+    hidden: tuple[int, torch.dtype],
+    costs: TierCosts,
+    tiers: tuple[Tier, ...],
+    config: PolicyConfig,
+) -> GraphRunner:
+    """Runs sequences on the runner's device; nothing is captured yet.
+
+    Args:
+        runner: its speculator's drafter is a `GlideDrafter`, or it has none; its pools have a block
+            more than `limits` says.
+        hidden: width and precision of the target's hidden states.
+        tiers: for `auto`.
+
+    Raises:
+        ValueError: another drafter.
+    """
+    device, speculator = runner.device, runner.speculator
+    drafter, draft = None, None
+    if speculator is not None:
+        if not isinstance(speculator.drafter, GlideDrafter):
+            raise ValueError(f"{speculator.drafter.name} does not draft on the device")
+        drafter = speculator.drafter
+        draft = DeviceDraft(cast(DeviceGlide, drafter.model), drafter.caches)
+    calibration = speculator.auto.calibration if speculator is not None else Calibration()
+    choice = TierChoice(costs, calibration, tiers if draft is not None else (PLAIN,))
+    columns = -(-(limits.max_model_len + 2 * MOST_NODES) // limits.block_size)
+    if drafter is None or not drafter.model.glimpse_hidden:
+        hidden = 0, hidden[1]
+    seats = DeviceSeats(limits.max_num_seqs, columns, hidden, device)
+    widths = Widths(config.cape, device)
+    step = DeviceStep(runner.model, runner.caches, seats, limits.block_size, draft, widths)
+    sizes = Sizes(config, choice, limits.max_num_seqs, limits.max_model_len, draft is not None)
+    graphs = Graphs(step, seats, costs)
+    learned = Learned(speculator, choice, widths)
+    return GraphRunner(runner, drafter, seats, graphs, sizes, learned, limits.max_model_len)

@@ -1,0 +1,319 @@
+"""Runs decoding sequences on the device, a step ahead; `step/host/runner.py` runs all others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from server.engine.drafters.glide import GlideDrafter
+from server.engine.schedule.plan import (
+    PlannedSequence,
+    SequenceResult,
+    StepPlan,
+    StepResult,
+    StepSeconds,
+)
+from server.engine.speculation.tiers import StepShape
+from server.engine.step.device.capture import Graphs, Running
+from server.engine.step.device.results import Outcome, unpack
+from server.engine.step.device.seats import POLICIES, Controls, DeviceSeats, Seat, SeatMap
+from server.engine.step.device.sizes import Sizes
+from server.engine.step.device.stats import Learned, merged
+from server.engine.step.host.accept import Verification
+from server.engine.step.host.results import walk_result
+from server.engine.step.host.runner import Runner
+from server.engine.types import BlockId, RequestId
+from server.kernels.uniform import signed
+
+_MOST_UNDECIDED = 8
+"""Tokens of a request that the host had to draw, from which on it does them all: such a step costs
+both."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A sequence in a launched step."""
+
+    planned: PlannedSequence
+    seat: Seat
+    controls: Controls
+    blocks: list[BlockId]
+    """Where it may write: they must still be the sequence's when its outcome is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A launched step whose outcome was not read."""
+
+    shape: StepShape
+    rows: dict[RequestId, _Row]
+    """In the step's order."""
+    running: Running
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """A plan's sequences by how they get their tokens."""
+
+    ready: dict[RequestId, PlannedSequence]
+    """Launched already."""
+    on_device: list[PlannedSequence]
+    others: list[PlannedSequence]
+
+
+class GraphRunner:
+    """Executes plans, for the engine's loop.
+
+    Args:
+        runner: for all that the device doesn't do alone. As long as it has the speculator that it
+            came with, sequences are run here; measurements may exchange it.
+        drafter: the speculator's; None where there is none.
+        sizes: chooses steps' shapes.
+        max_model_len: longest sequence.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        drafter: GlideDrafter | None,
+        seats: DeviceSeats,
+        graphs: Graphs,
+        sizes: Sizes,
+        learned: Learned,
+        max_model_len: int,
+    ) -> None:
+        self.runner = runner
+        self.drafter = drafter
+        self.seats = seats
+        self.graphs = graphs
+        self.sizes = sizes
+        self.max_model_len = max_model_len
+        self.learned = learned
+        self.num_dropped = 0
+        """Rows that were launched ahead in vain."""
+        self._speculator = runner.speculator
+        self._map = SeatMap(seats.nobody)
+        self._flight: _Flight | None = None
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """As `Runner.execute`; the next step may be on the device when this returns."""
+        flight, self._flight = self._flight, None
+        parts = self._sort(plan, flight)
+        if flight is not None:
+            self._drop([row for name, row in flight.rows.items() if name not in parts.ready])
+        joining = self._launch(self._fresh_rows(parts.on_device, plan))
+        done = list[StepResult]()
+        if parts.others:
+            done.append(self.runner.execute(replace(plan, sequences=tuple(parts.others))))
+        self._flight = self._launch_ahead(parts, flight, joining)
+        undecided = list[PlannedSequence]()
+        for launched in (flight, joining):
+            if launched is not None:
+                planned = parts.ready if launched is flight else _by_name(parts.on_device)
+                result, left = self._outcome(launched, planned)
+                done.append(result)
+                undecided += left
+        if undecided:
+            done.append(self.runner.execute(replace(plan, sequences=tuple(undecided))))
+        return _together(done)
+
+    def forget(self, request_id: RequestId) -> None:
+        """The request is over."""
+        self._map.leave(request_id)
+        self.runner.forget(request_id)
+
+    def _sort(self, plan: StepPlan, flight: _Flight | None) -> _Sorted:
+        parts = _Sorted({}, [], [])
+        for planned in plan.sequences:
+            row = flight.rows.get(_name(planned)) if flight is not None else None
+            if not self._can_run(planned):
+                parts.others.append(planned)
+            elif row is not None and _still_holds(row, planned):
+                parts.ready[_name(planned)] = planned
+            else:
+                parts.on_device.append(planned)
+        return parts
+
+    def _can_run(self, planned: PlannedSequence) -> bool:
+        """Whether a step on the device does all that this sequence asks for."""
+        request, params = planned.request, planned.request.params
+        num_output = len(planned.token_ids) - len(request.prompt_token_ids)
+        seat = self._map.get(request.request_id)
+        if seat is not None and seat.num_undecided >= _MOST_UNDECIDED:
+            return False
+        return (
+            self.runner.speculator is self._speculator
+            and planned.num_nodes == 1
+            and num_output >= max(params.min_tokens, 1)
+            and request.speculation.policy in POLICIES
+            and params.grammar is None
+            and params.logprobs is None
+            and not params.has_penalties
+            and not params.logit_bias
+        )
+
+    def _drop(self, rows: Sequence[_Row]) -> None:
+        """Their step was in vain: as if it had not been."""
+        seated = [row.seat for row in rows if self._map.get(_name(row.planned)) is row.seat]
+        self.seats.take_back([seat.index for seat in seated])
+        for seat in seated:
+            seat.context = -1
+        self.num_dropped += len(rows)
+
+    def _fresh_rows(self, sequences: Sequence[PlannedSequence], plan: StepPlan) -> list[_Row]:
+        """Sequences that are on the device with the state that the host knows."""
+        if not sequences:
+            return []
+        names = {_name(planned) for planned in plan.sequences}
+        rows = list[_Row]()
+        for planned in sequences:
+            seat = self._map.take(_name(planned), names)
+            is_fresh = not _is_seated(seat, planned)
+            seat.context, seat.token = planned.num_computed, planned.token_ids[-1]
+            rows.append(self._row(planned, seat, planned.num_computed, is_fresh))
+        self._place(rows)
+        return rows
+
+    def _place(self, rows: Sequence[_Row]) -> None:
+        """What their seats lack: blocks, and what the drafter knows of newcomers."""
+        self.seats.place_blocks(
+            [cell for row in rows for cell in row.seat.new_cells(row.planned.block_ids)]
+        )
+        fresh = [row for row in rows if row.controls.is_fresh]
+        if self.drafter is None or not fresh:
+            return
+        hidden = self.drafter.hand_over([row.planned for row in fresh])
+        known = [(r.seat.index, h) for r, h in zip(fresh, hidden, strict=True) if h is not None]
+        self.seats.place_hidden([seat for seat, _ in known], [h for _, h in known])
+
+    def _row(self, planned: PlannedSequence, seat: Seat, context: int, is_fresh: bool) -> _Row:
+        """
+        Args:
+            context: that it has at most when the step begins.
+        """
+        params, num_known = planned.request.params, len(planned.token_ids)
+        num_output = num_known - len(planned.request.prompt_token_ids)
+        room = len(planned.block_ids) * self.runner.block_size - context
+        depth, nodes = self.sizes.limits(planned)
+        controls = Controls(
+            seat=seat.index,
+            is_live=True,
+            is_fresh=is_fresh,
+            token=planned.token_ids[-1],
+            context=planned.num_computed,
+            tokens_left=min(params.max_tokens - num_output, self.max_model_len - num_known),
+            max_depth=depth,
+            max_nodes=min(nodes, room),
+            policy=POLICIES.index(planned.request.speculation.policy),
+            seed=signed(params.seed),
+            top_k=params.top_k,
+            temperature=float(params.temperature),
+            top_p=float(params.top_p),
+            min_p=float(params.min_p),
+        )
+        covered = -(-(context + controls.max_nodes) // self.runner.block_size)
+        return _Row(planned, seat, controls, list(planned.block_ids[:covered]))
+
+    def _launch(self, rows: list[_Row], longest: int = 0) -> _Flight | None:
+        """
+        Args:
+            longest: context that a row may have, where that is not its own.
+        """
+        if not rows:
+            return None
+        longest = longest or max(row.controls.context for row in rows)
+        shape = self.sizes.shape([(r.planned, r.controls) for r in rows], longest)
+        self.graphs.prepare(shape)
+        self.learned.tell()
+        self.seats.call([row.controls for row in rows], shape.batch)
+        by_name = {_name(row.planned): row for row in rows}
+        return _Flight(shape, by_name, self.graphs.launch(shape))
+
+    def _launch_ahead(
+        self, parts: _Sorted, flight: _Flight | None, joining: _Flight | None
+    ) -> _Flight | None:
+        """The next step of those that the device has now, if they probably go on."""
+        launched = (
+            [(flight, row) for name, row in flight.rows.items() if name in parts.ready]
+            if (flight is not None)
+            else []
+        )
+        if joining is not None:
+            launched += [(joining, row) for row in joining.rows.values()]
+        rows, longest = list[_Row](), 0
+        for step, row in launched:
+            planned = parts.ready.get(_name(row.planned), row.planned)
+            # Of what the launched step may commit at most.
+            context = planned.num_computed + step.shape.tier.depth + 1
+            ahead = self._row(planned, row.seat, context, is_fresh=False)
+            if ahead.controls.tokens_left > 1 and ahead.controls.max_nodes >= 1:
+                rows.append(ahead)
+                longest = max(longest, context)
+        self._place(rows)
+        return self._launch(rows, longest)
+
+    def _outcome(
+        self, flight: _Flight, planned_now: dict[RequestId, PlannedSequence]
+    ) -> tuple[StepResult, list[PlannedSequence]]:
+        """Waits for a step.
+
+        Returns:
+            (its result, sequences whose next token the host has to draw)
+
+        Raises:
+            ValueError: a row has NaN: the model's weights or its precision are broken.
+        """
+        seconds = flight.running.wait()
+        self.sizes.costs.observe(flight.shape.batch, flight.shape.tier, seconds)
+        results: dict[RequestId, SequenceResult] = {}
+        walks = list[tuple[PlannedSequence, Verification, Outcome]]()
+        undecided = list[PlannedSequence]()
+        outcomes = unpack(flight.running.packed, flight.shape, len(flight.rows))
+        for row, outcome in zip(flight.rows.values(), outcomes, strict=True):
+            planned = planned_now.get(_name(row.planned))
+            if planned is None:
+                continue
+            if outcome.is_nan:
+                raise ValueError("the model computed NaN; its weights or its dtype are unusable")
+            if not outcome.path:
+                row.seat.context = -1
+                row.seat.num_undecided += 1
+                undecided.append(replace(planned, max_nodes=1, max_depth=0))
+                continue
+            row.seat.context += len(outcome.path)
+            row.seat.token = outcome.token_ids[-1]
+            walk = self._walk(planned, outcome)
+            walks.append((planned, walk, outcome))
+            results[_name(planned)] = walk_result(planned, walk, outcome.proposal)
+        step_seconds = StepSeconds(verify=seconds)
+        stats = self.learned.from_step(walks, step_seconds, self.sizes.costs)
+        return StepResult(results, step_seconds, stats), undecided
+
+    def _walk(self, planned: PlannedSequence, outcome: Outcome) -> Verification:
+        row = self.runner.sampler_row(planned, None)
+        return Verification(outcome.tree, 0, row, outcome.path, outcome.token_ids)
+
+
+def _name(planned: PlannedSequence) -> RequestId:
+    return planned.request.request_id
+
+
+def _by_name(sequences: Sequence[PlannedSequence]) -> dict[RequestId, PlannedSequence]:
+    return {_name(planned): planned for planned in sequences}
+
+
+def _is_seated(seat: Seat, planned: PlannedSequence) -> bool:
+    """Whether the device's state is the sequence's."""
+    return seat.context == planned.num_computed and seat.token == planned.token_ids[-1]
+
+
+def _still_holds(row: _Row, planned: PlannedSequence) -> bool:
+    """Whether a launched step is the sequence's next one."""
+    return _is_seated(row.seat, planned) and planned.block_ids[: len(row.blocks)] == row.blocks
+
+
+def _together(results: Sequence[StepResult]) -> StepResult:
+    """Of parts of a step, one after another."""
+    sequences = {name: part for result in results for name, part in result.sequences.items()}
+    parts = zip(*(result.seconds for result in results), strict=True)
+    seconds = StepSeconds(*map(sum, parts))
+    stats = [result.speculation for result in results if result.speculation is not None]
+    return StepResult(sequences, seconds, merged(stats))

@@ -1,0 +1,83 @@
+"""What steps on the device teach the policies, and their figures."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from server.engine.schedule.plan import PlannedSequence, StepPlan, StepSeconds
+from server.engine.speculation.tiers import PLAIN, TierChoice, TierCosts
+from server.engine.step.device.expand import Widths
+from server.engine.step.device.results import Outcome
+from server.engine.step.host.accept import Verification
+from server.engine.step.host.policy import Speculator
+from server.engine.step.host.stats import step_stats
+from server.engine.types import StepSpeculationStats
+
+_TOLD_EVERY = 16
+"""Steps; chances of acceptance move slowly."""
+_OBSERVED = 4
+"""Proposals of a step that the choice of tiers looks at; it keeps few, and a step may have many."""
+
+
+class Learned:
+    """Learns from steps.
+
+    Args:
+        speculator: whose calibration is taught; None where there is no draft.
+        choice: shown what was drafted.
+        widths: what the device knows of the calibration.
+    """
+
+    def __init__(self, speculator: Speculator | None, choice: TierChoice, widths: Widths) -> None:
+        self.speculator = speculator
+        self.choice = choice
+        self.widths = widths
+        self._num_steps = 0
+
+    def tell(self) -> None:
+        """Before a launch: tells the device what was learned, now and then."""
+        if self.speculator is not None and self._num_steps % _TOLD_EVERY == 0:
+            calibration = self.speculator.auto.calibration
+            self.widths.learn(calibration.lines("trunk"), calibration.lines("leaf"))
+        self._num_steps += 1
+
+    def from_step(
+        self,
+        walks: Sequence[tuple[PlannedSequence, Verification, Outcome]],
+        seconds: StepSeconds,
+        costs: TierCosts,
+    ) -> StepSpeculationStats | None:
+        """The step's figures; None where there is no draft."""
+        if self.speculator is None:
+            return None
+        observations = list[tuple[float, bool]]()
+        for index, (_, walk, outcome) in enumerate(walks):
+            if outcome.proposal is not None:
+                observations += self.speculator.auto.learn(outcome.proposal, walk.token_ids)
+                if index < _OBSERVED:
+                    self.choice.observe(outcome.proposal)
+        plan = StepPlan(tuple(planned for planned, _, _ in walks), 0, 0, 0)
+        return step_stats(
+            plan,
+            [walk for _, walk, _ in walks],
+            observations,
+            seconds,
+            lambda num_rows: costs(num_rows, PLAIN),
+        )
+
+
+def merged(stats: Sequence[StepSpeculationStats]) -> StepSpeculationStats | None:
+    """Of parts of a step; None of none."""
+    if not stats:
+        return None
+    total: dict[str, object] = {}
+    for field in fields(StepSpeculationStats):
+        values = [getattr(part, field.name) for part in stats]
+        if field.name == "accepted_per_position":
+            longest = max(map(len, values))
+            padded = [(*value, *(0,) * (longest - len(value))) for value in values]
+            total[field.name] = tuple(map(sum, zip(*padded, strict=True)))
+        elif isinstance(values[0], tuple):
+            total[field.name] = tuple(entry for value in values for entry in value)
+        else:
+            total[field.name] = sum(values)
+    return StepSpeculationStats(**total)  # pyright: ignore[reportArgumentType]

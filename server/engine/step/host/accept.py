@@ -1,0 +1,74 @@
+"""Acceptance by sample-and-match: lossless at every temperature.
+
+At each node the target's token is drawn from its processed distribution, exactly as plain decoding
+draws it. If the drawn token is a child of the node, descend; else stop. Every drawn token is
+emitted, so the output is what plain decoding gives, and a proposal only decides how many tokens one
+step yields. Penalties and min_tokens are applied over the node's own ancestors, because the drawn
+tokens are the ancestors. Nothing is drawn for nodes off the path; for the same reason a grammar's
+mask is made for the path's nodes alone, each behind the tokens drawn above it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from server.engine.speculation.tree import ROOT, TokenTree
+from server.engine.step.sampler import SamplerRow, sample
+from server.engine.types import TokenLogprobs
+
+
+@dataclass(slots=True)
+class Verification:
+    """One sequence's walk through its verified tree."""
+
+    tree: TokenTree
+    first_row: int
+    """Row of the root's logits; node i's are i rows further."""
+    row: SamplerRow
+    """For the token after the root."""
+    path: list[int] = field(default_factory=lambda: [ROOT])
+    """Nodes that are committed, the root first."""
+    token_ids: list[int] = field(default_factory=list[int])
+    """Drawn tokens: one per node of the path. The last is the bonus token, in no node."""
+    logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
+
+
+def accept(logits: torch.Tensor, walks: Sequence[Verification]) -> None:
+    """Walks all trees at once, a depth per round, until each has drawn a token that is no child.
+
+    Args:
+        logits: [rows, vocab] float32 of all trees' nodes.
+        walks: extended in place.
+    """
+    active = list(walks)
+    while active:
+        rows = [walk.first_row + walk.path[-1] for walk in active]
+        drawn = sample(_rows(logits, rows), [_row_at(walk) for walk in active])
+        going_on = list[Verification]()
+        for walk, token_id, logprobs in zip(active, *drawn, strict=True):
+            walk.token_ids.append(token_id)
+            if walk.row.grammar is not None:
+                walk.row.grammar.accept(token_id)
+            if logprobs is not None:
+                walk.logprobs.append(logprobs)
+            child = walk.tree.child(walk.path[-1], token_id)
+            if child is not None:
+                walk.path.append(child)
+                going_on.append(walk)
+        active = going_on
+
+
+def _rows(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """[len(rows), vocab]; a copy only where they are not neighbours."""
+    first = rows[0]
+    if list(rows) == list(range(first, first + len(rows))):
+        return logits[first : first + len(rows)]
+    return logits[torch.tensor(rows, device=logits.device)]
+
+
+def _row_at(walk: Verification) -> SamplerRow:
+    """The sampler's view at the end of the walk so far."""
+    if not walk.token_ids:
+        return walk.row
+    return replace(walk.row, output_ids=[*walk.row.output_ids, *walk.token_ids])

@@ -1,0 +1,51 @@
+"""What a step did for a sequence, as the scheduler takes it."""
+
+from collections.abc import Sequence
+
+from server.engine.schedule.plan import PlannedSequence, SequenceResult, StepSpeculation
+from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.trace import trace_step
+from server.engine.step.host.accept import Verification
+from server.engine.types import TokenLogprobs, TokenSource
+
+
+def chunk_result(
+    planned: PlannedSequence, prompt_logprobs: Sequence[TokenLogprobs]
+) -> SequenceResult:
+    """Of a prompt's chunk with more to come."""
+    return SequenceResult(planned.num_nodes, (), None, prompt_logprobs=tuple(prompt_logprobs))
+
+
+def walk_result(
+    planned: PlannedSequence,
+    walk: Verification,
+    proposal: Proposal | None,
+    prompt_logprobs: Sequence[TokenLogprobs] = (),
+) -> SequenceResult:
+    """Of a sequence that drew tokens.
+
+    Args:
+        proposal: the chain that its tree was made from; None for beams and lone roots.
+    """
+    has_tree = len(walk.tree) > 1
+    speculation = trace = None
+    if has_tree:
+        speculation = StepSpeculation(len(walk.tree) - 1, _sources(walk))
+    if planned.request.speculation.traced:
+        trace = trace_step(walk.tree, walk.path, proposal if has_tree else None)
+    return SequenceResult(
+        num_committed=planned.num_nodes - 1 + len(walk.path),
+        token_ids=tuple(walk.token_ids),
+        logprobs=tuple(walk.logprobs) or None,
+        speculation=speculation,
+        prompt_logprobs=tuple(prompt_logprobs),
+        trace=trace,
+    )
+
+
+def _sources(walk: Verification) -> tuple[TokenSource, ...]:
+    """Of the drawn tokens: those that were nodes, then the target's own."""
+    of_nodes: list[TokenSource] = [
+        "leaf" if walk.tree.is_leaf(node) else "trunk" for node in walk.path[1:]
+    ]
+    return (*of_nodes, "target")

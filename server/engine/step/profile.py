@@ -1,0 +1,105 @@
+"""Measures what target and draft cost on this machine, for the `auto` policy."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from server.engine.drafters.drafter import Committed, Drafter, EarlyStop
+from server.engine.schedule.plan import PlannedSequence
+from server.engine.speculation.cost import CostCurve, StepCosts, monotone
+from server.engine.step.host.runner import Model
+from server.engine.step.inputs import Nodes, build_inputs
+from server.engine.types import BlockId, Request, RequestId, SamplingParams
+from server.kernels.tree import LayerCache
+
+VERIFY_ROWS = (1, 2, 4, 8, 16, 32, 64)
+DRAFT_ROWS = (1, 4, 16)
+_CONTEXT = 128
+_DRAFT_DEPTH = 4
+"""Of the chains that are timed: what a draft costs before its first token is spread over them, as
+over those of a request."""
+_REPETITIONS = 3
+_CHECKED_ROWS = 8
+_TOLERANCE = 1.3
+"""Between two measurements of how many times a step of one row a step of more rows takes."""
+
+
+class Profiled(NamedTuple):
+    """What is measured: a target over an empty pool."""
+
+    model: Model
+    caches: Sequence[LayerCache]
+    block_size: int
+    device: torch.device
+
+    @property
+    def blocks(self) -> list[BlockId]:
+        """Of a made-up sequence. A small pool's come up again: what they hold doesn't matter."""
+        num_needed = -(-(_CONTEXT + max(VERIFY_ROWS)) // self.block_size)
+        return [BlockId(i % len(self.caches[0].keys)) for i in range(num_needed)]
+
+    def verify(self, rows: int) -> torch.Tensor:
+        """A step of so many rows; its hidden states."""
+        nodes = Nodes(self.blocks, _CONTEXT, [1] * rows)
+        inputs = build_inputs([nodes], self.block_size, self.device)
+        hidden = self.model(inputs.token_ids, self.caches, inputs.batch)
+        self.model.logits(hidden)
+        return hidden
+
+
+@torch.inference_mode()
+def measure_costs(target: Profiled, drafter: Drafter) -> StepCosts:
+    """Runs both models on made-up tokens; to be called before serving."""
+    sequences = [_sequence(i, target.blocks) for i in range(max(DRAFT_ROWS))]
+    hidden = target.verify(1)[0]
+    drafter.commit([Committed(sequence, (), _CONTEXT, hidden) for sequence in sequences])
+
+    def draft(rows: int) -> None:
+        drafter.draft(sequences[:rows], [_DRAFT_DEPTH] * rows, EarlyStop.never(rows))
+
+    chains = _curve(draft, DRAFT_ROWS)
+    per_token = tuple(seconds / _DRAFT_DEPTH for seconds in chains.seconds)
+    costs = StepCosts(_curve(target.verify, VERIFY_ROWS), CostCurve(chains.rows, per_token))
+    for sequence in sequences:
+        drafter.forget(sequence.request.request_id)
+    return costs
+
+
+@torch.inference_mode()
+def still_hold(costs: StepCosts, target: Profiled) -> bool:
+    """Whether costs measured earlier are those of today: a machine that was busy then, or is
+    another one now, has other ratios. Looks at two points."""
+    target.verify(1)  # warm-up
+    one, more = (_seconds(target.verify, rows) for rows in (1, _CHECKED_ROWS))
+    then = costs.verify(_CHECKED_ROWS) / costs.verify(1)
+    return 1 / _TOLERANCE <= more / one / then <= _TOLERANCE
+
+
+def _sequence(index: int, blocks: Sequence[BlockId]) -> PlannedSequence:
+    request = Request(RequestId(f"profile-{index}"), (1,), SamplingParams(max_tokens=1))
+    tokens = [1] * (_CONTEXT + 1)
+    return PlannedSequence(request, tokens, _CONTEXT, 1, blocks, max_nodes=5, max_depth=4)
+
+
+def _curve(run: Callable[[int], object], rows: tuple[int, ...]) -> CostCurve:
+    _seconds(run, rows[0])  # warm-up
+    return monotone(rows, [_seconds(run, count) for count in rows])
+
+
+def _seconds(run: Callable[[int], object], rows: int) -> float:
+    times = list[float]()
+    for _ in range(_REPETITIONS):
+        _wait_for_gpu()
+        started = time.perf_counter()
+        run(rows)
+        _wait_for_gpu()
+        times.append(time.perf_counter() - started)
+    return min(times)  # whatever else the machine did meanwhile made it longer, never shorter
+
+
+def _wait_for_gpu() -> None:
+    """A launch returns before it has run."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -1,0 +1,73 @@
+import pytest
+
+from server.engine.speculation.cost import CostCurve, StepCosts
+from server.engine.speculation.live_costs import LiveCosts, LiveCurve
+from server.engine.speculation.prospect import Prospects
+
+MEASURED = CostCurve((1, 2, 4, 8), (1.0, 1.1, 1.4, 2.0))
+DRAFT = CostCurve((1, 4), (0.1, 0.2))
+
+
+def test_a_curve_starts_as_measured() -> None:
+    curve = LiveCurve(MEASURED)
+    assert [curve(rows) for rows in (1, 3, 8)] == [1.0, pytest.approx(1.25), 2.0]
+
+
+def test_a_slower_machine_moves_all_points_alike() -> None:
+    curve = LiveCurve(MEASURED)
+    for _ in range(200):
+        for rows in (1, 2, 4, 8):
+            curve.observe(rows, 3.0 * MEASURED(rows))
+    assert [curve(rows) / MEASURED(rows) for rows in (1, 2, 4, 8)] == pytest.approx([3.0] * 4)
+
+
+def test_what_is_dearer_than_measured_becomes_so_alone() -> None:
+    """Steps of two rows take half as long again; those of one are as measured."""
+    curve = LiveCurve(MEASURED)
+    for _ in range(200):
+        curve.observe(1, 1.0)
+        curve.observe(2, 1.65)
+    # What each says of the other pulls back a little.
+    assert curve(2) / curve(1) == pytest.approx(1.65, rel=0.01)
+
+
+def test_rows_that_are_never_seen_follow_half_way() -> None:
+    curve = LiveCurve(MEASURED)
+    for _ in range(300):
+        curve.observe(2, 2.2)
+    assert curve(2) == pytest.approx(2.2)
+    assert 1.1 < curve(1) < 1.9
+
+
+def test_one_step_that_was_held_up_changes_little() -> None:
+    curve = LiveCurve(MEASURED)
+    curve.observe(1, 1000.0)
+    assert curve(1) < 1.05
+
+
+def test_a_larger_step_is_never_cheaper() -> None:
+    curve = LiveCurve(MEASURED)
+    for _ in range(100):
+        curve.observe(1, 5.0)
+    assert curve(1) <= curve(2) <= curve(4) <= curve(8)
+
+
+def test_what_drafting_takes_beside_its_forwards() -> None:
+    costs = LiveCosts(StepCosts(MEASURED, DRAFT))
+    for _ in range(3):
+        costs.observe_draft(num_chains=1, num_forwards=3, seconds=0.8)
+    assert costs.draft_start == pytest.approx(0.5)
+    costs.observe_draft(num_chains=1, num_forwards=3, seconds=1000.0)
+    assert costs.draft_start < 0.53
+
+
+def test_drafting_stops_when_live_steps_show_that_it_does_not_pay() -> None:
+    """Chains survive with 0.7 a token: worth it at 0.1 steps a row, not at half a step."""
+    costs = LiveCosts(StepCosts(MEASURED, CostCurve((1, 4), (0.01, 0.02))))
+    prospects = Prospects(costs, max_depth=1)
+    prospects.observe([0.7])
+    assert prospects(1, 1).pays
+    for _ in range(100):
+        costs.observe_verify(1, 1.0)
+        costs.observe_verify(2, 1.9)
+    assert not prospects(1, 1).pays

@@ -1,0 +1,82 @@
+"""A step's figures, worked out by hand."""
+
+import pytest
+
+from server.engine.schedule.plan import PlannedSequence, StepPlan, StepSeconds
+from server.engine.speculation.cost import CostCurve
+from server.engine.speculation.live_costs import LiveCurve
+from server.engine.speculation.tree import TokenTree, comb, lone_root
+from server.engine.step.host.accept import Verification
+from server.engine.step.host.stats import step_stats
+from server.engine.step.sampler import SamplerRow
+from server.engine.types import (
+    BlockId,
+    Request,
+    RequestId,
+    SamplingParams,
+    StepSpeculationStats,
+)
+
+SECONDS = StepSeconds(draft=0.25, verify=1.0, other=0.125)
+COST = CostCurve((1, 2), (10.0, 11.0))
+"""9 + rows."""
+COMB = comb(1, (2, 3), ((4, 5), (6,)))
+
+
+def planned(num_computed: int, num_nodes: int, num_tokens: int = 5) -> PlannedSequence:
+    request = Request(RequestId("a"), (1,), SamplingParams(max_tokens=9))
+    return PlannedSequence(request, [1] * num_tokens, num_computed, num_nodes, [BlockId(0)])
+
+
+DECODING = planned(4, 1)
+
+
+def walk(tree: TokenTree, path: list[int]) -> Verification:
+    """One drawn token per node of the path."""
+    row = SamplerRow(SamplingParams(max_tokens=9), (1,), (), frozenset())
+    return Verification(tree, 0, row, path, [0] * len(path))
+
+
+def stats(planned_sequences: list[PlannedSequence], *walks: Verification) -> StepSpeculationStats:
+    plan = StepPlan(tuple(planned_sequences), 0, 0, 0)
+    return step_stats(plan, walks, [(0.5, True)], SECONDS, LiveCurve(COST))
+
+
+def test_proposals_of_three_sequences_and_one_without() -> None:
+    """A leaf accepted at depth 2, a miss, a chain accepted whole, and a lone root."""
+    got = stats(
+        [DECODING] * 4,
+        walk(COMB, [0, 1, 5]),
+        walk(COMB, [0]),
+        walk(comb(1, (2, 3, 4), ()), [0, 1, 2, 3]),
+        walk(lone_root(1), [0]),
+    )
+    assert got.num_drafts == 3
+    assert got.num_draft_tokens == 5 + 5 + 3
+    assert got.num_nodes == 6 + 6 + 4
+    assert got.num_accepted_tokens == 2 + 0 + 3
+    assert got.accepted_per_position == (2, 2, 1)
+    assert got.depths == (2, 2, 3)
+    assert got.calibration == ((0.5, True),)
+
+
+def test_plain_decoding_of_the_same_tokens() -> None:
+    """Three tokens for one sequence, one for the other: a plain step of two rows, two of one."""
+    got = stats([DECODING] * 2, walk(COMB, [0, 1, 2]), walk(COMB, [0]))
+    assert got.plain_seconds == pytest.approx(11.0 + 10.0 + 10.0)
+    assert got.decode_seconds == pytest.approx(1.375)
+    assert (got.draft_seconds, got.verify_seconds, got.other_seconds) == SECONDS
+
+
+def test_a_plain_step_is_compared_with_itself() -> None:
+    got = stats([DECODING], walk(lone_root(1), [0]))
+    assert (got.num_drafts, got.num_nodes, got.accepted_per_position) == (0, 0, ())
+    assert (got.plain_seconds, got.decode_seconds) == (10.0, 1.375)
+
+
+@pytest.mark.parametrize("prompt", [planned(0, 2), planned(0, 5), planned(3, 2)])
+def test_a_step_with_a_prompt_counts_for_no_speedup(prompt: PlannedSequence) -> None:
+    got = stats([DECODING, prompt], walk(COMB, [0, 1]))
+    assert (got.decode_seconds, got.plain_seconds) == (0.0, 0.0)
+    assert got.num_accepted_tokens == 1
+    assert got.verify_seconds == 1.0
