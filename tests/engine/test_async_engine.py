@@ -14,7 +14,7 @@ import pytest
 
 from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
-from server.engine.plan import StepPlan, StepResult
+from server.engine.schedule.plan import StepPlan, StepResult
 from server.engine.types import FinishReason, Grammar, RequestId, StepStats
 from server.errors import (
     ContextLengthError,
