@@ -17,9 +17,10 @@ from typing import Annotated, Any
 import typer
 
 from server.build import LoadedModel, build_model
-from server.cli.terminal import report
+from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
 from server.engine.types import PolicyName, Request, RequestId, SamplingParams, SpeculationParams
+from weights.train.json_lines import line_error, read_json_lines
 
 POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "beam", "auto")
 OFF = SpeculationParams(policy="off")
@@ -56,8 +57,12 @@ def _checked(names: Sequence[str] | None) -> list[PolicyName]:
 
 
 def _chats(path: Path, count: int) -> list[Any]:
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line)["messages"] for line in islice(lines, count)]
+    chats = list[Any]()
+    for number, line in islice(read_json_lines(path), count):
+        if "messages" not in line:
+            raise line_error(path, number, "has no messages")
+        chats.append(line["messages"])
+    return chats
 
 
 def encode(model: LoadedModel, messages: Any) -> tuple[int, ...]:
@@ -117,4 +122,5 @@ async def _answers(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with one_line_errors("bench.exactness"):
+        typer.run(main)

@@ -35,6 +35,7 @@ from bench.gpu_session import (
     eager_seconds_of,
     seconds_of,
 )
+from server.cli.terminal import one_line_errors
 from server.engine.step.inputs import Nodes, StepInputs, build_inputs
 from server.kernels.dispatch import gpu_kernels, kernels_for
 from server.models.layers import Placement
@@ -271,4 +272,5 @@ def show_speedups(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with one_line_errors("bench.gpu"):
+        typer.run(main)

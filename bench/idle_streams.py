@@ -21,8 +21,8 @@ import httpx
 from bench.served import Server
 from server.api.deps import Parts
 from server.build import build_app
-from server.cli.terminal import report
-from server.config import ServerSettings
+from server.cli.terminal import one_line_errors, report
+from server.config import ServerSettings, load_settings
 from server.engine.types import FinishReason, Request, RequestId, RequestOutput
 
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
@@ -126,7 +126,7 @@ def main() -> None:
     if options.client is not None:
         asyncio.run(read(options.client, options.streams))
         return
-    app, _ = build_app(ServerSettings(), report)
+    app, _ = build_app(load_settings(ServerSettings), report)
     idle = asyncio.run(measure(app, options.streams, options.seconds))
     print(
         f"{idle.streams} idle streams, {idle.pings} pings in {idle.seconds:.0f} s:"
@@ -137,4 +137,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("bench.idle_streams"):
+        main()

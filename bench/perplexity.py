@@ -34,9 +34,9 @@ from bench.peers.systems import (
 from bench.peers.worker import Worker
 from bench.peers.workloads import Prompt, Workload
 from bench.suite import model_folder
-from server.cli.terminal import report
+from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
-from server.errors import CheckpointError, ConfigError, GlidecapeError
+from server.errors import CheckpointError, ConfigError
 from server.text.tokenizer import from_hf, load_hf_tokenizer
 from weights.train.json_lines import line_error, read_json_lines
 
@@ -56,23 +56,19 @@ def main(
     ] = None,
 ) -> None:
     """Compare perplexity and greedy answers."""
-    try:
-        settings = load_settings(ModelSettings)
-        windows = cut(_encode(settings, read_text(text)), tokens, window)
-        chats = encode_prompts(model_folder(settings), prompts or [])[:answers]
-        machine = describe_machine(settings, [Workload("", [[*windows, *chats]], answer_tokens)])
-        python = peers_python(peers_interpreter)
-        missing = find_missing([_LLAMA], python) | needs_gguf([_LLAMA], machine)
-        systems = [OURS_PLAIN, *([] if missing else [_LLAMA])]
-        with ExitStack() as stack:
-            workers = {s.name: _start(s, machine, python, stack) for s in systems}
-            result: dict[str, Any] = _perplexities(workers, windows)
-            if chats:
-                reference = _start(_REFERENCE, _float32(settings, machine), python, stack)
-                result |= _greedy(workers, reference, chats, answer_tokens)
-    except GlidecapeError as error:
-        report(f"bench.perplexity: {error}")
-        raise typer.Exit(2) from None
+    settings = load_settings(ModelSettings)
+    windows = cut(_encode(settings, read_text(text)), tokens, window)
+    chats = encode_prompts(model_folder(settings), prompts or [])[:answers]
+    machine = describe_machine(settings, [Workload("", [[*windows, *chats]], answer_tokens)])
+    python = peers_python(peers_interpreter)
+    missing = find_missing([_LLAMA], python) | needs_gguf([_LLAMA], machine)
+    systems = [OURS_PLAIN, *([] if missing else [_LLAMA])]
+    with ExitStack() as stack:
+        workers = {s.name: _start(s, machine, python, stack) for s in systems}
+        result: dict[str, Any] = _perplexities(workers, windows)
+        if chats:
+            reference = _start(_REFERENCE, _float32(settings, machine), python, stack)
+            result |= _greedy(workers, reference, chats, answer_tokens)
     print(json.dumps(result | {"missing": missing}))
 
 
@@ -169,4 +165,5 @@ def _greedy(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with one_line_errors("bench.perplexity"):
+        typer.run(main)

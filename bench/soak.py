@@ -21,7 +21,7 @@ import psutil
 import typer
 
 from server.build import LoadedModel, build_model
-from server.cli.terminal import report
+from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
 from server.engine.types import (
     Grammar,
@@ -183,7 +183,7 @@ def random_request(name: str, vocab_size: int, choices: random.Random) -> Reques
     return Request(
         RequestId(name),
         (*beginning, *own),
-        random_params(choices),
+        random_params(choices, vocab_size),
         priority=choices.randrange(-1, 2),
         speculation=SpeculationParams(
             choices.choice(POLICIES), choices.choice([None, 1, 3, 8]), choices.choice([2, 8, 32])
@@ -191,7 +191,7 @@ def random_request(name: str, vocab_size: int, choices: random.Random) -> Reques
     )
 
 
-def random_params(choices: random.Random) -> SamplingParams:
+def random_params(choices: random.Random, vocab_size: int) -> SamplingParams:
     """Sampling of every kind, greedy in a third of the requests."""
     grammar = choices.choice(GRAMMARS) if choices.random() < 0.25 else None
     penalised = choices.random() < 0.25
@@ -204,7 +204,7 @@ def random_params(choices: random.Random) -> SamplingParams:
         seed=choices.getrandbits(63),
         presence_penalty=0.5 if penalised else 0.0,
         repetition_penalty=1.2 if penalised else 1.0,
-        logit_bias={choices.randrange(1000, 2000): 3.0} if penalised else {},
+        logit_bias={choices.randrange(100, vocab_size): 3.0} if penalised else {},
         logprobs=choices.choice([None, None, 3]),
         prompt_logprobs=choices.choice([None] * 7 + [1]),
         ignore_eos=grammar is None and choices.random() < 0.5,
@@ -217,4 +217,5 @@ def _some_tokens(choices: random.Random, vocab_size: int, count: int) -> tuple[i
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with one_line_errors("bench.soak"):
+        typer.run(main)

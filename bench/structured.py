@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from server.build import LoadedModel, build_model
-from server.cli.terminal import report
-from server.config import ModelSettings
+from server.cli.terminal import one_line_errors, report
+from server.config import ModelSettings, load_settings
 from server.engine.types import (
     Grammar,
     PolicyName,
@@ -136,7 +136,7 @@ def _as_json(timings: dict[Case, Timings]) -> Iterator[tuple[str, dict[str, floa
 
 
 def main(rounds: int = 3, new_tokens: int = 96) -> None:
-    model = build_model(ModelSettings(), report, lambda stats: None)
+    model = build_model(load_settings(ModelSettings), report, lambda stats: None)
 
     async def run() -> dict[Case, Timings]:
         model.engine.start()
@@ -149,4 +149,5 @@ def main(rounds: int = 3, new_tokens: int = 96) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    with one_line_errors("bench.structured"):
+        main(*map(int, sys.argv[1:]))

@@ -23,7 +23,7 @@ from bench.transformers_peer import TransformersPeer
 from server import __version__
 from server.build import LoadedModel, build_app, build_model
 from server.cli.terminal import report
-from server.config import ModelSettings, ServerSettings
+from server.config import ModelSettings, ServerSettings, as_given, load_settings
 from server.engine.types import Request, RequestId, SamplingParams
 from server.machine import default_threads, pick_device, pick_dtype
 from server.models.config import model_config
@@ -57,8 +57,7 @@ def run_suite(
     """Measures, prints a table, then one JSON line."""
     # First: with native kernels, torch itself has one thread after the model is built.
     limits = measure_limits(weight_bytes(settings))
-    shared = settings.model_dump()
-    app, model = build_app(ServerSettings(**shared), report)
+    app, model = build_app(load_settings(ServerSettings, **as_given(settings)), report)
     # The loop that `glidecape serve` runs on.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         figures = runner.run(_measure(app, model, settings, new_tokens, rounds, with_transformers))

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from server.build_draft import load_draft
-from server.config import ModelSettings
+from server.config import ModelSettings, as_given, load_settings
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.errors import ConfigError
 from server.machine import default_threads, free_memory, pick_device, pick_dtype
@@ -39,8 +39,7 @@ def start_crew(settings: ModelSettings, report: Report) -> Crew | None:
     dtype = pick_dtype(settings.dtype, device)
     folder = locate_model(settings.model, settings.cache_dir.expanduser(), dtype, report)
     check_ranks(settings, model_config(read_config(folder)), device)
-    names = ModelSettings.model_fields  # and not a server's secrets
-    plain = ModelSettings.model_construct(**{name: getattr(settings, name) for name in names})
+    plain = load_settings(ModelSettings, **as_given(settings))  # without a server's secrets
     crew = Crew(size, device, Work(plain, folder, dtype))
     shown = ", ".join(map(str, crew.process_ids))
     kind = "GPUs" if device.type == "cuda" else "processes on the CPU"

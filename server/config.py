@@ -6,7 +6,7 @@ each field.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -250,6 +250,15 @@ class ServerSettings(ModelSettings):
 
 
 S = TypeVar("S", bound=ModelSettings)
+
+
+def as_given(settings: ModelSettings) -> dict[str, Any]:
+    """What somebody chose of the settings of a model, plain enough for JSON, to be handed to
+    `load_settings` in another process or for another class. Defaults stay unsaid: a check that asks
+    what was given would take them for a choice.
+    """
+    fields = set(ModelSettings.model_fields)  # and not a server's secrets
+    return settings.model_dump(mode="json", exclude_unset=True, include=fields)
 
 
 def load_settings(cls: type[S], **overrides: object) -> S:

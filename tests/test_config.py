@@ -1,10 +1,11 @@
 """Settings: defaults, environment, overrides, and errors that name the key."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from server.config import ModelSettings, ServerSettings, load_settings, parse_bytes
+from server.config import ModelSettings, ServerSettings, as_given, load_settings, parse_bytes
 from server.errors import ConfigError
 
 
@@ -54,3 +55,20 @@ def test_every_setting_has_help() -> None:
 
 def test_cache_dir_is_a_path() -> None:
     assert load_settings(ModelSettings, cache_dir="/tmp/x").cache_dir == Path("/tmp/x")
+
+
+@pytest.mark.parametrize("given", [{}, {"kv_memory": "1G", "cape_leaves": "3,2,1,1"}])
+def test_settings_are_handed_on_as_they_were_given(
+    given: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through JSON; what was not said is not said afterwards, and a server's secrets stay."""
+    monkeypatch.setenv("GLIDECAPE_CACHE_DIR", "/somewhere")
+    settings = load_settings(ServerSettings, **given, api_key=["secret"])
+    handed = json.loads(json.dumps(as_given(settings)))
+    assert set(handed) == {*given, "cache_dir"}
+    monkeypatch.delenv("GLIDECAPE_CACHE_DIR")
+    again = load_settings(ModelSettings, **handed)
+    assert again.model_fields_set == set(handed)
+    assert all(
+        getattr(again, name) == getattr(settings, name) for name in ModelSettings.model_fields
+    )

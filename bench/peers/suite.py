@@ -1,6 +1,7 @@
 """`glidecape bench peers`: the limit, the systems interleaved, a table, then one line of JSON."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -29,7 +30,7 @@ from bench.peers.workloads import Prompt, Workload, make_workloads
 from bench.prompts import PROMPTS
 from bench.suite import model_folder, weight_bytes
 from server.cli.terminal import report
-from server.config import DEFAULT_MODEL, ModelSettings
+from server.config import DEFAULT_MODEL, ModelSettings, as_given
 from server.errors import ConfigError
 from server.machine import default_threads, pick_device, pick_dtype
 from server.text.chat_template import ChatTemplate
@@ -88,6 +89,8 @@ def run_peers(settings: ModelSettings, options: PeerOptions) -> None:
     for line in notes(results, missing):
         console.print(line, markup=False, soft_wrap=True)
     print(json.dumps(as_json(results, ours, missing, limits)))
+    if any(name in results.failures for name in ours):
+        sys.exit(1)  # whoever only looks at the exit code shall not take this for a comparison
 
 
 def link_checkpoint(folder: Path, into: Path) -> Path:
@@ -137,7 +140,7 @@ def describe_machine(settings: ModelSettings, workloads: Sequence[Workload]) -> 
         threads=settings.threads or default_threads(),
         max_streams=max(workload.max_streams for workload in workloads),
         max_tokens=max(workload.longest for workload in workloads),
-        settings=settings.model_dump(mode="json"),
+        settings=as_given(settings),
     )
 
 

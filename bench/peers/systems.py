@@ -80,7 +80,7 @@ class Machine:
     max_tokens: int
     """Of the longest sequence."""
     settings: Mapping[str, Any]
-    """`ModelSettings` in JSON."""
+    """Those of `ModelSettings` that were given, in JSON."""
 
 
 def peers_python(given: Path | None) -> Path | None:
@@ -135,8 +135,8 @@ def command(system: System, machine: Machine, python: Path | None) -> list[str]:
     elif system.reads == "folder":
         options |= {"model": str(machine.folder), "dtype": machine.dtype}
     else:
-        draft = machine.settings["draft"] if system.speculates else "none"
-        options["settings"] = {**machine.settings, "draft": draft}
+        plain = {} if system.speculates else {"draft": "none"}
+        options["settings"] = {**machine.settings, **plain}
     interpreter = sys.executable if _in_own_environment(system) else str(python)
     return [interpreter, str(WORKERS / system.script), json.dumps(options)]
 

@@ -3,8 +3,6 @@
 What is wrong with settings, files or ports ends in one line on stderr and exit code 2.
 """
 
-import sys
-
 import typer
 
 from server.cli.chat import chat
@@ -13,10 +11,8 @@ from server.cli.evaluate import evaluate
 from server.cli.generate import generate
 from server.cli.measure import bench_app
 from server.cli.serve import serve
+from server.cli.terminal import one_line_errors
 from server.cli.train import train
-from server.errors import GlidecapeError
-
-USAGE_ERROR = 2
 
 
 def make_app() -> typer.Typer:
@@ -37,8 +33,5 @@ def make_app() -> typer.Typer:
 
 def main() -> None:
     """Entry point of the `glidecape` script."""
-    try:
+    with one_line_errors("glidecape"):
         make_app()()
-    except GlidecapeError as error:
-        print(f"glidecape: {error}", file=sys.stderr)
-        sys.exit(USAGE_ERROR)

@@ -2,10 +2,28 @@
 
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from rich.console import Console
 
+from server.errors import GlidecapeError
+
+USAGE_ERROR = 2
+"""Exit code where settings, files or ports are wrong."""
+
 stderr = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def one_line_errors(program: str) -> Generator[None]:
+    """Ends the process where something is wrong that its user can mend: one line on stderr, which
+    begins with the program's name, and exit code 2."""
+    try:
+        yield
+    except GlidecapeError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
 
 
 def report(line: str) -> None:

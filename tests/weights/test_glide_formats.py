@@ -105,6 +105,18 @@ def write_authors(
     return write(folder, tensors)
 
 
+def write_target(folder: Path) -> None:
+    """As far as a conversion reads it: VICUNA's config."""
+    folder.mkdir()
+    raw = {
+        "architectures": ["LlamaForCausalLM"], "vocab_size": 53, "hidden_size": 24, "head_dim": 16,
+        "intermediate_size": 40, "num_hidden_layers": 5, "num_attention_heads": 4,
+        "rms_norm_eps": 1e-5, "max_position_embeddings": 64,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(raw))
+    save_file({"a": torch.ones(1)}, folder / "model.safetensors")
+
+
 def assert_converts_to(
     source: Path, out: Path, config: GlideConfig, weights: Tensors, target: ModelConfig
 ) -> None:
@@ -284,15 +296,8 @@ def test_command(tmp_path: Path) -> None:
     """The target is named as a model is elsewhere; only its config is read."""
     source, out, target = (tmp_path / name for name in ("source", "out", "target"))
     source.mkdir()
-    target.mkdir()
     write_authors(source, authors_tensors())
-    raw = {
-        "architectures": ["LlamaForCausalLM"], "vocab_size": 53, "hidden_size": 24, "head_dim": 16,
-        "intermediate_size": 40, "num_hidden_layers": 5, "num_attention_heads": 4,
-        "rms_norm_eps": 1e-5, "max_position_embeddings": 64,
-    }  # fmt: skip
-    (target / "config.json").write_text(json.dumps(raw))
-    save_file({"a": torch.ones(1)}, target / "model.safetensors")
+    write_target(target)
     app = typer.Typer()
     app.command()(convert_command)
     result = CliRunner().invoke(app, [str(source), str(out), "--target", str(target)])
