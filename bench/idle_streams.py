@@ -48,6 +48,9 @@ class SilentEngine:
     def finish(self, request_id: RequestId, reason: FinishReason) -> None:
         pass
 
+    def end_requests(self) -> None:
+        pass
+
     def check_health(self) -> None:
         pass
 

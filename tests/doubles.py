@@ -8,7 +8,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as BackendTokenizer
 
 from server.engine.types import FinishReason, Request, RequestId, RequestOutput, TokenLogprobs
-from server.errors import EngineDeadError, InvalidRequestError
+from server.errors import EngineDeadError, InvalidRequestError, ShuttingDownError
 from server.text.chat_template import ChatTemplate, Message, ToolSchema
 from server.text.tokenizer import Tokenizer
 from server.text.tool_formats import FORMATS, FormatName
@@ -88,6 +88,7 @@ class ScriptedEngine:
         self.requests: list[Request] = []
         self.finished: list[tuple[RequestId, FinishReason]] = []
         self.num_open = 0
+        self.is_closed = False
         self.hangs = asyncio.Event()
         self.let_go = asyncio.Event()
         self.closed = asyncio.Event()
@@ -109,6 +110,10 @@ class ScriptedEngine:
     def finish(self, request_id: RequestId, reason: FinishReason) -> None:
         self.finished.append((request_id, reason))
 
+    def end_requests(self) -> None:
+        self.is_closed = True
+        self.let_go.set()
+
     def check_health(self) -> None:
         if self.is_dead:
             raise EngineDeadError("the engine has stopped")
@@ -121,6 +126,8 @@ class ScriptedEngine:
         if num_steps == self.hang_after:
             self.hangs.set()
             await self.let_go.wait()
+        if self.is_closed:
+            raise ShuttingDownError
 
 
 def _output(

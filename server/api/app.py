@@ -10,6 +10,7 @@ from server.api.admission import Admission
 from server.api.deps import Parts
 from server.api.errors import install_error_handlers
 from server.api.front_door import FrontDoor, middleware
+from server.api.lifecycle import Lifecycle
 from server.api.openapi import describe_api
 from server.api.routes import chat, completions, health, models, playground, response, tokenize
 from server.api.unknown_fields import UnknownFieldLog
@@ -30,6 +31,7 @@ def create_app(parts: Parts, door: FrontDoor, lifespan: Lifespan[FastAPI] | None
     routes = [route for router in routers for route in router.routes]
     paths = [route.path for route in routes if isinstance(route, Route)]
     admission = Admission(door.limits)
+    lifecycle = Lifecycle(parts.engine)
     app = FastAPI(
         title="Glidecape",
         version=parts.info.version,
@@ -37,9 +39,10 @@ def create_app(parts: Parts, door: FrontDoor, lifespan: Lifespan[FastAPI] | None
         docs_url=None,  # ours is among the playground's pages
         redoc_url=None,
         lifespan=lifespan,
-        middleware=middleware(door, admission, parts.metrics, paths),
+        middleware=middleware(door, lifecycle, admission, parts.metrics, paths),
     )
     app.state.parts = parts
+    app.state.lifecycle = lifecycle
     app.state.admission = admission
     app.state.unknown_fields = UnknownFieldLog() if door.drops_unknown_fields else None
     install_error_handlers(app)

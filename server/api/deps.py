@@ -34,11 +34,16 @@ class Engine(Protocol):
 
         Raises:
             EngineDeadError: a step crashed.
+            ShuttingDownError: the server ends.
         """
         ...
 
     def finish(self, request_id: RequestId, reason: FinishReason) -> None:
         """Says why a request ends that the caller is about to close."""
+        ...
+
+    def end_requests(self) -> None:
+        """Ends every open request, and each later one, by a ShuttingDownError."""
         ...
 
     def check_health(self) -> None:

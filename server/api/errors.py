@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from server.api.field_path import MAX_NAME, field_path
 from server.api.schemas.errors import ErrorBody, ErrorDetail
-from server.errors import EngineDeadError, ErrorCode, RequestError
+from server.errors import EngineDeadError, ErrorCode, RequestError, ShuttingDownError
 
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +51,21 @@ def _client_error(
 def _server_error(message: str) -> ErrorAnswer:
     detail = ErrorDetail(message=message, type="server_error", param=None, code="internal_error")
     return ErrorAnswer(500, ErrorBody(error=detail))
+
+
+_SHUTTING_DOWN = ErrorAnswer(
+    503,
+    ErrorBody(
+        error=ErrorDetail(
+            message="the server is shutting down",
+            type="server_error",
+            param=None,
+            code="shutting_down",
+        )
+    ),
+    # Clients try again, through a proxy with another server perhaps; not on this connection.
+    {"Retry-After": "1", "Connection": "close"},
+)
 
 
 def _from_request_error(error: RequestError) -> ErrorAnswer:
@@ -109,6 +124,7 @@ def _validation_message(param: str | None, error: Mapping[str, Any]) -> str:
 _TABLE: dict[type[Exception], Callable[[Any], ErrorAnswer]] = {
     RequestError: _from_request_error,
     EngineDeadError: lambda _: _server_error("the engine has stopped"),
+    ShuttingDownError: lambda _: _SHUTTING_DOWN,
     RequestValidationError: _from_validation,
     HTTPException: _from_http,
     ClientDisconnect: lambda _: _client_error(

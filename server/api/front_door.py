@@ -14,6 +14,7 @@ from server.api.auth import ApiKeyMiddleware
 from server.api.body_limit import BodyLimitMiddleware
 from server.api.concurrency import ConcurrencyMiddleware
 from server.api.errors import EXCEPTION_HANDLERS
+from server.api.lifecycle import Lifecycle, LifecycleMiddleware
 from server.api.middleware import REQUEST_ID_HEADER, RequestMiddleware
 from server.api.security_headers import SecurityHeadersMiddleware
 from server.config import ServerSettings
@@ -77,7 +78,11 @@ def _check_origin(origin: str) -> None:
 
 
 def middleware(
-    door: FrontDoor, admission: Admission, metrics: Metrics, paths: Sequence[str]
+    door: FrontDoor,
+    lifecycle: Lifecycle,
+    admission: Admission,
+    metrics: Metrics,
+    paths: Sequence[str],
 ) -> list[Middleware]:
     """From the outside in.
 
@@ -93,6 +98,7 @@ def middleware(
         # 500 too, and asks its preflight question without a key.
         layers.append(_cors(door.cors_origins))
     layers.append(Middleware(ExceptionMiddleware, handlers=EXCEPTION_HANDLERS))
+    layers.append(Middleware(LifecycleMiddleware, lifecycle=lifecycle))
     if door.api_keys is not None:
         layers.append(Middleware(ApiKeyMiddleware, keys=door.api_keys))
     layers.append(Middleware(BodyLimitMiddleware, max_body_size=door.max_body_size))

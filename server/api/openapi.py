@@ -66,7 +66,7 @@ def _replace_ranges(responses: _Json, path: str, method: str, *, locked: bool) -
     if path.startswith("/v1/responses/") and method == "get":
         statuses.append(400)  # for what comes after the question mark
     if method == "post":
-        statuses += [400, 413]
+        statuses += [400, 413, 503]
         if path.startswith("/v1/"):
             statuses.append(429)
     for status in sorted(statuses):
@@ -75,5 +75,5 @@ def _replace_ranges(responses: _Json, path: str, method: str, *, locked: bool) -
         responses[str(status)] = {"description": description, "content": content}
         if status == 401:
             responses[str(status)]["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
-        if status == 429:
+        if status in (429, 503):
             responses[str(status)]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}

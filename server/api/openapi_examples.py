@@ -159,5 +159,9 @@ ERROR_EXAMPLES: dict[int, tuple[str, _Json]] = {
         "The engine has died, or the server has a fault",
         _error("the engine has stopped", "server_error", "internal_error"),
     ),
+    503: (
+        "The server is about to end",
+        _error("the server is shutting down", "server_error", "shutting_down"),
+    ),
 }
 """By status: a description and a body."""

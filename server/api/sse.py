@@ -11,9 +11,12 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from server.api.errors import describe
-from server.errors import EngineDeadError
+from server.errors import EngineDeadError, ShuttingDownError
 
 _logger = logging.getLogger(__name__)
+
+TOLD_ELSEWHERE = (EngineDeadError, ShuttingDownError)
+"""Ends of the whole server, which are logged once, and not by each request."""
 
 DONE = b"data: [DONE]\n\n"
 
@@ -41,17 +44,17 @@ class TextEvent:
 
 
 async def with_error_event(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """Ends a stream that fails with OpenAI's error body: the status has long been sent."""
+    """Ends a stream that fails with OpenAI's error body: the status has long been sent. After it
+    comes what ends every stream, for clients that wait for that."""
     try:
         async with aclosing(events):
             async for data in events:
                 yield data
     except Exception as error:
-        if not isinstance(
-            error, EngineDeadError
-        ):  # whose cause has been logged once, by the engine
+        if not isinstance(error, TOLD_ELSEWHERE):
             _logger.exception("stream failed")
         yield event(describe(error).body)
+        yield DONE
 
 
 class Closable(Protocol):

@@ -197,6 +197,13 @@ async def dying() -> httpx.Response:
         return await client.post(CHAT, json=chat_body())
 
 
+async def draining() -> httpx.Response:
+    app = make_app(ScriptedEngine([]))
+    app.state.lifecycle.drain()
+    async with in_process(app) as client:
+        return await client.post(CHAT, json=chat_body())
+
+
 CASES: dict[tuple[int, str], Case] = {
     (400, "invalid_json"): no_json,
     (400, "invalid_value"): posting(chat_body(top_p=5)),
@@ -214,6 +221,7 @@ CASES: dict[tuple[int, str], Case] = {
     (429, "rate_limit_exceeded"): too_many,
     (500, "internal_error"): dying,
     (503, "internal_error"): getting("/health", is_dead=True),
+    (503, "shutting_down"): draining,
 }
 
 ERROR_ROWS = [(int(status), kind, code) for status, kind, code, _ in table("Errors")]

@@ -67,7 +67,8 @@ async def test_engine_dies_in_mid_stream(path: str) -> None:
     body = chat_body(stream=True) if path == CHAT else {"prompt": "x", "stream": True}
     response = await post(engine, path, body)
     assert response.status_code == 200
-    *_, last = events(response.text)
+    *_, last, done = events(response.text)
+    assert done == "[DONE]"
     assert last == {
         "error": {
             "message": "the engine has stopped",
@@ -109,7 +110,7 @@ async def test_unexpected_exception_tells_nothing(
 async def test_unexpected_exception_in_mid_stream(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         response = await post(BuggyEngine(one_by_one("ab")), CHAT, chat_body(stream=True))
-    *_, last = events(response.text)
+    *_, last, _done = events(response.text)
     assert isinstance(last, dict)
     assert last["error"]["code"] == "internal_error"
     assert "secret" not in response.text

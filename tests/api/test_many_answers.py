@@ -294,7 +294,7 @@ async def test_one_failure_is_that_of_the_answer(stream: bool) -> None:
     response = await post(engine, CHAT, chat_body(n=3, stream=stream))
     if stream:
         assert '"message":"the engine has stopped"' in response.text
-        assert "[DONE]" not in response.text
+        assert response.text.endswith("data: [DONE]\n\n")
     else:
         assert_error(response, 500, "internal_error")
     assert engine.num_open == 0

@@ -17,8 +17,8 @@ from server.api.responses.store import KeptResponse, Owner, ResponseStore, Turn
 from server.api.schemas.response_answer import ResponseError
 from server.api.schemas.response_events import Event
 from server.api.shapes.response import ResponseShape
-from server.api.sse import EventStream
-from server.errors import EngineDeadError, RequestError
+from server.api.sse import TOLD_ELSEWHERE, EventStream
+from server.errors import RequestError
 
 _logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def _frame(event: Event) -> bytes:
 
 
 def _error(error: Exception) -> ResponseError:
-    if not isinstance(error, EngineDeadError | RequestError):
-        _logger.error("stream failed", exc_info=error)  # the engine logs its own death
+    if not isinstance(error, (RequestError, *TOLD_ELSEWHERE)):
+        _logger.error("stream failed", exc_info=error)
     code = "invalid_prompt" if isinstance(error, RequestError) else "server_error"
     return ResponseError(code=code, message=describe(error).body.error.message)
