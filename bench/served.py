@@ -5,12 +5,16 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from server.cli.serve import bind
+from server.api.connection import connection_limits, http_options
+from server.cli.serve import bind, open_files_limit
+from server.config import ServerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +27,25 @@ class Served:
 
 
 class Server:
-    """The app on a free port of this machine, in the current event loop."""
+    """The app on a free port of this machine, in the current event loop.
 
-    def __init__(self, app: FastAPI) -> None:
+    Args:
+        http: How; as `glidecape serve` does by default.
+        starts_app: The app's engine starts and stops with this server, and not with another one.
+    """
+
+    def __init__(
+        self, app: FastAPI, http: Mapping[str, Any] | None = None, *, starts_app: bool = True
+    ) -> None:
         self._listener = bind("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        config = uvicorn.Config(app, log_level="warning", access_log=False)
-        self._server = uvicorn.Server(config)
+        options: dict[str, Any] = {
+            **(http or http_options(connection_limits(ServerSettings(), open_files_limit()))),
+            "log_level": "warning",
+            "access_log": False,
+            "lifespan": "on" if starts_app else "off",
+        }
+        self._server = uvicorn.Server(uvicorn.Config(app, **options))
 
     async def __aenter__(self) -> "Server":
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))

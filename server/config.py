@@ -199,6 +199,33 @@ class ServerSettings(ModelSettings):
     max_body_size: Annotated[Bytes, Field(ge=1)] = 4 * 2**20
     """Longest request body, such as 512K or 4M."""
 
+    max_head_size: Annotated[Bytes, Field(ge=1024)] = 32 * 2**10
+    """Longest request line with its headers, such as 32K; longer ones are answered 431."""
+
+    max_connections: Annotated[int, Field(ge=1)] = 4096
+    """Most connections open at once; what the system's limit of open files leaves, if that is
+    less. When there are more, those without a request give way, and where there are none, new ones
+    are answered 503."""
+
+    max_connections_per_client: Annotated[int, Field(ge=1)] | None = None
+    """Most connections open at once from one address. Default: no limit of its own, because behind
+    a proxy all clients have one address."""
+
+    head_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """How long a request's headers may take to arrive, from the connection's opening on for the
+    first."""
+
+    body_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How long a request's body may take to arrive, after its headers."""
+
+    keep_alive_seconds: Annotated[int, Field(ge=1)] = 75
+    """How long a connection is kept open after an answer. Longer than the proxy in front keeps its
+    own (60 in most), or it uses one that has just been closed here."""
+
+    send_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How long a client may leave unread what was sent to it; then its connection is closed, and
+    the request on it ends."""
+
     max_concurrent_requests: Annotated[int, Field(ge=1)] = 1024
     """Most generation requests handed to the engine at once: it runs max_num_seqs of them and takes
     the others by priority. More wait at the door, first come first served."""

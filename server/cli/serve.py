@@ -3,17 +3,22 @@
 import contextlib
 import socket
 import ssl
+import sys
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
 
+from server.api.connection import connection_limits, http_options
 from server.cli.options import with_settings
 from server.cli.terminal import report, stderr
 from server.config import ServerSettings
 from server.errors import ConfigError
 from server.logs import configure_logging
+
+if sys.platform != "win32":
+    import resource
 
 
 @with_settings(ServerSettings)
@@ -45,9 +50,23 @@ def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
         access_log=False,
         timeout_graceful_shutdown=30,
         server_header=False,
+        **http_options(connection_limits(settings, open_files_limit())),
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
     )
+
+
+def open_files_limit() -> int:
+    """How many files and connections this process may have open: as many as it is allowed to ask
+    for, often far more than it has at first."""
+    if sys.platform == "win32":
+        return 8192  # what its C library can have
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # not everywhere is the hard limit allowed
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def check_tls(certfile: Path | None, keyfile: Path | None) -> None:

@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.api.app import create_app
+from server.api.connection import ConnectionLimits, connection_limits, http_options
 from server.api.deps import Engine, Parts, ServingInfo
 from server.api.front_door import FrontDoor, front_door
 from server.config import ServerSettings
@@ -38,6 +39,9 @@ INFO = ServingInfo(
 
 DOOR = front_door(ServerSettings.model_construct())
 """That of the default settings, whatever the environment says."""
+
+CONNECTION_LIMITS = connection_limits(ServerSettings.model_construct(), open_files=1024)
+"""Likewise."""
 
 
 def make_app(
@@ -103,9 +107,12 @@ async def live_server(engine: Engine, info: ServingInfo = INFO) -> AsyncGenerato
 
 
 @asynccontextmanager
-async def live_app(app: FastAPI) -> AsyncGenerator[str]:
+async def live_app(
+    app: FastAPI, limits: ConnectionLimits = CONNECTION_LIMITS
+) -> AsyncGenerator[str]:
     """A uvicorn on a free loopback port → its base URL."""
-    config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
+    options = http_options(limits)
+    config = uvicorn.Config(app, port=0, log_level="error", lifespan="off", **options)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
