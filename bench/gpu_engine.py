@@ -18,14 +18,14 @@ from server.engine.drafters.glide import GlideDrafter
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.speculation.auto import AutoPolicy
-from server.engine.speculation.cost import CostCurve, StepCosts
-from server.engine.speculation.live_costs import LiveCosts
+from server.engine.speculation.costs import CostCurve, LiveCosts, StepCosts
+from server.engine.speculation.policies import PolicyConfig
 from server.engine.speculation.tiers import AUTO_TIERS, StepShape, TierCosts, at_least
 from server.engine.step.device.assemble import graph_runner
 from server.engine.step.device.capture import Running
 from server.engine.step.device.runner import GraphRunner
-from server.engine.step.host.policy import PolicyConfig, Speculator
 from server.engine.step.host.runner import Runner
+from server.engine.step.host.speculator import Speculator
 from server.engine.types import (
     PolicyName,
     Request,

@@ -23,7 +23,7 @@ from server.engine.drafters.drafter import Committed, EarlyStop
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation.proposal import NUM_CANDIDATES, Proposal
 from server.engine.speculation.tree import TokenTree, comb
-from server.engine.step.host.policy import Speculator
+from server.engine.step.host.speculator import Speculator
 from server.engine.types import (
     PolicyName,
     Request,
@@ -114,7 +114,7 @@ async def measure_policies(
     """
     prompts = PROMPTS[:4]
     answers = {str(i): (await _answer(model, i, "off", new_tokens))[0] for i in range(len(prompts))}
-    speculator.drafter = OracleDrafter(answers, hit_rate)
+    speculator.drafting.drafter = OracleDrafter(answers, hit_rate)
     speculator.auto.source = "draft"  # the one that was built looks up
     figures: dict[PolicyName, PolicyFigures] = {policy: PolicyFigures() for policy in POLICIES}
     for _ in range(rounds):

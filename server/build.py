@@ -28,8 +28,9 @@ from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
 from server.engine.grammar.state import GrammarStates
 from server.engine.loop import Executes
 from server.engine.schedule.scheduler import Scheduler
-from server.engine.step.host.policy import Speculator
-from server.engine.step.host.runner import Model, Runner
+from server.engine.step.host.runner import Runner
+from server.engine.step.host.speculator import Speculator
+from server.engine.step.host.verify import Model
 from server.engine.step.kv_cache import allocate_kv, copy_kv
 from server.engine.types import SpeculationParams, StepStats
 from server.gpu_memory import check_memory_settings, gpu_memory

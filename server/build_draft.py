@@ -18,10 +18,10 @@ from server.engine.drafters.ngram import NgramDrafter
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.cape import CapeConfig
-from server.engine.speculation.cost import CostCurve, StepCosts
-from server.engine.speculation.live_costs import LiveCosts
-from server.engine.step.host.policy import PolicyConfig, Speculator
-from server.engine.step.host.runner import Model
+from server.engine.speculation.costs import CostCurve, LiveCosts, StepCosts
+from server.engine.speculation.policies import PolicyConfig
+from server.engine.step.host.speculator import Speculator
+from server.engine.step.host.verify import Model
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.step.profile import Profiled, measure_costs, still_hold
 from server.errors import ConfigError, UnsupportedModelError

@@ -14,8 +14,8 @@ from server.build_draft import build_speculator, load_draft, policy_config
 from server.config import ModelSettings, load_settings
 from server.engine.drafters.model import ModelDrafter
 from server.engine.drafters.ngram import NgramDrafter
-from server.engine.speculation.cost import CostCurve, StepCosts
-from server.engine.step.host.policy import Speculator
+from server.engine.speculation.costs import CostCurve, StepCosts
+from server.engine.step.host.speculator import Speculator
 from server.errors import ConfigError, UnsupportedModelError
 from server.models.layers import Placement
 from server.models.llama import LlamaModel

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
-from server.engine.step.host.runner import Model
+from server.engine.step.host.verify import Model
 from server.engine.step.inputs import Nodes, StepInputs, build_inputs
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache

@@ -18,7 +18,8 @@ from server.engine.drafters.glide import GlideDrafter
 from server.engine.drafters.model import ModelDrafter
 from server.engine.drafters.ngram import NgramDrafter
 from server.engine.speculation.auto import AutoPolicy
-from server.engine.step.host.policy import PolicyConfig, Speculator
+from server.engine.speculation.policies import PolicyConfig
+from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import allocate_kv
 from server.engine.types import SpeculationParams
 from server.errors import ConfigError

@@ -43,8 +43,8 @@ def test_a_sampler_that_knows_its_company_is_found(
         return replace(row, params=replace(row.params, seed=seed))
 
     steps = iter(range(10**9))
-    honest = model.runner.sampler_row  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr(model.runner, "sampler_row", forgetful)
+    honest = model.runner.verify.sampler_row
+    monkeypatch.setattr(model.runner.verify, "sampler_row", forgetful)
     asyncio.run(soak(model, tally, seconds=2, at_once=12, randomness=random.Random(5)))
     assert tally.differing
 

@@ -14,10 +14,10 @@ from server.engine.loop import Executes
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.speculation.auto import AutoPolicy
-from server.engine.speculation.cost import CostCurve, StepCosts
-from server.engine.speculation.live_costs import LiveCosts
-from server.engine.step.host.policy import PolicyConfig, Speculator
+from server.engine.speculation.costs import CostCurve, LiveCosts, StepCosts
+from server.engine.speculation.policies import PolicyConfig
 from server.engine.step.host.runner import Runner
+from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import Request, RequestId, RequestOutput, SamplingParams
 from server.kernels.tree import LayerCache

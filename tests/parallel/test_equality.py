@@ -18,8 +18,9 @@ from server.engine.drafters.model import ModelDrafter
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.speculation.auto import AutoPolicy
-from server.engine.step.host.policy import PolicyConfig, Speculator
+from server.engine.speculation.policies import PolicyConfig
 from server.engine.step.host.runner import Runner
+from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import copy_kv
 from server.engine.types import (
     PolicyName,

@@ -41,6 +41,10 @@ class PlannedSequence:
     """Nodes of a prompt's chunk whose logits give the logprobs of the prompt's next tokens."""
 
     @property
+    def request_id(self) -> RequestId:
+        return self.request.request_id
+
+    @property
     def wants_token(self) -> bool:
         """The chain reaches the last known token, so the step yields the next one; False for a
         prompt's chunk with more to come."""

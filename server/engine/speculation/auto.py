@@ -17,15 +17,13 @@ from typing import NamedTuple
 
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation.calibration import Calibration, Kind
-from server.engine.speculation.live_costs import LiveCosts
+from server.engine.speculation.costs import LiveCosts
+from server.engine.speculation.priors import PROBE_EVERY
 from server.engine.speculation.proposal import Proposal, Source
 from server.engine.speculation.prospect import Prospects
 from server.engine.speculation.tree import TokenTree, comb
 from server.engine.types import RequestId
 
-_PROBE_EVERY = 32
-"""Steps after which a draft is tried although it does not seem to pay: otherwise a bad stretch
-would switch speculation off for ever."""
 _PROBED = 2
 """Sequences that such a trial drafts: enough to learn from, and cheap beside many others."""
 
@@ -82,7 +80,7 @@ class AutoPolicy:
             return DraftPlan(0, 0.0, 0)
         prospect = self.prospects(num_sequences, num_rows)
         self._steps_without = 0 if prospect.pays else self._steps_without + 1
-        is_probe = self._steps_without >= _PROBE_EVERY
+        is_probe = self._steps_without >= PROBE_EVERY
         if is_probe:
             self._steps_without = 0
             return DraftPlan(self.max_depth, prospect.least_survival, min(num_sequences, _PROBED))

@@ -15,14 +15,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from server.engine.speculation.live_costs import LiveCosts
+from server.engine.speculation.costs import LiveCosts
+from server.engine.speculation.priors import FIRST_CHANCE, NUM_LATEST, REFRESH_EVERY
 
-_KEPT = 64
-"""Latest chains that are looked at."""
-_REFRESH = 16
-"""New chains after which the answers are worked out again."""
-_FIRST_CHANCE = 0.7
-"""Of each token, as long as nothing was drafted: optimistic, so that drafting is tried."""
 _NEAR_ROWS = 4
 """Rows per sequence that t_row is the mean of: a curve's first one may be far from typical."""
 _ROUNDS = 3
@@ -54,8 +49,8 @@ class Prospects:
 
     def __init__(self, costs: LiveCosts, max_depth: int) -> None:
         self.costs = costs
-        first = tuple(_FIRST_CHANCE ** (depth + 1) for depth in range(max_depth))
-        self._latest = deque([first], maxlen=_KEPT)
+        first = tuple(FIRST_CHANCE ** (depth + 1) for depth in range(max_depth))
+        self._latest = deque([first], maxlen=NUM_LATEST)
         self._known: dict[tuple[int, int], Prospect] = {}
         self._num_new = 0
         self._version = costs.version
@@ -70,7 +65,7 @@ class Prospects:
             return
         self._latest.append(tuple(survivals))
         self._num_new += 1
-        if self._num_new >= _REFRESH:
+        if self._num_new >= REFRESH_EVERY:
             self._num_new = 0
             self._known.clear()
 

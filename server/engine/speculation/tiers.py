@@ -16,6 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from server.engine.speculation.calibration import Calibration
+from server.engine.speculation.priors import (
+    FIRST_CHANCE,
+    NUM_LATEST,
+    PROBE_EVERY,
+    REFRESH_EVERY,
+)
 from server.engine.speculation.proposal import Proposal
 
 Sampling = Literal["greedy", "drawn", "truncated"]
@@ -36,7 +42,7 @@ class StepShape(NamedTuple):
     """What a graph is captured for."""
 
     batch: int
-    """Sequences; what is left over are rows of nobody."""
+    """Sequences; what is left over are padding rows."""
     tier: Tier
     context: int
     """Tokens that each sequence's context is no longer than."""
@@ -48,14 +54,6 @@ AUTO_TIERS = (PLAIN, Tier(2, 4), Tier(4, 8), Tier(6, 16), Tier(8, 32))
 """Deeper chains with more nodes beside them: both pay where drafts are good and steps are cheap."""
 _CONTEXTS = (1024, 4096)
 """Attention's launches grow with the longest context that they are for, up to 16k."""
-_KEPT = 32
-"""Latest proposals that gains are averaged over."""
-_REFRESH = 16
-"""Choices after which they are averaged anew."""
-_FIRST_CHANCE = 0.7
-"""Of each drafted token, as long as nothing was drafted: optimistic, so that drafting is tried."""
-_PROBE_EVERY = 64
-"""Plain steps after which a draft is tried, or a bad stretch would end drafting for ever."""
 _RATE = 0.1
 """Share of a difference from the expected seconds that is believed at once."""
 _LARGEST_SURPRISE = 1.5
@@ -127,8 +125,8 @@ class TierChoice:
         self.calibration = calibration
         self.tiers = tiers
         deepest = max(tier.depth for tier in tiers)
-        first = [_Gain(_FIRST_CHANCE**depth, depth) for depth in range(1, deepest + 1)]
-        self._latest = deque([first], maxlen=_KEPT)
+        first = [_Gain(FIRST_CHANCE**depth, depth) for depth in range(1, deepest + 1)]
+        self._latest = deque([first], maxlen=NUM_LATEST)
         self._expected: dict[Tier, float] = {}
         self._num_choices = 0
         self._num_plain = 0
@@ -154,12 +152,12 @@ class TierChoice:
 
     def __call__(self, batch: int) -> Tier:
         """For the next step of so many sequences."""
-        if self._num_choices % _REFRESH == 0:
+        if self._num_choices % REFRESH_EVERY == 0:
             self._expected = {tier: self._mean(tier) for tier in self.tiers}
         self._num_choices += 1
         best = max(self.tiers, key=lambda tier: self._rate(batch, tier))
         self._num_plain = self._num_plain + 1 if best.depth == 0 else 0
-        if self._num_plain >= _PROBE_EVERY:
+        if self._num_plain >= PROBE_EVERY:
             self._num_plain = 0
             return min((t for t in self.tiers if t.depth), default=best)
         return best

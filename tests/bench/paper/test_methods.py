@@ -5,7 +5,7 @@ import pytest
 from bench.paper.methods import method, parse_names
 from server.engine.drafters.ngram import NgramDrafter
 from server.engine.speculation.auto import AutoPolicy
-from server.engine.step.host.policy import PolicyConfig
+from server.engine.speculation.policies import PolicyConfig
 from server.engine.types import SpeculationParams
 from server.errors import ConfigError
 from tests.engine.tiny import FREE_DRAFTS

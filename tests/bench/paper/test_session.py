@@ -12,7 +12,7 @@ from bench.paper.session import Session, StepRecorder
 from server.engine.async_engine import AsyncEngine
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.speculation.auto import AutoPolicy
-from server.engine.step.host.policy import PolicyConfig
+from server.engine.speculation.policies import PolicyConfig
 from server.engine.step.host.runner import Runner
 from server.engine.types import RequestId
 from tests.engine.drafters.oracle import OracleDrafter, Pattern

@@ -12,8 +12,9 @@ from server.engine.drafters.glide import GlideDrafter
 from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.speculation.auto import AutoPolicy
-from server.engine.step.host.policy import PolicyConfig, Speculator
+from server.engine.speculation.policies import PolicyConfig
 from server.engine.step.host.runner import Runner
+from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import SpeculationParams, StepStats
 from tests.doubles import PlainTemplate, byte_tokenizer

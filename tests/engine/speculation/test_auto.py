@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation.auto import AutoPolicy
-from server.engine.speculation.cost import CostCurve, StepCosts
-from server.engine.speculation.live_costs import LiveCosts
+from server.engine.speculation.costs import CostCurve, LiveCosts, StepCosts
 from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.tree import TokenTree
 from server.engine.types import BlockId, Request, RequestId, SamplingParams

@@ -2,8 +2,7 @@
 
 import pytest
 
-from server.engine.speculation.cost import CostCurve, StepCosts
-from server.engine.speculation.live_costs import LiveCosts
+from server.engine.speculation.costs import CostCurve, LiveCosts, StepCosts
 from server.engine.speculation.prospect import Prospects
 
 FLAT = CostCurve((1, 64), (1.0, 1.0))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from server.engine.speculation.cost import CostCurve, StepCosts
+from server.engine.speculation.costs import CostCurve, StepCosts
 from server.engine.step import profile
 from server.engine.step.profile import (
     DRAFT_ROWS,

@@ -9,15 +9,18 @@ launched before the last one's outcome is known. Where the outcome makes it void
 its blocks are gone), its results are dropped: tokens are a function of seed and position, so doing
 a step again gives the same ones.
 
-    tiers    depth and nodes of a step, and which pays            pure
-    seats    what the device keeps of each sequence
-    expand   from candidates to trees (CaPE, auto)                tensors, no host
-    draw     a token at every node                                tensors, no host
-    walk     down the trees                                       tensors, no host
-    step     these in a row, with both models
-    capture  a step's graphs
-    outcome  from numbers that came back to results
-    runner   decides which sequences go this way
+    seats      what the device keeps of each sequence
+    draft      chains of all sequences                            tensors, no host
+    expand     from candidates to trees (CaPE, auto)              tensors, no host
+    verify     the target's forward                               tensors, no host
+    accept     a token drawn at every node, walks down the trees  tensors, no host
+    commit     accepted KV to its final slots                     tensors, no host
+    step       these in a row, with both models
+    sizes      the shapes of steps; which tier pays is `speculation/tiers.py`'s
+    capture    a step's graphs
+    results    from numbers that came back to results
+    stats      what is learned from them
+    runner     decides which sequences go this way
 
 Prompts, and requests that need the host within a step (penalties, bias, logprobs, grammars, beams),
 go through `engine/step/host/runner.py`.

@@ -7,15 +7,16 @@ import torch
 from server.engine.drafters.glide import GlideDrafter
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.speculation.calibration import Calibration
+from server.engine.speculation.policies import PolicyConfig
 from server.engine.speculation.tiers import PLAIN, Tier, TierChoice, TierCosts
 from server.engine.step.device.capture import Graphs
+from server.engine.step.device.draft import DeviceDraft, DeviceGlide
 from server.engine.step.device.expand import Widths
 from server.engine.step.device.runner import GraphRunner
 from server.engine.step.device.seats import DeviceSeats
 from server.engine.step.device.sizes import MOST_NODES, Sizes
 from server.engine.step.device.stats import Learned
-from server.engine.step.device.step import DeviceDraft, DeviceGlide, DeviceStep
-from server.engine.step.host.policy import PolicyConfig
+from server.engine.step.device.step import DeviceStep
 from server.engine.step.host.runner import Runner
 
 
@@ -44,7 +45,7 @@ def graph_runner(
         if not isinstance(speculator.drafter, GlideDrafter):
             raise ValueError(f"{speculator.drafter.name} does not draft on the device")
         drafter = speculator.drafter
-        draft = DeviceDraft(cast(DeviceGlide, drafter.model), drafter.caches)
+        draft = DeviceDraft(cast(DeviceGlide, drafter.model), drafter.caches, runner.caches)
     calibration = speculator.auto.calibration if speculator is not None else Calibration()
     choice = TierChoice(costs, calibration, tiers if draft is not None else (PLAIN,))
     columns = -(-(limits.max_model_len + 2 * MOST_NODES) // limits.block_size)

@@ -66,7 +66,7 @@ class Graphs:
             return
         if self.is_serving:
             logger.info("capturing the graph of a step of %s", _described(shape))
-        self.seats.dismiss_all()
+        self.seats.fill_with_padding()
         self.step(shape)  # compiles kernels and fills their caches
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
@@ -96,7 +96,7 @@ class Graphs:
         return Running(on_host, (start, end), 0.0)
 
     def _measured(self, graph: torch.cuda.CUDAGraph) -> float:
-        """Seconds of a replay with rows of nobody alone: all weights are read, and no KV."""
+        """Seconds of a replay with padding rows alone: all weights are read, and no KV."""
         times = list[float]()
         for _ in range(_REPETITIONS):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

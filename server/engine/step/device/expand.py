@@ -1,5 +1,5 @@
 """From a draft's candidates to the trees of a step, on the device: `cape.expand` and the rule of
-`auto.py` for all sequences at once, whatever each one's policy.
+`auto.py` for all sequences at once, whatever each one's policy. Its twin is `step/host/expand.py`.
 
     every candidate [depth, rank] gets a score, higher where it is to be taken earlier
         chain   trunk tokens
@@ -16,16 +16,8 @@ import torch
 
 from server.engine.speculation.calibration import NUM_BINS, Lines
 from server.engine.speculation.cape import CapeConfig
+from server.engine.step.device.draft import Drafted
 from server.engine.step.device.seats import POLICIES, Rows
-
-
-class Drafted(NamedTuple):
-    """A draft's chains: candidates of each depth, the first of which was continued."""
-
-    token_ids: torch.Tensor
-    """[batch, depth, candidates] int64, by falling probability."""
-    confidences: torch.Tensor
-    """[batch, depth, candidates] float32"""
 
 
 class Trees(NamedTuple):
@@ -69,7 +61,7 @@ class Widths:
         self.lines.copy_(on_host, non_blocking=True)
 
 
-def grow(rows: Rows, drafted: Drafted, num_nodes: int, widths: Widths) -> Trees:
+def expand(rows: Rows, drafted: Drafted, num_nodes: int, widths: Widths) -> Trees:
     """The trees of a step, num_nodes at most each."""
     _, depth, count = drafted.token_ids.shape
     taken = min(num_nodes - 1, depth * count)

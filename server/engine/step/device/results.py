@@ -1,7 +1,6 @@
 """What a step on the device tells the host: one tensor of int64, a row per sequence, and the
-proposals, trees and walks made of it."""
+proposals, trees and walks made of it. Its twin is `step/host/results.py`."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +9,10 @@ import torch
 from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.tiers import StepShape
 from server.engine.speculation.tree import TokenTree
-from server.engine.step.device.expand import Drafted, Trees
+from server.engine.step.device.accept import Walks
+from server.engine.step.device.draft import Drafted
+from server.engine.step.device.expand import Trees
 from server.engine.step.device.seats import Rows
-from server.engine.step.device.walk import Walks
 
 _TRUNK = 2
 """Of the kinds of nodes; 1 is the root or a leaf, 0 nothing."""
@@ -31,61 +31,96 @@ class Outcome(NamedTuple):
     is_nan: bool
 
 
+def _widths(shape: StepShape, num_candidates: int) -> dict[str, int]:
+    """The layout of a row: its parts in order, each with how many numbers it takes.
+
+    Args:
+        num_candidates: of all depths of a chain together.
+    """
+    depth, nodes = shape.tier
+    return {
+        "num_committed": 1,
+        "is_nan": 1,
+        "max_depth": 1,
+        "path": depth + 1,
+        "drawn": depth + 1,
+        "token_ids": nodes,
+        "parents": nodes,
+        "kinds": nodes,
+        "candidates": num_candidates,
+        "confidences": num_candidates,
+    }
+
+
 def pack(
-    rows: Rows, drafted: Drafted, trees: Trees, walks: Walks, logits: torch.Tensor
+    shape: StepShape,
+    rows: Rows,
+    drafted: Drafted,
+    trees: Trees,
+    walks: Walks,
+    logits: torch.Tensor,
 ) -> torch.Tensor:
-    """[batch, numbers]: see `unpack`, which reads them in the same order."""
-    batch = len(rows.tokens)
+    """[batch, numbers] int64, laid out by `_widths`; a float by its bits."""
     # 20 times cheaper than isnan().any()
-    is_nan = logits.view(batch, -1).sum(dim=1).isnan() & rows.is_live
-    bits = drafted.confidences.flatten(1).contiguous().view(torch.int32).long()
-    columns = (
-        torch.stack((walks.counts, is_nan.long(), rows.max_depth), dim=1),
-        walks.path,
-        walks.token_ids,
-        trees.token_ids,
-        trees.parents,
-        trees.is_valid.long() + trees.is_trunk,
-        drafted.token_ids.flatten(1),
-        bits,
-    )
-    return torch.cat(columns, dim=1)
+    is_nan = logits.view(shape.batch, -1).sum(dim=1).isnan() & rows.is_live
+    parts = {
+        "num_committed": walks.counts[:, None],
+        "is_nan": is_nan[:, None].long(),
+        "max_depth": rows.max_depth[:, None],
+        "path": walks.path,
+        "drawn": walks.token_ids,
+        "token_ids": trees.token_ids,
+        "parents": trees.parents,
+        "kinds": trees.is_valid.long() + trees.is_trunk,
+        "candidates": drafted.token_ids.flatten(1),
+        "confidences": drafted.confidences.flatten(1).contiguous().view(torch.int32).long(),
+    }
+    widths = _widths(shape, parts["candidates"].shape[1])
+    return torch.cat([parts[name].view(shape.batch, width) for name, width in widths.items()], 1)
 
 
 def unpack(packed: torch.Tensor, shape: StepShape, num_rows: int) -> list[Outcome]:
-    """Of the first rows; packed: on the CPU."""
-    depth, nodes = shape.tier
+    """Reads the first rows of what `pack` made; packed: on the CPU."""
     numbers = packed[:num_rows].numpy()
-    num_candidates = (numbers.shape[1] - 3 - 2 * (depth + 1) - 3 * nodes) // 2
-    widths = (3, depth + 1, depth + 1, nodes, nodes, nodes, num_candidates, num_candidates)
-    parts = np.split(numbers, np.cumsum(widths)[:-1], axis=1)
-    confidences = parts.pop().astype(np.int32).view(np.float32)
-    lists = [part.tolist() for part in (*parts, confidences)]
-    return [_outcome(depth, *row) for row in zip(*lists, strict=True)]
+    num_fixed = sum(_widths(shape, 0).values())
+    widths = _widths(shape, (numbers.shape[1] - num_fixed) // 2)
+    parts = np.split(numbers, np.cumsum(list(widths.values()))[:-1], axis=1)
+    by_name = dict(zip(widths, parts, strict=True))
+    by_name["confidences"] = by_name["confidences"].astype(np.int32).view(np.float32)
+    lists = [part.tolist() for part in by_name.values()]
+    rows = (_Numbers(**dict(zip(widths, row, strict=True))) for row in zip(*lists, strict=True))
+    return [_outcome(shape.tier.depth, row) for row in rows]
 
 
-def _outcome(
-    depth: int,
-    flags: Sequence[int],
-    path: Sequence[int],
-    drawn: Sequence[int],
-    token_ids: Sequence[int],
-    parents: Sequence[int],
-    kinds: Sequence[int],
-    candidates: Sequence[int],
-    confidences: Sequence[float],
-) -> Outcome:
-    count, is_nan, max_depth = flags
-    num_nodes = max(sum(kind > 0 for kind in kinds), 1)
-    num_trunk = sum(kind == _TRUNK for kind in kinds)
-    shape = tuple(token_ids[:num_nodes]), tuple(parents[1:num_nodes])
-    tree = TokenTree(*shape, num_trunk, is_comb=True)
+class _Numbers(NamedTuple):
+    """One row, by the names of `_widths`."""
+
+    num_committed: list[int]
+    is_nan: list[int]
+    max_depth: list[int]
+    path: list[int]
+    drawn: list[int]
+    token_ids: list[int]
+    parents: list[int]
+    kinds: list[int]
+    candidates: list[int]
+    confidences: list[float]
+
+
+def _outcome(tier_depth: int, row: _Numbers) -> Outcome:
+    (num_committed,), depth = row.num_committed, min(tier_depth, row.max_depth[0])
+    num_nodes = max(sum(kind > 0 for kind in row.kinds), 1)
+    num_trunk = sum(kind == _TRUNK for kind in row.kinds)
+    nodes = tuple(row.token_ids[:num_nodes]), tuple(row.parents[1:num_nodes])
+    tree = TokenTree(*nodes, num_trunk, is_comb=True)
     proposal = None
-    if min(depth, max_depth) > 0:
-        width = len(candidates) // depth
-        starts = range(0, min(depth, max_depth) * width, width)
+    if depth > 0:
+        width = len(row.candidates) // tier_depth
+        starts = range(0, depth * width, width)
         proposal = Proposal(
-            tuple(tuple(candidates[i : i + width]) for i in starts),
-            tuple(tuple(confidences[i : i + width]) for i in starts),
+            tuple(tuple(row.candidates[i : i + width]) for i in starts),
+            tuple(tuple(row.confidences[i : i + width]) for i in starts),
         )
-    return Outcome(list(path[:count]), list(drawn[:count]), tree, proposal, bool(is_nan))
+    return Outcome(
+        row.path[:num_committed], row.drawn[:num_committed], tree, proposal, bool(row.is_nan[0])
+    )

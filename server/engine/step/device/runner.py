@@ -90,7 +90,7 @@ class GraphRunner:
         self.num_dropped = 0
         """Rows that were launched ahead in vain."""
         self._speculator = runner.speculator
-        self._map = SeatMap(seats.nobody)
+        self._map = SeatMap(seats.padding_seat)
         self._flight: _Flight | None = None
 
     def execute(self, plan: StepPlan) -> StepResult:
@@ -288,7 +288,7 @@ class GraphRunner:
         return StepResult(results, step_seconds, stats), undecided
 
     def _walk(self, planned: PlannedSequence, outcome: Outcome) -> Verification:
-        row = self.runner.sampler_row(planned, None)
+        row = self.runner.verify.sampler_row(planned, None)
         return Verification(outcome.tree, 0, row, outcome.path, outcome.token_ids)
 
 

@@ -2,7 +2,7 @@
 
 Each sequence has a *seat*: a row of `DeviceSeats`' tensors, where a step reads the last token, how
 many tokens are committed and the target's hidden state, and leaves the same for the next step. The
-last seat is nobody's: steps are captured for fixed numbers of rows, and those too many sit there.
+last seat is that of padding rows: steps are captured for fixed numbers of rows.
 """
 
 import struct
@@ -23,7 +23,7 @@ class Controls(NamedTuple):
 
     seat: int
     is_live: bool
-    """False for rows of nobody."""
+    """False for padding rows."""
     is_fresh: bool
     """The next three replace what the seat has."""
     token: int
@@ -86,7 +86,7 @@ class DeviceSeats:
     def __init__(
         self, num_seats: int, columns: int, hidden: tuple[int, torch.dtype], device: torch.device
     ) -> None:
-        self.nobody = num_seats
+        self.padding_seat = num_seats
         self.device = device
         rows, width = num_seats + 1, hidden[0]
         self.tokens, self.contexts, self.tokens_left = (
@@ -97,19 +97,19 @@ class DeviceSeats:
         self.hidden_before = torch.zeros_like(self.hidden)
         """As the latest step found it."""
         self.controls = torch.zeros(rows, len(Controls._fields), dtype=torch.int64, device=device)
-        self.dismiss_all()
+        self.fill_with_padding()
 
-    def dismiss_all(self) -> None:
-        """Rows of nobody alone, for a step that shall change nothing."""
-        row = torch.tensor(self.controls_of_nobody().packed())
+    def fill_with_padding(self) -> None:
+        """Fills the batch with padding rows, so that the step has no effect."""
+        row = torch.tensor(self.padding_row().packed())
         self.controls.copy_(row.expand_as(self.controls))
 
-    def controls_of_nobody(self) -> Controls:
-        return Controls(self.nobody, False, True, 0, 1, 0, 0, 1, 0, 0, 0, 0.0, 1.0, 0.0)
+    def padding_row(self) -> Controls:
+        return Controls(self.padding_seat, False, True, 0, 1, 0, 0, 1, 0, 0, 0, 0.0, 1.0, 0.0)
 
     def call(self, rows: Sequence[Controls], batch: int) -> None:
-        """The next step's rows, up to `batch` of them nobody's."""
-        empty = [self.controls_of_nobody()] * (batch - len(rows))
+        """The next step's rows, filled up with padding rows to `batch`."""
+        empty = [self.padding_row()] * (batch - len(rows))
         values = self.upload([control.packed() for control in (*rows, *empty)])
         self.controls[:batch].copy_(values)
 

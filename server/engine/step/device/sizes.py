@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from server.engine.schedule.plan import PlannedSequence
+from server.engine.speculation.policies import PolicyConfig
 from server.engine.speculation.tiers import (
     PLAIN,
     Sampling,
@@ -14,7 +15,6 @@ from server.engine.speculation.tiers import (
     context_sizes,
 )
 from server.engine.step.device.seats import Controls
-from server.engine.step.host.policy import PolicyConfig
 from server.engine.types import PolicyName
 
 MOST_NODES = 64

@@ -1,4 +1,4 @@
-"""What steps on the device teach the policies, and their figures."""
+"""What steps on the device teach the policies, and their figures. Twin: `step/host/stats.py`."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -8,7 +8,7 @@ from server.engine.speculation.tiers import PLAIN, TierChoice, TierCosts
 from server.engine.step.device.expand import Widths
 from server.engine.step.device.results import Outcome
 from server.engine.step.host.accept import Verification
-from server.engine.step.host.policy import Speculator
+from server.engine.step.host.speculator import Speculator
 from server.engine.step.host.stats import step_stats
 from server.engine.types import StepSpeculationStats
 
@@ -66,7 +66,7 @@ class Learned:
 
 
 def merged(stats: Sequence[StepSpeculationStats]) -> StepSpeculationStats | None:
-    """Of parts of a step; None of none."""
+    """Merges the stats of partial steps; None for an empty list."""
     if not stats:
         return None
     total: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""Acceptance by sample-and-match: lossless at every temperature.
+"""Acceptance by sample-and-match: lossless at every temperature. Twin: `step/device/accept.py`.
 
 At each node the target's token is drawn from its processed distribution, exactly as plain decoding
 draws it. If the drawn token is a child of the node, descend; else stop. Every drawn token is

@@ -1,4 +1,7 @@
-"""After acceptance: accepted KV to its final slots, and what the draft still has to write."""
+"""After acceptance: accepted KV to its final slots, and what the draft still has to write.
+
+Its twin is `step/device/commit.py`.
+"""
 
 from collections.abc import Sequence
 

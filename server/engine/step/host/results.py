@@ -1,4 +1,4 @@
-"""What a step did for a sequence, as the scheduler takes it."""
+"""What a step did for a sequence, as the scheduler takes it. Twin: `step/device/results.py`."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""What speculation did in one step, over all sequences, for metrics."""
+"""What speculation did in one step, over all sequences, for metrics.
+
+Its twin is `step/device/stats.py`, which also merges the figures of partial steps.
+"""
 
 from collections.abc import Callable, Sequence
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 
 from server.engine.schedule.planner import SchedulerConfig
+from server.engine.speculation.policies import PolicyConfig
 from server.engine.speculation.tiers import AUTO_TIERS, StepShape, Tier, TierCosts
 from server.engine.step.device.assemble import graph_runner
 from server.engine.step.device.capture import Running
-from server.engine.step.host.policy import PolicyConfig
 from tests.engine.tiny import CONFIG, MODEL, MakeDrafter, TinyEngine
 
 

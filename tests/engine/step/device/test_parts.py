@@ -5,14 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.engine.speculation import cape
 from server.engine.speculation.calibration import Calibration
-from server.engine.speculation.cape import CapeConfig, expand
+from server.engine.speculation.cape import CapeConfig
 from server.engine.speculation.tiers import StepShape, Tier
 from server.engine.speculation.tree import TokenTree, comb
-from server.engine.step.device.expand import Drafted, Trees, Widths, grow
+from server.engine.step.device.accept import follow
+from server.engine.step.device.draft import Drafted
+from server.engine.step.device.expand import Trees, Widths, expand
 from server.engine.step.device.results import pack, unpack
 from server.engine.step.device.seats import POLICIES, Controls, DeviceSeats, Rows, Seat, SeatMap
-from server.engine.step.device.walk import follow
 from server.engine.step.truncation import keep_mask, keep_mask_of_best
 from server.engine.types import BlockId, PolicyName, RequestId
 from tests.engine.tiny import CPU
@@ -67,10 +69,10 @@ def test_cape_and_chain_are_the_hosts(drafted: Drafted, depth: int, nodes: int, 
     rows = rows_of(
         wants("cape", depth, nodes, left), wants("chain", depth, nodes), wants("off", 9, 9)
     )
-    trees = grow(rows, drafted, num_nodes, Widths(config, CPU))
+    trees = expand(rows, drafted, num_nodes, Widths(config, CPU))
     longest = drafted.token_ids.shape[1]
     ids, confidences = candidates(drafted, 0, min(depth, left - 1, longest))
-    expected = expand(7, ids, confidences, config, min(nodes, num_nodes))
+    expected = cape.expand(7, ids, confidences, config, min(nodes, num_nodes))
     assert tree_of(trees, 0) == expected
     ids, _ = candidates(drafted, 1, min(depth, longest))
     assert tree_of(trees, 1) == comb(7, [row[0] for row in ids][: min(nodes, num_nodes) - 1], ())
@@ -87,7 +89,7 @@ def test_auto_takes_the_best_gains(drafted: Drafted, nodes: int, taught: int) ->
         calibration.observe(i % 10 / 10, "leaf", i % 3 == 0)
     widths = Widths(CapeConfig(), CPU)
     widths.learn(calibration.lines("trunk"), calibration.lines("leaf"))
-    trees = grow(rows_of(*[wants("auto", 9, nodes)] * 3), drafted, 12, widths)
+    trees = expand(rows_of(*[wants("auto", 9, nodes)] * 3), drafted, 12, widths)
     for row in range(3):
         tree = tree_of(trees, row)
         gains: dict[tuple[int, int], float] = {}
@@ -107,7 +109,7 @@ def test_auto_takes_the_best_gains(drafted: Drafted, nodes: int, taught: int) ->
 
 def test_ancestors_are_the_tree_s() -> None:
     drafted = Drafted(torch.tensor([[[1, 2, 3], [4, 5, 6]]]), torch.tensor([[[0.5, 0.3, 0.1]] * 2]))
-    trees = grow(rows_of(wants("cape", 2, 6)), drafted, 8, Widths(CapeConfig(), CPU))
+    trees = expand(rows_of(wants("cape", 2, 6)), drafted, 8, Widths(CapeConfig(), CPU))
     tree = tree_of(trees, 0)
     assert len(tree) == 6
     for node in range(8):
@@ -118,7 +120,7 @@ def test_ancestors_are_the_tree_s() -> None:
 def test_a_dead_row_has_no_node() -> None:
     drafted = Drafted(torch.ones(1, 2, 2).long(), torch.full((1, 2, 2), 0.4))
     rows = rows_of(wants("chain", 2, 3, left=0))
-    trees = grow(rows, drafted, 4, Widths(CapeConfig(), CPU))
+    trees = expand(rows, drafted, 4, Widths(CapeConfig(), CPU))
     assert not trees.is_valid.any()
     walks = follow(trees, torch.zeros(1, 4).long(), torch.ones(1, 4).bool(), 2)
     assert walks.counts.tolist() == [0]
@@ -147,7 +149,7 @@ def test_walks(
     draws: dict[int, int], undecided: tuple[int, ...], path: list[int], token_ids: list[int]
 ) -> None:
     rows = rows_of(wants("cape", 3, 9))
-    trees = grow(rows, DRAFTED, 8, Widths(CapeConfig(), CPU))
+    trees = expand(rows, DRAFTED, 8, Widths(CapeConfig(), CPU))
     drawn = torch.full((1, 8), VOCAB)
     for node, token in draws.items():
         drawn[0, node] = token
@@ -155,7 +157,7 @@ def test_walks(
     decided[0, list(undecided)] = False
     walks = follow(trees, drawn, decided, 3)
     shape = StepShape(1, Tier(3, 8), 64, "greedy")
-    packed = pack(rows, DRAFTED, trees, walks, torch.zeros(8, VOCAB))
+    packed = pack(shape, rows, DRAFTED, trees, walks, torch.zeros(8, VOCAB))
     (outcome,) = unpack(packed, shape, 1)
     assert (outcome.path, outcome.token_ids) == (path, token_ids)
     assert outcome.tree == comb(7, (1, 3, 5), ((2,), (4,), (6,)))
@@ -168,10 +170,11 @@ def test_walks(
 @pytest.mark.parametrize("left", [1, 2, 9])
 def test_no_more_is_learned_of_than_the_answer_has_room_for(left: int) -> None:
     rows = rows_of(wants("chain", 3, 4, left=left))
-    trees = grow(rows, DRAFTED, 4, Widths(CapeConfig(), CPU))
+    trees = expand(rows, DRAFTED, 4, Widths(CapeConfig(), CPU))
     walks = follow(trees, torch.zeros(1, 4).long(), torch.ones(1, 4).bool(), 3)
-    packed = pack(rows, DRAFTED, trees, walks, torch.zeros(4, VOCAB))
-    (outcome,) = unpack(packed, StepShape(1, Tier(3, 4), 64, "greedy"), 1)
+    shape = StepShape(1, Tier(3, 4), 64, "greedy")
+    packed = pack(shape, rows, DRAFTED, trees, walks, torch.zeros(4, VOCAB))
+    (outcome,) = unpack(packed, shape, 1)
     length = 0 if outcome.proposal is None else len(outcome.proposal.candidates)
     assert length == min(left - 1, 3)
 
@@ -179,12 +182,12 @@ def test_no_more_is_learned_of_than_the_answer_has_room_for(left: int) -> None:
 def test_nan_is_the_row_s_own() -> None:
     rows = rows_of(wants("chain", 0, 1), wants("chain", 0, 1), wants("chain", 0, 1, left=0))
     drafted = Drafted(torch.zeros(3, 0, 2).long(), torch.zeros(3, 0, 2))
-    trees = grow(rows, drafted, 1, Widths(CapeConfig(), CPU))
+    trees = expand(rows, drafted, 1, Widths(CapeConfig(), CPU))
     walks = follow(trees, torch.zeros(3, 1).long(), torch.ones(3, 1).bool(), 0)
     logits = torch.zeros(3, VOCAB)
     logits[1:, 4] = float("nan")
-    packed = pack(rows, drafted, trees, walks, logits)
-    found = unpack(packed, StepShape(4, Tier(0, 1), 64, "greedy"), 3)
+    shape = StepShape(3, Tier(0, 1), 64, "greedy")
+    found = unpack(pack(shape, rows, drafted, trees, walks, logits), shape, 3)
     assert [outcome.is_nan for outcome in found] == [False, True, False]
 
 

@@ -11,10 +11,11 @@ from server.engine.drafters.glide import GlideDrafter
 from server.engine.schedule.plan import StepPlan, StepResult
 from server.engine.speculation.cape import CapeConfig
 from server.engine.speculation.tiers import StepShape, Tier
-from server.engine.step.device import draw
+from server.engine.step.device import accept
+from server.engine.step.device.draft import DeviceDraft
 from server.engine.step.device.expand import Widths
 from server.engine.step.device.seats import POLICIES, DeviceSeats, Seat, SeatMap
-from server.engine.step.device.step import DeviceDraft, DeviceStep
+from server.engine.step.device.step import DeviceStep
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import PolicyName, Request, RequestId, SpeculationParams
 from server.kernels import reference
@@ -149,7 +150,7 @@ def test_the_draft_reads_the_hidden_state_of_the_step_before() -> None:
 
 def test_the_host_draws_where_the_device_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     """A nucleus wider than what is sorted."""
-    monkeypatch.setattr(draw, "_BEST", 4)
+    monkeypatch.setattr(accept, "_BEST", 4)
     made = requests(3, "chain", temperature=1.5, top_p=0.97, seed=3)
     made += requests(4, "auto", temperature=0.4, top_p=0.8, seed=5)[3:]
     engine = DeviceEngine(CONFIG, glide)
@@ -217,7 +218,7 @@ def meta_step() -> DeviceStep:
     own = allocate_kv(CacheShape(*draft.cache_shape, torch.float32), 65, 4, META)
     seats = DeviceSeats(4, 96, (MODEL.hidden_size, torch.float32), META)
     widths = Widths(CapeConfig(), META)
-    return DeviceStep(target, caches, seats, 4, DeviceDraft(draft, own), widths)
+    return DeviceStep(target, caches, seats, 4, DeviceDraft(draft, own, caches), widths)
 
 
 @pytest.mark.parametrize("sampling", ["greedy", "drawn", "truncated"])

@@ -186,7 +186,7 @@ def test_max_nodes_and_max_depth_are_kept() -> None:
             rows.append(len(hidden))
             return original(hidden)
 
-    engine.runner.model = Counted()  # pyright: ignore[reportAttributeAccessIssue]
+    engine.runner.verify.model = Counted()  # pyright: ignore[reportAttributeAccessIssue]
     params = SpeculationParams(policy="cape", max_depth=2, max_nodes=6)
     request = replace(requests()[0], speculation=params)
     outputs = engine.run([request])[request.request_id]

@@ -3,8 +3,7 @@
 import pytest
 
 from server.engine.schedule.plan import PlannedSequence, StepPlan, StepSeconds
-from server.engine.speculation.cost import CostCurve
-from server.engine.speculation.live_costs import LiveCurve
+from server.engine.speculation.costs import CostCurve, LiveCurve
 from server.engine.speculation.tree import TokenTree, comb, lone_root
 from server.engine.step.host.accept import Verification
 from server.engine.step.host.stats import step_stats

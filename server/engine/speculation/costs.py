@@ -1,4 +1,5 @@
-"""Step costs that follow the machine: measured before serving, corrected by every step since. Pure.
+"""What a step costs on this machine, by its rows: measured before serving, corrected by every step
+since. Pure.
 
 A machine gets slower and faster, contexts get longer, and a step beside HTTP traffic is not a step
 in a quiet loop. What decides is how costs compare, so an observation moves what it is about (its
@@ -7,8 +8,8 @@ number of rows) twice as much as everything else, which probably moved with it.
 
 import math
 from bisect import bisect_left
-
-from server.engine.speculation.cost import CostCurve, StepCosts, monotone
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 _OWN_RATE, _COMMON_RATE = 0.10, 0.05
 """Shares of an observed difference that are believed at once."""
@@ -17,6 +18,40 @@ _LARGEST_SURPRISE = 0.3
 _START_RATE = 0.05
 _REFRESH = 16
 """Observations after which decisions are made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostCurve:
+    """Seconds by number of rows: straight lines between measured points, never falling, the last
+    slope continued."""
+
+    rows: tuple[int, ...]
+    """Ascending, at least two."""
+    seconds: tuple[float, ...]
+
+    def __call__(self, num_rows: float) -> float:
+        upper = min(max(bisect_left(self.rows, num_rows), 1), len(self.rows) - 1)
+        x0, x1 = self.rows[upper - 1], self.rows[upper]
+        y0, y1 = self.seconds[upper - 1], self.seconds[upper]
+        return max(y0 + (y1 - y0) * (num_rows - x0) / (x1 - x0), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Cost curves of target and draft."""
+
+    verify: CostCurve
+    """One forward of the target with its head, by rows."""
+    draft: CostCurve
+    """One draft forward with its head, by rows; zero for drafters without a model."""
+
+
+def monotone(rows: Sequence[int], seconds: Sequence[float]) -> CostCurve:
+    """A curve from noisy measurements: a larger step never counts as cheaper than a smaller one."""
+    cleaned = list[float]()
+    for value in seconds:
+        cleaned.append(max(value, cleaned[-1]) if cleaned else value)
+    return CostCurve(tuple(rows), tuple(cleaned))
 
 
 class LiveCurve:

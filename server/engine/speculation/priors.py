@@ -1,0 +1,12 @@
+"""What `auto` believes before it has learned, and how much it remembers: the same for steps of the
+host (`prospect.py`, `auto.py`) and of the device (`tiers.py`). Pure."""
+
+FIRST_CHANCE = 0.7
+"""Of each drafted token, as long as nothing was drafted: optimistic, so that drafting is tried."""
+NUM_LATEST = 64
+"""Latest chains by which drafting is judged."""
+REFRESH_EVERY = 16
+"""New chains, or choices, after which what follows from them is worked out again."""
+PROBE_EVERY = 32
+"""Steps after which a draft is tried although it does not seem to pay: otherwise a bad stretch
+would switch speculation off for ever."""

@@ -1,0 +1,165 @@
+"""A step's chains: what a grammar forces, what is looked up in the text, and what the draft says.
+
+Its twin is `step/device/draft.py`, which drafts chains for all sequences of a step alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from server.engine.drafters.drafter import Drafter, EarlyStop
+from server.engine.drafters.ngram import NgramDrafter
+from server.engine.grammar.constrain import Follows, constrain, prune
+from server.engine.schedule.plan import PlannedSequence, StepPlan
+from server.engine.speculation.auto import AutoPolicy, DraftPlan
+from server.engine.speculation.policies import PolicyConfig
+from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.tree import TokenTree
+from server.engine.types import RequestId
+
+Grammars = Mapping[RequestId, Follows]
+"""Those of a step's sequences that have one, each behind the last known token."""
+_ENOUGH_FORCED = 2
+"""Tokens that a grammar forces, from which on no draft is asked."""
+
+
+class Drafted(NamedTuple):
+    """What trees can be made from, by request."""
+
+    chains: dict[RequestId, Proposal]
+    """Drafted, looked up, or forced by a grammar."""
+    unused: dict[RequestId, Proposal]
+    """Lookups in whose place the draft was asked: they are learned from all the same."""
+    beams: dict[RequestId, TokenTree]
+    """Of requests with policy `beam`: these are trees already."""
+
+
+class Drafting:
+    """Decides whose next tokens are looked up or drafted, and how far, and asks for them.
+
+    Args:
+        auto: decides for requests with policy `auto`.
+        lookup: prompt lookup beside a draft with a model, for `auto` alone: other policies show the
+            draft as it is.
+    """
+
+    def __init__(
+        self,
+        drafter: Drafter,
+        config: PolicyConfig,
+        auto: AutoPolicy,
+        lookup: NgramDrafter | None = None,
+    ) -> None:
+        self.drafter = drafter
+        self.config = config
+        self.auto = auto
+        self.lookup = lookup
+        self._turn = 0
+        """Of the sequences that trials draft."""
+
+    def __call__(self, plan: StepPlan, grammars: Grammars) -> Drafted:
+        """Chains and beams of the sequences that may propose something in this step."""
+        open_to = [p for p in plan.sequences if p.max_nodes > 1]
+        beams = [p for p in open_to if p.request.speculation.policy == "beam"]
+        chains = [p for p in open_to if p.request.speculation.policy in ("chain", "cape", "auto")]
+        num_rows = sum(p.num_nodes for p in plan.sequences)
+        drafted = self._chains(chains, num_rows, grammars)
+        return drafted._replace(beams=self._beams(beams, grammars))
+
+    def _chains(
+        self, sequences: Sequence[PlannedSequence], num_rows: int, grammars: Grammars
+    ) -> Drafted:
+        """One drafting for all policies that start from a chain."""
+        forced = _forced(sequences, grammars)
+        open_to = [p for p in sequences if p.request_id not in forced]
+        autos = [p for p in open_to if p.request.speculation.policy == "auto"]
+        found = self._looked_up(autos, grammars)
+        sure = {name: p for name, p in found.items() if self.auto.prefers(p)}
+        plan = self.auto.plan_draft(len(autos) - len(sure), num_rows)
+        # Where drafting doesn't pay, a lookup costs nothing.
+        chains = dict(sure if plan.depth else found)
+        passed_over = self._passed_over([p for p in autos if p.request_id not in sure], plan)
+        chains |= {name: found[name] for name in passed_over if name in found}
+        unused = {name: p for name, p in found.items() if name not in chains}
+        skipped = passed_over | chains.keys()
+        chains |= self._draft([p for p in open_to if p.request_id not in skipped], plan, grammars)
+        return Drafted(chains | forced, unused, {})
+
+    def _passed_over(self, autos: Sequence[PlannedSequence], plan: DraftPlan) -> set[RequestId]:
+        """Those that a plan for fewer does not draft: others at each time, so that a trial hears
+        from all."""
+        if plan.num_sequences >= len(autos):
+            return set()
+        start, self._turn = self._turn % len(autos), self._turn + plan.num_sequences
+        in_turn = [*autos[start:], *autos[:start]]
+        return {planned.request_id for planned in in_turn[plan.num_sequences :]}
+
+    def _looked_up(
+        self, sequences: Sequence[PlannedSequence], grammars: Grammars
+    ) -> dict[RequestId, Proposal]:
+        """What is found in the sequences themselves."""
+        if self.lookup is None:
+            return {}
+        depths = [self._depth(p, self.auto.max_depth) for p in sequences]
+        proposals = self.lookup.draft(sequences, depths, EarlyStop.never(len(depths)))
+        pairs = zip(sequences, proposals, strict=True)
+        found = {p.request_id: _constrained(p, proposal, grammars) for p, proposal in pairs}
+        return {name: proposal for name, proposal in found.items() if proposal.num_proposed}
+
+    def _draft(
+        self, sequences: Sequence[PlannedSequence], plan: DraftPlan, grammars: Grammars
+    ) -> dict[RequestId, Proposal]:
+        """What the draft says, for those for which it is to say something."""
+        depths = [self._depth(planned, plan.depth) for planned in sequences]
+        wanted = [(p, depth) for p, depth in zip(sequences, depths, strict=True) if depth > 0]
+        if not wanted:
+            return {}
+        least = tuple(
+            plan.least_survival if p.request.speculation.policy == "auto" else 0.0
+            for p, _ in wanted
+        )
+        stop = EarlyStop(self.auto.calibration.lines("trunk"), least)
+        proposals = self.drafter.draft([p for p, _ in wanted], [d for _, d in wanted], stop)
+        pairs = zip(wanted, proposals, strict=True)
+        return {p.request_id: _constrained(p, proposal, grammars) for (p, _), proposal in pairs}
+
+    def _depth(self, planned: PlannedSequence, auto_depth: int) -> int:
+        """Tokens to draft: what the request says, else the policy's own depth, within the plan."""
+        speculation = planned.request.speculation
+        if speculation.policy == "auto":
+            depth = auto_depth
+        else:
+            own = {"chain": self.config.chain_depth, "cape": self.config.cape_depth}
+            depth = speculation.max_depth or own[speculation.policy]
+        return min(depth, planned.max_depth, planned.max_nodes - 1)
+
+    def _beams(
+        self, sequences: Sequence[PlannedSequence], grammars: Grammars
+    ) -> dict[RequestId, TokenTree]:
+        """A beam whose full width would not fit the nodes is made shallower."""
+        fitting = list[PlannedSequence]()
+        depths = list[int]()
+        for planned in sequences:
+            depth = planned.request.speculation.max_depth or self.config.beam_depth
+            room = (planned.max_nodes - 1) // self.config.beam_width
+            if min(depth, planned.max_depth, room) > 0:
+                fitting.append(planned)
+                depths.append(min(depth, planned.max_depth, room))
+        trees = self.drafter.draft_beams(fitting, depths, self.config.beam_width)
+        return {
+            p.request_id: prune(tree, grammars[p.request_id]) if p.request_id in grammars else tree
+            for p, tree in zip(fitting, trees, strict=True)
+        }
+
+
+def _forced(sequences: Sequence[PlannedSequence], grammars: Grammars) -> dict[RequestId, Proposal]:
+    """Where a grammar leaves several tokens no choice, nothing is drafted."""
+    constrained = [p for p in sequences if p.request_id in grammars]
+    found = {p.request_id: _constrained(p, Proposal((), ()), grammars) for p in constrained}
+    return {name: p for name, p in found.items() if p.num_forced >= _ENOUGH_FORCED}
+
+
+def _constrained(planned: PlannedSequence, proposal: Proposal, grammars: Grammars) -> Proposal:
+    grammar = grammars.get(planned.request_id)
+    if grammar is None:
+        return proposal
+    return constrain(proposal, grammar, min(planned.max_depth, planned.max_nodes - 1))

@@ -1,0 +1,134 @@
+"""Speculation around a step's forward: what is proposed before it, what is learned after it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from server.engine.drafters.drafter import Committed, Drafter
+from server.engine.drafters.ngram import NgramDrafter
+from server.engine.schedule.plan import StepPlan, StepSeconds
+from server.engine.speculation.auto import AutoPolicy
+from server.engine.speculation.policies import PolicyConfig
+from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.tree import TokenTree
+from server.engine.step.host.accept import Verification
+from server.engine.step.host.commit import Walk, committed_chunk, committed_tokens
+from server.engine.step.host.draft import Drafted, Drafting, Grammars
+from server.engine.step.host.expand import expand
+from server.engine.step.host.stats import Observation, step_stats
+from server.engine.step.host.verify import Verified
+from server.engine.types import RequestId, StepSpeculationStats
+
+
+class Proposed(NamedTuple):
+    """What a step proposes, and what its trees were made from."""
+
+    trees: dict[RequestId, TokenTree]
+    """Of the sequences for which something is proposed."""
+    drafted: Drafted
+
+
+NOTHING = Proposed({}, Drafted({}, {}, {}))
+"""Proposed where there is no speculator."""
+
+
+class Speculator:
+    """Proposes the trees of a step, and learns from what became of them.
+
+    Args:
+        lookup: prompt lookup beside a draft with a model; see `Drafting`.
+    """
+
+    def __init__(
+        self,
+        drafter: Drafter,
+        config: PolicyConfig,
+        auto: AutoPolicy,
+        lookup: NgramDrafter | None = None,
+    ) -> None:
+        self.drafting = Drafting(drafter, config, auto, lookup)
+
+    @property
+    def drafter(self) -> Drafter:
+        return self.drafting.drafter
+
+    @property
+    def config(self) -> PolicyConfig:
+        return self.drafting.config
+
+    @property
+    def auto(self) -> AutoPolicy:
+        return self.drafting.auto
+
+    def propose(self, plan: StepPlan, grammars: Grammars) -> Proposed:
+        """Drafts, and grows the trees to be verified."""
+        drafted = self.drafting(plan, grammars)
+        return Proposed(expand(plan.sequences, drafted, self.config, self.auto), drafted)
+
+    def commit(
+        self,
+        plan: StepPlan,
+        proposed: Proposed,
+        verified: Verified,
+    ) -> None:
+        """Lets the drafter complete its state for what was accepted."""
+        walk_of = {planned.request_id: walk for planned, walk in verified.walks}
+        committed = list[Committed]()
+        for planned, first_row in zip(plan.sequences, verified.first_rows, strict=True):
+            walk = walk_of.get(planned.request_id)
+            if walk is None:
+                committed.append(committed_chunk(planned, None))
+                continue
+            last = verified.hidden[first_row + planned.num_nodes - 1 + walk.path[-1]]
+            if len(walk.tree) == 1:
+                committed.append(committed_chunk(planned, last))
+            else:
+                chain = proposed.drafted.chains.get(planned.request_id)
+                committed.append(committed_tokens(planned, walk, _num_written(chain), last))
+        self.drafter.commit(committed)
+
+    def learn(self, proposed: Proposed, walks: Sequence[Walk]) -> list[Observation]:
+        """What the drawn tokens say of every chain, of those in whose place others stood too.
+
+        Returns:
+            what was observed of the chains that were proposed.
+        """
+        observations = list[Observation]()
+        for planned, walk in walks:
+            chain = proposed.drafted.chains.get(planned.request_id)
+            unused = proposed.drafted.unused.get(planned.request_id)
+            if chain is not None:
+                observations += self.auto.learn(chain, walk.token_ids)
+            if unused is not None:
+                self.auto.learn(unused, walk.token_ids)
+        return observations
+
+    def stats(
+        self,
+        plan: StepPlan,
+        proposed: Proposed,
+        walks: Sequence[Verification],
+        observations: Sequence[Observation],
+        seconds: StepSeconds,
+    ) -> StepSpeculationStats:
+        """Figures of the step that was just committed; `auto` learns from its times."""
+        if all(p.num_nodes == 1 and p.wants_token for p in plan.sequences):
+            num_rows = sum(len(walk.tree) for walk in walks)
+            self.auto.costs.observe_verify(num_rows, seconds.verify + seconds.other)
+            chains = proposed.drafted.chains.values()
+            lengths = [chain.num_proposed for chain in chains if chain.source == "draft"]
+            if max(lengths, default=0):
+                self.auto.costs.observe_draft(len(lengths), max(lengths), seconds.draft)
+        return step_stats(plan, walks, observations, seconds, self.auto.costs.verify)
+
+    def forget(self, request_id: RequestId) -> None:
+        """The request is over."""
+        self.drafter.forget(request_id)
+        if self.drafting.lookup is not None:
+            self.drafting.lookup.forget(request_id)
+
+
+def _num_written(chain: Proposal | None) -> int:
+    """Positions from the root on whose draft KV drafting has written."""
+    if chain is None:  # beams, whose KV lies elsewhere but for the root's
+        return 1
+    return chain.num_proposed if chain.source == "draft" else 0
