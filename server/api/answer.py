@@ -1,7 +1,7 @@
 """Runs the jobs of a request and sends the answer, streamed or whole, in the endpoint's shape."""
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 
 from pydantic import BaseModel
@@ -52,7 +52,7 @@ async def send(
     shapes = [make_shape(index, prompt) for index, prompt in enumerate(group.choices)]
     if not body.stream:
         return await _send_whole(http_request, parts, group, shapes)
-    return await _send_stream(http_request, parts, group, shapes, include_usage=body.include_usage)
+    return await _send_stream(http_request, parts, group, shapes, body)
 
 
 async def _send_whole(
@@ -62,7 +62,7 @@ async def _send_whole(
     pieces = await unless_disconnected(http_request, _all_pieces(parts, group))
     answers = best_choices(group.prompts, pieces)
     choices = [shape.choice(answer) for shape, answer in zip(shapes, answers, strict=True)]
-    last = [of_job[-1] for of_job in pieces.values()]
+    last = {job: of_job[-1] for job, of_job in pieces.items()}
     report = whole_report(list(pieces.values()))
     answer = shapes[0].whole(choices, _usage(group, last), report)
     return Response(answer.model_dump_json(), media_type="application/json")
@@ -73,8 +73,7 @@ async def _send_stream(
     parts: Parts,
     group: JobGroup,
     shapes: Sequence[Shape[ChoiceT]],
-    *,
-    include_usage: bool,
+    body: SamplingRequest,
 ) -> Response:
     """Answers with server-sent events.
 
@@ -87,7 +86,7 @@ async def _send_stream(
     except BaseException:
         await started.aclose()
         raise
-    events = _events(started.pieces(), group, shapes, include_usage)
+    events = _events(started.pieces(), group, shapes, body)
     return EventStream(with_error_event(events), started, parts.info.sse_ping_seconds)
 
 
@@ -104,7 +103,7 @@ async def _events(
     pieces: AsyncGenerator[JobProgress, None],
     group: JobGroup,
     shapes: Sequence[Shape[ChoiceT]],
-    include_usage: bool,
+    body: SamplingRequest,
 ) -> AsyncGenerator[bytes, None]:
     """Of all choices, as they come; what is streamed has one choice per job."""
     for shape in shapes:
@@ -116,10 +115,11 @@ async def _events(
     async with aclosing(pieces):
         async for job, piece in pieces:
             last[job] = piece
-            for data in writers[job].events(piece):
+            so_far = _usage(group, last) if body.continuous_usage else None
+            for data in writers[job].events(piece, so_far):
                 yield data
-    if include_usage:
-        yield event(shapes[0].usage_chunk(_usage(group, [last[job] for job in sorted(last)])))
+    if body.include_usage:
+        yield event(shapes[0].usage_chunk(_usage(group, last)))
     yield DONE
 
 
@@ -127,22 +127,26 @@ class _ChoiceEvents:
     """One choice's pieces as events."""
 
     def __init__(self, shape: Shape[ChoiceT]) -> None:
-        self._chunks: Callable[[Progress], Iterable[BaseModel]] = shape.chunks
+        self._chunks: Callable[[Progress, Usage | None], Iterable[BaseModel]] = shape.chunks
         self._prompt_chunk: Callable[[Progress], BaseModel | None] = shape.prompt_chunk
-        (example,) = shape.chunks(Progress(TextEvent.MARK, (), None, 0, 0))
+        (example,) = shape.chunks(Progress(TextEvent.MARK, (), None, 0, 0), None)
         self._text_event = TextEvent(example)
         self._is_open = False
 
-    def events(self, piece: Progress) -> Iterable[bytes]:
+    def events(self, piece: Progress, usage: Usage | None) -> Iterable[bytes]:
+        """
+        Args:
+            usage: Token counts so far, if each chunk shall say them.
+        """
         if not self._is_open:
             self._is_open = True
             prompt = self._prompt_chunk(piece)
             if prompt is not None:
                 yield event(prompt)
-        if _is_text_alone(piece):
+        if usage is None and _is_text_alone(piece):
             yield self._text_event(piece.text)
         else:
-            yield from map(event, self._chunks(piece))
+            yield from map(event, self._chunks(piece, usage))
 
 
 def _is_text_alone(piece: Progress) -> bool:
@@ -157,16 +161,16 @@ def _is_text_alone(piece: Progress) -> bool:
     )
 
 
-def _usage(group: JobGroup, last: Sequence[Progress]) -> Usage:
+def _usage(group: JobGroup, last: Mapping[int, Progress]) -> Usage:
     """Each prompt counts once, and as cached what its first job found in the cache.
 
     Args:
-        last: The last piece of each job.
+        last: The last piece of each job so far, by its number.
     """
     num_prompt_tokens = sum(len(prompt.token_ids) for prompt in group.prompts)
-    num_output_tokens = sum(piece.num_output_tokens for piece in last)
-    pieces = zip(group.jobs, last, strict=True)
-    firsts = [piece for job, piece in pieces if job.request.shares_prompt_with is None]
+    num_output_tokens = sum(piece.num_output_tokens for piece in last.values())
+    jobs = group.jobs
+    firsts = [last[job] for job in last if jobs[job].request.shares_prompt_with is None]
     num_cached = sum(piece.num_cached_tokens for piece in firsts)
     return Usage(
         prompt_tokens=num_prompt_tokens,

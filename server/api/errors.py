@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from server.api.field_path import MAX_NAME, field_path
 from server.api.schemas.errors import ErrorBody, ErrorDetail
+from server.api.schemas.fields import UNKNOWN_TYPE
 from server.errors import EngineDeadError, ErrorCode, RequestError, ShuttingDownError
 
 _logger = logging.getLogger(__name__)
@@ -93,7 +94,10 @@ def _from_validation(error: RequestValidationError) -> ErrorAnswer:
         return _client_error(400, "invalid_json", f"{reason} at character {first['loc'][-1]}")
     if isinstance(error.body, bytes):
         return _client_error(400, "invalid_json", "the content-type must be application/json")
-    param = _param(first["loc"], error.body)
+    location = first["loc"]
+    if first["type"] == UNKNOWN_TYPE and isinstance(first["input"], Mapping):
+        location = (*location, "type")
+    param = _param(location, error.body)
     codes: dict[str, ErrorCode] = {
         "extra_forbidden": "unknown_field",
         "unsupported_field": "unsupported_field",

@@ -3,6 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from server.api.schemas.fields import is_branch
+
+_OF_KEY = "[key]"
+"""Ends a location where an object's key itself is at fault, and not what it has."""
+
 
 class Step(NamedTuple):
     """One level down into a JSON document: `container[key]`."""
@@ -14,12 +19,13 @@ class Step(NamedTuple):
 def steps(location: Sequence[str | int], body: Any) -> list[Step]:
     """The way to a location, without the names of union branches, which the body doesn't have.
 
-    ("messages", 0, "content", "list", 0, "text") → the keys "messages", 0, "content", 0, "text";
-    the last one may be missing in the body.
+    ("messages", 0, "content", "<branch list>", 0, "text") → the keys "messages", 0, "content", 0,
+    "text"; the last one may be missing in the body.
     """
     way: list[Step] = []
     for number, part in enumerate(location, start=1):
-        if isinstance(body, dict) and (part in body or number == len(location)):
+        is_field = number == len(location) and part != _OF_KEY and not is_branch(part)
+        if isinstance(body, dict) and (part in body or is_field):
             way.append(Step(body, part))
             body = body.get(part)
         elif isinstance(body, list) and isinstance(part, int) and part < len(body):

@@ -24,7 +24,7 @@ def check_object_schema(schema: dict[str, Any], path: str) -> None:
         InvalidRequestError: it describes no object, is nested too deep, or has text or numbers
             that JSON can't have.
     """
-    _check_values(schema, path)
+    check_values(schema, path)
     if schema.get("type", "object") != "object":
         _refuse(f"{path}.type", "must be 'object'", schema["type"])
     properties = schema.get("properties", {})
@@ -38,20 +38,25 @@ def check_object_schema(schema: dict[str, Any], path: str) -> None:
         _refuse(f"{path}.required", "must be a list of names", required)
 
 
-def _check_values(schema: dict[str, Any], path: str) -> None:
-    """Level by level: a recursion would itself be what too deep a schema breaks."""
-    level: list[Any] = [schema]
+def check_values(value: dict[str, Any], path: str) -> None:
+    """Checks a JSON object before anything works with it that may not be able to.
+
+    Raises:
+        InvalidRequestError: it is nested too deep, or has text or numbers that JSON can't have.
+    """
+    # Level by level: a recursion would itself be what too deep an object breaks.
+    level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
         inside: list[Any] = []
-        for value in level:
-            if isinstance(value, dict):
-                inside.extend((*value.keys(), *value.values()))
-            elif isinstance(value, list):
-                inside.extend(value)
-            elif isinstance(value, str):
-                _check_utf8(value, path)
-            elif isinstance(value, float) and not math.isfinite(value):
-                _refuse(path, "must have finite numbers", value)
+        for entry in level:
+            if isinstance(entry, dict):
+                inside.extend((*entry.keys(), *entry.values()))
+            elif isinstance(entry, list):
+                inside.extend(entry)
+            elif isinstance(entry, str):
+                _check_utf8(entry, path)
+            elif isinstance(entry, float) and not math.isfinite(entry):
+                _refuse(path, "must have finite numbers", entry)
         level = inside
     if level:
         message = f"{path}: is nested deeper than {MAX_DEPTH - 1} levels"

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from server.api.errors import shown
-from server.api.schemas.chat import ChatMessage
+from server.api.json_schema import check_values
+from server.api.schemas.chat import ChatMessage, RefusalPart
 from server.api.schemas.tools import MessageToolCall
 from server.errors import InvalidRequestError
 from server.text.chat_template import Message
@@ -42,7 +43,8 @@ def _message(
     name = {} if message.name is None else {"name": message.name}
     found: Message = {"role": role, "content": _content(message), **name}
     if message.tool_calls:
-        found["tool_calls"] = [_call(call, form) for call in message.tool_calls]
+        calls = enumerate(message.tool_calls)
+        found["tool_calls"] = [_call(call, f"{path}.tool_calls.{i}", form) for i, call in calls]
         function_of.update(_names(message.tool_calls))
     if message.tool_call_id is not None:
         if message.tool_call_id not in function_of:
@@ -68,8 +70,21 @@ def _check_fields(message: ChatMessage, path: str) -> None:
             f"{path}.tool_call_id: Field required in messages of role 'tool'",
             f"{path}.tool_call_id",
         )
-    if message.content is None and not message.tool_calls and message.refusal is None:
-        raise InvalidRequestError(f"{path}.content: Field required", f"{path}.content")
+    _check_content(message, f"{path}.content")
+
+
+def _check_content(message: ChatMessage, path: str) -> None:
+    if message.role == "assistant":
+        return
+    # Null is a content that says nothing. None at all is a mistake, but not in an answer that comes
+    # back without its nulls.
+    if "content" not in message.model_fields_set:
+        raise InvalidRequestError(f"{path}: Field required", path)
+    for index, part in enumerate(message.content or ()):
+        if isinstance(part, RefusalPart):
+            place = f"{path}.{index}.type"
+            reason = "only messages of role 'assistant' have parts of type 'refusal'"
+            raise InvalidRequestError(f"{place}: {reason}", place)
 
 
 def _content(message: ChatMessage) -> str:
@@ -77,13 +92,21 @@ def _content(message: ChatMessage) -> str:
     return "\n".join(text for text in texts if text)
 
 
-def _call(call: MessageToolCall, form: ToolFormat) -> dict[str, Any]:
-    function = {"name": call.function.name, "arguments": _arguments(call.function.arguments)}
+def _call(call: MessageToolCall, path: str, form: ToolFormat) -> dict[str, Any]:
+    arguments = _arguments(call.function.arguments, f"{path}.function.arguments")
+    function = {"name": call.function.name, "arguments": arguments}
     return {"id": form.prompt_call_id(call.id), "type": "function", "function": function}
 
 
-def _arguments(text: str) -> object:
+def _arguments(given: str | dict[str, Any], path: str) -> object:
     """As templates take them: an object. What a model got wrong goes back to it as it was."""
+    if isinstance(given, dict):
+        check_values(given, path)
+        return given
+    return _read_arguments(given)
+
+
+def _read_arguments(text: str) -> object:
     try:
         value = json.loads(text or "{}")
         # A lone surrogate, which JSON can escape, could not be encoded with the prompt.

@@ -18,6 +18,10 @@ EXTENSIONS = frozenset(
         "prompt_token_ids",
         "token_ids",
         "max_model_len",
+        # Of the published schema or of OpenResponses, but not of the client's models.
+        "presence_penalty",
+        "frequency_penalty",
+        "store",
     )
 )
 _OLDER = {"ResponseFunctionCallArgumentsDoneEvent": frozenset(("name",))}

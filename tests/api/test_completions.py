@@ -1,6 +1,16 @@
 import pytest
 
-from tests.api.harness import COMPLETIONS, chunks, in_process, make_app, post
+from tests.api.harness import (
+    CHAT,
+    COMPLETIONS,
+    Json,
+    chat_body,
+    chunks,
+    in_process,
+    make_app,
+    post,
+)
+from tests.api.tiny_server import tiny_server
 from tests.doubles import BOS_ID, ScriptedEngine, byte_tokenizer, ids, one_by_one
 
 
@@ -74,3 +84,35 @@ async def test_long_prompts_are_tokenised_too() -> None:
     engine = ScriptedEngine(one_by_one("a"), max_model_len=30_000)
     await post(engine, COMPLETIONS, {"prompt": "é" * 10_000})
     assert engine.requests[0].prompt_token_ids == tuple(ids("é" * 10_000))
+
+
+async def test_top_p_of_0_is_greedy() -> None:
+    async with tiny_server() as server:
+        for path, base in ((COMPLETIONS, {"prompt": "hello"}), (CHAT, chat_body())):
+            fields = {**base, "max_tokens": 12, "return_token_ids": True, "temperature": 2}
+            narrow = await server.post(path, **fields, top_p=0, seed=3)
+            greedy = await server.post(path, **{**fields, "temperature": 0})
+            assert narrow["choices"][0]["token_ids"] == greedy["choices"][0]["token_ids"]
+
+
+@pytest.mark.parametrize(("path", "base"), [(COMPLETIONS, {"prompt": "x"}), (CHAT, chat_body())])
+async def test_continuous_usage(path: str, base: Json) -> None:
+    """vLLM's: each chunk that brings tokens has the counts of all choices so far."""
+    engine = ScriptedEngine(one_by_one("abc"))
+    options = {"continuous_usage_stats": True, "include_usage": True}
+    body = {**base, "n": 2, "stream": True, "stream_options": options}
+    found = chunks((await post(engine, path, body)).text)
+    if path == CHAT:  # each choice's role comes before all tokens
+        assert [chunk["usage"] for chunk in found[:2]] == [None, None]
+        found = found[2:]
+    counts = [chunk["usage"]["completion_tokens"] for chunk in found]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (1, 8)
+    for chunk in found:
+        usage = chunk["usage"]
+        assert usage["prompt_tokens"] == len(engine.requests[0].prompt_token_ids)
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    # Without `include_usage` there is no chunk for it alone.
+    body["stream_options"] = {"continuous_usage_stats": True}
+    *_, last = chunks((await post(engine, path, body)).text)
+    assert last["choices"] and last["usage"]["completion_tokens"] == 8

@@ -66,10 +66,10 @@ async def test_what_reaches_the_engine(path: str, fields: Json, expected: Gramma
 
 SCHEMA = "response_format.json_schema.schema"
 BAD: list[tuple[str, Any, str]] = [
-    ("response_format", {"type": "yaml"}, "response_format"),
-    ("response_format", {}, "response_format"),
+    ("response_format", {"type": "yaml"}, "response_format.type"),
+    ("response_format", {}, "response_format.type"),
     ("response_format", "json_object", "response_format"),
-    ("response_format", {"type": []}, "response_format"),
+    ("response_format", {"type": []}, "response_format.type"),
     ("response_format", {"type": "json_schema"}, "response_format.json_schema"),
     (
         "response_format",

@@ -112,8 +112,8 @@ async def test_everything_known_is_kept(caplog: pytest.LogCaptureFixture) -> Non
 async def test_what_else_is_wrong_is_still_refused() -> None:
     response = await warned(CHAT, chat_body(mood=1, top_p=5))
     assert_error(response, 400, "invalid_value", "top_p")
-    response = await warned(CHAT, chat_body(mood=1, prediction={"x": 1}))
-    assert_error(response, 400, "unsupported_field", "prediction")
+    response = await warned(CHAT, chat_body(mood=1, audio={"x": 1}))
+    assert_error(response, 400, "unsupported_field", "audio")
     assert_error(await warned(CHAT, {"mood": 1}), 400, "invalid_value", "messages")
     assert_error(await warned(CHAT, [{"mood": 1}]), 400, "invalid_value")
 

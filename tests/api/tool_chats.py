@@ -49,5 +49,5 @@ def allowed(mode: str, *names: str) -> Json:
     return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
-def made_call(call_id: str = "call_1", name: str = "weather", arguments: str = ROME) -> Json:
+def made_call(call_id: str = "call_1", name: str = "weather", arguments: object = ROME) -> Json:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}

@@ -14,6 +14,7 @@ from server.api.schemas.response_items import (
     InputMessage,
     OutputMessage,
     OutputTextContent,
+    ReasoningItem,
     RefusalContent,
 )
 from server.api.schemas.response_request import ResponseRequest
@@ -87,6 +88,8 @@ def _chat_messages(
         _add(found, item, "previous_response_id")
     for index, item in enumerate(given):
         _add(found, item, f"input.{index}")
+    if not found.messages:
+        raise InvalidRequestError("input: there is no message to answer", "input")
     return found
 
 
@@ -109,6 +112,8 @@ def _add(found: ChatMessages, item: AnyItem, place: str) -> None:
             content = output if isinstance(output, str) else [_text_part(p.text) for p in output]
             result = {"role": "tool", "tool_call_id": item.call_id, "content": content}
             _append(found, {**result, "name": item.name}, place)
+        case ReasoningItem():
+            pass
 
 
 def _add_call(found: ChatMessages, item: FunctionCall, place: str) -> None:

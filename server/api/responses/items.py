@@ -1,9 +1,12 @@
 """Items that a request sends → items as they are kept."""
 
+import json
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from server.api.errors import shown
+from server.api.json_schema import check_values
 from server.api.responses.store import KeptItem, Owner, ResponseStore
 from server.api.schemas.response_input import (
     FunctionCallItem,
@@ -14,6 +17,7 @@ from server.api.schemas.response_input import (
     MessageItem,
     OutputText,
     Part,
+    Reasoning,
     Refusal,
 )
 from server.api.schemas.response_items import (
@@ -25,6 +29,7 @@ from server.api.schemas.response_items import (
     InputTextContent,
     OutputMessage,
     OutputTextContent,
+    ReasoningItem,
     RefusalContent,
 )
 from server.errors import InvalidRequestError, NotFoundError
@@ -66,7 +71,7 @@ def _item(item: InputItem, path: str, store: ResponseStore, owner: Owner) -> Any
                 id=item.id or new_id("fc"),
                 call_id=item.call_id,
                 name=item.name,
-                arguments=item.arguments,
+                arguments=_arguments(item.arguments, f"{path}.arguments"),
                 status=item.status or "completed",
             )
         case FunctionCallOutputItem(output=output):
@@ -78,10 +83,31 @@ def _item(item: InputItem, path: str, store: ResponseStore, owner: Owner) -> Any
                 status=item.status or "completed",
                 name=item.name,
             )
+        case Reasoning():
+            return _reasoning(item, path)
         case ItemReference():
             return _referenced(item.id, path, store, owner)
         case _:
             raise InvalidRequestError(f"{path}.type: is not supported", f"{path}.type")
+
+
+def _arguments(given: str | dict[str, Any], path: str) -> str:
+    """As calls have them: text."""
+    if isinstance(given, str):
+        return given
+    check_values(given, path)
+    return json.dumps(given, ensure_ascii=False)
+
+
+def _reasoning(item: Reasoning, path: str) -> ReasoningItem:
+    check_values({"summary": item.summary, "content": item.content}, path)
+    return ReasoningItem(
+        id=item.id or new_id("rs"),
+        summary=item.summary or [],
+        content=item.content,
+        encrypted_content=item.encrypted_content,
+        status=item.status,
+    )
 
 
 def _referenced(item_id: str, path: str, store: ResponseStore, owner: Owner) -> AnyItem:
@@ -101,14 +127,14 @@ def _message(item: MessageItem, path: str) -> AnyItem:
         if isinstance(item.content, str):
             parts = [OutputTextContent(text=item.content)]
         else:
-            parts = [_answer_part(part) for part in item.content]
+            parts = [_answer_part(part) for part in item.content or ()]
         return OutputMessage(id=item_id, status=status, content=parts)
     if isinstance(item.content, str):
         texts = [InputTextContent(text=item.content)]
     else:
         texts = [
             _input_part(part, f"{path}.content.{index}.type")
-            for index, part in enumerate(item.content)
+            for index, part in enumerate(item.content or ())
         ]
     return InputMessage(id=item_id, role=item.role, status=status, content=texts)
 

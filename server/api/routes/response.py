@@ -7,15 +7,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from server.api import translate
 from server.api.auth import key_owner
 from server.api.deps import Parts, PartsDep
 from server.api.errors import shown
 from server.api.responses.answer import Record, send_stream, send_whole
-from server.api.responses.chat_request import chat_request, renamed_fields
+from server.api.responses.chat_request import renamed_fields
 from server.api.responses.conversation import conversation
 from server.api.responses.items import read
 from server.api.responses.store import KeptItem, KeptResponse
+from server.api.responses.truncation import response_jobs
 from server.api.routes.responses import ERRORS
 from server.api.schemas.response_answer import DeletedResponse, ResponseObject
 from server.api.schemas.response_items import ItemList
@@ -38,12 +38,13 @@ async def create_response(
     store = parts.response_store if _is_kept(body, parts) else None
     owner = key_owner(http_request.scope)
     talk = conversation(body, parts.response_store, owner)
-    with renamed_fields(talk.chat):
-        group = await translate.chat_jobs(chat_request(body, talk.chat), parts)
+    group = await response_jobs(body, talk.chat, parts)
     group = replace(group, id=group.id.replace("chatcmpl-", "resp_"))
     _logger.debug("%s user=%r metadata=%r", group.id, body.user, body.metadata or {})
     (prompt,) = group.prompts
-    response = first_state(body, group.id, int(time.time()), parts.info.model_name)
+    response = first_state(
+        body, group.id, int(time.time()), parts.info.model_name, is_kept=store is not None
+    )
     shape = ResponseShape(
         response,
         parts.tokenizer,

@@ -2,23 +2,24 @@
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    Tag,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from server.api.schemas.common import MAX_LOGPROBS, SamplingRequest, TokenIdsField, Usage
+from server.api.schemas.common import (
+    MAX_LOGPROBS,
+    Metadata,
+    SamplingRequest,
+    TokenIdsField,
+    Usage,
+)
 from server.api.schemas.fields import (
+    Advisory,
     RequestModel,
     Text,
     TokenCount,
     Unsupported,
+    branch,
+    chosen_by,
     refuse_unless,
     string_or_list,
 )
@@ -44,7 +45,8 @@ def _refuse_function_role(value: object) -> object:
 
 def _refuse_other_parts(value: str) -> str:
     if value != "text":
-        raise PydanticCustomError("unsupported_field", "Only parts of type 'text' are supported")
+        what = "Only parts of types 'text' and 'refusal' are supported"
+        raise PydanticCustomError("unsupported_field", what)
     return value
 
 
@@ -55,11 +57,29 @@ class TextPart(RequestModel):
         WithJsonSchema({"type": "string", "const": "text"}),
     ]
     text: Text
+    prompt_cache_breakpoint: Advisory = None
 
 
+class RefusalPart(RequestModel):
+    """What the assistant declined with, in an earlier answer."""
+
+    type: Literal["refusal"]
+    refusal: Text
+    """Shown to the model as what the assistant said."""
+
+
+def _kind_of_part(value: object) -> str:
+    is_refusal = isinstance(value, dict) and value.get("type") == "refusal"
+    return "refusal" if is_refusal else "text"
+
+
+ContentPart = Annotated[
+    Annotated[TextPart, branch("text")] | Annotated[RefusalPart, branch("refusal")],
+    chosen_by(_kind_of_part),
+]
 Content = Annotated[
-    Annotated[Text, Tag("string")] | Annotated[list[TextPart], Field(min_length=1), Tag("list")],
-    Discriminator(string_or_list),
+    Annotated[Text, branch("string")] | Annotated[list[ContentPart], branch("list")],
+    chosen_by(string_or_list),
 ]
 
 
@@ -68,7 +88,7 @@ class ChatMessage(RequestModel):
 
     role: Annotated[Role, BeforeValidator(_refuse_function_role)]
     content: Content | None = None
-    """Null only beside `tool_calls` or `refusal`."""
+    """Null and an empty list say nothing, like an empty text."""
     name: Text | None = None
     """Passed to the chat template, which may show it to the model."""
     tool_calls: MessageToolCalls | None = None
@@ -77,20 +97,20 @@ class ChatMessage(RequestModel):
     refusal: Text | None = None
     """Shown to the model as what the assistant said."""
     audio: Unsupported = None
-    provider_specific_fields: Annotated[object, refuse_unless({}, {"refusal": None})] = None
-    """litellm's: sent back with each message that it got from a server."""
+    annotations: Advisory = None
+    """This field and those that follow are what answers, and clients, add to the messages that come
+    back as history."""
+    parsed: Advisory = None
+    reasoning: Advisory = None
+    reasoning_content: Advisory = None
+    provider_specific_fields: Advisory = None
 
     @property
     def text(self) -> str:
-        if isinstance(self.content, list):
-            return "\n".join(part.text for part in self.content)
-        return self.content or ""
-
-
-Metadata = Annotated[
-    dict[Annotated[Text, Field(max_length=64)], Annotated[Text, Field(max_length=512)]],
-    Field(max_length=16),
-]
+        if not isinstance(self.content, list):
+            return self.content or ""
+        parts = self.content
+        return "\n".join(p.text if isinstance(p, TextPart) else p.refusal for p in parts)
 
 
 class ChatRequest(SamplingRequest):
@@ -110,16 +130,14 @@ class ChatRequest(SamplingRequest):
     function_call: Annotated[object, refuse_unless("none", "auto")] = None
     modalities: Annotated[object, refuse_unless(["text"])] = None
     audio: Unsupported = None
-    prediction: Unsupported = None
-    reasoning_effort: Unsupported = None
-    verbosity: Unsupported = None
+    prediction: Advisory = None
+    """What the answer will probably be: OpenAI's hint for speculation, which finds it out itself
+    here."""
+    reasoning_effort: Advisory = None
+    verbosity: Advisory = None
     web_search_options: Unsupported = None
-    service_tier: Annotated[object, refuse_unless("auto", "default")] = None
-    store: Unsupported = None
-    safety_identifier: Unsupported = None
-    prompt_cache_key: Unsupported = None
-    prompt_cache_retention: Unsupported = None
-    prompt_cache_options: Unsupported = None
+    store: Advisory = None
+    """Chats are never kept."""
     moderation: Unsupported = None
 
 

@@ -6,6 +6,8 @@ from pydantic import BaseModel, Field
 
 from server.api.schemas.fields import (
     INT32_MAX,
+    Advisory,
+    AdvisoryMark,
     Int64,
     RequestModel,
     Stop,
@@ -26,13 +28,38 @@ LogitBias = Annotated[
 ]
 
 
+Metadata = Annotated[
+    dict[Annotated[Text, Field(max_length=64)], Annotated[Text, Field(max_length=512)]],
+    Field(max_length=16),
+]
+
+
 class StreamOptions(RequestModel):
     include_usage: bool | None = None
     """Send a last chunk with the token counts."""
+    continuous_usage_stats: bool | None = None
+    """vLLM's: each chunk has the token counts so far."""
     include_obfuscation: Unsupported = None
 
 
-class SamplingFields(RequestModel):
+AdvisoryText = Annotated[Text | None, AdvisoryMark()]
+"""Comes back with a response, but has no other effect."""
+
+
+class AdvisoryFields(RequestModel):
+    """What clients tell OpenAI of themselves, their billing and their cache, on any endpoint. It
+    asks for nothing that would change the answer."""
+
+    safety_identifier: AdvisoryText = None
+    prompt_cache_key: AdvisoryText = None
+    prompt_cache_retention: Advisory = None
+    prompt_cache_options: Advisory = None
+    service_tier: Advisory = None
+    client_metadata: Advisory = None
+    """Codex's."""
+
+
+class SamplingFields(AdvisoryFields):
     """How tokens are chosen, under the names that all generating endpoints have for it. Null always
     means the default.
 
@@ -52,7 +79,8 @@ class SamplingFields(RequestModel):
     ignore_eos: bool | None = None
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """0 keeps the most probable token alone."""
     top_k: Annotated[int, Field(ge=-1, le=INT32_MAX)] | None = None
     """0 and -1 keep every token."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -82,6 +110,11 @@ class SamplingRequest(SamplingFields, StructuredRequest):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        """Each chunk of the stream says the token counts so far."""
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
 
 def _is_none(value: object) -> bool:

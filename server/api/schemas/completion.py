@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, Field
 
 from server.api.schemas.common import (
     MAX_LOGPROBS,
@@ -11,7 +11,14 @@ from server.api.schemas.common import (
     TokenIdsField,
     Usage,
 )
-from server.api.schemas.fields import INT32_MAX, Text, TokenId, refuse_unless
+from server.api.schemas.fields import (
+    INT32_MAX,
+    Text,
+    TokenId,
+    branch,
+    chosen_by,
+    refuse_unless,
+)
 from server.api.schemas.speculation import SpeculationField, StepField, TraceField
 
 MAX_CHOICES = 1024
@@ -29,11 +36,11 @@ def _kind_of_prompt(value: object) -> str:
 
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Prompt = Annotated[
-    Annotated[Text, Tag("string")]
-    | Annotated[TokenIds, Tag("list")]
-    | Annotated[list[Text], Field(max_length=MAX_CHOICES), Tag("strings")]
-    | Annotated[list[TokenIds], Field(max_length=MAX_CHOICES), Tag("lists")],
-    Discriminator(_kind_of_prompt),
+    Annotated[Text, branch("string")]
+    | Annotated[TokenIds, branch("list")]
+    | Annotated[list[Text], Field(max_length=MAX_CHOICES), branch("strings")]
+    | Annotated[list[TokenIds], Field(max_length=MAX_CHOICES), branch("lists")],
+    chosen_by(_kind_of_prompt),
 ]
 
 

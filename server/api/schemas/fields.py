@@ -1,10 +1,13 @@
-"""Building blocks of request bodies: strict base model, field types, refused fields."""
+"""Building blocks of request bodies: strict base model, field types, unions, refused and advisory
+fields."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -35,17 +38,66 @@ Text = Annotated[str, AfterValidator(_check_utf8)]
 """A string that can be encoded as UTF-8."""
 
 
+_BRANCH = "<branch {}>"
+"""How error locations write a branch of a union: unlike a field of any body."""
+
+
+def branch(name: str) -> Tag:
+    """Names a branch of a union."""
+    return Tag(_BRANCH.format(name))
+
+
+def chosen_by(choose: Callable[[object], str]) -> Discriminator:
+    """Picks a union's branch, by its name, before the value is looked into: an error then speaks of
+    one branch and not of all."""
+    return Discriminator(lambda value: _BRANCH.format(choose(value)))
+
+
+def is_branch(part: object) -> bool:
+    """Whether a part of an error's location is a branch of a union, and no field of the body."""
+    return isinstance(part, str) and part.startswith("<branch ") and part.endswith(">")
+
+
 def string_or_list(value: object) -> str:
-    """Picks the branch of a union, so that an error speaks of one branch and not of all."""
+    """Picks the branch of a union for `chosen_by`."""
     return "list" if isinstance(value, list) else "string"
+
+
+UNKNOWN_TYPE = "unknown_type"
+"""Pydantic's error type where an object's `type` names no branch of its union."""
+
+
+def by_type(*names: str) -> Discriminator:
+    """Picks the branch of a union of objects by their field `type`, which is the branch's name."""
+
+    def choose(value: object) -> str | None:
+        if isinstance(value, Mapping):
+            kind = cast("Mapping[str, object]", value).get("type")
+        else:
+            kind = getattr(value, "type", None)  # a model that was built here
+        return _BRANCH.format(kind) if isinstance(kind, str) and kind in names else None
+
+    listed = ", ".join(map(repr, names))
+    return Discriminator(
+        choose,
+        custom_error_type=UNKNOWN_TYPE,
+        custom_error_message=f"Input should be an object whose type is one of {listed}",
+    )
 
 
 _StopString = Annotated[Text, Field(min_length=1)]
 Stop = Annotated[
-    Annotated[_StopString, Tag("string")]
-    | Annotated[list[_StopString], Field(max_length=16), Tag("list")],
-    Discriminator(string_or_list),
+    Annotated[_StopString, branch("string")]
+    | Annotated[list[_StopString], Field(max_length=16), branch("list")],
+    chosen_by(string_or_list),
 ]
+
+
+def keyword_field(name: str) -> Any:
+    """A field whose name is Python's own or pydantic's. OpenAI's client calls it `name_`, and so do
+    its dumps unless they are asked for aliases."""
+    return Field(alias=name, validation_alias=AliasChoices(name, f"{name}_"))
+
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
@@ -85,3 +137,19 @@ def refuse_unless(*neutral: object) -> AfterValidator:
 
 Unsupported = Annotated[Any, refuse_unless([], {}, False)]
 """A field that is refused unless it is null, empty or false."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdvisoryMark:
+    """Marks a field that asks for nothing that would change the answer; see `Advisory`."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The API's document says it too."""
+        return {**handler(schema), "description": "Accepted, without any effect."}
+
+
+Advisory = Annotated[Any, AdvisoryMark()]
+"""A field that is accepted with any value and has no effect: it asks for nothing that would change
+the answer, or is part of an earlier answer that comes back."""

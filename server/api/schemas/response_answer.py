@@ -61,6 +61,7 @@ class ResponseObject(BaseModel):
     completed_at: int | None = None
     background: Literal[False] = False
     error: ResponseError | None = None
+    frequency_penalty: float
     incomplete_details: IncompleteDetails | None = None
     instructions: str | None
     max_output_tokens: int | None
@@ -69,11 +70,13 @@ class ResponseObject(BaseModel):
     model: str
     output: list[OutputItem] = []
     parallel_tool_calls: bool
+    presence_penalty: float
     previous_response_id: str | None
-    prompt_cache_key: None = None
+    prompt_cache_key: str | None = None
     reasoning: None = None
-    safety_identifier: None = None
+    safety_identifier: str | None = None
     service_tier: Literal["default"] = "default"
+    store: bool
     temperature: float
     text: ResponseText
     tool_choice: str | dict[str, Any]
@@ -81,7 +84,7 @@ class ResponseObject(BaseModel):
     tools: list[ShownTool]
     top_logprobs: int
     top_p: float
-    truncation: Literal["disabled"] = "disabled"
+    truncation: Literal["auto", "disabled"] = "disabled"
     usage: ResponseUsage | None = None
     """Null until the response has ended."""
     user: str | None

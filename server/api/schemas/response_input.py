@@ -2,15 +2,27 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from server.api.schemas.fields import RequestModel, Text, Unsupported, string_or_list
-from server.api.schemas.tools import FunctionName
+from server.api.schemas.fields import (
+    Advisory,
+    RequestModel,
+    Text,
+    Unsupported,
+    branch,
+    chosen_by,
+    keyword_field,
+    refuse_unless,
+    string_or_list,
+)
+from server.api.schemas.tools import CallArguments, FunctionName
 
 ItemId = Annotated[Text, Field(min_length=1, max_length=128)]
 CallId = Annotated[Text, Field(min_length=1, max_length=128)]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
+
+MAX_ITEMS = 10_000
 
 
 def _refuse_other_parts(value: str) -> str:
@@ -23,7 +35,7 @@ def _refuse_other_parts(value: str) -> str:
 class InputText(RequestModel):
     type: Annotated[str, AfterValidator(_refuse_other_parts)]
     text: Text
-    prompt_cache_breakpoint: Unsupported = None
+    prompt_cache_breakpoint: Advisory = None
 
 
 class OutputText(RequestModel):
@@ -31,11 +43,10 @@ class OutputText(RequestModel):
 
     type: Literal["output_text"]
     text: Text
-    annotations: Unsupported = None
-    logprobs: list[Any] | None = None
-    """Part of the answer that comes back; says nothing to the model."""
-    parsed: Any = None
-    """What the client's `parse` made of the text."""
+    annotations: Advisory = None
+    """This field and those that follow are what answers, and clients, add to the text."""
+    logprobs: Advisory = None
+    parsed: Advisory = None
 
 
 class Refusal(RequestModel):
@@ -44,25 +55,24 @@ class Refusal(RequestModel):
     """Shown to the model as what the assistant said."""
 
 
-# The tags are no keys of a body: errors leave them out of the path.
 def _kind_of_part(value: object) -> str:
     kind = value.get("type") if isinstance(value, dict) else None
-    return {"output_text": "output_part", "refusal": "refusal_part"}.get(str(kind), "input_part")
+    return str(kind) if kind in ("output_text", "refusal") else "input_text"
 
 
 Part = Annotated[
-    Annotated[InputText, Tag("input_part")]
-    | Annotated[OutputText, Tag("output_part")]
-    | Annotated[Refusal, Tag("refusal_part")],
-    Discriminator(_kind_of_part),
+    Annotated[InputText, branch("input_text")]
+    | Annotated[OutputText, branch("output_text")]
+    | Annotated[Refusal, branch("refusal")],
+    chosen_by(_kind_of_part),
 ]
 MessageContent = Annotated[
-    Annotated[Text, Tag("string")] | Annotated[list[Part], Field(min_length=1), Tag("list")],
-    Discriminator(string_or_list),
+    Annotated[Text, branch("string")] | Annotated[list[Part], branch("list")],
+    chosen_by(string_or_list),
 ]
 CallOutput = Annotated[
-    Annotated[Text, Tag("string")] | Annotated[list[InputText], Field(min_length=1), Tag("list")],
-    Discriminator(string_or_list),
+    Annotated[Text, branch("string")] | Annotated[list[InputText], branch("list")],
+    chosen_by(string_or_list),
 ]
 
 
@@ -71,26 +81,37 @@ class MessageItem(RequestModel):
 
     type: Literal["message"] | None = None
     role: Literal["user", "assistant", "system", "developer"]
-    content: MessageContent
+    content: MessageContent | None
+    """Null and an empty list say nothing, like an empty text."""
     id: ItemId | None = None
     status: ItemStatus | None = None
-    phase: Unsupported = None
+    phase: Advisory = None
+    """How OpenAI labels an answer."""
 
 
-class FunctionCallItem(RequestModel):
+class CallFields(RequestModel):
+    """Fields of calls and of their results that OpenAI's other tools need."""
+
+    async_: Annotated[Any, keyword_field("async"), refuse_unless(False)] = None
+    namespace: Unsupported = None
+    caller: Annotated[Any, refuse_unless({"type": "direct"})] = None
+    created_by: Advisory = None
+
+
+class FunctionCallItem(CallFields):
     """A call that the model made earlier."""
 
     type: Literal["function_call"]
     call_id: CallId
     name: FunctionName
-    arguments: Text
+    arguments: CallArguments
     id: ItemId | None = None
     status: ItemStatus | None = None
-    namespace: Unsupported = None
-    caller: Unsupported = None
+    parsed_arguments: Advisory = None
+    """What the client's `parse` made of the arguments."""
 
 
-class FunctionCallOutputItem(RequestModel):
+class FunctionCallOutputItem(CallFields):
     """The result of a call."""
 
     type: Literal["function_call_output"]
@@ -100,8 +121,17 @@ class FunctionCallOutputItem(RequestModel):
     status: ItemStatus | None = None
     name: FunctionName | None = None
     """The function's; shown to the model by some templates."""
-    namespace: Unsupported = None
-    caller: Unsupported = None
+
+
+class Reasoning(RequestModel):
+    """What another model thought. Says nothing to this one."""
+
+    type: Literal["reasoning"]
+    id: ItemId | None = None
+    summary: Annotated[list[Any], Field(max_length=MAX_ITEMS)] | None = None
+    content: Annotated[list[Any], Field(max_length=MAX_ITEMS)] | None = None
+    encrypted_content: Text | None = None
+    status: ItemStatus | None = None
 
 
 class ItemReference(RequestModel):
@@ -113,7 +143,7 @@ class ItemReference(RequestModel):
 
 def _refuse_item(value: str) -> str:
     what = (
-        "Only items of types 'message', 'function_call', 'function_call_output' and"
+        "Only items of types 'message', 'function_call', 'function_call_output', 'reasoning' and"
         " 'item_reference' are supported"
     )
     raise PydanticCustomError("unsupported_field", what)
@@ -129,35 +159,30 @@ class OtherItem(RequestModel):
 
 def _kind_of_item(value: object) -> str:
     if not isinstance(value, dict):
-        return "message_item"
+        return "message"
     match value.get("type"):
-        case "function_call":
-            return "call_item"
-        case "function_call_output":
-            return "output_item"
-        case "item_reference":
-            return "reference_item"
-        case "message":
-            return "message_item"
+        case "function_call" | "function_call_output" | "item_reference" | "message" as kind:
+            return kind
+        case "reasoning":
+            return "reasoning"
         case None:
-            return "reference_item" if "id" in value and "role" not in value else "message_item"
+            return "item_reference" if "id" in value and "role" not in value else "message"
         case _:
-            return "other_item"
+            return "other"
 
 
 InputItem = Annotated[
-    Annotated[MessageItem, Tag("message_item")]
-    | Annotated[FunctionCallItem, Tag("call_item")]
-    | Annotated[FunctionCallOutputItem, Tag("output_item")]
-    | Annotated[ItemReference, Tag("reference_item")]
-    | Annotated[OtherItem, Tag("other_item")],
-    Discriminator(_kind_of_item),
+    Annotated[MessageItem, branch("message")]
+    | Annotated[FunctionCallItem, branch("function_call")]
+    | Annotated[FunctionCallOutputItem, branch("function_call_output")]
+    | Annotated[ItemReference, branch("item_reference")]
+    | Annotated[Reasoning, branch("reasoning")]
+    | Annotated[OtherItem, branch("other")],
+    chosen_by(_kind_of_item),
 ]
 
-MAX_ITEMS = 10_000
-
 Input = Annotated[
-    Annotated[Text, Tag("string")]
-    | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_ITEMS), Tag("list")],
-    Discriminator(string_or_list),
+    Annotated[Text, branch("string")]
+    | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_ITEMS), branch("list")],
+    chosen_by(string_or_list),
 ]

@@ -67,6 +67,17 @@ class FunctionCall(BaseModel):
     status: ItemStatus = "completed"
 
 
+class ReasoningItem(BaseModel):
+    """What another model thought before it answered."""
+
+    id: str
+    type: Literal["reasoning"] = "reasoning"
+    summary: list[Any]
+    content: Annotated[list[Any] | None, Field(exclude_if=_is_none)] = None
+    encrypted_content: Annotated[str | None, Field(exclude_if=_is_none)] = None
+    status: Annotated[ItemStatus | None, Field(exclude_if=_is_none)] = None
+
+
 OutputItem = OutputMessage | FunctionCall
 
 
@@ -81,10 +92,11 @@ Item = Annotated[
     Annotated[InputMessage, Tag("message")]
     | Annotated[OutputMessage, Tag("answer")]
     | Annotated[FunctionCall, Tag("function_call")]
-    | Annotated[FunctionCallOutput, Tag("function_call_output")],
+    | Annotated[FunctionCallOutput, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")],
     Discriminator(_kind_of_item),
 ]
-AnyItem = InputMessage | OutputMessage | FunctionCall | FunctionCallOutput
+AnyItem = InputMessage | OutputMessage | FunctionCall | FunctionCallOutput | ReasoningItem
 
 ITEM = TypeAdapter[AnyItem](Item)
 """Reads one from JSON."""

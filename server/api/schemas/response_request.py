@@ -2,15 +2,19 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
-from server.api.schemas.chat import Metadata
-from server.api.schemas.common import MAX_LOGPROBS, SamplingFields
+from server.api.schemas.common import MAX_LOGPROBS, Metadata, SamplingFields
 from server.api.schemas.fields import (
+    Advisory,
     RequestModel,
     Text,
     TokenCount,
     Unsupported,
+    branch,
+    by_type,
+    chosen_by,
+    keyword_field,
     refuse_unless,
 )
 from server.api.schemas.response_input import Input, ItemId
@@ -24,7 +28,19 @@ from server.api.schemas.tools import (
 )
 
 LOGPROBS = "message.output_text.logprobs"
-"""The one value that `include` may have."""
+
+Included = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+]
+"""Parts of answers that are left out unless they are asked for. Apart from logprobs, answers here
+have no such parts."""
 
 
 class _Typed(RequestModel):
@@ -34,6 +50,7 @@ class _Typed(RequestModel):
 
 
 class ResponseTool(FunctionDefinition, _Typed):
+    async_: Annotated[Any, keyword_field("async"), refuse_unless(False)] = None
     defer_loading: Unsupported = None
     allowed_callers: Annotated[Any, refuse_unless([], ["direct"])] = None
     output_schema: Unsupported = None
@@ -51,15 +68,15 @@ class AllowedToolsChoice(RequestModel):
 
 def _kind_of_choice(value: object) -> str:
     if not isinstance(value, dict):
-        return "mode_text"
-    return "allowed_object" if value.get("type") == "allowed_tools" else "named_object"
+        return "mode"
+    return "allowed" if value.get("type") == "allowed_tools" else "named"
 
 
 ResponseToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("mode_text")]
-    | Annotated[ToolReference, Tag("named_object")]
-    | Annotated[AllowedToolsChoice, Tag("allowed_object")],
-    Discriminator(_kind_of_choice),
+    Annotated[Literal["none", "auto", "required"], branch("mode")]
+    | Annotated[ToolReference, branch("named")]
+    | Annotated[AllowedToolsChoice, branch("allowed")],
+    chosen_by(_kind_of_choice),
 ]
 
 
@@ -68,19 +85,22 @@ class ResponseSchemaFormat(RequestModel):
     name: FunctionName
     """Has no influence, like the description."""
     description: Text | None = None
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: Annotated[dict[str, Any], keyword_field("schema")]
     strict: bool | None = None
     """The schema is enforced in any case."""
 
 
 ResponseFormat = Annotated[
-    TextFormat | JsonObjectFormat | ResponseSchemaFormat, Field(discriminator="type")
+    Annotated[TextFormat, branch("text")]
+    | Annotated[JsonObjectFormat, branch("json_object")]
+    | Annotated[ResponseSchemaFormat, branch("json_schema")],
+    by_type("text", "json_object", "json_schema"),
 ]
 
 
 class TextConfig(RequestModel):
     format: ResponseFormat | None = None
-    verbosity: Unsupported = None
+    verbosity: Advisory = None
 
 
 class ResponseStreamOptions(RequestModel):
@@ -99,7 +119,7 @@ class ResponseRequest(SamplingFields, StructuredFields):
     """Keep the response; true by default."""
     stream_options: ResponseStreamOptions | None = None
     max_output_tokens: TokenCount | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: Annotated[list[Included], Field(max_length=64)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     text: TextConfig | None = None
     tools: Annotated[list[ResponseTool], Field(max_length=MAX_TOOLS)] | None = None
@@ -108,23 +128,20 @@ class ResponseRequest(SamplingFields, StructuredFields):
     metadata: Metadata | None = None
     """Comes back with the response."""
 
-    truncation: Annotated[Any, refuse_unless("disabled")] = None
+    truncation: Literal["auto", "disabled"] | None = None
+    """`auto` leaves out the conversation's oldest items where it is too long."""
     access_programs: Unsupported = None
     background: Unsupported = None
     background_options: Unsupported = None
     image: Unsupported = None
-    reasoning: Unsupported = None
+    reasoning: Advisory = None
     conversation: Unsupported = None
     context_management: Unsupported = None
-    max_tool_calls: Unsupported = None
+    max_tool_calls: Advisory = None
+    """Of OpenAI's own tools, which are not offered here."""
     moderation: Unsupported = None
     prompt: Unsupported = None
-    prompt_cache_key: Unsupported = None
-    prompt_cache_options: Unsupported = None
-    prompt_cache_retention: Unsupported = None
-    safety_identifier: Unsupported = None
-    service_tier: Annotated[Any, refuse_unless("auto", "default")] = None
 
     @property
     def with_logprobs(self) -> bool:
-        return bool(self.include)
+        return LOGPROBS in (self.include or ())

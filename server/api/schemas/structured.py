@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.api.schemas.fields import RequestModel, Text
+from server.api.schemas.fields import RequestModel, Text, branch, by_type
 
 MAX_GRAMMAR_BYTES = 65_536
 """Of a schema, a grammar, or all choices together."""
@@ -34,7 +34,10 @@ class JsonSchemaFormat(RequestModel):
 
 
 ResponseFormat = Annotated[
-    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+    Annotated[TextFormat, branch("text")]
+    | Annotated[JsonObjectFormat, branch("json_object")]
+    | Annotated[JsonSchemaFormat, branch("json_schema")],
+    by_type("text", "json_object", "json_schema"),
 ]
 
 Regex = Annotated[Text, Field(min_length=1, max_length=4096)]

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from server.api.schemas.fields import RequestModel, Text
+from server.api.schemas.fields import Advisory, RequestModel, Text, branch, chosen_by
 
 MAX_TOOLS = 128
 """OpenAI's limit."""
@@ -63,23 +63,35 @@ class AllowedToolChoice(RequestModel):
 
 
 def _kind_of_choice(value: object) -> str:
-    """Branch of the union. The names are no keys of a body: errors leave them out of the path."""
     if not isinstance(value, dict):
-        return "mode_text"
-    return "allowed_object" if value.get("type") == "allowed_tools" else "named_object"
+        return "mode"
+    return "allowed" if value.get("type") == "allowed_tools" else "named"
 
 
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("mode_text")]
-    | Annotated[NamedTool, Tag("named_object")]
-    | Annotated[AllowedToolChoice, Tag("allowed_object")],
-    Discriminator(_kind_of_choice),
+    Annotated[Literal["none", "auto", "required"], branch("mode")]
+    | Annotated[NamedTool, branch("named")]
+    | Annotated[AllowedToolChoice, branch("allowed")],
+    chosen_by(_kind_of_choice),
 ]
+
+
+def _kind_of_arguments(value: object) -> str:
+    return "object" if isinstance(value, dict) else "string"
+
+
+CallArguments = Annotated[
+    Annotated[Text, branch("string")] | Annotated[dict[str, Any], branch("object")],
+    chosen_by(_kind_of_arguments),
+]
+"""Arguments of an earlier call: as the model wrote them, or read from its JSON by a client."""
 
 
 class CalledFunction(RequestModel):
     name: Text
-    arguments: Text
+    arguments: CallArguments
+    parsed_arguments: Advisory = None
+    """What the client's `parse` made of the arguments."""
 
 
 class MessageToolCall(RequestModel):
@@ -88,6 +100,8 @@ class MessageToolCall(RequestModel):
     id: Text
     type: FunctionType
     function: CalledFunction
+    index: Advisory = None
+    """Its place, as the deltas of a stream say it."""
 
 
 MessageToolCalls = list[MessageToolCall]

@@ -36,8 +36,12 @@ class Shape(Protocol[ChoiceT]):
         """Chunk with the prompt before the first piece, if the endpoint was asked for it."""
         ...
 
-    def chunks(self, piece: Progress) -> Iterable[BaseModel]:
-        """Chunks of one piece; none if there is nothing to show."""
+    def chunks(self, piece: Progress, usage: Usage | None) -> Iterable[BaseModel]:
+        """Chunks of one piece; none if there is nothing to show.
+
+        Args:
+            usage: Token counts so far, if each chunk shall say them.
+        """
         ...
 
     def usage_chunk(self, usage: Usage) -> BaseModel:

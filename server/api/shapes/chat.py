@@ -61,7 +61,13 @@ class ChatShape:
     def prompt_chunk(self, piece: Progress) -> None:
         """The first chunk has it."""
 
-    def chunks(self, piece: Progress) -> Iterable[ChatChunk]:
+    def chunks(self, piece: Progress, usage: Usage | None) -> Iterable[ChatChunk]:
+        for chunk in self._chunks(piece):
+            if usage is not None:
+                chunk.usage = usage
+            yield chunk
+
+    def _chunks(self, piece: Progress) -> Iterable[ChatChunk]:
         if has_content(piece):
             first, *others = _deltas(piece)
             chunk = self._chunk(first, logprobs=self._logprobs([piece]))

@@ -62,7 +62,13 @@ class CompletionShape:
             choice.prompt_token_ids = list(self._prompt_ids)
         return self._chunk(choice)
 
-    def chunks(self, piece: Progress) -> Iterable[Completion]:
+    def chunks(self, piece: Progress, usage: Usage | None) -> Iterable[Completion]:
+        for chunk in self._chunks(piece):
+            if usage is not None:
+                chunk.usage = usage
+            yield chunk
+
+    def _chunks(self, piece: Progress) -> Iterable[Completion]:
         if has_content(piece):
             chunk = self._chunk(self._choice(piece.text, self._logprobs([piece]), None))
             chunk.speculation_trace = count_sources([piece])

@@ -115,25 +115,31 @@ class ResponseShape:
 
 
 def first_state(
-    body: ResponseRequest, response_id: str, created_at: int, model: str
+    body: ResponseRequest, response_id: str, created_at: int, model: str, *, is_kept: bool
 ) -> ResponseObject:
     """What a response says from the start: the request, with its defaults."""
     choice = body.tool_choice
     return ResponseObject(
         id=response_id,
         created_at=created_at,
+        frequency_penalty=body.frequency_penalty or 0.0,
         instructions=body.instructions,
         max_output_tokens=body.max_output_tokens,
         metadata=body.metadata or {},
         model=model,
         parallel_tool_calls=body.parallel_tool_calls is not False,
+        presence_penalty=body.presence_penalty or 0.0,
         previous_response_id=body.previous_response_id,
+        prompt_cache_key=body.prompt_cache_key,
+        safety_identifier=body.safety_identifier,
+        store=is_kept,
         temperature=1.0 if body.temperature is None else body.temperature,
         text=ResponseText(format=_text_format(body)),
         tool_choice="auto" if choice is None else _as_sent(choice),
         tools=[_tool(tool) for tool in body.tools or []],
         top_logprobs=body.top_logprobs or 0,
         top_p=1.0 if body.top_p is None else body.top_p,
+        truncation=body.truncation or "disabled",
         user=body.user,
     )
 
