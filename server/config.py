@@ -179,16 +179,16 @@ class ServerSettings(ModelSettings):
     """Name in /v1/models and in answers; default: the model's folder, file or default name."""
 
     api_key: Secrets = ()
-    """Key that requests must send as `Authorization: Bearer KEY`; repeat it for more keys (in the
-    environment: a comma list). Other users see command lines: the environment and a file are safer.
-    Default: no key is needed."""
+    """Key that requests must send as `Authorization: Bearer KEY` or `X-Api-Key: KEY`; repeat it for
+    more keys (in the environment: a comma list). Other users see command lines: the environment and
+    a file are safer. Default: no key is needed."""
 
     api_key_file: Path | None = None
     """File with more keys, one a line, `#` starts a comment; read again when it changes."""
 
     cors_origins: Texts = ()
     """Origins whose web pages may call the API from a browser, such as https://app.example.com, as
-    a comma list; * for all."""
+    a comma list; localhost for pages of this machine on any port, * for all."""
 
     ssl_certfile: Path | None = None
     """Certificate chain (PEM): the server then speaks HTTPS."""

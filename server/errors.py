@@ -15,6 +15,7 @@
     │   ├── ModelNotFoundError     404
     │   ├── NotFoundError          404
     │   ├── BodyTooLargeError      413
+    │   ├── UnsupportedMediaTypeError  415
     │   └── RateLimitError         429
     ├── EngineDeadError            500: a step crashed, nothing can be served any more
     ├── ShuttingDownError          503: the server ends, others may serve
@@ -43,6 +44,7 @@ ErrorCode = Literal[
     "not_found",
     "method_not_allowed",
     "request_too_large",
+    "unsupported_media_type",
     "rate_limit_exceeded",
     "internal_error",
     "shutting_down",
@@ -160,6 +162,14 @@ class BodyTooLargeError(RequestError):
 
     status: ClassVar[int] = 413
     code: ClassVar[ErrorCode] = "request_too_large"
+
+
+class UnsupportedMediaTypeError(RequestError):
+    """The body is compressed."""
+
+    status: ClassVar[int] = 415
+    code: ClassVar[ErrorCode] = "unsupported_media_type"
+    headers: ClassVar[Mapping[str, str]] = {"Accept-Encoding": "identity"}
 
 
 class RateLimitError(RequestError):

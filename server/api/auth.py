@@ -1,4 +1,4 @@
-"""API keys over HTTP: `Authorization: Bearer KEY`."""
+"""API keys over HTTP: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -33,8 +33,11 @@ class ApiKeyMiddleware:
         await self._app(scope, receive, send)
 
     def _owner(self, scope: Scope) -> KeyDigest:
-        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        headers = Headers(scope=scope)
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":  # another one may be for a proxy
+            key = headers.get("x-api-key", "")
+        if not key.strip():
             raise AuthenticationError("no API key: send the header 'Authorization: Bearer KEY'")
         # Starlette decodes headers as Latin-1; this gives the bytes back.
         owner = self._keys.find(key.strip().encode("latin-1"))

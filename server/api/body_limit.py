@@ -9,8 +9,9 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.api.errors import shown
 from server.api.receiving import body_message, replayed
-from server.errors import BodyTooLargeError
+from server.errors import BodyTooLargeError, UnsupportedMediaTypeError
 
 
 class BodyLimitMiddleware:
@@ -21,6 +22,7 @@ class BodyLimitMiddleware:
         max_body_size: In bytes.
 
     Raises:
+        UnsupportedMediaTypeError: it is compressed.
         BodyTooLargeError: it is longer. What still comes is dropped by the HTTP server.
         ClientDisconnect: the client left in the middle of it.
     """
@@ -32,6 +34,7 @@ class BodyLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             # Before reading: a client that asks ("Expect: 100-continue") then sends nothing.
+            _check_encoding(scope)
             self._check(_announced_length(scope))
             body = await self._read(receive)
             receive = replayed([body_message(body)], receive)
@@ -53,6 +56,15 @@ class BodyLimitMiddleware:
     def _check(self, length: int) -> None:
         if length > self._max_body_size:
             raise BodyTooLargeError(f"the body is longer than {self._max_body_size} bytes")
+
+
+def _check_encoding(scope: Scope) -> None:
+    """A compressed body would have to be unpacked to know its length: 4 MB can hold 4 GB."""
+    encoding = Headers(scope=scope).get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaTypeError(
+            f"bodies with content-encoding {shown(encoding)} are not read here; send it as it is"
+        )
 
 
 def _announced_length(scope: Scope) -> int:

@@ -4,22 +4,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.responses import Response
 
 from server.api.admission import Admission, AdmissionLimits
 from server.api.api_keys import ApiKeys
 from server.api.auth import ApiKeyMiddleware
 from server.api.body_limit import BodyLimitMiddleware
 from server.api.concurrency import ConcurrencyMiddleware
-from server.api.errors import EXCEPTION_HANDLERS
+from server.api.errors import EXCEPTION_HANDLERS, error_response, shown
 from server.api.lifecycle import Lifecycle, LifecycleMiddleware
 from server.api.middleware import REQUEST_ID_HEADER, RequestMiddleware
 from server.api.security_headers import SecurityHeadersMiddleware
+from server.api.uniform_request import UniformRequestMiddleware
 from server.config import ServerSettings
-from server.errors import ConfigError
+from server.errors import ConfigError, InvalidRequestError
 from server.metrics import Metrics
+
+LOCALHOST = "localhost"
+"""Among the origins: pages of this machine, of any port."""
+
+_THIS_MACHINE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +79,11 @@ def _check_origin(origin: str) -> None:
     """Browsers send `scheme://host[:port]`; anything else would silently never match."""
     parts = urlsplit(origin)
     is_origin = parts.scheme and parts.netloc and origin == f"{parts.scheme}://{parts.netloc}"
-    if not is_origin and origin not in ("*", "null"):
+    if not is_origin and origin not in ("*", "null", LOCALHOST):
         raise ConfigError(
-            "cors_origins", origin, "expected such as https://app.example.com, no path"
+            "cors_origins",
+            origin,
+            "expected localhost, or such as https://app.example.com, no path",
         )
 
 
@@ -90,6 +100,7 @@ def middleware(
         paths: The routes' paths, by which answers are counted.
     """
     layers = [
+        Middleware(UniformRequestMiddleware),
         Middleware(SecurityHeadersMiddleware),
         Middleware(RequestMiddleware, metrics=metrics, paths=frozenset(paths)),
     ]
@@ -106,11 +117,30 @@ def middleware(
     return layers
 
 
+class _Cors(CORSMiddleware):
+    """Says in the API's own shape why a page's browser may not call."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        method = shown(request_headers["access-control-request-method"])
+        refused = error_response(
+            InvalidRequestError(
+                f"pages of {shown(request_headers['origin'])} may not call this server with method"
+                f" {method}; --cors-origins says whose may"
+            )
+        )
+        refused.headers["vary"] = response.headers["vary"]
+        return refused
+
+
 def _cors(origins: Sequence[str]) -> Middleware:
     return Middleware(
-        CORSMiddleware,
+        _Cors,
         allow_origins=origins,
-        allow_methods=("GET", "POST", "DELETE"),
+        allow_origin_regex=_THIS_MACHINE if LOCALHOST in origins else None,
+        allow_methods=("GET", "HEAD", "POST", "DELETE"),
         allow_headers=("*",),  # OpenAI's client sends headers of its own
         expose_headers=(REQUEST_ID_HEADER, "retry-after"),
     )

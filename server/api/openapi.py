@@ -66,7 +66,7 @@ def _replace_ranges(responses: _Json, path: str, method: str, *, locked: bool) -
     if path.startswith("/v1/responses/") and method == "get":
         statuses.append(400)  # for what comes after the question mark
     if method == "post":
-        statuses += [400, 413, 503]
+        statuses += [400, 413, 415, 503]
         if path.startswith("/v1/"):
             statuses.append(429)
     for status in sorted(statuses):

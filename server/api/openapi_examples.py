@@ -147,6 +147,14 @@ ERROR_EXAMPLES: dict[int, tuple[str, _Json]] = {
         "The body is too long",
         _error("the body is longer than 4194304 bytes", _BAD, "request_too_large"),
     ),
+    415: (
+        "The body is compressed",
+        _error(
+            "bodies with content-encoding 'gzip' are not read here; send it as it is",
+            _BAD,
+            "unsupported_media_type",
+        ),
+    ),
     429: (
         "Too many requests run and wait",
         _error(

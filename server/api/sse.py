@@ -21,9 +21,20 @@ TOLD_ELSEWHERE = (EngineDeadError, ShuttingDownError)
 DONE = b"data: [DONE]\n\n"
 
 
+_LINE_ENDS = {"\u2028": b"\\u2028", "\u2029": b"\\u2029", "\x85": b"\\u0085"}
+
+
+def one_line(data: bytes) -> bytes:
+    """JSON with those characters escaped at which some clients' readers of lines would cut it."""
+    if b"\xe2\x80" in data or b"\xc2\x85" in data:
+        for character, escaped in _LINE_ENDS.items():
+            data = data.replace(character.encode(), escaped)
+    return data
+
+
 def event(model: BaseModel) -> bytes:
     """One event; fields that were not set are left out."""
-    return b"data: " + model.model_dump_json(exclude_unset=True).encode() + b"\n\n"
+    return b"data: " + one_line(model.model_dump_json(exclude_unset=True).encode()) + b"\n\n"
 
 
 class TextEvent:
@@ -40,7 +51,7 @@ class TextEvent:
         self._before, self._after = event(example).split(to_json(self.MARK))
 
     def __call__(self, text: str) -> bytes:
-        return self._before + to_json(text) + self._after
+        return self._before + one_line(to_json(text)) + self._after
 
 
 async def with_error_event(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -74,6 +85,7 @@ class EventStream(EventSourceResponse):
         self, events: AsyncGenerator[bytes, None], source: Closable, ping_seconds: float
     ) -> None:
         super().__init__(events, ping=ping_seconds, sep="\n")
+        del self.headers["connection"]  # the HTTP server's to say
         self._source = source
 
     async def _send_with_timeout(self, send: Send, message: Message) -> None:

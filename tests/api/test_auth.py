@@ -38,8 +38,10 @@ def good(key: str = "sesame") -> dict[str, str]:
         ("POST", "/tokenize"),
         ("POST", "/detokenize"),
         ("GET", "/no/such/path"),
-        ("GET", "http://test//health"),
-        ("GET", "/health/"),
+        ("GET", "//v1//models/"),
+        ("GET", "/health/x"),
+        ("GET", "/x/health"),
+        ("GET", "/v1/%2e%2e/health"),
     ],
 )
 async def test_everything_else_needs_a_key(method: str, path: str) -> None:
@@ -119,3 +121,31 @@ async def test_the_official_client() -> None:
             with pytest.raises(AuthenticationError) as caught:
                 await client.models.list()
     assert caught.value.code == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-api-key": "other"},
+        {"x-api-key": " other "},
+        {"x-api-key": "other", "authorization": "Basic dTpw"},
+        {"x-api-key": "wrong", "authorization": "Bearer other"},
+    ],
+)
+async def test_the_other_header_for_keys(headers: dict[str, str]) -> None:
+    async with in_process(make_app(ScriptedEngine([]), door=LOCKED)) as client:
+        assert (await client.get("/v1/models", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-api-key": "wrong"},
+        {"x-api-key": ""},
+        {"x-api-key": "other", "authorization": "Bearer wrong"},
+    ],
+)
+async def test_a_wrong_key_in_the_other_header(headers: dict[str, str]) -> None:
+    async with in_process(make_app(ScriptedEngine([]), door=LOCKED)) as client:
+        response = await client.get("/v1/models", headers=headers)
+    assert_error(response, 401, "invalid_api_key")

@@ -1,6 +1,7 @@
 """Bodies longer than allowed, however they come."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -76,6 +77,25 @@ async def test_a_senseless_length_is_not_believed(length: str) -> None:
         request = client.build_request("POST", CHAT, content=in_chunks(BODY))
         request.headers = httpx.Headers([(b"content-length", length.encode("latin-1"))])
         assert_error(await client.send(request), 413, "request_too_large")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "deflate", "gzip, identity", "GZIP"])
+async def test_a_compressed_body_is_refused(encoding: str) -> None:
+    engine = ScriptedEngine([])
+    async with in_process(make_app(engine)) as client:
+        headers = {**JSON, "content-encoding": encoding}
+        response = await client.post(CHAT, content=gzip.compress(BODY), headers=headers)
+    error = assert_error(response, 415, "unsupported_media_type")
+    assert encoding.lower() in error["message"]
+    assert response.headers["accept-encoding"] == "identity"
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize("encoding", ["", "identity"])
+async def test_a_body_that_says_it_is_not_compressed(encoding: str) -> None:
+    headers = {**JSON, "content-encoding": encoding}
+    async with in_process(make_app(ScriptedEngine(one_by_one("a")))) as client:
+        assert (await client.post(CHAT, content=BODY, headers=headers)).status_code == 200
 
 
 async def test_a_client_that_asks_first_sends_nothing() -> None:

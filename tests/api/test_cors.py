@@ -3,9 +3,11 @@
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
+import pytest
+
 from server.api.api_keys import ApiKeys
 from server.engine.types import Request, RequestOutput
-from tests.api.harness import CHAT, DOOR, chat_body, in_process, make_app
+from tests.api.harness import CHAT, DOOR, assert_error, chat_body, in_process, make_app
 from tests.doubles import ScriptedEngine, one_by_one
 
 PAGE = "https://app.example.com"
@@ -46,7 +48,10 @@ async def test_another_origin() -> None:
     async with in_process(make_app(ScriptedEngine([]), door=OPEN)) as client:
         stranger = {"origin": "https://evil.example.com"}
         response = await client.options(CHAT, headers={**PREFLIGHT, **stranger})
-        assert response.status_code == 400
+        error = assert_error(response, 400, "invalid_value")
+        assert "https://evil.example.com" in error["message"]
+        assert "Origin" in response.headers["vary"]
+        assert "access-control-allow-methods" not in response.headers
         assert ALLOWED not in response.headers
         assert ALLOWED not in (await client.get("/health", headers=stranger)).headers
 
@@ -57,6 +62,29 @@ async def test_any_origin() -> None:
         response = await client.get("/health", headers={"origin": "https://else.example.com"})
     assert response.headers[ALLOWED] == "*"
     assert "access-control-allow-credentials" not in response.headers
+
+
+LOCAL = ("http://localhost:5173", "http://localhost", "https://127.0.0.1:8443", "http://[::1]:1")
+FOREIGN = (
+    "http://localhost.example.com",
+    "http://notlocalhost:5173",
+    "http://127.0.0.1.example.com:80",
+    "http://localhost:5173.example.com",
+    "http://localhost@example.com",
+    "file://localhost",
+    "null",
+)
+
+
+@pytest.mark.parametrize("origin", [*LOCAL, *FOREIGN])
+async def test_pages_of_this_machine(origin: str) -> None:
+    door = replace(DOOR, cors_origins=("localhost", PAGE))
+    async with in_process(make_app(ScriptedEngine([]), door=door)) as client:
+        response = await client.options(CHAT, headers={**PREFLIGHT, "origin": origin})
+        named = await client.options(CHAT, headers=PREFLIGHT)
+    assert (response.status_code == 200) is (origin in LOCAL)
+    assert response.headers.get(ALLOWED) == (origin if origin in LOCAL else None)
+    assert named.headers[ALLOWED] == PAGE
 
 
 async def test_answers_streams_and_errors_can_be_read_by_the_page() -> None:

@@ -192,6 +192,12 @@ async def no_json() -> httpx.Response:
         return await client.post(CHAT, content="{", headers=headers)
 
 
+async def compressed() -> httpx.Response:
+    async with in_process(make_app(ScriptedEngine([]))) as client:
+        headers = {"content-type": "application/json", "content-encoding": "gzip"}
+        return await client.post(CHAT, content="{}", headers=headers)
+
+
 async def too_many() -> httpx.Response:
     engine = ScriptedEngine(one_by_one("a"), hang_after=0)
     app = make_app(engine, door=replace(DOOR, limits=AdmissionLimits(1, 0)))
@@ -230,6 +236,7 @@ CASES: dict[tuple[int, str], Case] = {
     (404, "not_found"): getting("/v2"),
     (405, "method_not_allowed"): getting(CHAT),
     (413, "request_too_large"): posting(chat_body(), door=replace(DOOR, max_body_size=9)),
+    (415, "unsupported_media_type"): compressed,
     (429, "rate_limit_exceeded"): too_many,
     (500, "internal_error"): dying,
     (503, "internal_error"): getting("/health", is_dead=True),

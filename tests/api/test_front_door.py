@@ -65,8 +65,8 @@ def test_a_limit_per_key_needs_keys() -> None:
 
 
 def test_origins() -> None:
-    given = "https://a.example.com, http://localhost:3000,*"
-    expected = ("https://a.example.com", "http://localhost:3000", "*")
+    given = "https://a.example.com, http://localhost:3000,localhost,*"
+    expected = ("https://a.example.com", "http://localhost:3000", "localhost", "*")
     assert front_door(settings(cors_origins=given)).cors_origins == expected
 
 

@@ -58,7 +58,7 @@ async def test_no_key_is_shown_where_none_is_needed() -> None:
 async def test_errors_of_each_operation() -> None:
     found = operations(await document(door=LOCKED))
     statuses = {name: set(operation["responses"]) for name, operation in found.items()}
-    generates = {"200", "400", "401", "404", "413", "429", "500", "503"}
+    generates = {"200", "400", "401", "404", "413", "415", "429", "500", "503"}
     assert statuses["post", CHAT] == statuses["post", COMPLETIONS] == generates
     assert statuses["post", "/tokenize"] == generates - {"429"}
     assert statuses["post", "/detokenize"] == generates - {"429"}

@@ -17,7 +17,7 @@ from server.api.responses.store import KeptResponse, Owner, ResponseStore, Turn
 from server.api.schemas.response_answer import ResponseError
 from server.api.schemas.response_events import Event
 from server.api.shapes.response import ResponseShape
-from server.api.sse import TOLD_ELSEWHERE, EventStream
+from server.api.sse import TOLD_ELSEWHERE, EventStream, one_line
 from server.errors import RequestError
 
 _logger = logging.getLogger(__name__)
@@ -131,7 +131,10 @@ class _Stream:
 
 
 def _frame(event: Event) -> bytes:
-    return f"event: {event.type}\ndata: {event.model_dump_json()}\n\n".encode()
+    return b"event: %b\ndata: %b\n\n" % (
+        event.type.encode(),
+        one_line(event.model_dump_json().encode()),
+    )
 
 
 def _error(error: Exception) -> ResponseError:
