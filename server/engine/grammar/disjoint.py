@@ -1,11 +1,19 @@
-"""Whether schemas exclude each other, so that `oneOf` means no more than `anyOf`. Pure."""
+"""Whether schemas exclude each other, so that `oneOf` means no more than `anyOf`. Pure.
+
+Takes time in proportion to the schemas' text: a client chooses how many there are.
+"""
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 _ALL = frozenset({"object", "array", "string", "number", "boolean", "null"})
+MAX_COMPARED = 32
+"""Objects that no common property tells apart are compared pair by pair up to this many."""
+
+_Values = frozenset[str] | None
+"""The only valid values, written as JSON; None where there are others."""
 
 
 def are_disjoint(schemas: Sequence[Any], resolve: Callable[[Any], Any]) -> bool:
@@ -15,45 +23,76 @@ def are_disjoint(schemas: Sequence[Any], resolve: Callable[[Any], Any]) -> bool:
     Args:
         resolve: follows references.
     """
+    if len(schemas) < 2:
+        return True
     found = [resolve(schema) for schema in schemas]
-    return all(_exclude(a, b, resolve) for a, b in itertools.combinations(found, 2))
-
-
-def _exclude(a: Any, b: Any, resolve: Callable[[Any], Any]) -> bool:
-    if not isinstance(a, dict) or not isinstance(b, dict):
+    if not all(isinstance(schema, dict) for schema in found):
         return False
-    if _types(a).isdisjoint(_types(b)):
+    closed, of_type = list[frozenset[str]](), dict[str, list[dict[str, Any]]]()
+    for schema in found:
+        values = _values(schema)
+        if values is not None:
+            closed.append(values)
+        else:
+            for name in _types(schema):
+                of_type.setdefault(name, []).append(schema)
+    if not _are_distinct(closed):
+        return False
+    closed_types = {_type_of(json.loads(value)) for value in set[str]().union(*closed)}
+    if not closed_types.isdisjoint(of_type):
+        return False
+    return all(
+        len(those) == 1 or (name == "object" and _objects_differ(those, resolve))
+        for name, those in of_type.items()
+    )
+
+
+def _objects_differ(schemas: Sequence[dict[str, Any]], resolve: Callable[[Any], Any]) -> bool:
+    if not all(schema.get("type") == "object" for schema in schemas):
+        return False
+    kinds = [_required_values(schema, resolve) for schema in schemas]
+    common = set(kinds[0]).intersection(*kinds[1:])
+    if any(_are_distinct(kind[name] for kind in kinds) for name in common):
         return True
-    values_a, values_b = _values(a), _values(b)
-    if values_a is not None and values_b is not None and values_a.isdisjoint(values_b):
-        return True
-    if a.get("type") != "object" or b.get("type") != "object":
-        return False
-    shared = [name for name in a.get("required", ()) if name in b.get("required", ())]
-    return any(_tells_apart(name, a, b, resolve) for name in shared)
+    return len(kinds) <= MAX_COMPARED and all(
+        any(a[name].isdisjoint(b[name]) for name in a.keys() & b.keys())
+        for a, b in itertools.combinations(kinds, 2)
+    )
 
 
-def _tells_apart(
-    name: str, a: dict[str, Any], b: dict[str, Any], resolve: Callable[[Any], Any]
-) -> bool:
-    sides = [resolve(side.get("properties", {}).get(name)) for side in (a, b)]
-    if not all(isinstance(side, dict) for side in sides):
-        return False
-    values = [_values(side) for side in sides]
-    return values[0] is not None and values[1] is not None and values[0].isdisjoint(values[1])
+def _required_values(
+    schema: dict[str, Any], resolve: Callable[[Any], Any]
+) -> dict[str, frozenset[str]]:
+    """The values of each required property that has only a few."""
+    properties, required = schema.get("properties", {}), schema.get("required", ())
+    if not isinstance(properties, dict) or not isinstance(required, list):
+        return {}
+    found = dict[str, frozenset[str]]()
+    for name in required:
+        entry = resolve(properties.get(name)) if isinstance(name, str) else None
+        values = _values(entry) if isinstance(entry, dict) else None
+        if values is not None:
+            found[name] = values
+    return found
+
+
+def _are_distinct(sets: Iterable[frozenset[str]]) -> bool:
+    """Whether no value is in two of the sets."""
+    seen = set[str]()
+    for values in sets:
+        if not seen.isdisjoint(values):
+            return False
+        seen |= values
+    return True
 
 
 def _types(schema: dict[str, Any]) -> frozenset[str]:
-    values = _values(schema)
-    if values is not None:
-        return frozenset(_type_of(json.loads(value)) for value in values)
     given = schema.get("type", list(_ALL))
     names = given if isinstance(given, list) else [given]
     return frozenset("number" if name == "integer" else str(name) for name in names)
 
 
-def _values(schema: dict[str, Any]) -> frozenset[str] | None:
-    """The only valid values, written as JSON; None where there are others."""
+def _values(schema: dict[str, Any]) -> _Values:
     if "const" in schema:
         return frozenset({_written(schema["const"])})
     if isinstance(schema.get("enum"), list):

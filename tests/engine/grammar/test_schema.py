@@ -1,6 +1,8 @@
 """Which schemas are enforced, and by which keyword the others are refused."""
 
+import cProfile
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
@@ -148,6 +150,12 @@ A = {"type": "object", "properties": {"kind": {"const": "a"}}, "required": ["kin
 B = {"type": "object", "properties": {"kind": {"enum": ["b", "c"]}}, "required": ["kind"]}
 
 
+def _tagged(first: str, second: str) -> Any:
+    """Only both properties together tell such objects apart."""
+    properties = {"first": {"const": first}, "second": {"const": second}}
+    return {"type": "object", "properties": properties, "required": ["first", "second"]}
+
+
 @pytest.mark.parametrize(
     ("schemas", "disjoint"),
     [
@@ -163,10 +171,41 @@ B = {"type": "object", "properties": {"kind": {"enum": ["b", "c"]}}, "required":
         ([A, {**B, "required": []}], False),
         ([{"enum": ["a"]}, {"type": "integer"}], True),
         ([True, {"type": "integer"}], False),
+        ([A, {"const": {"kind": "b"}}], False),
+        ([{"enum": [1, "a"]}, {"enum": ["b", 1]}], False),
+        ([{"const": "a"}, {"type": ["string", "null"]}], False),
+        ([A, B, {**A, "properties": {"kind": {}}}], False),
+        ([*(_tagged(t, "x") for t in "ab"), *(_tagged(t, "y") for t in "ab")], True),
+        ([*(_tagged(t, "x") for t in "ab"), _tagged("a", "x")], False),
     ],
 )
 def test_disjoint(schemas: list[Any], disjoint: bool) -> None:
     assert are_disjoint(schemas, lambda schema: schema) == disjoint
+
+
+@pytest.mark.parametrize(
+    "one_of",
+    [
+        lambda n: [{"const": i} for i in range(n)],
+        lambda n: [_tagged(f"{i}", "x") for i in range(n)],
+        lambda n: [{"enum": list(range(n))}, *({"const": i} for i in range(n))],
+        lambda n: [{"type": "object", "required": [f"{i}" for i in range(n)]}] * 2,
+        lambda n: [_tagged("a", "x")] * n,
+    ],
+)
+def test_deciding_takes_time_in_proportion_to_the_text(one_of: Callable[[int], Any]) -> None:
+    """Counted in Python's own function calls, which are the same on every machine."""
+    calls = [_num_calls(lambda n=n: are_disjoint(one_of(n), lambda schema: schema)) for n in SIZES]
+    assert calls[1] <= calls[0] * SIZES[1] / SIZES[0] * 1.5
+
+
+SIZES = (200, 1600)
+
+
+def _num_calls(call: Callable[[], object]) -> int:
+    profile = cProfile.Profile()
+    profile.runcall(call)
+    return sum(entry.callcount for entry in profile.getstats())
 
 
 def test_xgrammar_still_has_the_rule_that_is_rewritten() -> None:
