@@ -9,6 +9,7 @@
     │   ├── InvalidRequestError    400
     │   │   ├── ContextLengthError
     │   │   ├── GrammarError
+    │   │   ├── GrammarCostError
     │   │   ├── UnsupportedFieldError
     │   │   └── PreviousResponseError
     │   ├── AuthenticationError    401
@@ -121,6 +122,20 @@ class GrammarError(InvalidRequestError):
     def __init__(self, reason: str, path: Sequence[str] = ()) -> None:
         super().__init__(reason)
         self.path = tuple(path)
+
+
+class GrammarCostError(InvalidRequestError):
+    """What an answer shall be like takes more to follow than a request may have; in mid-answer.
+
+    Args:
+        what: It takes too much of.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the answer was given up: its grammar takes too much {what} to follow. Ambiguous rules"
+            " and nested repetition, such as (a+)+, are the usual reason"
+        )
 
 
 class UnsupportedFieldError(InvalidRequestError):

@@ -11,12 +11,13 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from server.api.errors import describe
-from server.errors import EngineDeadError, ShuttingDownError
+from server.errors import EngineDeadError, RequestError, ShuttingDownError
 
 _logger = logging.getLogger(__name__)
 
-TOLD_ELSEWHERE = (EngineDeadError, ShuttingDownError)
-"""Ends of the whole server, which are logged once, and not by each request."""
+TOLD_ELSEWHERE = (EngineDeadError, ShuttingDownError, RequestError)
+"""Ends of the whole server, which are logged once, and not by each request; and what the client
+asked for, which is no fault of the server."""
 
 DONE = b"data: [DONE]\n\n"
 

@@ -14,6 +14,7 @@ from server.errors import (
     ContextLengthError,
     EngineDeadError,
     GlidecapeError,
+    GrammarCostError,
     GrammarError,
     InvalidRequestError,
     ShuttingDownError,
@@ -100,6 +101,7 @@ class AsyncEngine:
             ContextLengthError: the prompt leaves no room for a token.
             InvalidRequestError: the prompt is empty, or the id is that of an open request.
             GrammarError: the grammar can't be enforced, or takes too long to compile.
+            GrammarCostError: the grammar takes more than its share of the engine's steps.
         """
         self._check(request)
         # Held until the request is over, so that the engine's thread never has to compile.
@@ -115,6 +117,8 @@ class AsyncEngine:
                 if isinstance(output, GlidecapeError):
                     raise output
                 finished = output.finish_reason is not None
+                if output.grammar_exceeded is not None:
+                    raise GrammarCostError(output.grammar_exceeded)
                 yield output
         finally:
             del self._streams[request.request_id]

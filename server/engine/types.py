@@ -14,7 +14,7 @@ RequestId = NewType("RequestId", str)
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 """`stop`: a stop token (or, set from outside, a stop string); `length`: max_tokens or the context
-is used up; `abort`: the client went away; `error`: the engine died."""
+is used up; `abort`: the client went away; `error`: the engine died, or gave this request up."""
 
 
 GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "ebnf", "structural_tag"]
@@ -239,6 +239,8 @@ class RequestOutput:
     """Of the prompt's tokens from the second on; with the first output, if asked for."""
     trace: StepTrace | None = None
     """None unless asked for."""
+    grammar_exceeded: str | None = None
+    """Of what the grammar took more than its share; the finish reason is `error` then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ def _frame(event: Event) -> bytes:
 
 
 def _error(error: Exception) -> ResponseError:
-    if not isinstance(error, (RequestError, *TOLD_ELSEWHERE)):
+    if not isinstance(error, TOLD_ELSEWHERE):
         _logger.error("stream failed", exc_info=error)
     code = "invalid_prompt" if isinstance(error, RequestError) else "server_error"
     return ResponseError(code=code, message=describe(error).body.error.message)

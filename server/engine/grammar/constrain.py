@@ -26,8 +26,8 @@ class Follows(Protocol):
         """Takes the last accepted tokens back."""
         ...
 
-    def forced_tokens(self) -> Sequence[int]:
-        """Tokens of the text that must follow; empty where there is a choice."""
+    def forced_tokens(self, most: int) -> Sequence[int]:
+        """Up to `most` tokens of the text that must follow; empty where there is a choice."""
         ...
 
 
@@ -94,4 +94,4 @@ def _allows(state: Follows, token_id: int) -> bool:
 
 
 def _forced(state: Follows, most: int) -> Sequence[int]:
-    return state.forced_tokens()[:most] if most > 0 else ()
+    return state.forced_tokens(most) if most > 0 else ()

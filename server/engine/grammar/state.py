@@ -5,103 +5,167 @@ prefix hits and chunked prompts don't concern it. Holds xgrammar's matcher, from
 comes; the engine's thread alone uses it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from server.engine.grammar.budget import Meter, end_dearest
 from server.engine.types import Grammar, Request, RequestId
 
 if TYPE_CHECKING:
     from server.engine.grammar.compiler import CompiledGrammar
 
+_Words = NDArray[np.uint32]
+
+_MAX_FORCED_BYTES = 64
+_BYTES_PER_TOKEN = 8
+_MAX_CHAIN = 32
+"""Tokens that a forced text can begin with; where more are allowed there is a choice."""
+_DEAR_SECONDS = 0.001
+"""Of a mask from which on none is made only to look for forced text."""
+
 
 class GrammarState:
     """One request's matcher.
+
+    Once the grammar has taken more than its share (`budget.py`), the matcher is not asked any more:
+    everything is allowed, nothing is accepted, and whoever runs the step ends the request.
 
     Args:
         stop_ids: tokens that end the answer, not empty; allowed only where it is complete.
     """
 
-    def __init__(self, compiled: "CompiledGrammar", stop_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        compiled: "CompiledGrammar",
+        stop_ids: frozenset[int],
+        meter: Meter | None = None,
+    ) -> None:
+        self.meter = meter or Meter()
         self._vocabulary = compiled.vocabulary
         self._stop_ids = sorted(stop_ids)
         self._textless_ids = compiled.textless_ids - stop_ids
-        self._matcher = compiled.new_matcher(self._stop_ids)
+        self._matcher = self.meter.run(compiled.new_matcher, self._stop_ids)
         self._accepted = list[int]()
-        words = -(-compiled.vocabulary.size // 32)
-        self._bits = torch.zeros(1, words, dtype=torch.int32)
+        self._num_known = 0
+        """Accepted tokens that are the request's output; behind them is what is only proposed."""
+        self._masks: dict[tuple[int, ...], _Words | None] = {}
+        """By proposed tokens: what is looked at for a proposal is looked at again to verify it."""
+        self._fill_seconds = 0.0
 
     @property
     def num_accepted(self) -> int:
         return len(self._accepted)
 
     def catch_up(self, output_ids: Sequence[int]) -> None:
-        """Comes to stand behind these output tokens, from wherever it stood.
+        """Comes to stand behind these output tokens, from wherever it stood: a step begins.
 
         Raises:
             RuntimeError: they leave the grammar, which nothing drawn under its masks does.
         """
+        self.meter.next_step()
         common = min(len(self._accepted), len(output_ids))
         if self._accepted[:common] != list(output_ids[:common]):
             common = 0
         self.rollback(len(self._accepted) - common)
         for token_id in output_ids[common:]:
-            if not self.accept(token_id):
+            if not self.accept(token_id) and not self.meter.exceeded:
                 raise RuntimeError(f"token {token_id} was drawn and leaves the grammar")
+        self._num_known = len(self._accepted)
+        self._masks.clear()
 
     def accept(self, token_id: int) -> bool:
         """Goes on by a token; False, and no change, if the grammar forbids it."""
         # xgrammar would write a warning for a token without a text.
-        if token_id in self._textless_ids or self._matcher.is_terminated():
+        if self.meter.exceeded or token_id in self._textless_ids or self._matcher.is_terminated():
             return False
-        if not self._matcher.accept_token(token_id):
+        if not self.meter.run(self._matcher.accept_token, token_id):
             return False
         self._accepted.append(token_id)
         return True
 
     def rollback(self, num_tokens: int) -> None:
         """Takes the last accepted tokens back."""
-        if num_tokens:
+        if num_tokens and not self.meter.exceeded:
             self._matcher.rollback(num_tokens)
             del self._accepted[-num_tokens:]
 
     def forbidden(self) -> torch.Tensor | None:
-        """[vocab] bool on the CPU: tokens that may not come next; None where all may. Valid until
-        the next call.
+        """[vocab] bool on the CPU: tokens that may not come next; None where all may.
 
         Behind a stop token everything may come: nobody reads it.
         """
-        if self._matcher.is_terminated():
-            return None
-        if not self._matcher.fill_next_token_bitmask(self._bits):
+        allowed = self._allowed()
+        if allowed is None or self.meter.exceeded:
             return None
         # numpy's unpacking takes a tenth of the time that xgrammar's own kernel for masking takes.
-        inverted = ~self._bits[0].numpy().view(np.uint8)
-        bits = np.unpackbits(inverted, bitorder="little", count=self._vocabulary.size)
+        bits = _unpacked(~allowed, self._vocabulary.size)
         if bits.all():  # the vocabulary has no token for what must follow: the answer ends here
             bits[self._stop_ids] = 0
         return torch.from_numpy(bits).view(torch.bool)
 
-    def forced_tokens(self) -> list[int]:
-        """Tokens of the text that must follow; empty where there is a choice.
+    def forced_tokens(self, most: int) -> list[int]:
+        """Up to `most` tokens of the text that must follow; empty where there is a choice.
 
         The last token of that text is left out: what follows may be joined to it.
         """
-        if self._matcher.is_terminated():
+        if self._fill_seconds > _DEAR_SECONDS:
             return []
-        try:
-            text = self._matcher.find_jump_forward_string()
-        except UnicodeDecodeError:  # it begins or ends inside of a character
-            return []
-        if not text:
-            return []
-        count, token_ids = 0, self._vocabulary.encode(text)[:-1]
+        text = self._forced_text(min(most * _BYTES_PER_TOKEN, _MAX_FORCED_BYTES))
+        count, token_ids = 0, self._vocabulary.encode(text)[:-1][:most] if text else []
         while count < len(token_ids) and self.accept(token_ids[count]):
             count += 1
         self.rollback(count)
         return token_ids[:count]
+
+    def _forced_text(self, most: int) -> str:
+        """Found token by token: xgrammar's own search goes on without end where the text does."""
+        text, count = b"", 0
+        while len(text) < most:
+            token_id = self._forced_token()
+            if token_id is None or not self.accept(token_id):
+                break
+            text += self._vocabulary.token_bytes(token_id)
+            count += 1
+        self.rollback(count)
+        try:
+            return text.decode()
+        except UnicodeDecodeError as error:  # it begins or ends inside of a character
+            return text[: error.start].decode()
+
+    def _forced_token(self) -> int | None:
+        """The shortest of the allowed tokens if all others only go on from it."""
+        allowed = self._allowed()
+        if allowed is None or int(np.bitwise_count(allowed).sum()) > _MAX_CHAIN:
+            return None
+        ids = [int(i) for i in np.flatnonzero(_unpacked(allowed, self._vocabulary.size))]
+        if not ids or not set(ids).isdisjoint(self._stop_ids):
+            return None
+        texts = {token_id: self._vocabulary.token_bytes(token_id) for token_id in ids}
+        shortest = min(ids, key=lambda token_id: len(texts[token_id]))
+        is_forced = all(text.startswith(texts[shortest]) for text in texts.values())
+        return shortest if is_forced and texts[shortest] else None
+
+    def _allowed(self) -> "_Words | None":
+        """A bit per token that may come next; None where all may."""
+        if self.meter.exceeded or self._matcher.is_terminated():
+            return None
+        proposed = tuple(self._accepted[self._num_known :])
+        if proposed not in self._masks:
+            words = np.zeros((1, -(-self._vocabulary.size // 32)), dtype=np.int32)
+            before = self.meter.step_seconds
+            masks = self.meter.run(self._matcher.fill_next_token_bitmask, words)
+            self._fill_seconds = self.meter.step_seconds - before
+            self._masks[proposed] = words[0].view(np.uint32) if masks else None
+        return self._masks[proposed]
+
+
+def _unpacked(words: "_Words", size: int) -> NDArray[np.uint8]:
+    """[size] of 0 and 1."""
+    return np.unpackbits(words.view(np.uint8), bitorder="little", count=size)
 
 
 class GrammarStates:
@@ -135,6 +199,13 @@ class GrammarStates:
             self._states[request.request_id] = state
         state.catch_up(output_ids)
         return state
+
+    def exceeding(self, request_ids: Collection[RequestId]) -> dict[RequestId, str]:
+        """Requests of a step that has been run whose grammars have taken more than their share, and
+        of what: they have to end."""
+        meters = {name: self._states[name].meter for name in request_ids}
+        end_dearest(meters.values())
+        return {name: meter.exceeded for name, meter in meters.items() if meter.exceeded}
 
     def forget(self, request_id: RequestId) -> None:
         """The request is over."""

@@ -70,6 +70,21 @@ def append_tokens(
     )
 
 
+def given_up(sequence: Sequence, grammar_exceeded: str) -> RequestOutput:
+    """The last output of a request whose grammar has taken more than its share."""
+    return RequestOutput(
+        request_id=sequence.request.request_id,
+        token_ids=(),
+        logprobs=None,
+        finish_reason="error",
+        stop_token_id=None,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        num_output_tokens=sequence.num_output_tokens,
+        num_cached_tokens=sequence.num_cached_tokens or 0,
+        grammar_exceeded=grammar_exceeded,
+    )
+
+
 def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprobs, ...] | None:
     asked_for = sequence.request.params.prompt_logprobs is not None
     return tuple(sequence.prompt_logprobs) if asked_for else None

@@ -87,6 +87,8 @@ class SequenceResult:
     """One per scored node of the plan."""
     trace: StepTrace | None = None
     """None unless the request asks for it."""
+    grammar_exceeded: str | None = None
+    """Of what the request's grammar took more than its share, which ends the request."""
 
 
 class StepSeconds(NamedTuple):

@@ -5,7 +5,7 @@ model is.
 """
 
 from server.engine.schedule.blocks import BlockPool
-from server.engine.schedule.outcome import append_tokens
+from server.engine.schedule.outcome import append_tokens, given_up
 from server.engine.schedule.plan import StepPlan, StepResult
 from server.engine.schedule.planner import SchedulerConfig, StepPlanner
 from server.engine.schedule.recorder import Recorder
@@ -106,6 +106,10 @@ class Scheduler:
         for planned in plan.sequences:
             sequence = self._by_id[planned.request.request_id]
             did = result.sequences[planned.request.request_id]
+            if did.grammar_exceeded is not None:
+                outputs.append(given_up(sequence, did.grammar_exceeded))
+                self.finish(planned.request.request_id, "error", now)
+                continue
             sequence.num_computed += did.num_committed
             sequence.prompt_logprobs.extend(did.prompt_logprobs)
             output = append_tokens(

@@ -31,8 +31,8 @@ class Word:
         assert num_tokens <= len(self.accepted)
         del self.accepted[len(self.accepted) - num_tokens :]
 
-    def forced_tokens(self) -> list[int]:
-        return self.forced.get(len(self.accepted), [])
+    def forced_tokens(self, most: int) -> list[int]:
+        return self.forced.get(len(self.accepted), [])[:most]
 
 
 CHAIN = Proposal(((1, 2, 3), (4, 5), (6, 7)), ((0.5, 0.3, 0.1), (0.6, 0.2), (0.9, 0.1)))

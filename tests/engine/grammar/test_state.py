@@ -1,14 +1,18 @@
 """A request's state in its grammar: masks, rollback, the end, forced tokens; and how the sampler
 uses the masks."""
 
+import itertools
 import json
 from typing import Any
 
 import pytest
 import torch
 
+from server.engine.grammar.budget import Meter
+from server.engine.grammar.state import GrammarState
 from server.engine.step.sampler import SamplerRow, sample
 from server.engine.types import Grammar, SamplingParams
+from tests.engine.grammar.bytes import compiler as bytes_compiler
 from tests.engine.grammar.vocabulary import (
     GRAMMARS,
     PIECES,
@@ -71,20 +75,59 @@ def test_catch_up_from_anywhere() -> None:
 def test_forced_tokens_leave_out_the_last_which_may_be_joined() -> None:
     person = state(GRAMMARS["person"])
     person.catch_up(encode('{"'))
-    assert text_of(person.forced_tokens()) == "name"
+    assert text_of(person.forced_tokens(9)) == "name"
     person.catch_up(encode('{"na'))
-    assert text_of(person.forced_tokens()) == "me"
+    assert text_of(person.forced_tokens(9)) == "me"
     assert person.num_accepted == 2
     person.catch_up(encode('{"name": '))
-    assert person.forced_tokens() == []
+    assert person.forced_tokens(9) == []
     person.catch_up([*encode('{"name": "ab", "age": 1, "tags": []}'), EOS])
-    assert person.forced_tokens() == []
+    assert person.forced_tokens(9) == []
 
 
 def test_half_a_character_is_no_forced_text() -> None:
     """Both texts go on with the same first byte of two."""
-    split = state(Grammar("choice", json.dumps(["éa", "êa"])))
-    assert split.forced_tokens() == []
+    split = GrammarState(bytes_compiler().get(Grammar("choice", '["éa", "êa"]')), frozenset({256}))
+    assert split.forced_tokens(9) == []
+    assert split.accept(0xC3)
+    assert split.forced_tokens(9) == []
+
+
+def test_what_no_token_can_write_is_no_choice() -> None:
+    assert text_of(state(Grammar("choice", '["éab", "êa"]')).forced_tokens(9)) == "é"
+
+
+def test_forced_text_is_found_as_far_as_it_is_asked_for() -> None:
+    """Also where it has no end."""
+    endless = state(Grammar("ebnf", 'root ::= "12" root | "b"'))
+    endless.catch_up(encode("1"))
+    assert endless.forced_tokens(9) == []
+    long = state(Grammar("choice", json.dumps(["12" * 5000])))
+    assert text_of(long.forced_tokens(6)) == "12" * 6
+    assert text_of(long.forced_tokens(500)) == "12" * 31
+    assert long.num_accepted == 0
+
+
+def test_a_mask_is_made_once_for_proposing_and_verifying() -> None:
+    name = state(Grammar("choice", json.dumps(["nab", "na12"])))
+    clock = itertools.count()
+    name.meter = Meter(lambda: float(next(clock)) * 1e-9, lambda: 0)
+    assert name.forced_tokens(9) == []
+    num_calls = next(clock)
+    assert allowed(name) == {"n", "na"}
+    assert name.accept(PIECES.index(b"n"))
+    assert allowed(name) == {"a", "ab"}
+    assert next(clock) == num_calls + 3  # a call begins and ends: only the token was new
+    name.catch_up(encode("na"))
+    assert allowed(name) == {"b", "1", "12"}
+
+
+def test_a_dear_mask_is_not_made_for_a_proposal() -> None:
+    forced = state(Grammar("choice", '["name"]'))
+    clock = itertools.count()
+    forced.meter = Meter(lambda: next(clock) * 0.002, lambda: 0)
+    assert forced.forbidden() is not None
+    assert forced.forced_tokens(9) == []
 
 
 def test_without_a_token_for_what_must_follow_the_answer_ends() -> None:

@@ -12,7 +12,7 @@
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -87,11 +87,24 @@ class Runner:
             speculator.commit(plan, proposed, verified)
             observations = speculator.learn(proposed, verified.walks)
         times.append(time.perf_counter())
+        results = self._results(plan, proposed, verified) | self._given_up(grammars)
         seconds = StepSeconds(*(after - before for before, after in itertools.pairwise(times)))
         stats = None
         if speculator is not None:
             stats = speculator.stats(plan, proposed, walks, observations, seconds)
-        return StepResult(self._results(plan, proposed, verified), seconds, stats)
+        return StepResult(results, seconds, stats)
+
+    def _given_up(
+        self, grammars: Mapping[RequestId, GrammarState]
+    ) -> dict[RequestId, SequenceResult]:
+        """Of the requests whose grammars have taken more than their share: what they drew may have
+        been drawn without a mask."""
+        if self.grammars is None or not grammars:
+            return {}
+        return {
+            name: SequenceResult(0, (), None, grammar_exceeded=what)
+            for name, what in self.grammars.exceeding(grammars.keys()).items()
+        }
 
     def forget(self, request_id: RequestId) -> None:
         """The request is over."""
