@@ -20,7 +20,7 @@ from server.build import LoadedModel, build_model
 from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
 from server.engine.types import PolicyName, Request, RequestId, SamplingParams, SpeculationParams
-from weights.train.json_lines import line_error, read_json_lines
+from weights.train.text.json_lines import line_error, read_json_lines
 
 POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "beam", "auto")
 OFF = SpeculationParams(policy="off")

@@ -38,7 +38,7 @@ from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
 from server.errors import CheckpointError, ConfigError
 from server.text.tokenizer import from_hf, load_hf_tokenizer
-from weights.train.json_lines import line_error, read_json_lines
+from weights.train.text.json_lines import line_error, read_json_lines
 
 _REFERENCE, _LLAMA = PEERS[0], PEERS[1]
 _WINDOWS_AT_ONCE = 4

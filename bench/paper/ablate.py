@@ -24,13 +24,13 @@ from server.models.config import model_config
 from weights.checkpoint import read_config
 from weights.locate import locate_model
 from weights.train.config import Precision, TrainConfig
-from weights.train.feature_store import FeatureStore, Shard, read_key
+from weights.train.features.store import FeatureStore, Shard, read_key
+from weights.train.features.target import TrainTarget
+from weights.train.fit.precision import pick_precision
+from weights.train.fit.validate import Validation
 from weights.train.load import load_target
-from weights.train.precision import pick_precision
-from weights.train.samples import PromptIds
-from weights.train.target import TrainTarget
+from weights.train.text.samples import PromptIds
 from weights.train.train import train
-from weights.train.validate import Validation
 
 STUDY = "glimpse-layers"
 
@@ -60,7 +60,7 @@ class AblationOptions:
     """How the variants are trained; what is not here is the trainer's default."""
 
     text: tuple[Path, ...]
-    """As `glidecape train` takes it: `weights/train/samples.py`."""
+    """As `glidecape train` takes it: `weights/train/text/samples.py`."""
     out: Path
     steps: int
     precision: Precision = "auto"

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from bench.paper.data import DataSets, EncodedPrompt
 from server.text.tokenizer import Tokenizer
-from weights.train.json_lines import line_error, read_json_lines
+from weights.train.text.json_lines import line_error, read_json_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def find_contamination(
     """Reads all of the training text.
 
     Args:
-        files: as `weights/train/samples.py` and `weights/train/prompts.py` read them.
+        files: as `weights/train/text/samples.py` and `weights/train/text/prompts.py` read them.
         tokenizer: the target's, whose ids the text holds.
 
     Raises:

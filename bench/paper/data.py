@@ -8,8 +8,8 @@ from typing import Any
 from server.build import LoadedModel
 from server.errors import ConfigError, InvalidRequestError
 from server.text.chat_template import ChatTemplate
-from weights.train.json_lines import read_json_lines
-from weights.train.prompts import Prompt, read_prompts, user_turn
+from weights.train.text.json_lines import read_json_lines
+from weights.train.text.prompts import Prompt, read_prompts, user_turn
 
 _KEY = "data"
 

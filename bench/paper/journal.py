@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from bench.paper.figures import PromptResult
 from bench.paper.records import from_record, to_record
-from weights.train.json_lines import AppendLog, line_error
+from weights.train.text.json_lines import AppendLog, line_error
 
 Identity = Mapping[str, str]
 

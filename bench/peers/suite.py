@@ -37,7 +37,7 @@ from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import from_hf, load_hf_tokenizer
 from weights.blocks import BLOCKS_FILE
 from weights.default import default_gguf
-from weights.train.prompts import prompt_encoder, read_prompts, usable_template
+from weights.train.text.prompts import prompt_encoder, read_prompts, usable_template
 
 
 @dataclass(frozen=True, slots=True)

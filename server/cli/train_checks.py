@@ -10,17 +10,17 @@ from server.machine import free_memory
 from server.models.config import ModelConfig
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
-from weights.train.checkpoint import check_checkpoint
 from weights.train.config import TrainConfig, glimpsed_layers
-from weights.train.feature_store import (
+from weights.train.features.store import (
     FEATURE_DTYPES,
     FOLDER,
     FeatureShape,
     read_key,
     stored_bytes,
 )
-from weights.train.generate import TEXT_FILE
-from weights.train.run import FIXED
+from weights.train.fit.checkpoint import check_checkpoint
+from weights.train.fit.run import FIXED
+from weights.train.text.generate import TEXT_FILE
 from weights.train.work_folder import check_disk
 
 SPARE_BYTES = 2**30

@@ -18,10 +18,10 @@ from server.config import ModelSettings
 from server.errors import ConfigError
 from weights.train.card import write_card
 from weights.train.config import TrainConfig, glimpsed_layers
-from weights.train.feature_store import FOLDER, FeatureKey, Shard, plan_shards, stored_bytes
-from weights.train.features import FeatureWriter
+from weights.train.features.store import FOLDER, FeatureKey, Shard, plan_shards, stored_bytes
+from weights.train.features.writer import FeatureWriter
 from weights.train.load import LoadedTarget, load_target
-from weights.train.samples import Sample, read_samples
+from weights.train.text.samples import Sample, read_samples
 from weights.train.train import learn, prepare
 from weights.train.work_folder import WorkFolder
 

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from server.cli.terminal import report, stderr
 
 if TYPE_CHECKING:
-    from weights.train.generate import Progress as TextProgress
+    from weights.train.text.generate import Progress as TextProgress
 
 _LINE_SECONDS = 30.0
 """Between lines, where there is no terminal to draw a bar on."""

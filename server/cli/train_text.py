@@ -22,12 +22,12 @@ from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from weights.checkpoint import read_config
 from weights.locate import locate_model
-from weights.train.generate import TEXT_FILE, GenerationConfig, Progress, generate_text
-from weights.train.prompts import Prompt, prompt_encoder, read_prompts, usable_template
-from weights.train.samples import read_samples
-from weights.train.self_prompts import user_header
-from weights.train.text_store import TextStore
-from weights.train.text_target import TextTarget
+from weights.train.text.generate import TEXT_FILE, GenerationConfig, Progress, generate_text
+from weights.train.text.prompts import Prompt, prompt_encoder, read_prompts, usable_template
+from weights.train.text.samples import read_samples
+from weights.train.text.self_prompts import user_header
+from weights.train.text.store import TextStore
+from weights.train.text.target import TextTarget
 from weights.train.work_folder import WorkFolder
 
 TEXT_SECONDS = "text_seconds"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from weights.train.feature_store import FeatureShape, Shard, left_over_bytes, within
+from weights.train.features.store import FeatureShape, Shard, left_over_bytes, within
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class SamplingParams:
 
 
 PolicyName = Literal["off", "chain", "cape", "beam", "auto"]
-"""How many tokens a step proposes, and in which shape: see `step/host/policy.py`."""
+"""How many tokens a step proposes, and in which shape: see `speculation/policies.py`."""
 
 TokenSource = Literal["trunk", "leaf", "target"]
 """Where an emitted token came from: the draft's own chain, one of its alternatives, or the target

@@ -20,7 +20,7 @@ from server.models.config import model_config
 from tests.weights.train.checkpoints import write_checkpoint
 from weights.checkpoint import read_config
 from weights.train.config import TrainConfig
-from weights.train.generate import Progress
+from weights.train.text.generate import Progress
 
 Run = Callable[..., None]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from server.cli.train_time import TimedText
-from weights.train.feature_store import FeatureShape, Shard, plan_shards
-from weights.train.samples import Sample
+from weights.train.features.store import FeatureShape, Shard, plan_shards
+from weights.train.text.samples import Sample
 
 SHAPE = FeatureShape(1, 2, 8, 0, 4, torch.float32)
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from server.errors import CheckpointError
 from weights.train.config import TrainConfig
-from weights.train.json_lines import read_json_lines
+from weights.train.fit.validate import Validation
+from weights.train.text.json_lines import read_json_lines
 from weights.train.train import Trained
-from weights.train.validate import Validation
 
 FILE = "card.md"
 _MEASURED = "## Measured"

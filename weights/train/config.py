@@ -22,7 +22,7 @@ class TrainConfig:
     """
 
     text: tuple[Path, ...]
-    """JSONL files, plain or gzipped, as `weights/train/samples.py` describes."""
+    """JSONL files, plain or gzipped, as `weights/train/text/samples.py` describes."""
     out: Path
     """Folder the draft is written to."""
     work: Path

@@ -19,11 +19,11 @@ from weights.checkpoint import load_weights, read_config
 from weights.locate import locate_model
 from weights.quantization import choose_quantization
 from weights.train.config import Precision, TrainConfig, glimpsed_layers
-from weights.train.feature_store import FOLDER, read_key
-from weights.train.precision import pick_precision
-from weights.train.prompts import prompt_encoder, usable_template
-from weights.train.samples import PromptIds
-from weights.train.target import TrainTarget, prepare_target
+from weights.train.features.store import FOLDER, read_key
+from weights.train.features.target import TrainTarget, prepare_target
+from weights.train.fit.precision import pick_precision
+from weights.train.text.prompts import prompt_encoder, usable_template
+from weights.train.text.samples import PromptIds
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from server.errors import CheckpointError, ConfigError
 from weights.checkpoint import SINGLE_FILE, read_json
-from weights.train import checkpoint
+from weights.train.fit import checkpoint
 from weights.train.work_folder import RUN_FILE, write_json
 
 _DRAFTS = "drafts.json"

@@ -11,10 +11,8 @@ from rich.console import Console
 from server.errors import CheckpointError, ConfigError
 from server.models.glide_config import GlideConfig, config_dict
 from weights.checkpoint import read_json
-from weights.train.batches import Located, locate
-from weights.train.checkpoint import RunState, check_checkpoint
 from weights.train.config import TrainConfig, glimpsed_layers
-from weights.train.feature_store import (
+from weights.train.features.store import (
     FOLDER,
     FeatureKey,
     FeatureStore,
@@ -24,15 +22,17 @@ from weights.train.feature_store import (
     stored_bytes,
     within,
 )
-from weights.train.features import FeatureWriter, write_features
+from weights.train.features.target import TrainTarget
+from weights.train.features.vocab import draft_vocabulary
+from weights.train.features.writer import FeatureWriter, write_features
+from weights.train.fit.batches import Located, locate
+from weights.train.fit.checkpoint import RunState, check_checkpoint
+from weights.train.fit.progress import feature_bar
+from weights.train.fit.run import RunData, TrainingRun, run_identity, validation_line
+from weights.train.fit.validate import Validation
+from weights.train.fit.warm_start import draft_config
 from weights.train.out_folder import holds_draft, is_own_draft
-from weights.train.progress import feature_bar
-from weights.train.run import RunData, TrainingRun, run_identity, validation_line
-from weights.train.samples import PromptIds, Sample, read_samples
-from weights.train.target import TrainTarget
-from weights.train.validate import Validation
-from weights.train.vocab import draft_vocabulary
-from weights.train.warm_start import draft_config
+from weights.train.text.samples import PromptIds, Sample, read_samples
 
 Report = Callable[[str], None]
 

@@ -17,9 +17,9 @@ from server.errors import ConfigError
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
 from tests.engine.tiny import CPU, EOS, MODEL
-from weights.train.feature_store import read_key
-from weights.train.target import TrainTarget, prepare_target
-from weights.train.validate import Validation
+from weights.train.features.store import read_key
+from weights.train.features.target import TrainTarget, prepare_target
+from weights.train.fit.validate import Validation
 
 WIDEST = Variant("several", (0, 1), True)
 NARROW = Variant("first", (0,), False)

@@ -24,15 +24,15 @@ from tests.weights.train.tiny import (
     write_text,
 )
 from weights.glide import load_glide
-from weights.train import run as run_module
-from weights.train import trainer as trainer_module
 from weights.train.config import TrainConfig
-from weights.train.run import TrainingRun
-from weights.train.samples import Sample
-from weights.train.target import TrainTarget
+from weights.train.features.target import TrainTarget
+from weights.train.fit import run as run_module
+from weights.train.fit import trainer as trainer_module
+from weights.train.fit.run import TrainingRun
+from weights.train.fit.trainer import Learner, Part, Trainer, TrainingError
+from weights.train.fit.validate import Validation
+from weights.train.text.samples import Sample
 from weights.train.train import learn, prepare, train
-from weights.train.trainer import Learner, Part, Trainer, TrainingError
-from weights.train.validate import Validation
 
 QUIET = Console(quiet=True)
 

@@ -14,7 +14,7 @@ from server.models.config import ModelConfig
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
 from weights.train.config import TrainConfig
-from weights.train.target import TrainTarget, prepare_target
+from weights.train.features.target import TrainTarget, prepare_target
 
 CPU = torch.device("cpu")
 VOCABULARY = 61

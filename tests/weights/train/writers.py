@@ -9,7 +9,7 @@ from hashlib import blake2b
 from server.engine.types import FinishReason, Request, RequestOutput
 from server.text.chat_template import ChatTemplate, Message, ToolSchema
 from tests.doubles import EOS, EOS_ID, byte_tokenizer, ids
-from weights.train.text_target import TextTarget
+from weights.train.text.target import TextTarget
 
 
 class KeyedEngine:

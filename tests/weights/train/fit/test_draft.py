@@ -1,0 +1,156 @@
+"""The training forward against the engine's step-by-step drafting: same weights, same text, every
+delay. What differs here would be learnt for nothing."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from server.errors import UnsupportedModelError
+from server.models.config import RopeConfig
+from server.models.glide import TOKEN_TABLE
+from tests.models.test_glide import PagedDraft, paged_chain
+from tests.models.test_glide_reference import (
+    KV,
+    VOCABULARY,
+    Draft,
+    make_draft,
+    random_target_kv,
+    target_config,
+)
+from weights.train.features.labels import SoftLabels
+from weights.train.fit.batches import TrainBatch
+from weights.train.fit.draft import TrainableDraft
+
+MAX_DELAY = 6
+LENGTHS = (1, 9, 21)
+"""Verified tokens; behind each, drafting starts."""
+LENGTH = max(LENGTHS) + MAX_DELAY
+MHA = target_config(num_kv_heads=4)
+WINDOWS = target_config(sliding_windows=(None, 9, None, 6, 4))
+
+DRAFTS: dict[str, Draft] = {
+    "last-layer": make_draft(max_delay=MAX_DELAY),
+    "three-layers": make_draft(glimpse_layers=((0, 2, -1),), draft_vocab_size=20),
+    "hidden": make_draft(glimpse_hidden=True, max_delay=MAX_DELAY),
+    "hidden-few-delays": make_draft(glimpse_hidden=True, max_delay=3),
+    "three-layers-hidden": make_draft(
+        glimpse_layers=((0, 2, -1),), glimpse_hidden=True, max_delay=MAX_DELAY
+    ),
+    "mha": make_draft(MHA, num_kv_heads=6),
+    "mha-two-layers-hidden": make_draft(
+        MHA, num_kv_heads=6, glimpse_layers=((1, 3),), glimpse_hidden=True, max_delay=MAX_DELAY
+    ),
+    "windows": make_draft(WINDOWS, glimpse_layers=((0, 1, 4),)),
+    "biases": make_draft(attention_bias=True, cross_bias=True),
+    "no-norms": make_draft(cross_norm=False, final_norm=False),
+    "cross-rope": make_draft(cross_rope_theta=10_000.0, rope=RopeConfig(theta=50.0)),
+}
+
+
+def trainable(draft: Draft) -> TrainableDraft:
+    """With the draft's weights; their names must be the state's."""
+    model = TrainableDraft(draft.config, draft.target, draft.target_embedding)
+    model.load_state_dict({n: w for n, w in draft.weights.items() if n != TOKEN_TABLE})
+    return model
+
+
+def head_of(draft: Draft) -> torch.Tensor:
+    ids = draft.weights.get(TOKEN_TABLE)
+    return draft.target_head if ids is None else draft.target_head[ids]
+
+
+def train_batch(
+    draft: Draft, texts: Sequence[Sequence[int]], kvs: Sequence[Sequence[KV]],
+    hidden: Sequence[torch.Tensor], rows: Sequence[Sequence[int]],
+) -> TrainBatch:  # fmt: skip
+    """rows: per text the positions that are learnt. Padding holds large numbers."""
+    width, most = max(map(len, texts)), max(map(len, rows))
+    layers = draft.config.glimpsed_layers(0)
+    kv_size = (draft.target.num_kv_heads, draft.target.head_dim)
+    kv = torch.full((len(texts), width, len(layers), 2, *kv_size), 1e4)
+    seen = torch.full((len(texts), width, draft.target.hidden_size), 1e4)
+    ids, is_row = torch.zeros(len(texts), width).long(), torch.zeros(len(texts), most).bool()
+    positions = torch.stack([torch.tensor([*row, *[row[0]] * (most - len(row))]) for row in rows])
+    for i, (text, layer_kv, states) in enumerate(zip(texts, kvs, hidden, strict=True)):
+        ids[i, : len(text)], is_row[i, : len(rows[i])] = torch.tensor(text), True
+        seen[i, : len(text)] = states
+        for j, layer in enumerate(layers):
+            kv[i, : len(text), j] = torch.stack(layer_kv[layer], dim=1)
+    labels = SoftLabels(*(torch.zeros(0) for _ in range(4)))
+    return TrainBatch(ids, positions, is_row, kv, seen, labels)
+
+
+def random_text(seed: int, length: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(VOCABULARY, (length,), generator=generator).tolist()
+
+
+def random_hidden(draft: Draft, seed: int, length: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed + 100)
+    return torch.randn(length, draft.target.hidden_size, generator=generator)
+
+
+def engine_logits(
+    draft: Draft, text: Sequence[int], kv: Sequence[KV], hidden: torch.Tensor, verified: int
+) -> torch.Tensor:
+    """[delays, draft_vocab]: drafted one by one behind the verified tokens; the target's cache
+    holds garbage behind them."""
+    seen = [(keys[:verified], values[:verified]) for keys, values in kv]
+    state = hidden[verified - 1] if draft.config.glimpse_hidden else None
+    tokens = text[: verified + MAX_DELAY]
+    return paged_chain(PagedDraft(draft, [seen]), tokens, verified, state, [verified])
+
+
+@pytest.mark.parametrize("verified", LENGTHS)
+@pytest.mark.parametrize("name", DRAFTS)
+def test_training_forward_equals_drafting(name: str, verified: int) -> None:
+    draft = DRAFTS[name]
+    text, kv = random_text(0, LENGTH), random_target_kv(draft.target, LENGTH)
+    hidden = random_hidden(draft, 0, LENGTH)
+    expected = engine_logits(draft, text, kv, hidden, verified)
+    rows = range(verified, verified + MAX_DELAY)
+    batch = train_batch(draft, [text], [kv], [hidden], [rows])
+    actual = trainable(draft)(batch, torch.arange(1, MAX_DELAY + 1)[None]) @ head_of(draft).T
+    assert expected.std() > 0.3, "logits too flat to tell drafts apart"
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["three-layers-hidden", "mha", "windows"])
+def test_padded_sequences_and_mixed_delays(name: str) -> None:
+    """Two texts of different length, each position at another delay, as in training."""
+    draft = DRAFTS[name]
+    lengths = (LENGTH, 14)
+    texts = [random_text(i, length) for i, length in enumerate(lengths)]
+    kvs = [random_target_kv(draft.target, length, i) for i, length in enumerate(lengths)]
+    hidden = [random_hidden(draft, i, length) for i, length in enumerate(lengths)]
+    rows = [list(range(1, lengths[0] - 1)), list(range(7, 13))]
+    batch = train_batch(draft, texts, kvs, hidden, rows)
+    delays = torch.minimum(torch.arange(batch.positions.numel()) % MAX_DELAY + 1,
+                           batch.positions.flatten()).view_as(batch.positions)  # fmt: skip
+    actual = trainable(draft)(batch, delays) @ head_of(draft).T
+    places = [(i, at) for i in range(2) for at in range(len(rows[i]))]
+    assert len(actual) == len(places)
+    for row, (i, at) in zip(actual, places, strict=True):
+        delay = int(delays[i, at])
+        verified = rows[i][at] - delay + 1
+        expected = engine_logits(draft, texts[i], kvs[i], hidden[i], verified)[delay - 1]
+        torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_trained_is_refused() -> None:
+    for draft in (
+        make_draft(num_layers=2),
+        make_draft(own_head=True),
+        make_draft(own_embedding=True),
+    ):
+        with pytest.raises(UnsupportedModelError, match="one layer"):
+            trainable(draft)
+
+
+def test_hidden_states_are_demanded() -> None:
+    draft = DRAFTS["hidden"]
+    text, kv = random_text(0, 9), random_target_kv(draft.target, 9)
+    batch = train_batch(draft, [text], [kv], [random_hidden(draft, 0, 9)], [[5]])
+    with pytest.raises(ValueError, match="hidden state"):
+        trainable(draft)(batch._replace(hidden=None), torch.ones(1, 1).long())

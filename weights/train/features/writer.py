@@ -1,0 +1,138 @@
+"""The target's forward over the training text, once: fills the feature store."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from server.engine.step.inputs import Nodes, StepInputs, build_inputs
+from server.engine.step.kv_cache import CacheShape, allocate_kv
+from server.kernels.tree import LayerCache
+from weights.train.features.labels import Labeller, SoftLabels
+from weights.train.features.store import (
+    FEATURE_DTYPES,
+    FeatureKey,
+    FeatureShape,
+    FeatureStore,
+    Shard,
+    ShardTensors,
+    group_by_tokens,
+)
+from weights.train.features.target import TrainTarget
+from weights.train.text.samples import Sample
+
+_FORWARD_TOKENS = 2048
+"""Rows of a forward of the target; longer samples go alone."""
+_HEAD_ROWS = 256
+"""Rows of logits over the whole vocabulary held at once."""
+_BLOCK = 16
+
+
+class FeatureWriter:
+    """Runs the target over samples and gathers what a draft learns from."""
+
+    def __init__(self, target: TrainTarget, key: FeatureKey) -> None:
+        self.target, self.key = target, key
+        self.device = target.model.placement.device
+        vocabulary = torch.tensor(key.vocabulary, device=self.device)
+        self.labeller = Labeller(vocabulary, target.config.vocab_size, key.top_k)
+        self.dtype = FEATURE_DTYPES[key.dtype]
+        self._caches = list[LayerCache]()
+
+    def shape(self) -> FeatureShape:
+        config = self.target.config
+        return FeatureShape(
+            num_glimpses=len(self.key.glimpse_layers),
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            hidden_size=config.hidden_size if self.key.glimpse_hidden else 0,
+            top_k=self.labeller.top_k,
+            dtype=self.dtype,
+        )
+
+    @torch.inference_mode()
+    def compute(self, samples: Sequence[Sample]) -> ShardTensors:
+        """Features of some samples, see `ShardTensors`."""
+        groups = group_by_tokens(samples, _FORWARD_TOKENS, lambda sample: sample.num_tokens)
+        batches = [self._batch(group) for group in groups]
+        return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+    def _batch(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        inputs = self._inputs(samples)
+        hidden = self.target.model(inputs.token_ids, self._caches, inputs.batch)
+        tensors = {"kv": self._kv(inputs.batch.slots)}
+        if self.key.glimpse_hidden:
+            tensors["hidden"] = hidden.to(self.dtype).cpu()
+        starts = zip(inputs.first_rows, samples, strict=True)
+        learnt = [
+            torch.arange(first + sample.first_loss, first + sample.num_tokens - 1)
+            for first, sample in starts
+        ]
+        return tensors | self._labels(hidden[torch.cat(learnt).to(self.device)])
+
+    def _inputs(self, samples: Sequence[Sample]) -> StepInputs:
+        """A chain per sample, each in blocks of its own."""
+        nodes, num_blocks = list[Nodes](), 0
+        for sample in samples:
+            needed = -(-sample.num_tokens // _BLOCK)
+            block_ids = range(num_blocks, num_blocks + needed)
+            nodes.append(Nodes(block_ids, 0, sample.token_ids.tolist()))
+            num_blocks += needed
+        if not self._caches or num_blocks > len(self._caches[0].keys):
+            config, dtype = self.target.config, self.target.model.placement.dtype
+            shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
+            self._caches = allocate_kv(shape, num_blocks, _BLOCK, self.device)
+        return build_inputs(nodes, _BLOCK, self.device)
+
+    def _kv(self, slots: torch.Tensor) -> torch.Tensor:
+        """[tokens, glimpses, 2, kv_heads, head_dim]"""
+        if not self.key.glimpse_layers:
+            shape = self.shape()
+            return torch.empty(
+                len(slots), 0, 2, shape.num_kv_heads, shape.head_dim, dtype=self.dtype
+            )
+        layers = [
+            torch.stack([pool.flatten(0, 1)[slots] for pool in self._caches[layer]], dim=1)
+            for layer in self.key.glimpse_layers
+        ]
+        return torch.stack(layers, dim=1).to(self.dtype).cpu()
+
+    def _labels(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
+        """hidden: [labels, hidden]"""
+        logits = self.target.model.logits
+        parts = [self.labeller(logits(rows)) for rows in hidden.split(_HEAD_ROWS)]
+        labels = SoftLabels(*(torch.cat(field) for field in zip(*parts, strict=True)))
+        return {
+            "probs": labels.probs.to(torch.float16).cpu(),
+            "columns": labels.columns.int().cpu(),
+            "rest": labels.rest.to(torch.float16).cpu(),
+            "best": labels.best.int().cpu(),
+        }
+
+
+def write_features(
+    writer: FeatureWriter,
+    store: FeatureStore,
+    shards: Sequence[Shard],
+    advance: Callable[[int], None],
+    deadline: float = math.inf,
+) -> None:
+    """Writes the shards that the store lacks.
+
+    Args:
+        advance: is told the tokens of each shard that was written.
+        deadline: monotonic seconds; no shard is begun that would end later, but for the first one
+            where there would be none at all.
+    """
+    some = any(map(store.has, shards))
+    began, tokens = time.monotonic(), 0
+    for shard in shards:
+        if store.has(shard):
+            continue
+        seconds = (time.monotonic() - began) / max(tokens, 1) * shard.num_tokens
+        if some and time.monotonic() + seconds > deadline:
+            return
+        store.write(shard, writer.compute(shard.samples))
+        some, tokens = True, tokens + shard.num_tokens
+        advance(shard.num_tokens)

@@ -1,0 +1,221 @@
+"""One training run: features in, a draft out, with checkpoints, figures and a live line."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from server.models.glide import TOKEN_TABLE
+from server.models.glide_config import GlideConfig, config_dict
+from weights.glide import save_glide
+from weights.train.config import TrainConfig
+from weights.train.features.store import FeatureStore
+from weights.train.features.target import TrainTarget
+from weights.train.fit.batches import EpochOrder, FeatureReader, Located
+from weights.train.fit.checkpoint import RunState, load_checkpoint, save_checkpoint
+from weights.train.fit.curve import draw_curve, train_record, validation_record, write_curve
+from weights.train.fit.draft import TrainableDraft
+from weights.train.fit.parallel import Workers
+from weights.train.fit.precision import pick_precision
+from weights.train.fit.progress import Averages, Display, live_line, training_line
+from weights.train.fit.schedule import Budget
+from weights.train.fit.trainer import Learner, StepResult, Trainer, make_optimizer
+from weights.train.fit.validate import Validation, Validator
+from weights.train.fit.warm_start import warm_start
+from weights.train.out_folder import note_draft
+
+Report = Callable[[str], None]
+_RECORD_STEPS = 20
+_DEFAULT_EPOCHS = 3.0
+FIXED = ("seed", "batch_tokens", "micro_batch_tokens", "learning_rate", "warmup", "weight_decay")
+"""Settings that a run can't change on its way."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What a run learns from, and what it is judged by."""
+
+    store: FeatureStore
+    training: Sequence[Located]
+    held_out: Sequence[Located]
+
+    @property
+    def digest(self) -> str:
+        digest = blake2b(digest_size=12)
+        for located in self.training:
+            digest.update(located.sample.digest)
+        return digest.hexdigest()
+
+
+class TrainingRun:
+    """Goes on where the work folder's checkpoint is, else from the target's weights.
+
+    Raises:
+        CheckpointError: the checkpoint is broken or of a run with other settings.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        draft_config: GlideConfig,
+        target: TrainTarget,
+        data: RunData,
+        report: Report,
+    ) -> None:
+        device = target.model.placement.device
+        self.config, self.data, self.report = config, data, report
+        self.draft = TrainableDraft(draft_config, target.config, target.embedding).to(device)
+        warm_start(self.draft, target)
+        self.optimizer = make_optimizer(self.draft, config)
+        self.identity = run_identity(config, draft_config, data.store)
+        self.state = self._resume(device)
+        report(f"training in {self.state.precision} on {device}")
+        dtype = getattr(torch, self.state.precision)
+        vocabulary = torch.tensor(data.store.key.vocabulary, device=target.head.device)
+        head = target.head[vocabulary].to(device, dtype).contiguous()
+        workers = Workers(device)
+        self.learner = Learner(self.draft, self.optimizer, head, dtype, workers)
+        reader = FeatureReader(data.store)
+        order = EpochOrder(data.training, config.batch_tokens, config.seed)
+        self.trainer = Trainer(config, self.learner, reader, order, self.state)
+        self.validator = Validator(reader, data.held_out, config.micro_batch_tokens, workers)
+        self._steps_per_epoch = len(order.batches(0))
+
+    def run(self, console: Console) -> Validation | None:
+        """Trains to the end and writes the draft; returns the last look at held-out text, None
+        where nothing is held out.
+
+        Raises:
+            TrainingError: a step can't be learnt from.
+            KeyboardInterrupt: a checkpoint is written before it is passed on.
+        """
+        state = self.state
+        with live_line(console) as display:
+            if state.step == 0:
+                self._begin()
+            budget = make_budget(self.config, self._steps_per_epoch, state.look_seconds)
+            try:
+                self.trainer.run(budget, _Watch(self, display, budget))
+            except KeyboardInterrupt:
+                self.checkpoint()
+                raise
+        self.checkpoint()
+        last = self.validate()
+        self.checkpoint()  # once more: the look is part of the curve
+        write_curve(self.config.out, self.state.curve)
+        if not draw_curve(self.config.out, self.state.curve):
+            self.report("no picture of the curve: matplotlib is not installed")
+        return last
+
+    def _begin(self) -> None:
+        began = time.perf_counter()
+        self.checkpoint()  # first: a draft without one is not ours to write over
+        self.validate()
+        self.state.look_seconds = time.perf_counter() - began
+        self.state.seconds += self.state.look_seconds
+
+    def checkpoint(self) -> None:
+        work, state = self.config.work, self.state
+        save_checkpoint(work, state, self.identity, self.draft, self.optimizer)
+
+    def validate(self) -> Validation | None:
+        """Looks at held-out text if there is some, and writes the draft as it is now."""
+        learner = self.learner
+        result = self.validator(self.draft, learner.head, learner.dtype)
+        if result is not None:
+            self.state.curve.append(validation_record(self.state, result))
+        self.save_draft()
+        return result
+
+    def save_draft(self) -> None:
+        key, config = self.data.store.key, self.draft.config
+        tensors = {
+            name: weight.detach().to(torch.bfloat16)
+            for name, weight in self.draft.state_dict().items()
+        }
+        if config.draft_vocab_size is not None:
+            tensors[TOKEN_TABLE] = torch.tensor(key.vocabulary)
+        note_draft(self.config.work, tensors)
+        save_glide(self.config.out, config, tensors)
+
+    def _resume(self, device: torch.device) -> RunState:
+        config, text = self.config, self.data.digest
+        state = load_checkpoint(config.work, self.identity, self.draft, self.optimizer)
+        if state is None:
+            precision = str(pick_precision(config.precision, device)).removeprefix("torch.")
+            return RunState(precision=precision, text=text)
+        if config.precision != "auto":
+            state.precision = config.precision
+        self.report(f"going on from step {state.step:,}")
+        if state.text != text:
+            self.report("the text has changed: a new epoch begins")
+            state.text, state.epoch, state.batch = text, state.epoch + 1, 0
+        return state
+
+
+def make_budget(config: TrainConfig, steps_per_epoch: int, look_seconds: float = 0.0) -> Budget:
+    """What was asked for; three epochs if nothing was.
+
+    Args:
+        look_seconds: kept free for what comes behind the last step, of half the time at most.
+    """
+    epochs = config.epochs
+    if epochs is None and config.steps is None and config.minutes is None:
+        epochs = _DEFAULT_EPOCHS
+    counts = [] if config.steps is None else [config.steps]
+    if epochs is not None:
+        counts.append(max(1, round(epochs * steps_per_epoch)))
+    seconds = None
+    if config.minutes is not None:
+        whole = config.minutes * 60
+        seconds = max(whole - look_seconds, whole / 2)
+    return Budget(min(counts, default=None), seconds)
+
+
+class _Watch:
+    """What happens beside learning: figures, checkpoints, looks at held-out text."""
+
+    def __init__(self, run: TrainingRun, display: Display, budget: Budget) -> None:
+        self._run, self._display, self._budget = run, display, budget
+        self._averages = Averages()
+        self._saved = self._validated = time.perf_counter()
+
+    def __call__(self, result: StepResult) -> None:
+        run, now = self._run, time.perf_counter()
+        self._averages.add(result)
+        self._display(training_line(run.state, self._averages, self._budget))
+        if run.state.step % _RECORD_STEPS == 0:
+            rate = run.optimizer.param_groups[0]["lr"]
+            run.state.curve.append(train_record(run.state, self._averages, rate))
+        if now - self._validated > run.config.validation_seconds:
+            run.checkpoint()
+            looked = run.validate()
+            if looked is not None:
+                run.report(validation_line(run.state.step, looked))
+            self._validated = time.perf_counter()
+        if now - self._saved > run.config.checkpoint_seconds:
+            run.checkpoint()
+            self._saved = time.perf_counter()
+
+
+def validation_line(step: int, result: Validation) -> str:
+    agreement = " ".join(f"{share * 100:.1f}" for share in result.agreement)
+    return (
+        f"held-out text after step {step:,}: loss {result.loss:.3f}, agreement at delay 1, 2, …: "
+        f"{agreement} %, a chain of {len(result.agreement)} gives {result.chain_tokens:.2f} "
+        "tokens a step"
+    )
+
+
+def run_identity(
+    config: TrainConfig, draft_config: GlideConfig, store: FeatureStore
+) -> dict[str, Any]:
+    """What has to be the same for a run to go on."""
+    vocabulary = blake2b(repr(store.key.vocabulary).encode(), digest_size=12).hexdigest()
+    settings = {name: getattr(config, name) for name in FIXED}
+    shape = {"draft": config_dict(draft_config), "max_delay": config.max_delay}
+    return {"target": store.key.target, "vocabulary": vocabulary, **shape, **settings}

@@ -1,0 +1,81 @@
+"""A draft's first weights: the target's last layer, and the queries of the layers it reads."""
+
+import torch
+
+from server.models.glide_config import GlideConfig, target_shape
+from weights.train.features.target import TrainTarget
+from weights.train.fit.draft import TrainableDraft
+
+_FINAL_NORM = 0.25
+"""Of the target's final norm: an untrained draft is wrong, and costs least if it is not sure."""
+
+
+def draft_config(
+    target: TrainTarget,
+    glimpse_layers: tuple[int, ...],
+    glimpse_hidden: bool,
+    max_delay: int,
+    draft_vocab_size: int | None,
+) -> GlideConfig:
+    """One layer of the target's own shape.
+
+    Raises:
+        UnsupportedModelError: a layer the target lacks.
+    """
+    config = target.config
+    return GlideConfig(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_layers=1,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        rms_norm_eps=config.rms_norm_eps,
+        target=target_shape(config),
+        attention_bias=config.attention_bias,
+        glimpse_layers=(glimpse_layers,),
+        glimpse_hidden=glimpse_hidden,
+        max_delay=max_delay,
+        cross_bias=config.attention_bias,
+        draft_vocab_size=draft_vocab_size,
+    )
+
+
+@torch.no_grad()
+def warm_start(draft: TrainableDraft, target: TrainTarget) -> None:
+    """Fills every weight; the hidden glimpse starts at zero.
+
+    Matrices are scaled down to a root mean square of at most 1 / sqrt(input features). A trained
+    model's can be far larger; AdamW moves every weight by about the learning rate a step, and would
+    need very many to change them. What they compute is of no use as it is: the draft's one layer
+    gets embeddings, the target's last layer got what 29 others made of them. What is kept is the
+    directions (measured in `docs/log.md`).
+    """
+    config = draft.config
+    last = f"model.layers.{config.target.num_layers - 1}."
+    for name, weight in draft.state_dict().items():
+        if name.startswith(("hidden_proj", "delay_embedding")):
+            weight.zero_()
+            continue
+        source = target.weights[_source(name, config.glimpsed_layers(0), last)]
+        if name == "model.norm.weight":
+            source = source * _FINAL_NORM
+        elif weight.dim() > 1:
+            largest = weight.shape[1] ** -0.5
+            source = source * min(1.0, largest / float(source.square().mean().sqrt()))
+        weight.copy_(source)
+
+
+def _source(name: str, glimpsed: tuple[int, ...], last: str) -> str:
+    """Where a draft's weight comes from.
+
+    model.layers.0.cross_attn.1.q_proj.weight    model.layers.19.self_attn.q_proj.weight
+    model.layers.0.cross_attention_layernorm...  model.layers.29.input_layernorm...
+    model.layers.0.mlp.up_proj.weight            model.layers.29.mlp.up_proj.weight
+    """
+    if ".cross_attn." in name:
+        part = name.split(".cross_attn.")[1]
+        index, part = part.split(".", 1) if len(glimpsed) > 1 else ("0", part)
+        return f"model.layers.{glimpsed[int(index)]}.self_attn.{part}"
+    own = name.replace("cross_attention_layernorm", "input_layernorm")
+    return own.replace("model.layers.0.", last)
