@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from server.engine.grammar.ebnf_text import literal, with_whole_escapes
-from server.engine.grammar.pattern import check_pattern
+from server.engine.grammar.regular.ebnf import RuleWriter, plain
+from server.engine.grammar.regular.syntax import python_pattern
 from server.engine.grammar.schema import JsonSchema, enforceable
 from server.engine.types import Grammar
 from server.errors import GrammarError
@@ -194,8 +195,7 @@ class GrammarCompiler:
             case "json_schema":
                 return self._backend.compile_grammar(schema_ebnf(json.loads(grammar.text)))
             case "regex":
-                check_pattern(grammar.text)
-                return self._backend.compile_regex(grammar.text)
+                return self._backend.compile_grammar(regex_ebnf(grammar.text))
             case "choice":
                 return self._backend.compile_grammar(choice_ebnf(json.loads(grammar.text)))
             case "ebnf":
@@ -227,6 +227,16 @@ def choice_ebnf(choices: Sequence[str]) -> str:
     return "root ::= " + " | ".join(map(literal, choices))
 
 
+def regex_ebnf(pattern: str) -> str:
+    """The grammar of the texts that Python's `re.fullmatch` matches.
+
+    Raises:
+        GrammarError: it is no regular expression, or not all of it can be enforced.
+    """
+    writer = RuleWriter("text_", plain)
+    return "\n".join([f"root ::= {writer.rule(python_pattern(pattern))}", *writer.rules])
+
+
 def with_enforceable_schemas(tag: Any) -> Any:
     """A structural tag whose JSON schemas are grammars that enforce all of them, and whose grammars
     are read as `compile` reads them.
@@ -240,6 +250,8 @@ def with_enforceable_schemas(tag: Any) -> Any:
         return tag
     if tag.get("type") == "json_schema" and tag.get("style", "json") == "json":
         return {"type": "grammar", "grammar": schema_ebnf(tag.get("json_schema", True))}
+    if tag.get("type") == "regex":
+        return {"type": "grammar", "grammar": regex_ebnf(tag.get("pattern", ""))}
     if tag.get("type") == "grammar" and isinstance(tag.get("grammar"), str):
         return {"type": "grammar", "grammar": with_whole_escapes(tag["grammar"])}
     return {key: with_enforceable_schemas(value) for key, value in tag.items()}

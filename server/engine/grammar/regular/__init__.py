@@ -1,0 +1,1 @@
+"""Regular languages: read from Python's syntax, intersected, written as a grammar. Pure."""

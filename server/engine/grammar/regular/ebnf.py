@@ -1,0 +1,218 @@
+"""Expressions → rules of a grammar that xgrammar compiles.
+
+Most of an expression becomes xgrammar's own `Regex("…")`, for which it makes automata and masks in
+advance. Intersections and complements become rules of one state each; long repetitions are counted
+in blocks, since masks are made for each character of a count otherwise.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from server.engine.grammar.ebnf_text import literal
+from server.engine.grammar.regular.automaton import Automaton, automaton
+from server.engine.grammar.regular.chars import ALL_CHARS, CharSet, char_set, chars
+from server.engine.grammar.regular.expression import (
+    EMPTY,
+    NOTHING,
+    Both,
+    Char,
+    Either,
+    Expression,
+    Not,
+    Repeat,
+    Sequence,
+    repeat,
+)
+from server.errors import GrammarError
+
+BLOCK: Final = 32
+"""Characters of a block. Half of it costs half of the time to compile and more in each step."""
+_LONGEST_COUNT: Final = 2 * BLOCK
+
+Spelling = Callable[[CharSet], str]
+"""A regular expression for one character of a set, as xgrammar reads it."""
+
+
+def plain(allowed: CharSet) -> str:
+    """As it is."""
+    ranges = [
+        _shown(low) if low == high else f"{_shown(low)}-{_shown(high)}"
+        for low, high in allowed.ranges
+    ]
+    return f"[{''.join(ranges)}]"
+
+
+def in_json(allowed: CharSet) -> str:
+    """As JSON strings have it. Every character is written in one way only: escaped where it must
+    be, and in short where there is a short form."""
+    kept = allowed - _ESCAPED
+    ways = [plain(kept)] if kept else []
+    short = "".join(letter for char, letter in _SHORT.items() if char in allowed)
+    if short:
+        ways.append(rf"\\{plain(chars(short))}")
+    long = (allowed & _CONTROL) - _SHORT_CHARS
+    ways += [rf"\\u00{'01'[high]}{plain(low)}" for high, low in _long(long)]
+    return ways[0] if len(ways) == 1 else f"({'|'.join(ways)})"
+
+
+_CONTROL: Final = char_set([(0, 0x1F)])
+_SHORT: Final = {
+    '"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t",
+}  # fmt: skip
+_SHORT_CHARS: Final = chars("".join(_SHORT))
+_ESCAPED: Final = _CONTROL | _SHORT_CHARS
+
+
+def _long(allowed: CharSet) -> list[tuple[int, CharSet]]:
+    """Those with the same first digit together: (it, their last digits)."""
+    found = list[tuple[int, CharSet]]()
+    for high in (0, 1):
+        codes = [low for low in range(16) if chr(16 * high + low) in allowed]
+        if codes:
+            found.append((high, chars("".join(f"{code:x}" for code in codes))))
+    return found
+
+
+def _shown(code: int) -> str:
+    char = chr(code)
+    if code < 0x20 or code == 0x7F:
+        return f"\\x{code:02x}"
+    return char if char.isalnum() or code > 0x7F else f"\\{char}"
+
+
+class RuleWriter:
+    """Rules, each under a name of its own.
+
+    Args:
+        prefix: with which all names begin.
+    """
+
+    def __init__(self, prefix: str, spelling: Spelling) -> None:
+        self._prefix = prefix
+        self._spelling = spelling
+        self._names: dict[str | Expression, str] = {}
+        self.rules = list[str]()
+
+    def rule(self, expression: Expression) -> str:
+        """The name of a rule for these texts.
+
+        Raises:
+            GrammarError: there are none.
+            TooManyStatesError: they need too large an automaton.
+        """
+        if expression not in self._names:
+            body = self._body(expression)
+            self._names[expression] = self._named(body)
+        return self._names[expression]
+
+    def _named(self, body: str) -> str:
+        if body not in self._names:
+            name = f"{self._prefix}{len(self.rules)}"
+            self._names[body] = name
+            self.rules.append(f"{name} ::= {body}")
+        return self._names[body]
+
+    def _body(self, expression: Expression) -> str:
+        if expression == EMPTY:
+            return '""'
+        if expression == NOTHING:
+            raise GrammarError("no text is left")
+        if _is_simple(expression):
+            return f"Regex({literal(self._regex(expression))})"
+        match expression:
+            case Sequence(items):
+                return " ".join(self.rule(part) for part in _joined(items))
+            case Either(items):
+                return " | ".join(map(self.rule, items))
+            case Repeat(item, least, most):
+                if isinstance(item, Char):
+                    return self._counted(item, least, most)
+                return f"{self.rule(item)}{{{least},{'' if most is None else most}}}"
+            case _:
+                found = automaton(expression)
+                if found is None:
+                    raise GrammarError("no text is left")
+                return self._states(found)
+
+    def _counted(self, item: Char, least: int, most: int | None) -> str:
+        """Blocks and a rest, twice: as many as there must be, then as many as there may be more."""
+        parts = list[str]()
+        if least:
+            parts += self._blocks(item, least // BLOCK, least // BLOCK)
+            parts.append(self.rule(repeat(item, least % BLOCK, least % BLOCK)))
+        if most is None:
+            parts.append(self.rule(repeat(item, 0, None)))
+        elif most > least:
+            blocks, rest = divmod(most - least, BLOCK)
+            short = [*self._blocks(item, 0, blocks - 1), self.rule(repeat(item, 0, BLOCK - 1))]
+            long = [*self._blocks(item, blocks, blocks), self.rule(repeat(item, 0, rest))]
+            ways = [" ".join(short)] if blocks else []
+            parts.append(f"({' | '.join([*ways, ' '.join(long)])})")
+        return " ".join(parts)
+
+    def _blocks(self, item: Char, least: int, most: int) -> list[str]:
+        block = self.rule(repeat(item, BLOCK, BLOCK))
+        return [f"{block}{{{least},{most}}}"] if most else []
+
+    def _states(self, found: Automaton) -> str:
+        """The body of the first state; the others get rules."""
+        base = f"{self._prefix}{len(self.rules)}_"
+        self.rules.append("")  # the place is taken
+        bodies = [self._state(state, found, base) for state in range(len(found.transitions))]
+        place = self.rules.index("")
+        self.rules[place] = "\n".join(f"{base}{i} ::= {body}" for i, body in enumerate(bodies))
+        return f"{base}0"
+
+    def _state(self, state: int, found: Automaton, base: str) -> str:
+        again = [allowed for allowed, target in found.transitions[state] if target == state]
+        ways = [
+            f"{self.rule(Char(allowed))} {base}{target}"
+            for allowed, target in found.transitions[state]
+            if target != state
+        ]
+        if state in found.accepting:
+            ways.append('""')
+        loop = "".join(f"{self.rule(repeat(Char(allowed), 0, None))} " for allowed in again)
+        return f"{loop}({' | '.join(ways)})"
+
+    def _regex(self, expression: Expression) -> str:
+        match expression:
+            case Char(allowed):
+                return self._spelling(allowed)
+            case Sequence(items):
+                return "".join(map(self._regex, items))
+            case Either(items):
+                return f"({'|'.join(map(self._regex, items))})"
+            case Repeat(item, least, most):
+                limits = f"{{{least},{'' if most is None else most}}}"
+                return f"({self._regex(item)}){limits}"
+            case _:
+                raise TypeError("has no regular expression")
+
+
+def _is_simple(expression: Expression) -> bool:
+    """xgrammar's regular expressions are enough."""
+    match expression:
+        case Char():
+            return True
+        case Sequence(items) | Either(items):
+            return all(map(_is_simple, items))
+        case Repeat(item, least, most):
+            is_long = max(least, most or 0) > _LONGEST_COUNT and isinstance(item, Char)
+            return _is_simple(item) and not is_long
+        case Both() | Not():
+            return False
+
+
+def _joined(items: tuple[Expression, ...]) -> list[Expression]:
+    """Simple neighbours as one: they share an automaton then."""
+    found = list[list[Expression]]()
+    for item in items:
+        if found and _is_simple(item) and _is_simple(found[-1][-1]):
+            found[-1].append(item)
+        else:
+            found.append([item])
+    return [Sequence(tuple(group)) if len(group) > 1 else group[0] for group in found]
+
+
+ANY_CHAR: Final = Char(ALL_CHARS)
