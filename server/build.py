@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from server.engine.step.host.runner import Runner
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.host.verify import Model
 from server.engine.step.kv_cache import allocate_kv, copy_kv
-from server.engine.types import SpeculationParams, StepStats
+from server.engine.types import SamplingDefaults, SpeculationParams, StepStats
 from server.gpu_memory import check_memory_settings, gpu_memory
 from server.machine import (
     cpu_kernels,
@@ -52,6 +52,7 @@ from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from server.text.tool_formats import FORMATS
 from weights.checkpoint import checkpoint_identity, load_weights, read_config
+from weights.generation_config import read_sampling
 from weights.locate import locate_model
 from weights.quantization import choose_quantization, describe
 
@@ -80,6 +81,8 @@ class LoadedModel:
     grammars: GrammarCompiler
     tokenizer: Tokenizer
     chat_template: ChatTemplate
+    default_sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    """For requests that don't say."""
     crew: Crew | None = None
     """The other ranks of tensor parallelism."""
 
@@ -128,6 +131,8 @@ def _build_model(
     torch.set_num_threads(num_threads)
     folder = locate_model(settings.model, settings.cache_dir.expanduser(), dtype, report)
     config = model_config(read_config(folder))
+    said = read_sampling(folder, settings.model, settings.generation_config)
+    sampling = SamplingDefaults(**said)  # pyright: ignore[reportArgumentType]  # top_k is whole
     hf_tokenizer = load_hf_tokenizer(folder)
     tokenizer = from_hf(hf_tokenizer)
     placement = Placement(device, dtype, crew.join() if crew else WHOLE)
@@ -139,6 +144,7 @@ def _build_model(
         quantization = choose_quantization(settings.quantization, folder, config, placement)
     precision = describe(quantization, dtype)
     report(f"loaded {name}: {config.num_layers} layers, {precision} on {device}")
+    report(f"sampling, where a request says nothing: {sampling}")
     draft = guarded(crew, lambda: load_draft(settings, model, placement, quantization, report))
     model.freeze(quantization)
     return_freed_memory()
@@ -212,6 +218,7 @@ def _build_model(
         grammars=grammars,
         tokenizer=tokenizer,
         chat_template=ChatTemplate(hf_tokenizer, name),
+        default_sampling=sampling,
         crew=crew,
     )
 
@@ -251,6 +258,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         created=int(time.time()),
         version=__version__,
         system_fingerprint=_fingerprint(model),
+        default_sampling=model.default_sampling,
         sse_ping_seconds=settings.sse_ping_seconds,
         can_speculate=model.speculator is not None,
         default_speculation=model.speculation,

@@ -24,6 +24,8 @@ ToolParserName = Literal["auto", "hermes", "llama3", "mistral", "mistral_args", 
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
+GenerationConfig = Literal["model", "openai"]
+
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -73,6 +75,10 @@ class ModelSettings(BaseSettings):
 
     model: str = DEFAULT_MODEL
     """The default model's name, a local folder (Hugging Face layout), a .gguf file, or a hub id."""
+
+    generation_config: GenerationConfig = "model"
+    """What temperature, top_p and the like are where nobody says: the model's own recommendation
+    (generation_config.json), or OpenAI's defaults, which draw from the whole distribution."""
 
     draft: str = "auto"
     """Draft for speculative decoding: a folder with a GliDe draft or a small model, ngram (prompt

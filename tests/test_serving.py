@@ -154,6 +154,11 @@ def test_a_client_that_leaves_before_a_whole_answer_frees_its_blocks(server: Liv
     eventually(lambda: server.metric("kv_cache_usage_perc") == 0)
 
 
+def test_the_default_model_is_sampled_as_its_authors_recommend(client: OpenAI) -> None:
+    response = client.responses.create(model=DEFAULT_MODEL, input="Hi", max_output_tokens=16)
+    assert (response.temperature, response.top_p) == (0.2, 0.9)
+
+
 def test_errors_have_openais_shape(client: OpenAI) -> None:
     with pytest.raises(NotFoundError) as missing:
         client.chat.completions.create(model="gpt-4", messages=QUESTION)

@@ -12,6 +12,7 @@ from server.engine.types import (
     Grammar,
     RequestId,
     RequestOutput,
+    SamplingDefaults,
     SpeculationParams,
 )
 from server.engine.types import Request as EngineRequest
@@ -64,6 +65,8 @@ class ServingInfo:
     never reach the engine."""
     system_fingerprint: str
     """Stays the same as long as model and settings do: `fp_…`."""
+    default_sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    """For requests that don't say."""
     sse_ping_seconds: float = 15.0
     can_speculate: bool = False
     """There is a draft."""

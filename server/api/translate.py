@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from server.api.completion_prompts import PromptField, echoed, prompt_fields, prompt_tokens
 from server.api.context_room import max_tokens, room_for
-from server.api.deps import Parts
+from server.api.deps import Parts, ServingInfo
 from server.api.errors import shown
 from server.api.generation import Job
 from server.api.job_group import JobGroup, PromptJobs, choice_seed
@@ -49,7 +49,7 @@ async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
     room = room_for("messages", len(prompt), parts.engine.max_model_len)
     limit = max_tokens(room, given, default=None)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    params = _sampling_params(body, limit, num_logprobs, parts.info.vocab_size)
+    params = _sampling_params(body, limit, num_logprobs, parts.info)
     params = replace(params, grammar=await _chat_grammar(body, tools, parts))
     name = _group_name("chatcmpl")
     jobs = _jobs(name, 0, body.n or 1, body, prompt, params, parts, tools, continues_text=False)
@@ -115,7 +115,7 @@ async def _prompt_jobs(
     num_logprobs = body.logprobs
     if num_jobs > num_choices and num_logprobs is None:
         num_logprobs = 0  # the best are chosen by them
-    params = _sampling_params(body, limit, num_logprobs, parts.info.vocab_size)
+    params = _sampling_params(body, limit, num_logprobs, parts.info)
     params = replace(params, grammar=await answer_grammar(body, parts))
     if body.echo and body.logprobs is not None:
         params = replace(params, prompt_logprobs=body.logprobs)
@@ -173,27 +173,28 @@ def _chat_max_tokens(body: ChatRequest) -> tuple[str, int] | None:
 
 
 def _sampling_params(
-    body: SamplingRequest, max_tokens: int, num_logprobs: int | None, vocab_size: int
+    body: SamplingRequest, max_tokens: int, num_logprobs: int | None, info: ServingInfo
 ) -> SamplingParams:
     min_tokens = body.min_tokens or 0
     if min_tokens > max_tokens:
         raise InvalidRequestError(
             f"min_tokens: {min_tokens} is more than max_tokens, {max_tokens}", "min_tokens"
         )
+    default, vocab_size = info.default_sampling, info.vocab_size
     stop_token_ids = body.stop_token_ids or []
     check_token_ids("stop_token_ids", stop_token_ids, vocab_size)
-    temperature = _or(body.temperature, 1.0)
+    temperature = _or(body.temperature, default.temperature)
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=temperature if temperature >= _MIN_TEMPERATURE else 0.0,
         # Keeping more than the vocabulary is keeping all.
-        top_k=min(max(body.top_k or 0, 0), vocab_size),
-        top_p=_or(body.top_p, 1.0),
-        min_p=_or(body.min_p, 0.0),
+        top_k=min(max(default.top_k if body.top_k is None else body.top_k, 0), vocab_size),
+        top_p=_or(body.top_p, default.top_p),
+        min_p=_or(body.min_p, default.min_p),
         seed=random.getrandbits(63) if body.seed is None else body.seed,
         presence_penalty=_or(body.presence_penalty, 0.0),
         frequency_penalty=_or(body.frequency_penalty, 0.0),
-        repetition_penalty=_or(body.repetition_penalty, 1.0),
+        repetition_penalty=_or(body.repetition_penalty, default.repetition_penalty),
         logit_bias=_logit_bias(body.logit_bias or {}, vocab_size),
         logprobs=num_logprobs,
         min_tokens=min_tokens,

@@ -21,7 +21,9 @@ class ChatError(GlidecapeError):
 def chat(
     url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8000",
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0, max=2)] = 0.7,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 is greedy; default: the server's.", min=0, max=2)
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
     api_key: Annotated[
         str | None,
@@ -34,9 +36,8 @@ def chat(
     ] = None,
 ) -> None:
     """Chat with a running server."""
-    options: dict[str, Any] = {"temperature": temperature}
-    if max_tokens is not None:
-        options["max_tokens"] = max_tokens
+    given = {"temperature": temperature, "max_tokens": max_tokens}
+    options = {name: value for name, value in given.items() if value is not None}
     start = [{"role": "system", "content": system}] if system else []
     timeout = httpx.Timeout(None, connect=5)
     with httpx.Client(base_url=url, timeout=timeout, headers=_authorization(api_key)) as client:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +24,10 @@ def generate(
     settings: ModelSettings,
     prompt: Annotated[str, typer.Argument(help="What to answer.")],
     max_tokens: Annotated[int, typer.Option(help="At most this many new tokens.", min=1)] = 256,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0, max=2)] = 0.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="0 is greedy; default: what --generation-config says.", min=0, max=2),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
@@ -44,9 +47,12 @@ def generate(
     if room < 1 or not token_ids:
         reason = f"{len(token_ids)} tokens, but the context holds {model.engine.max_model_len}"
         raise ConfigError("prompt", prompt[:40], reason)
+    sampling = model.default_sampling
+    if temperature is not None:
+        sampling = replace(sampling, temperature=temperature)
     params = SamplingParams(
+        **asdict(sampling),
         max_tokens=min(max_tokens, room),
-        temperature=temperature,
         seed=random.getrandbits(63) if seed is None else seed,
     )
     speculation = replace(model.speculation, traced=trace)

@@ -5,7 +5,7 @@ This is the whole surface the API layer sees besides `async_engine`. No tensors,
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal, NewType
 
 TokenId = NewType("TokenId", int)
@@ -28,6 +28,27 @@ class Grammar:
     text: str
     """The JSON schema, regular expression, JSON list of choices, EBNF or structural tag (xgrammar's
     JSON form); empty for any JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """Sampling of requests that don't say; of a bare one they are OpenAI's."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 and -1 keep all."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __str__(self) -> str:
+        """What differs from OpenAI's, for people."""
+        shown = (f"{name} {value:g}" for name, value in asdict(self).items() if self.differs(name))
+        return ", ".join(shown) or "temperature 1, top_p 1"
+
+    def differs(self, name: str) -> bool:
+        """From OpenAI's."""
+        return getattr(self, name) != getattr(SamplingDefaults(), name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,20 @@
 """What of a body reaches the engine."""
 
+from dataclasses import asdict, replace
+
 import pytest
 
-from server.engine.types import SamplingParams
-from tests.api.harness import CHAT, COMPLETIONS, Json, chat_body, post
+from server.engine.types import SamplingDefaults, SamplingParams
+from tests.api.harness import (
+    CHAT,
+    COMPLETIONS,
+    INFO,
+    Json,
+    chat_body,
+    in_process,
+    make_app,
+    post,
+)
 from tests.doubles import ScriptedEngine, ids, one_by_one
 
 NUM_PROMPT = len("user:hi\n")
@@ -55,6 +66,22 @@ async def test_every_sampling_field() -> None:
 async def test_defaults() -> None:
     params = await params_of(CHAT, chat_body())
     assert params == SamplingParams(max_tokens=512 - NUM_PROMPT, seed=params.seed)
+
+
+async def test_the_models_defaults_count_where_a_request_says_nothing() -> None:
+    """null says nothing; 0 says something."""
+    own = SamplingDefaults(0.7, top_p=0.8, top_k=20, min_p=0.1, repetition_penalty=1.05)
+    engine = ScriptedEngine(one_by_one("a"))
+    said = {"temperature": 0, "top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1}
+    async with in_process(make_app(engine, info=replace(INFO, default_sampling=own))) as client:
+        for fields in ({}, dict.fromkeys(said), said):
+            response = await client.post(CHAT, json=chat_body(seed=1, **fields))
+            assert response.status_code == 200, response.text
+        answer = await client.post("/v1/responses", json={"input": "hi"})
+    drawn = SamplingParams(max_tokens=512 - NUM_PROMPT, seed=1, **asdict(own))
+    greedy = SamplingParams(max_tokens=512 - NUM_PROMPT, seed=1, temperature=0.0)
+    assert [request.params for request in engine.requests[:3]] == [drawn, drawn, greedy]
+    assert (answer.json()["temperature"], answer.json()["top_p"]) == (0.7, 0.8)
 
 
 async def test_each_unseeded_request_gets_its_own_seed() -> None:

@@ -25,7 +25,7 @@ def checkpoint() -> Path:
 
 def one_line_error(*arguments: str) -> str:
     """Runs a command that must fail as users should see it: exit code 2, no traceback."""
-    done = run_glidecape(*arguments)
+    done = run_glidecape(*arguments, "--temperature", "0")
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -39,7 +39,8 @@ def test_generate_prints_the_answer_alone_on_stdout() -> None:
     assert done.returncode == 0
     assert "Paris" in done.stdout
     assert "tokens/s" in done.stderr
-    seeded = (*arguments, "--temperature", "1", "--seed", "5")
+    assert "temperature 0.2, top_p 0.9" in done.stderr
+    seeded = (*arguments, "--seed", "5")
     assert run_glidecape(*seeded).stdout == run_glidecape(*seeded).stdout
 
 

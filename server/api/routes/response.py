@@ -43,7 +43,7 @@ async def create_response(
     _logger.debug("%s user=%r metadata=%r", group.id, body.user, body.metadata or {})
     (prompt,) = group.prompts
     response = first_state(
-        body, group.id, int(time.time()), parts.info.model_name, is_kept=store is not None
+        body, group.id, int(time.time()), parts.info, is_kept=store is not None
     )
     shape = ResponseShape(
         response,

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any, Literal
 
+from server.api.deps import ServingInfo
 from server.api.generation import Progress
 from server.api.responses.chat_request import is_strict
 from server.api.responses.store import ResponseStatus
@@ -115,10 +116,10 @@ class ResponseShape:
 
 
 def first_state(
-    body: ResponseRequest, response_id: str, created_at: int, model: str, *, is_kept: bool
+    body: ResponseRequest, response_id: str, created_at: int, info: ServingInfo, *, is_kept: bool
 ) -> ResponseObject:
     """What a response says from the start: the request, with its defaults."""
-    choice = body.tool_choice
+    choice, default = body.tool_choice, info.default_sampling
     return ResponseObject(
         id=response_id,
         created_at=created_at,
@@ -126,19 +127,19 @@ def first_state(
         instructions=body.instructions,
         max_output_tokens=body.max_output_tokens,
         metadata=body.metadata or {},
-        model=model,
+        model=info.model_name,
         parallel_tool_calls=body.parallel_tool_calls is not False,
         presence_penalty=body.presence_penalty or 0.0,
         previous_response_id=body.previous_response_id,
         prompt_cache_key=body.prompt_cache_key,
         safety_identifier=body.safety_identifier,
         store=is_kept,
-        temperature=1.0 if body.temperature is None else body.temperature,
+        temperature=default.temperature if body.temperature is None else body.temperature,
         text=ResponseText(format=_text_format(body)),
         tool_choice="auto" if choice is None else _as_sent(choice),
         tools=[_tool(tool) for tool in body.tools or []],
         top_logprobs=body.top_logprobs or 0,
-        top_p=1.0 if body.top_p is None else body.top_p,
+        top_p=default.top_p if body.top_p is None else body.top_p,
         truncation=body.truncation or "disabled",
         user=body.user,
     )

@@ -6,7 +6,7 @@ import { load, save } from "./store.js";
 // name, label, hint, smallest, largest, step
 const NUMBERS = {
   sampling: [
-    ["temperature", "Temperature", "0 is greedy; default 1", 0, 2, 0.1],
+    ["temperature", "Temperature", "0 is greedy; default: the model's", 0, 2, 0.1],
     ["top_p", "Top p", "share of probability kept", 0.01, 1, 0.01],
     ["top_k", "Top k", "most probable tokens kept; 0 keeps all", 0, null, 1],
     ["min_p", "Min p", "least share of the best token's", 0, 1, 0.01],
