@@ -42,9 +42,7 @@ async def create_response(
     group = replace(group, id=group.id.replace("chatcmpl-", "resp_"))
     _logger.debug("%s user=%r metadata=%r", group.id, body.user, body.metadata or {})
     (prompt,) = group.prompts
-    response = first_state(
-        body, group.id, int(time.time()), parts.info, is_kept=store is not None
-    )
+    response = first_state(body, group.id, int(time.time()), parts.info, is_kept=store is not None)
     shape = ResponseShape(
         response,
         parts.tokenizer,
