@@ -6,7 +6,7 @@ import torch
 
 from server.config import ModelSettings
 from server.errors import ConfigError
-from server.kernels.cuda import ATTENTION_WORKSPACE
+from server.kernels.triton import ATTENTION_WORKSPACE
 from server.models.config import ModelConfig
 
 _OF_DEVICES = {"cpu": "gpu_memory_utilization", "cuda": "kv_memory_fraction"}

@@ -8,21 +8,17 @@ import torch
 
 from server.kernels import reference
 from server.kernels.cpu import decoder as native
-from server.kernels.cpu.decoder import DecoderShape, LayerWeights
-from server.kernels.cpu.glide import GlideShape, GlideWeights, NativeGlide, supports_glide
+from server.kernels.cpu.glide import NativeGlide, supports_glide
 from server.kernels.linear import LinearFn, can_pack, packed_linear, reference_linear
 from server.kernels.quantized import QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
+from server.kernels.types import DecoderFn, DecoderShape, GlideShape, GlideWeights, LayerWeights
 
 TRITON_ON_CPU = False
 """For tests: on a CPU too the Triton kernels are taken, in Triton's interpreter."""
 
 _LARGEST_HEAD = 256
 """Of the Triton attention: a program keeps a tile of queries and one of keys."""
-
-CosSin = tuple[torch.Tensor, torch.Tensor]
-DecoderFn = Callable[[torch.Tensor, CosSin, Sequence[LayerCache], TreeBatch], torch.Tensor]
-"""(x [rows, hidden], (cos, sin) [rows, 1, head_dim] float32, caches, batch) -> [rows, hidden]"""
 
 
 class Kernels(Protocol):
@@ -93,7 +89,7 @@ def attention_for(query: torch.Tensor) -> Kernels:
 @cache
 def _triton() -> Kernels | None:
     try:
-        from server.kernels.cuda import all as kernels
+        from server.kernels.triton import all as kernels
     except ModuleNotFoundError:
         return None
     return kernels

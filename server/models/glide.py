@@ -15,14 +15,13 @@ import torch
 from torch import nn
 
 from server.kernels import dispatch as kernels
-from server.kernels.cpu.glide import Caches, ChainEnds, Chains, Filling, Roots
-from server.kernels.dispatch import CosSin
 from server.kernels.linear import LinearFn
 from server.kernels.quantized import QuantizedWeight, Weight, quantize
 from server.kernels.tree import LayerCache, TreeBatch, committed_view, strictly_earlier_view
+from server.kernels.types import Caches, ChainEnds, Chains, CosSin, Filling, Roots
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide_config import GlideConfig, check_fits
-from server.models.glide_fused import glide_shape, take_weights
+from server.models.glide_fused import Ends, glide_shape, take_weights
 from server.models.glide_layer import GlideLayer, GlideStep, layer_config
 from server.models.layers import FusedLinear, Placement, RMSNorm, Slots
 from server.models.llama import decoder_layout, local_config
@@ -159,8 +158,16 @@ class GlideModel(nn.Module):
             return None  # the kernel is for drafts that read the target's cache
         if not self.placement.shard.is_whole:
             return None  # and knows no collectives
+        ends = Ends(
+            embedding=_shared("embedding", self.embedding),
+            hidden_proj=self.hidden_proj,
+            delays=self.delay_embedding,
+            final_norm=None if self.norm is None else self.norm.weight,
+            head=head,
+            token_ids=self.draft_token_ids,
+        )
         shape = glide_shape(self.config, self._target)
-        return kernels.fused_glide(shape, head, lambda: take_weights(self, head))
+        return kernels.fused_glide(shape, head, lambda: take_weights(self.layers[0], ends))
 
     def _take_head(self, target_head: Weight | None) -> Weight:
         """[draft_vocab, hidden], or this rank's part of it."""

@@ -1,17 +1,17 @@
 """A GliDe draft's sizes and weights as the fused kernel takes them."""
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from server.kernels.cpu.glide import GlideShape, GlideWeights
+import torch
+
 from server.kernels.quantized import QuantizedWeight, Weight
+from server.kernels.types import GlideShape, GlideWeights
 from server.models.config import ModelConfig
 from server.models.glide_config import GlideConfig
-from server.models.glide_layer import layer_config
+from server.models.glide_layer import GlideLayer, layer_config
+from server.models.layers import FusedLinear
 from server.models.llama import decoder_shape
 from server.models.quantization import DRAFT_QUANTIZATION
-
-if TYPE_CHECKING:
-    from server.models.glide import GlideModel
 
 
 def glide_shape(config: GlideConfig, target: ModelConfig) -> GlideShape:
@@ -24,22 +24,30 @@ def glide_shape(config: GlideConfig, target: ModelConfig) -> GlideShape:
     )
 
 
-def take_weights(model: "GlideModel", head: Weight) -> GlideWeights:
-    """Hands a one-layer draft's weights over; its layer itself can't run then.
+class Ends(NamedTuple):
+    """What a draft has before and behind its layer."""
 
-    Args:
-        head: [draft_vocab, hidden]; where it is quantized, all are.
-    """
-    quantization = DRAFT_QUANTIZATION if isinstance(head, QuantizedWeight) else None
-    (layer,) = model.layers
+    embedding: torch.Tensor
+    """[vocab, hidden]"""
+    hidden_proj: FusedLinear | None
+    delays: torch.Tensor
+    """[max_delay, hidden]"""
+    final_norm: torch.Tensor | None
+    head: Weight
+    """[draft_vocab, hidden]; where it is quantized, all the draft's weights are."""
+    token_ids: torch.Tensor
+    """[draft_vocab] int64: the token behind each row of the head."""
+
+
+def take_weights(layer: GlideLayer, ends: Ends) -> GlideWeights:
+    """Hands a one-layer draft's weights over; its layer itself can't run then."""
+    quantization = DRAFT_QUANTIZATION if isinstance(ends.head, QuantizedWeight) else None
     glimpse = layer.glimpse
     if glimpse is None:
         raise RuntimeError("the fused kernel reads at least one layer of the target")
-    if model.embedding is None:
-        raise RuntimeError("the draft has no embedding yet")
     hidden_proj = None
-    if model.hidden_proj is not None:
-        hidden_proj = model.hidden_proj.take_weight(quantization)
+    if ends.hidden_proj is not None:
+        hidden_proj = ends.hidden_proj.take_weight(quantization)
     return GlideWeights(
         layer=layer.take_weights(quantization),
         glimpsed=glimpse.layers,
@@ -48,10 +56,10 @@ def take_weights(model: "GlideModel", head: Weight) -> GlideWeights:
         cross_query=glimpse.query.take_weight(quantization),
         cross_query_bias=glimpse.query.bias,
         cross_output=glimpse.output.take_weight(quantization),
-        final_norm=None if model.norm is None else model.norm.weight,
-        head=head,
-        token_ids=model.draft_token_ids,
-        embedding=model.embedding,
+        final_norm=ends.final_norm,
+        head=ends.head,
+        token_ids=ends.token_ids,
+        embedding=ends.embedding,
         hidden_proj=hidden_proj,
-        delays=model.delay_embedding,
+        delays=ends.delays,
     )

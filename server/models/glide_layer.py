@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from server.kernels.dispatch import CosSin, attention_for, kernels_for
+from server.kernels.dispatch import attention_for, kernels_for
 from server.kernels.tree import LayerCache, TreeBatch
+from server.kernels.types import CosSin
 from server.models.config import ModelConfig
 from server.models.glide_config import GlideConfig
 from server.models.layers import FusedLinear, Placement, RMSNorm, Slots

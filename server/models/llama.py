@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from server.kernels import dispatch as kernels
-from server.kernels.cpu.decoder import DecoderShape, LayerWeights
 from server.kernels.dispatch import attention_for, kernels_for
 from server.kernels.linear import LinearFn
 from server.kernels.quantized import Weight
 from server.kernels.tree import LayerCache, TreeBatch
+from server.kernels.types import DecoderFn, DecoderShape, LayerWeights
 from server.models.config import ModelConfig
 from server.models.layers import FusedLinear, Placement, RMSNorm, Slots
 from server.models.quantization import Quantization
@@ -210,7 +210,7 @@ class LlamaModel(nn.Module):
             self.head_weight = placement.empty(num_tokens, config.hidden_size)
         self.rotary = RotaryEmbedding(config.rope, config.head_dim, placement.device)
         self._apply_head: LinearFn | None = None
-        self._fused_layers: kernels.DecoderFn | None = None
+        self._fused_layers: DecoderFn | None = None
 
     def slots(self) -> Slots:
         """Every checkpoint tensor the model needs, by its Hugging Face name -> where it goes."""

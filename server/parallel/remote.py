@@ -9,8 +9,8 @@ from typing import NoReturn
 import torch
 
 from server.engine.step.kv_cache import copy_kv
-from server.kernels.cpu.glide import ChainEnds, Roots
 from server.kernels.tree import LayerCache, TreeBatch
+from server.kernels.types import ChainEnds, Roots
 from server.models.glide import GlideModel
 from server.models.llama import LlamaModel
 from server.parallel.calls import Call, CallName

@@ -7,8 +7,8 @@ import torch
 
 from server.kernels import dispatch
 from server.kernels.cpu import decoder as native
-from server.kernels.cpu.decoder import DecoderShape
 from server.kernels.linear import can_pack, packed_linear, reference_linear
+from server.kernels.types import DecoderShape
 from server.models import llama
 from tests.kernels.native_models import (
     native_model,

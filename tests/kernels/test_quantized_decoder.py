@@ -8,8 +8,9 @@ from functools import partial
 import pytest
 import torch
 
-from server.kernels.cpu.decoder import LayerWeights, NativeDecoder
+from server.kernels.cpu.decoder import NativeDecoder
 from server.kernels.quantized import QuantizedKind, QuantizedWeight, Weight, quantize
+from server.kernels.types import LayerWeights
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, decoder_shape
 from server.models.quantization import Quantization

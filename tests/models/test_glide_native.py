@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from server.kernels.cpu.glide import ChainEnds, Chains, Roots
 from server.kernels.tree import TreeBatch
+from server.kernels.types import ChainEnds, Chains, Roots
 from server.models.config import ModelConfig, RopeConfig
 from tests.kernels.native_models import needs_native, without_native_library
 from tests.kernels.paged import Nodes, tree_batch

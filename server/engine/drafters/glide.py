@@ -11,8 +11,8 @@ from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation.proposal import NUM_CANDIDATES, Proposal
 from server.engine.step.inputs import StepInputs, block_tables
 from server.engine.types import RequestId
-from server.kernels.cpu.glide import ChainEnds, Chains, Roots
 from server.kernels.tree import LayerCache, TreeBatch
+from server.kernels.types import ChainEnds, Chains, Roots
 
 
 class Glide(Protocol):

@@ -6,7 +6,6 @@ change with batching, chunking or speculation.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,6 @@ import torch
 from server.kernels.cpu import library as abi
 from server.kernels.cpu.steps import (
     CachePointers,
-    CosSin,
     destroy_with,
     library,
     matrix,
@@ -23,39 +21,7 @@ from server.kernels.cpu.steps import (
 )
 from server.kernels.quantized import GROUP, QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderShape:
-    """Sizes of a Llama-family decoder."""
-
-    num_layers: int
-    hidden: int
-    inner: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    qk_norm: bool
-    eps: float
-
-
-@dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """One layer's weights: matrices [outputs, inputs], norms and biases [outputs]."""
-
-    attention_norm: torch.Tensor
-    mlp_norm: torch.Tensor
-    query_norm: torch.Tensor | None
-    key_norm: torch.Tensor | None
-    qkv: Weight
-    output: Weight
-    gate_up: Weight
-    down: Weight
-    qkv_bias: torch.Tensor | None
-    output_bias: torch.Tensor | None
-    gate_up_bias: torch.Tensor | None
-    down_bias: torch.Tensor | None
-    window: int | None
+from server.kernels.types import CosSin, DecoderShape, LayerWeights
 
 
 def supports(shape: DecoderShape, weight: Weight) -> bool:

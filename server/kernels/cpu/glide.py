@@ -2,22 +2,13 @@
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
 from server.kernels.cpu import library as abi
-from server.kernels.cpu.decoder import (
-    DecoderShape,
-    LayerWeights,
-    native_layer,
-    native_shape,
-    supports,
-)
+from server.kernels.cpu.decoder import native_layer, native_shape, supports
 from server.kernels.cpu.steps import (
     CachePointers,
-    CosSin,
     NativeStep,
     destroy_with,
     library,
@@ -27,103 +18,19 @@ from server.kernels.cpu.steps import (
 )
 from server.kernels.quantized import GROUP, QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
+from server.kernels.types import (
+    Caches,
+    ChainEnds,
+    Chains,
+    CosSin,
+    Filling,
+    GlideShape,
+    GlideWeights,
+    Roots,
+)
 
 MAX_CANDIDATES = 32
 """kMaxCandidates in candidates.h."""
-
-
-@dataclass(frozen=True, slots=True)
-class GlideShape:
-    """Sizes of a one-layer draft and of what it reads."""
-
-    own: DecoderShape
-    cross_heads: int
-    cross_kv_heads: int
-    cross_head_dim: int
-    target_hidden: int
-    """Size of the target's hidden state where it is glimpsed, else 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class GlideWeights:
-    """Matrices [outputs, inputs]; everything but the embedding is copied."""
-
-    layer: LayerWeights
-    glimpsed: Sequence[int]
-    """Target layers that are read."""
-    windows: Sequence[int | None]
-    """Their sliding windows."""
-    cross_norm: torch.Tensor | None
-    cross_query: Weight
-    """The queries of all layers read, one after another."""
-    cross_query_bias: torch.Tensor | None
-    cross_output: Weight
-    final_norm: torch.Tensor | None
-    head: Weight
-    token_ids: torch.Tensor
-    """[rows of the head] int64: the token behind each."""
-    embedding: torch.Tensor
-    hidden_proj: Weight | None
-    delays: torch.Tensor
-    """[max_delay, hidden]"""
-
-
-class Roots(NamedTuple):
-    """Where chains begin, longest chain first."""
-
-    token_ids: torch.Tensor
-    """[sequences] int64: the last committed token of each …"""
-    starts: torch.Tensor
-    """[sequences] int64: … and its position; the target's KV before it is glimpsed."""
-    depths: torch.Tensor
-    """[sequences] int64: tokens to draft, at least 1, not increasing."""
-    block_tables: torch.Tensor
-    """[sequences, max_blocks] int64"""
-    block_size: int
-    hidden: torch.Tensor | None
-    """[sequences, target hidden size]"""
-
-
-class ChainEnds(NamedTuple):
-    """Where chains end before their depth: behind a token with which the survival, the product of
-    the tokens' chances of acceptance, is below a limit."""
-
-    least: torch.Tensor
-    """[sequences] float32; 0 for chains that don't end early."""
-    offsets: torch.Tensor
-    """[ranges] float32: the chance is offset + slope x confidence, at most 1, in each of equal
-    ranges of the confidence between 0 and 1."""
-    slopes: torch.Tensor
-    """[ranges] float32"""
-
-
-class Filling(NamedTuple):
-    """Committed tokens whose own KV is to be written."""
-
-    token_ids: torch.Tensor
-    """[rows] int64"""
-    batch: TreeBatch
-    cos_sin: CosSin
-    """Of the self-attention."""
-
-
-class Chains(NamedTuple):
-    """What was drafted: the most probable tokens at each depth, of which the first was followed."""
-
-    token_ids: torch.Tensor
-    """[max depth, sequences, candidates] int64; unspecified behind a chain's end."""
-    confidences: torch.Tensor
-    """The same shape, float32."""
-    lengths: torch.Tensor
-    """[sequences] int64: tokens of each."""
-
-
-class Caches(NamedTuple):
-    """The KV a draft works on."""
-
-    own: Sequence[LayerCache]
-    target: Sequence[LayerCache]
-    """All layers of the target."""
 
 
 def supports_glide(shape: GlideShape, head: Weight) -> bool:

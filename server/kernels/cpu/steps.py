@@ -10,8 +10,7 @@ import torch
 from server.kernels.cpu import library as abi
 from server.kernels.quantized import QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
-
-CosSin = tuple[torch.Tensor, torch.Tensor]
+from server.kernels.types import CosSin
 
 
 def library() -> ctypes.CDLL:

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.kernels import reference
-from server.kernels.cuda import attention
 from server.kernels.tree import LayerCache, TreeBatch, committed_view, strictly_earlier_view
-from tests.kernels.cuda.device import DEVICE, poisoned, randn
+from server.kernels.triton import attention
 from tests.kernels.paged import Nodes, shuffled_tables, tree_batch
+from tests.kernels.triton.device import DEVICE, poisoned, randn
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from server.kernels import reference
-from server.kernels.cuda import candidates, sampling
+from server.kernels.triton import candidates, sampling
 from server.kernels.uniform import signed
-from tests.kernels.cuda.device import DEVICE, randn
+from tests.kernels.triton.device import DEVICE, randn
 
 VOCABULARIES = [8, 61, 2048, 2049, 9000]
 SEEDS = [0, 1, -1, 2**63 - 1, signed(2**64 - 5), 12345]

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from server.kernels import reference
-from server.kernels.cuda import gather, rows
 from server.kernels.tree import LayerCache
-from tests.kernels.cuda.device import DEVICE, poisoned, randn
+from server.kernels.triton import gather, rows
+from tests.kernels.triton.device import DEVICE, poisoned, randn
 
 DTYPES = [torch.float32, torch.bfloat16]
 

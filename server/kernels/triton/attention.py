@@ -32,8 +32,8 @@ import torch
 import triton
 import triton.language as tl
 
-from server.kernels.cuda import ATTENTION_WORKSPACE
 from server.kernels.tree import LayerCache, TreeBatch
+from server.kernels.triton import ATTENTION_WORKSPACE
 
 _SPLIT = 256
 """Committed tokens of a program, up to contexts of _MOST_SPLITS x _SPLIT; beyond, a multiple of it.
