@@ -45,9 +45,9 @@ from server.machine import (
 from server.models.config import model_config
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
+from server.models.shard import WHOLE
 from server.parallel.crew import Crew
 from server.parallel.remote import RemoteCopies, RemoteModel
-from server.parallel.shard import WHOLE
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from server.text.tool_formats import FORMATS

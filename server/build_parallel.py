@@ -15,10 +15,10 @@ from server.machine import default_threads, free_memory, pick_device, pick_dtype
 from server.models.config import ModelConfig, model_config
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, local_config
+from server.models.shard import Shard
 from server.parallel.crew import Crew
 from server.parallel.replay import Replayed, replay
 from server.parallel.seat import Seat
-from server.parallel.shard import Shard
 from weights.checkpoint import load_weights, read_config
 from weights.locate import locate_model
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from server.errors import CheckpointError
-from server.parallel.slices import Slices
+from server.models.slices import Slices
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

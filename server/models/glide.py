@@ -27,7 +27,7 @@ from server.models.layers import FusedLinear, Placement, RMSNorm, Slots
 from server.models.llama import decoder_layout, local_config
 from server.models.quantization import DRAFT_QUANTIZATION
 from server.models.rope import RotaryEmbedding
-from server.parallel.slices import Slices, columns, rows, slices_of
+from server.models.slices import Slices, columns, rows, slices_of
 
 W = TypeVar("W", bound=Weight)
 

@@ -14,7 +14,7 @@ from server.kernels.dispatch import kernels_for
 from server.kernels.linear import LinearFn
 from server.kernels.quantized import Weight
 from server.models.quantization import Quantization
-from server.parallel.shard import WHOLE, Reduce, Shard
+from server.models.shard import WHOLE, Reduce, Shard
 
 Slots = dict[str, torch.Tensor]
 

@@ -22,8 +22,8 @@ from server.models.config import ModelConfig
 from server.models.layers import FusedLinear, Placement, RMSNorm, Slots
 from server.models.quantization import Quantization
 from server.models.rope import RotaryEmbedding
-from server.parallel.shard import Reduce, Shard
-from server.parallel.slices import Slice, Slices, attention_slices, columns, mlp_slices, slices_of
+from server.models.shard import Reduce, Shard
+from server.models.slices import Slice, Slices, attention_slices, columns, mlp_slices, slices_of
 
 
 class Attention(nn.Module):

@@ -17,9 +17,9 @@ from torch import distributed
 from torch.distributed import distributed_c10d
 
 from server.errors import WorkerDiedError
+from server.models.shard import Shard
 from server.parallel.calls import Call, send
 from server.parallel.seat import Seat, join_group, run_seat
-from server.parallel.shard import Shard
 
 T = TypeVar("T")
 

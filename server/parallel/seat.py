@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 import torch
 from torch import distributed
 
-from server.parallel.shard import Shard
+from server.models.shard import Shard
 
 logger = logging.getLogger(__name__)
 

@@ -32,9 +32,9 @@ from server.engine.types import (
 from server.kernels.tree import LayerCache
 from server.models.glide import GlideModel
 from server.models.llama import LlamaModel
+from server.models.shard import WHOLE, Shard
 from server.parallel.crew import Crew
 from server.parallel.remote import RemoteCopies, RemoteGlide, RemoteModel
-from server.parallel.shard import WHOLE, Shard
 from tests.engine.test_equality import logprobs, requests
 from tests.engine.tiny import CONFIG, CPU, FREE_DRAFTS, TinyEngine, make_request, tokens
 from tests.parallel.variants import VARIANTS, models, play, pools

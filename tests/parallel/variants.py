@@ -21,9 +21,9 @@ from server.models.glide import TOKEN_TABLE, GlideModel
 from server.models.glide_config import GlideConfig, target_shape
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, local_config
+from server.models.shard import WHOLE, Shard
 from server.parallel.replay import Replayed, replay
 from server.parallel.seat import Seat
-from server.parallel.shard import WHOLE, Shard
 from tests.engine.tiny import CONFIG, CPU, MODEL
 
 TIED = replace(

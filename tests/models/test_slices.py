@@ -13,7 +13,7 @@ from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
-from server.parallel.shard import Shard
+from server.models.shard import Shard
 from tests.engine.tiny import CPU, MODEL
 from weights.checkpoint import load_weights
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from server.parallel.shard import Shard
+from server.models.shard import Shard
 
 
 class Slice(NamedTuple):
