@@ -1,8 +1,8 @@
 """Every command that README and docs show, run as a newcomer would: in a process of its own, in its
 shortest form. A command without an entry below fails the test, as does an entry that no page shows.
 
-docs/log.md is left out: its commands are of the day that they stand under. Those with curl in
-docs/api.md are run by tests/api/test_doc_examples.py.
+docs/log.md and its archive are left out: their commands are of the day that they stand under. Those
+with curl in docs/api.md are run by tests/api/test_doc_examples.py.
 """
 
 import json
@@ -25,7 +25,10 @@ from tests.weights.test_glide_formats import authors_tensors, write_authors, wri
 from tests.weights.train.checkpoints import write_checkpoint
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *(p for p in (ROOT / "docs").glob("*.md") if p.name != "log.md"))
+PAGES = (
+    ROOT / "README.md",
+    *(p for p in (ROOT / "docs").glob("*.md") if not p.name.startswith("log")),
+)
 _PROGRAM = r"(?:[A-Z_]+=\S+ )*(?:glidecape|python|pip|make|docker)\b"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(rf"^    ({_PROGRAM}(?: .*)?)$", re.MULTILINE)
