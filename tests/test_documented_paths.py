@@ -16,7 +16,7 @@ _ANCHOR = re.compile(r'<a id="([^"]+)">')
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _NOT_OURS = re.compile(
     r"^(/|v1/|drafts/|org/|application/|text/(plain|event)|image/|http/|~)|\.work/|"
-    r"^(config|run|notes|drafts|eval|model)\.(json|safetensors)$|-[A-Z]+$"
+    r"^(config|run|notes|drafts|eval|model|card)\.(jsonl?|md|safetensors)$|-[A-Z]+$"
 )
 """Paths of URLs, media types, hub ids and files that commands write."""
 
