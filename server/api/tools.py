@@ -15,7 +15,8 @@ from server.errors import InvalidRequestError
 from server.text.chat_template import ToolSchema
 from server.text.tool_formats import ToolFormat
 from server.text.tool_grammar import only_calls, structural_tag, text_and_calls
-from server.text.tool_parsers.parser import ToolParser
+from server.text.tool_parsers.parser import Enforced, ToolParser
+from server.text.tool_parsers.section import OBJECT_OPENER
 from server.text.tools import FunctionTool
 
 CallMode = Literal["none", "auto", "required", "named"]
@@ -33,6 +34,8 @@ class ToolUse:
     """The one that is named, or all that are shown."""
     parallel: bool = True
     """An answer may have several calls; never of a named function."""
+    content: Grammar | None = None
+    """What the answer may be where it is no call; None for any text."""
 
     @property
     def is_active(self) -> bool:
@@ -45,29 +48,42 @@ class ToolUse:
 
     def parser(self, form: ToolFormat) -> ToolParser | None:
         """For one answer; None if its text is not looked at."""
-        return form.parser({tool.name for tool in self.callable}) if self.is_active else None
+        if not self.is_active:
+            return None
+        return form.parser({tool.name for tool in self.callable}, self._enforced_calls(form))
 
-    def enforced(self, content: Grammar | None = None) -> tuple[FunctionTool, ...]:
+    def _enforced_calls(self, form: ToolFormat) -> Enforced:
+        """What `grammar` makes sure of."""
+        if self.mode != "auto":
+            return "only_calls"
+        if self.content is None:
+            return "calls" if self._restricts_calls else "nothing"
+        # Of other contents nobody knows whether they may begin like a call.
+        is_json = self.content.kind in ("json_object", "json_schema")
+        return "calls" if is_json and OBJECT_OPENER not in form.markup.openers else "nothing"
+
+    @property
+    def _restricts_calls(self) -> bool:
+        """Whether calls are not to be just any, where the answer may be any text."""
+        return not self.parallel or any(tool.strict for tool in self.callable)
+
+    def enforced(self) -> tuple[FunctionTool, ...]:
         """Those whose arguments follow their schema where `grammar` gives a grammar."""
-        if self.mode == "auto" and content is None:
+        if self.mode == "auto" and self.content is None:
             return tuple(tool for tool in self.callable if tool.strict)
         return self.callable
 
-    def grammar(self, form: ToolFormat, content: Grammar | None = None) -> Grammar | None:
-        """What the answer may be.
-
-        Args:
-            content: What it may be where it is no call; None for any text.
-        """
+    def grammar(self, form: ToolFormat) -> Grammar | None:
+        """What the answer may be."""
         if not self.is_active:
-            return content
+            return self.content
         if self.mode != "auto":
             return _grammar(only_calls(form, self.callable, parallel=self.parallel))
-        if content is not None:
+        if self.content is not None:
             calls = only_calls(form, self.callable, parallel=self.parallel)
-            return _grammar({"type": "or", "elements": [_format(content), calls]})
+            return _grammar({"type": "or", "elements": [_format(self.content), calls]})
         # Where nothing is asked for, nothing is enforced: no mask is cheaper than any.
-        if self.parallel and not any(tool.strict for tool in self.callable):
+        if not self._restricts_calls:
             return None
         return _grammar(text_and_calls(form, self.callable, parallel=self.parallel))
 

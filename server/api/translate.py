@@ -50,6 +50,7 @@ async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
     limit = max_tokens(room, given, default=None)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = _sampling_params(body, limit, num_logprobs, parts.info)
+    tools = replace(tools, content=await answer_grammar(body, parts))
     params = replace(params, grammar=await _chat_grammar(body, tools, parts))
     name = _group_name("chatcmpl")
     jobs = _jobs(name, 0, body.n or 1, body, prompt, params, parts, tools, continues_text=False)
@@ -58,11 +59,10 @@ async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
 
 async def _chat_grammar(body: ChatRequest, tools: ToolUse, parts: Parts) -> Grammar | None:
     """What the answer may be: calls, or what is asked of its content."""
-    content = await answer_grammar(body, parts)
-    grammar = tools.grammar(parts.chat_template.tool_format, content)
-    if grammar is not None and grammar is not content:
+    grammar = tools.grammar(parts.chat_template.tool_format)
+    if grammar is not None and grammar is not tools.content:
         names = [tool.function.name for tool in body.tools or []]
-        for tool in tools.enforced(content):
+        for tool in tools.enforced():
             field = f"tools.{names.index(tool.name)}.function.parameters"
             check_schema(field, dict(tool.parameters), parts)
         await compile_grammar("tools", grammar, parts)

@@ -16,7 +16,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from server.text.tool_parsers.parser import ToolParser
+from server.text.tool_parsers.parser import Enforced, ToolParser
 from server.text.tool_parsers.section import OBJECT_OPENER, Markup
 from server.text.tools import FunctionCall
 
@@ -45,9 +45,9 @@ class ToolFormat:
     call_id_length: int | None = None
     """How long ids in prompts are, in letters and digits; None for any ids."""
 
-    def parser(self, names: Set[str]) -> ToolParser:
+    def parser(self, names: Set[str], enforced: Enforced = "nothing") -> ToolParser:
         """A parser of one answer that may call these functions."""
-        return ToolParser(self.markup, names)
+        return ToolParser(self.markup, names, self.trigger, enforced)
 
     def write(self, calls: Sequence[FunctionCall]) -> str:
         """What the model would have written for these calls, of which there is at least one."""

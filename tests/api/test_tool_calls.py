@@ -8,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.api.harness import CHAT, MODEL, Json, chunks, in_process, make_app, post
-from tests.api.tool_chats import ROME, call_text, choice, function, says, tool_body
+from tests.api.response_types import ask
+from tests.api.tiny_server import tiny_server
+from tests.api.tool_chats import ROME, WEATHER, call_text, choice, function, says, tool_body
 from tests.doubles import EOS_ID, PlainTemplate, ids, one_by_one
+
+FLAT_WEATHER: Json = {"type": "function", **WEATHER["function"]}
+CHOSEN: Json = {"name": "weather"}
 
 
 async def whole(text: str, **fields: Any) -> Json:
@@ -85,6 +90,37 @@ async def test_finish_reason(tool_choice: object, reason: str) -> None:
     assert cut["finish_reason"] == "length"
     arguments = cut["message"]["tool_calls"][0]["function"]["arguments"]
     assert ROME.startswith(arguments) and 0 < len(arguments) < len(ROME)
+
+
+@pytest.mark.parametrize("tool_choice", ["required", choice("weather")])
+async def test_what_is_to_be_a_call_is_never_content(tool_choice: object) -> None:
+    """Wherever `max_tokens` cuts it, whole and streamed, in chats and in responses."""
+    text = call_text() + "\n" + call_text()
+    cuts = [*range(1, 48, 5), len(call_text()) + 1, len(call_text()) + 9, len(call_text()) + 30]
+    for cut in cuts:
+        steps, fields = [ids(text[:cut])], {"tool_choice": tool_choice}
+        response = await post(says(steps), CHAT, tool_body(**fields))
+        message = response.json()["choices"][0]["message"]
+        assert message["content"] is None
+        expected = int(cut > text.index(ROME))
+        assert len(message.get("tool_calls", ())) == expected
+        assert not any(part["delta"].get("content") for part in await streamed(steps, **fields))
+        async with in_process(make_app(says(steps))) as client:
+            flat = tool_choice if isinstance(tool_choice, str) else {"type": "function", **CHOSEN}
+            found = await ask(client, tools=[FLAT_WEATHER], tool_choice=flat)
+        assert [item["type"] for item in found["output"]] == ["function_call"] * expected
+        assert found["status"] == "incomplete"
+
+
+async def test_a_model_that_must_call_never_speaks() -> None:
+    """One with random weights, held by the grammar alone."""
+    async with tiny_server() as server:
+        server.app.state.parts.chat_template.knows_tools = True  # says nothing of them
+        for max_tokens in (1, 9, 20, 33):
+            fields = tool_body(tool_choice="required", max_tokens=max_tokens, seed=max_tokens)
+            found = (await server.post(CHAT, **fields))["choices"][0]
+            assert found["finish_reason"] == "length"
+            assert found["message"]["content"] is None
 
 
 async def test_deltas() -> None:

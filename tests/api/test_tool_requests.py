@@ -1,6 +1,7 @@
 """Tools in requests: what is refused, what the prompt shows, and what the engine gets."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -322,7 +323,7 @@ def test_content_of_a_given_form_or_calls(content: Grammar, good: str, bad: str)
     """Where the model is free to call, its text still follows what the request says of it."""
     form = FORMATS["hermes"]
     tools = tool_use(ChatRequest.model_validate(tool_body(), strict=True))
-    found = tools.grammar(form, content)
+    found = replace(tools, content=content).grammar(form)
     assert found is not None
     wanted = json.loads(found.text)["format"]
     assert accepts(wanted, good)
@@ -330,5 +331,5 @@ def test_content_of_a_given_form_or_calls(content: Grammar, good: str, bad: str)
     for text in (bad, good + call_text(), call_text("clock", '{"a": 1}'), ""):
         assert not accepts(wanted, text), text
     required = tool_use(ChatRequest.model_validate(tool_body(tool_choice="required"), strict=True))
-    assert required.grammar(form, content) == required.grammar(form)
-    assert NO_TOOLS.grammar(form, content) == content
+    assert replace(required, content=content).grammar(form) == required.grammar(form)
+    assert replace(NO_TOOLS, content=content).grammar(form) == content

@@ -11,12 +11,13 @@ import torch
 from fastapi import FastAPI
 
 from server.engine.async_engine import AsyncEngine
+from server.engine.grammar.state import GrammarStates
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.types import StepStats
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
-from tests.api.harness import INFO, in_process, make_app
+from tests.api.harness import INFO, byte_grammars, in_process, make_app
 from tests.doubles import EOS_ID
 from tests.engine.step.host.test_exactness import ngram
 from tests.engine.tiny import CONFIG, CPU, MODEL, TinyEngine
@@ -63,9 +64,10 @@ class TinyServer:
 @asynccontextmanager
 async def tiny_server(config: SchedulerConfig = LIMITS) -> AsyncGenerator[TinyServer]:
     """When it ends nothing must run any more, and all blocks must be free and whole."""
-    parts = TinyEngine(config, ngram, byte_model())
+    grammars = GrammarStates(byte_grammars().get, frozenset({EOS_ID}))
+    parts = TinyEngine(config, ngram, byte_model(), grammars=grammars)
     steps: list[StepStats] = []
-    engine = AsyncEngine(parts.scheduler, parts.runner, steps.append)
+    engine = AsyncEngine(parts.scheduler, parts.runner, steps.append, byte_grammars())
     engine.start()
     try:
         app = make_app(engine, info=SPEAKING)

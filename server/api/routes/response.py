@@ -48,6 +48,7 @@ async def create_response(
         parts.tokenizer,
         prompt.token_ids,
         with_token_ids=bool(body.return_token_ids),
+        call_mode=prompt.jobs[0].call_mode,
     )
     record = Record(store, owner, talk.turn)
     with renamed_fields(talk.chat):

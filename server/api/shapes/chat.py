@@ -87,7 +87,7 @@ class ChatShape:
     def choice(self, pieces: Sequence[Progress]) -> ChatChoice:
         return ChatChoice(
             index=self._index,
-            message=_message(pieces),
+            message=self._message(pieces),
             logprobs=self._logprobs(pieces),
             finish_reason=self._finish_reason(pieces[-1]),
             token_ids=joined_ids(pieces),
@@ -119,6 +119,12 @@ class ChatShape:
             chunk.usage = None  # now it counts as set, and is written
         return chunk
 
+    def _message(self, pieces: Sequence[Progress]) -> AssistantMessage:
+        if pieces[-1].events is None:
+            return AssistantMessage(content="".join(piece.text for piece in pieces))
+        events = [event for piece in pieces for event in piece.events or ()]
+        return tool_calls.message(events, self._call_mode)
+
     def _finish_reason(self, piece: Progress) -> ChatFinishReason:
         reason = piece.finish_reason or "stop"
         return tool_calls.finish_reason(reason, piece.num_calls, self._call_mode)
@@ -136,9 +142,3 @@ def _deltas(piece: Progress) -> list[ChatDelta]:
     if piece.events is None:
         return [ChatDelta(content=piece.text)]
     return [tool_calls.delta(event) for event in piece.events] or [ChatDelta()]
-
-
-def _message(pieces: Sequence[Progress]) -> AssistantMessage:
-    if pieces[-1].events is None:
-        return AssistantMessage(content="".join(piece.text for piece in pieces))
-    return tool_calls.message([event for piece in pieces for event in piece.events or ()])

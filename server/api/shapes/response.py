@@ -22,6 +22,8 @@ from server.api.schemas.response_events import Event, StateEvent
 from server.api.schemas.response_request import ResponseRequest
 from server.api.shapes.response_output import ResponseOutput
 from server.api.shapes.speculation import whole_report
+from server.api.shapes.tool_calls import has_content
+from server.api.tools import CallMode
 from server.text.tokenizer import Tokenizer
 
 
@@ -33,6 +35,7 @@ class ResponseShape:
         response: In its first state.
         prompt_token_ids: For its usage.
         with_token_ids: The request asked for them, and for those of the output.
+        call_mode: Which calls of functions the answer may have.
     """
 
     def __init__(
@@ -42,13 +45,15 @@ class ResponseShape:
         prompt_token_ids: Sequence[int],
         *,
         with_token_ids: bool = False,
+        call_mode: CallMode = "none",
     ) -> None:
         self.response = response
         """In its latest state."""
         self._prompt_token_ids = prompt_token_ids
         self._token_ids: list[int] | None = [] if with_token_ids else None
         self._numbers = count()
-        self._output = ResponseOutput(tokenizer, self._numbers)
+        only_calls = not has_content(call_mode)
+        self._output = ResponseOutput(tokenizer, self._numbers, only_calls=only_calls)
         self._last: Progress | None = None
         self._traced: list[Progress] = []
 

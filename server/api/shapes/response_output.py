@@ -31,16 +31,21 @@ from server.text.tool_parsers import events
 
 class ResponseOutput:
     """Items of one response, the last of which may be open. Text and each call of a function are
-    items of their own, in the order in which the model wrote them; no text at all is an empty one.
+    items of their own, in the order in which the model wrote them; no text at all is an empty one,
+    where there might have been a text.
 
     Logprobs belong to text: those of tokens that a call is made of are left out.
 
     Args:
         numbers: Of a stream's events.
+        only_calls: The request leaves no room for text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, numbers: "count[int]") -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, numbers: "count[int]", *, only_calls: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
+        self._only_calls = only_calls
         self._numbers = numbers
         self._closed: list[OutputItem] = []
         self._open: _Text | _Call | None = None
@@ -73,7 +78,9 @@ class ResponseOutput:
 
     def finish(self, status: ItemStatus) -> Iterator[Event]:
         """Closes the last item, and opens one before if there is none."""
-        if self._open is None or (self._held and isinstance(self._open, _Text)):
+        if self._only_calls:
+            self._held = []
+        elif self._open is None or (self._held and isinstance(self._open, _Text)):
             yield from self._add_text("")
         yield from self._close(status)
 

@@ -15,11 +15,16 @@ from server.text.tool_parsers.events import (
 from server.text.tools import FunctionCall
 
 
-def message(events: Sequence[AnswerEvent]) -> AssistantMessage:
+def has_content(mode: CallMode) -> bool:
+    """Whether an answer may be anything else than calls."""
+    return mode in ("none", "auto")
+
+
+def message(events: Sequence[AnswerEvent], mode: CallMode) -> AssistantMessage:
     """The message that an answer's events add up to."""
     content, calls = whole_answer(events)
     if not calls:
-        return AssistantMessage(content=content)
+        return AssistantMessage(content=content if has_content(mode) else None)
     return AssistantMessage(content=content or None, tool_calls=[_whole(call) for call in calls])
 
 

@@ -33,14 +33,19 @@ AnswerEvent = ContentDelta | CallStart | ArgumentsDelta
 
 
 class EventSink:
-    """Collects events; neighbours of one kind become one."""
+    """Collects events; neighbours of one kind become one.
 
-    def __init__(self) -> None:
+    Args:
+        takes_content: False where there can be none: what comes as content is then dropped.
+    """
+
+    def __init__(self, *, takes_content: bool = True) -> None:
+        self._takes_content = takes_content
         self._events: list[AnswerEvent] = []
         self.num_calls = 0
 
     def content(self, text: str) -> None:
-        if not text:
+        if not text or not self._takes_content:
             return
         if self._events and isinstance(last := self._events[-1], ContentDelta):
             self._events[-1] = ContentDelta(last.text + text)

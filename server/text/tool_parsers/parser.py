@@ -2,10 +2,15 @@
 
 from collections import deque
 from collections.abc import Set
+from typing import Literal
 
 from server.text.tool_parsers.events import AnswerEvent, EventSink
 from server.text.tool_parsers.json_scanner import WHITESPACE
 from server.text.tool_parsers.section import OBJECT_OPENER, CallSection, Markup, longest_beginning
+
+Enforced = Literal["nothing", "calls", "only_calls"]
+"""What a grammar makes sure of: nothing, that whatever begins like a call is one, or that the
+answer is calls alone."""
 
 
 class ToolParser:
@@ -16,14 +21,22 @@ class ToolParser:
     and isn't (broken JSON, a name that no function has) is content, its markup included; but once
     a call's name was handed out it stays a call, and its arguments are what the model wrote.
 
+    Where a grammar enforces calls, an answer that breaks off in the markup of one (by `max_tokens`)
+    has the beginning of a call there and no content: it is dropped.
+
     Args:
         names: Of the functions that can be called.
+        trigger: With which calls begin that are enforced.
     """
 
-    def __init__(self, markup: Markup, names: Set[str]) -> None:
+    def __init__(
+        self, markup: Markup, names: Set[str], trigger: str, enforced: Enforced = "nothing"
+    ) -> None:
         self._markup = markup
         self._names = names
-        self._sink = EventSink()
+        self._trigger = trigger
+        self._enforced: Enforced = enforced
+        self._sink = EventSink(takes_content=enforced != "only_calls")
         self._input = deque[str]()
         """Characters to read; usually empty after a push."""
         self._section: CallSection | None = None
@@ -54,7 +67,7 @@ class ToolParser:
     def finish(self) -> list[AnswerEvent]:
         """The answer ended: what was held back can't become a call any more."""
         while self._section is not None:
-            if self._section.finish():
+            if self._section.finish() or self._is_enforced_call():
                 self._end_section()
             else:
                 self._roll_back()
@@ -65,6 +78,10 @@ class ToolParser:
             self._sink.content(self._layout)
         self._layout = ""
         return self._sink.take()
+
+    def _is_enforced_call(self) -> bool:
+        """Whether the open section, which has no call so far, would have become one."""
+        return self._enforced != "nothing" and self._raw.startswith(self._trigger)
 
     def _drain(self) -> None:
         while self._input:
@@ -83,7 +100,13 @@ class ToolParser:
 
     def _begin_section(self, opener: str) -> None:
         self._opener = ""
-        self._section = CallSection(self._markup, opener, self._names, self._sink)
+        self._section = CallSection(
+            self._markup,
+            opener,
+            self._names,
+            self._sink,
+            is_enforced=self._enforced != "nothing",
+        )
         self._raw = opener
         if opener == OBJECT_OPENER:
             self._section.push(opener)

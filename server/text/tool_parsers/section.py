@@ -51,9 +51,13 @@ class CallSection:
     Args:
         opener: The one it began with.
         names: Of the functions that can be called.
+        is_enforced: By a grammar: what follows a call in here is another one, if not a whole one.
     """
 
-    def __init__(self, markup: Markup, opener: str, names: Set[str], sink: EventSink) -> None:
+    def __init__(
+        self, markup: Markup, opener: str, names: Set[str], sink: EventSink, *, is_enforced: bool
+    ) -> None:
+        self._is_enforced = is_enforced
         self._closer = markup.closer
         self._bare_names = markup.bare_names
         self._leading_keys = LEADING_KEYS if opener == OBJECT_OPENER else None
@@ -92,7 +96,8 @@ class CallSection:
         elif self._mode == "call" and not self._is_handed_out:
             if not self.num_calls:
                 return False
-            self._sink.content(self.unclaimed)
+            if not self._is_enforced:
+                self._sink.content(self.unclaimed)
         return bool(self.num_calls) or self._list == "closed"
 
     def _push_open(self, char: str) -> Verdict:

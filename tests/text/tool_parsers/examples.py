@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from server.text.tool_formats import FORMATS, FormatName
 from server.text.tool_parsers.events import AnswerEvent, ArgumentsDelta, CallStart, whole_answer
+from server.text.tool_parsers.parser import Enforced
 
 NAMES = frozenset(("f", "g"))
 
@@ -148,9 +149,11 @@ _CONTENT: list[tuple[FormatName, str]] = [
 EXAMPLES = _CALLS + [Example(form, text, text, []) for form, text in _CONTENT]
 
 
-def read(form: FormatName, pieces: Iterable[str]) -> list[AnswerEvent]:
+def read(
+    form: FormatName, pieces: Iterable[str], enforced: Enforced = "nothing"
+) -> list[AnswerEvent]:
     """The events of an answer that comes in pieces."""
-    parser = FORMATS[form].parser(NAMES)
+    parser = FORMATS[form].parser(NAMES, enforced)
     events = [event for piece in pieces for event in parser.push(piece)]
     return events + parser.finish()
 

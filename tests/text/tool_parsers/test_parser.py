@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from server.text.tool_formats import FORMATS, FormatName
 from server.text.tool_parsers.events import ArgumentsDelta, CallStart, ContentDelta, EventSink
+from server.text.tools import FunctionCall
 from tests.text.tool_parsers.examples import (
     EXAMPLES,
     NAMES,
@@ -120,6 +121,53 @@ def test_objects_within_objects_are_not_held_back_where_calls_have_no_marker() -
     """Each would be read to the end of the text: at 30 000 characters, for minutes."""
     for text in ('{"type": [' * 3, '{"name": "f", "x": {' * 3 + "."):
         assert FORMATS["llama3"].parser(NAMES).push(text) == [ContentDelta(text)]
+
+
+WRITTEN = st.lists(
+    st.builds(
+        FunctionCall,
+        st.just("c"),
+        st.sampled_from(["f", "g"]),
+        st.sampled_from(["{}", '{"a": "é {]"}', '{"name": "f", "arguments": {}}']),
+    ),
+    min_size=1,
+    max_size=3,
+)
+"""Calls as a grammar lets the model write them."""
+
+
+def num_begun(form: FormatName, text: str) -> int:
+    """How many calls are known by their name and the beginning of their arguments."""
+    return sum(isinstance(event, CallStart) for event in read(form, [text]))
+
+
+@settings(deadline=None)
+@given(FORMS, WRITTEN, st.integers(0, 200), CUTS)
+def test_an_answer_of_calls_alone_has_no_content_wherever_it_breaks_off(
+    form: FormatName, calls: list[FunctionCall], size: int, cuts: list[int]
+) -> None:
+    text = FORMATS[form].write(calls)[:size]
+    content, found = summary(read(form, pieces(text, cuts), "only_calls"))
+    assert content == ""
+    assert len(found) == num_begun(form, text)
+    for (name, arguments), call in zip(found, calls, strict=False):
+        assert name == call.name
+        assert call.arguments.startswith(arguments)
+
+
+@settings(deadline=None)
+@given(FORMS, st.sampled_from(["", "Hm. ", "a <tool b\n"]), WRITTEN, st.integers(0, 200))
+def test_an_enforced_call_that_breaks_off_is_no_content(
+    form: FormatName, before: str, calls: list[FunctionCall], size: int
+) -> None:
+    """Once its trigger was written: what may still be any text stays content."""
+    text, trigger = FORMATS[form].write(calls)[:size], FORMATS[form].trigger
+    content, found = summary(read(form, [before + text], "calls"))
+    assert len(found) == num_begun(form, before + text)
+    assert content.startswith(before)
+    rest = content[len(before) :].lstrip(" ;\n")
+    assert rest != trigger and trigger.startswith(rest)
+    assert trigger in text or content == before + text
 
 
 def test_every_call_has_an_id_of_its_own() -> None:
