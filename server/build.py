@@ -85,6 +85,9 @@ class LoadedModel:
     """For requests that don't say."""
     crew: Crew | None = None
     """The other ranks of tensor parallelism."""
+    draft: str = "none"
+    """For people, as `kernels`."""
+    kernels: str = ""
 
     def close(self) -> None:
         """Ends the processes beside this one; to be called when the engine has stopped. A process
@@ -148,10 +151,10 @@ def _build_model(
     draft = guarded(crew, lambda: load_draft(settings, model, placement, quantization, report))
     model.freeze(quantization)
     return_freed_memory()
+    kernels = "torch kernels: the native ones run whole models alone"
     if crew is None:
-        report(describe_kernels(device, model.is_fused))
-    else:
-        report("torch kernels: the native ones run whole models alone")
+        kernels = describe_kernels(device, model.is_fused)
+    report(kernels)
     if model.is_fused and (draft is None or draft.is_native):
         # After each parallel operation torch's threads spin for milliseconds, on the cores that the
         # native kernels' own threads need; what is left to torch is small.
@@ -220,6 +223,8 @@ def _build_model(
         chat_template=ChatTemplate(hf_tokenizer, name),
         default_sampling=sampling,
         crew=crew,
+        draft="none" if draft is None else draft.name,
+        kernels=kernels,
     )
 
 
@@ -263,6 +268,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         can_speculate=model.speculator is not None,
         default_speculation=model.speculation,
     )
+    observers.metrics.describe_server(_facts(model))
     if settings.tool_parser != "auto":
         model.chat_template.tool_format = FORMATS[settings.tool_parser]
     kept = StoreLimits(
@@ -289,6 +295,17 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         await asyncio.to_thread(observers.close)
 
     return create_app(parts, door, lifespan), model
+
+
+def _facts(model: LoadedModel) -> dict[str, str]:
+    """What serves here, for the status page and for dashboards."""
+    return {
+        "version": __version__,
+        "draft": model.draft,
+        "policy": model.speculation.policy,
+        "precision": model.precision,
+        "kernels": model.kernels,
+    }
 
 
 def _fingerprint(model: LoadedModel) -> str:

@@ -51,6 +51,8 @@ class Draft:
     shape: CacheShape | None
     """KV per token, in the same pool of blocks as the target's."""
     identity: str
+    name: str
+    """For people."""
 
     @property
     def is_native(self) -> bool:
@@ -80,7 +82,7 @@ def load_draft(
     if name == "none":
         return None
     if name == "ngram":
-        return Draft(None, None, "ngram")
+        return Draft(None, None, "ngram", "prompt lookup")
     folder = _folder(name, settings, placement, report)
     if read_json(folder / "config.json").get("model_type") == "glide":
         embedding = target.embedding.data
@@ -88,7 +90,7 @@ def load_draft(
         glide = load_glide(folder, target.config, placement, embedding, head)
         report(f"loaded GliDe draft {folder.name}: {glide.cache_shape.num_layers} layers")
         shape = CacheShape(*glide.cache_shape, placement.dtype)
-        return Draft(glide, shape, checkpoint_identity(folder))
+        return Draft(glide, shape, checkpoint_identity(folder), folder.name)
     config = model_config(read_config(folder))
     _check_vocabulary(config, target.config)
     model = LlamaModel(config, placement)
@@ -97,7 +99,7 @@ def load_draft(
     report(f"loaded draft model {folder.name}: {config.num_layers} layers")
     num_kv_heads = local_config(config, placement.shard).num_kv_heads
     shape = CacheShape(config.num_layers, num_kv_heads, config.head_dim, placement.dtype)
-    return Draft(model, shape, checkpoint_identity(folder))
+    return Draft(model, shape, checkpoint_identity(folder), folder.name)
 
 
 def build_speculator(

@@ -5,10 +5,11 @@ The engine's thread calls `record` after each step, the event loop counts HTTP a
 prometheus-client locks each value.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from server.engine.types import FinishedRequest, FinishReason, StepStats
 from server.metric_factory import PREFIX, MetricFactory
@@ -40,6 +41,7 @@ class Metrics:
 
     def __init__(self, model_name: str) -> None:
         self.registry = CollectorRegistry()
+        self._model_name = model_name
         self._make = make = MetricFactory(self.registry, model_name)
         self._make_gauges(make)
         self._make_counters(make)
@@ -53,6 +55,24 @@ class Metrics:
             ["route", "status"],
             registry=self.registry,
         )
+
+    def describe_server(self, facts: Mapping[str, str]) -> None:
+        """Says what serves here, in the labels of a metric that is always 1; the server's uptime
+        counts from now on.
+
+        Args:
+            facts: Such as `{"version": "1.0", "draft": "none"}`.
+        """
+        server = Gauge(
+            f"{PREFIX}:server_info",
+            "What serves here; always 1.",
+            ["model_name", *facts],
+            registry=self.registry,
+        )
+        server.labels(self._model_name, *facts.values()).set(1)
+        started = time.monotonic()
+        # A span and no time of day: whoever looks may have a clock that goes otherwise.
+        self._uptime.set_function(lambda: time.monotonic() - started)
 
     def record(self, step: StepStats) -> None:
         """Adds one engine step."""
@@ -111,6 +131,7 @@ class Metrics:
         return dict(zip(reasons, counters, strict=True))
 
     def _make_gauges(self, make: MetricFactory) -> None:
+        self._uptime = make.gauge("uptime_seconds", "Seconds since the model was loaded.")
         self._running = make.gauge("num_requests_running", "Requests in the running batch, now.")
         self._waiting = make.gauge("num_requests_waiting", "Requests waiting to be scheduled, now.")
         self._kv_usage = make.gauge(

@@ -213,3 +213,13 @@ def test_lines_of_the_log_that_were_dropped() -> None:
     metrics.watch_log(lambda: next(counts))
     assert b'glidecape:log_lines_dropped_total{model_name="tiny"} 3.0' in metrics.render()
     assert value(metrics, "log_lines_dropped_total") == 5
+
+
+def test_what_serves_is_said_in_labels() -> None:
+    metrics = Metrics("tiny")
+    facts = {"version": "1.0", "draft": 'a "draft"', "kernels": "native"}
+    metrics.describe_server(facts)
+    assert value(metrics, "server_info", **facts) == 1
+    before = value(metrics, "uptime_seconds")
+    assert before is not None
+    assert (value(metrics, "uptime_seconds") or 0) > before >= 0

@@ -1,6 +1,6 @@
 """What tests do with the playground's page, and what it keeps."""
 
-import json
+import re
 from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
@@ -30,9 +30,24 @@ def answered(page: Page) -> Locator:
     return message
 
 
+def compare(page: Page) -> Locator:
+    """The verdict on the last answer, once it is measured."""
+    page.get_by_role("button", name="Compare").last.click()
+    verdict = page.locator(".message.assistant").last.locator(".verdict")
+    expect(verdict).to_have_attribute("data-same", re.compile("."), timeout=120_000)
+    answered(page)
+    return verdict
+
+
 def conversation(page: Page) -> list[Json]:
-    """What the browser keeps."""
-    found: list[Json] = json.loads(page.evaluate("localStorage['glidecape.conversation'] ?? '[]'"))
+    """The newest that the browser keeps."""
+    found: list[Json] = page.evaluate(
+        """async () => {
+            const kept = await import("/static/app/conversations.js");
+            const [newest] = await kept.listConversations();
+            return newest ? (await kept.loadConversation(newest.id)).messages : [];
+        }"""
+    )
     return found
 
 

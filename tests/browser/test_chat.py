@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 
 from tests.api.harness import CHAT
 from tests.browser.conftest import OpenPage
-from tests.browser.pages import Json, answered, ask, conversation, kept, tokens_of
+from tests.browser.pages import Json, answered, ask, compare, conversation, kept, tokens_of
 from tests.doubles import ids
 
 QUESTION = "abcabcabcabc"
@@ -54,7 +54,9 @@ def test_all_settings_reach_the_request(open_page: OpenPage, url: str) -> None:
         "stream_options": {"include_usage": True},
     }
     answered(page)
+    page.locator("#settings-toggle").click()
     page.locator("#settings-reset").click()
+    page.locator("#settings-close").click()
     with page.expect_request(f"**{CHAT}") as sent:
         ask(page, "hi", max_tokens=3)
     body = sent.value.post_data_json or {}
@@ -148,13 +150,19 @@ def test_the_replay_has_equal_text_and_its_own_clock(
     open_page: OpenPage, url: str, screenshot: Callable[[Page, str], None]
 ) -> None:
     page = open_page(url)
-    page.locator("#compare").check()
     ask(page, max_tokens=60, temperature=0.9)
-    message = page.locator(".message.assistant").last
-    verdict = message.locator(".verdict")
-    expect(verdict).to_be_visible()
+    message = answered(page)
+    verdict = compare(page)
     expect(verdict).to_have_attribute("data-same", "true")
     expect(verdict).to_contain_text("equal text")
+    expect(verdict).to_be_in_viewport()
+    expect(verdict).to_have_attribute("data-pairs", "3")
+    data: dict[str, str] = verdict.evaluate("e => ({...e.dataset})")
+    if data["kind"] == "measured":
+        assert float(data["ratio"]) <= float(data["perStep"])
+    else:
+        assert data["kind"] == "disturbed"
+        expect(verdict).to_contain_text("Disturbed measurement")
     columns = message.locator(".answer-column")
     expect(columns).to_have_count(2)
     answer = kept(page)
@@ -178,8 +186,7 @@ def test_an_answer_can_be_replayed_later_and_made_again(open_page: OpenPage, url
     ask(page, max_tokens=20, seed=3)
     answered(page)
     first = kept(page)["content"]
-    page.get_by_role("button", name="Replay without speculation").click()
-    expect(page.locator(".verdict")).to_have_attribute("data-same", "true")
+    expect(compare(page)).to_have_attribute("data-same", "true")
     page.get_by_role("button", name="Answer again").click()
     expect(page.locator(".verdict")).to_be_hidden()
     answered(page)
@@ -195,7 +202,7 @@ def test_the_conversation_stays_until_a_new_one(open_page: OpenPage, url: str) -
     expect(page.locator(".user .bubble")).to_have_text(QUESTION)
     assert page.locator(".assistant .answer").inner_text() == before
     assert page.locator("#set-max_tokens").input_value() == "10"
-    page.get_by_role("button", name="New chat").click()
+    page.locator("#new-chat").click()
     expect(page.locator(".message")).to_have_count(0)
     expect(page.locator("#empty")).to_be_visible()
     page.reload()
@@ -203,12 +210,13 @@ def test_the_conversation_stays_until_a_new_one(open_page: OpenPage, url: str) -
 
 
 def test_keys_alone_suffice(open_page: OpenPage, url: str) -> None:
-    page = open_page(url)
+    page = open_page(url, allow="400 (Bad Request)")
     expect(page.locator("#composer-text")).to_be_focused()
-    page.keyboard.press("Control+,")
     expect(page.locator("#settings")).to_be_hidden()
     page.keyboard.press("Control+,")
     expect(page.locator("#set-system")).to_be_focused()
+    page.keyboard.press("Control+,")
+    expect(page.locator("#settings")).to_be_hidden()
     page.locator("#theme").focus()
     page.keyboard.press("/")
     expect(page.locator("#composer-text")).to_be_focused()
@@ -220,3 +228,33 @@ def test_keys_alone_suffice(open_page: OpenPage, url: str) -> None:
     answered(page)
     page.keyboard.press("ArrowUp")
     expect(page.locator("#composer-text")).to_have_value("one\ntwo")
+
+
+def test_a_request_that_says_nothing_has_the_pages_length(open_page: OpenPage, url: str) -> None:
+    page = open_page(url, allow="400 (Bad Request)")
+    with page.expect_request(f"**{CHAT}") as sent:
+        page.locator("[data-example]").first.click()
+    body: Json = sent.value.post_data_json or {}
+    assert set(body) == {
+        "max_tokens", "messages", "seed", "speculation", "stream", "stream_options",
+    }  # fmt: skip
+    assert body["max_tokens"] == 300
+    # The tiny model's whole context is shorter: then all that is left has to do.
+    answered(page)
+    expect(page.locator("#error")).to_be_hidden()
+    assert "max_tokens" not in kept(page)["request"]
+
+
+def test_the_strip_is_as_wide_as_steps_took(open_page: OpenPage, url: str) -> None:
+    page = open_page(url)
+    ask(page, max_tokens=60, temperature=0)
+    columns = answered(page).locator(".step")
+    widths: list[float] = columns.evaluate_all("a => a.map(e => e.getBoundingClientRect().width)")
+    parts = ("draft_seconds", "verify_seconds", "other_seconds")
+    seconds = [sum(step[part] for part in parts) for step in kept(page)["steps"]]
+    # Between the least that a finger finds and the most that leaves room for others.
+    scales = [
+        width / took for width, took in zip(widths, seconds, strict=True) if 3.1 < width < 239
+    ]
+    assert len(scales) > len(widths) / 2
+    assert max(scales) < min(scales) * 1.05

@@ -1,5 +1,6 @@
 """Phone width, dark, accessibility (axe) and the status page."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -8,8 +9,11 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.api.harness import live_app, make_app
 from tests.browser.conftest import OpenPage
-from tests.browser.pages import Json, answered, ask
+from tests.browser.pages import Json, answered, ask, compare
+from tests.browser.servers import in_thread, scripted
+from tests.doubles import ScriptedEngine
 
 PHONE = 360
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
@@ -45,9 +49,9 @@ def outside(page: Page, selector: str) -> list[str]:
 def replay(page: Page) -> None:
     """An answer with tints, beside its replay."""
     page.locator("#tint").check()
-    page.locator("#compare").check()
     ask(page, max_tokens=40, temperature=0)
     answered(page)
+    compare(page)
 
 
 def test_a_phone_shows_everything(open_page: OpenPage, url: str, screenshot: Screenshot) -> None:
@@ -86,8 +90,7 @@ def test_axe_finds_nothing_serious(
     )
     assert serious_findings(page) == []
     replay(page)
-    if not page.locator("#settings").is_visible():
-        page.locator("#settings-toggle").click()
+    page.locator("#settings-toggle").click()
     expect(page.locator("#settings")).to_be_visible()
     assert serious_findings(page) == []
     screenshot(page, f"{scheme}-settings")
@@ -144,10 +147,52 @@ def test_the_status_page_shows_what_metrics_say(open_page: OpenPage, url: str) -
         if name.startswith("glidecape:generation_tokens_total")
     )
     assert total > 0
-    tiles = page.locator("#tiles")
-    digits = "() => document.querySelector('#tiles').textContent.replace(/[^0-9]/g, '')"
-    expect(tiles).not_to_be_empty()
-    assert str(int(total)) in page.evaluate(digits)
+    tile = page.locator("[data-tile='Tokens generated'] dd")
+    expect(tile).to_have_text(f"{int(total):,}")
+    for name in ("To the first token (median)", "Between tokens (median)"):
+        expect(page.locator(f"[data-tile='{name}'] dd")).to_have_text(re.compile(r"^[\d.]+ m?s$"))
+    expect(page.locator("#state")).to_have_text("Serving")
+    expect(page.locator("#status-error")).to_be_hidden()
+
+
+def test_the_status_page_says_what_serves(open_page: OpenPage) -> None:
+    facts = {
+        "version": "1.2.3",
+        "draft": "tiny-glide",
+        "policy": "auto",
+        "kernels": "native CPU kernels",
+        "precision": "bfloat16",
+    }
+    app = make_app(ScriptedEngine([]))
+    app.state.parts.metrics.describe_server(facts)
+    with in_thread(lambda: live_app(app)) as url:
+        page = open_page(f"{url}/#status", url=url)
+        shown = page.locator("#facts")
+        expect(shown).to_contain_text("1.2.3")
+        expect(shown).to_contain_text("tiny-glide, policy auto")
+        expect(shown).to_contain_text("native CPU kernels")
+        expect(shown).to_contain_text(re.compile(r"Up for\d+ s"))
+
+
+def test_the_status_page_of_a_server_that_is_gone(
+    open_page: OpenPage, screenshot: Screenshot
+) -> None:
+    with in_thread(lambda: scripted(ScriptedEngine([]))) as url:
+        page = open_page(f"{url}/#status", url=url, allow="ERR_CONNECTION")
+        expect(page.locator("#state")).to_have_text("Serving")
+    expect(page.locator("#state")).to_have_text("Not reachable")
+    expect(page.locator("#status-error")).to_contain_text("No answer since")
+    expect(page.locator("#view-status")).to_have_class(re.compile("is-stale"))
+    screenshot(page, "status-gone")
+
+
+def test_the_status_page_of_a_dead_engine(open_page: OpenPage) -> None:
+    engine = ScriptedEngine([])
+    engine.is_dead = True
+    with in_thread(lambda: scripted(engine)) as url:
+        page = open_page(f"{url}/#status", url=url, allow="503")
+        expect(page.locator("#state")).to_have_text("The engine has stopped")
+        expect(page.locator("#status-error")).to_be_visible()
 
 
 def test_the_apis_page_shows_every_operation(

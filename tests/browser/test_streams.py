@@ -178,7 +178,43 @@ def test_a_failure_in_mid_stream_keeps_what_came(open_page: OpenPage) -> None:
         page = open_page(url)
         ask(page, "hi")
         expect(page.locator("#error")).to_contain_text("engine")
-        expect(answered(page).locator(".answer")).to_have_text("abc")
+        message = answered(page)
+        expect(message.locator(".answer")).to_have_text("abc")
+        expect(message.locator(".notice.broken")).to_contain_text("not complete")
+        page.reload()
+        expect(page.locator(".notice.broken")).to_contain_text("not complete")
+
+
+def test_an_answer_is_marked_whose_page_was_left(open_page: OpenPage) -> None:
+    engine = ScriptedEngine(one_by_one("abcdef"), hang_after=3)
+    with in_thread(lambda: scripted(engine)) as url:
+        page = open_page(url)
+        ask(page, "hi")
+        expect(page.locator(".answer")).to_have_text("abc")
+        page.reload()
+        expect(page.locator(".notice.broken")).to_contain_text("the page was left")
+        expect(page.locator(".user .bubble")).to_have_text("hi")
+
+
+def test_tables_tasks_and_code_without_a_language(open_page: OpenPage) -> None:
+    words = "Pneumonoultramicroscopicsilicovolcanoconiosis"
+    text = (
+        f"| {words} | {words} |\n|---|---|\n| one two | {words} |\n\n"
+        "- [x] done\n- [ ] open\n- plain\n\n```\nx = 1\n```\n"
+    )
+    with in_thread(Pieces([stream_of(text)])) as url:
+        page = open_page(url, width=360)
+        ask(page, "hi")
+        answer = answered(page).locator(".answer")
+        # One line a word: none is broken inside.
+        heights = answer.locator("td, th").evaluate_all(
+            "all => all.map(e => e.getBoundingClientRect().height)"
+        )
+        assert max(heights) < 40 * 1.5
+        assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") == 0
+        expect(answer.locator("li.task")).to_have_text(["☑ done", "☐ open"])
+        expect(answer.locator("li:not(.task)")).to_have_text("plain")
+        expect(answer.locator(".code-head span")).to_have_text("code")
 
 
 @pytest.mark.parametrize("data", [chunk("ab"), chunk("ab") + b"data: {\n\n"])
@@ -195,37 +231,48 @@ def give_key(page: Page, key: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_the_page_asks_for_the_key(open_page: OpenPage) -> None:
+def test_a_key_is_forgotten_unless_it_is_to_be_kept(open_page: OpenPage) -> None:
+    stored = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
     with in_thread(lambda: real_engine(LOCKED)) as url:
         page = open_page(url, allow="401 (Unauthorized)")
-        reason = page.locator("#key-reason")
-        expect(reason).to_contain_text("no API key")
+        title = page.locator("#key-title")
+        expect(title).to_have_text("This server asks for a key")
         give_key(page, "wrong")
-        expect(reason).to_have_text("the API key is not valid here")
+        expect(title).to_have_text("That key was not accepted")
         give_key(page, KEY)
         expect(page.locator("#model")).to_have_text("tiny/model")
         ask(page, "hi", max_tokens=4)
         answered(page)
+        assert KEY not in page.evaluate(stored)
+        page.reload()
+        expect(title).to_have_text("This server asks for a key")
+        page.get_by_label("Keep it in this browser").check()
+        give_key(page, KEY)
+        expect(page.locator("#model")).to_have_text("tiny/model")
         page.reload()
         expect(page.locator("#model")).to_have_text("tiny/model")
-        stored = "[localStorage['glidecape.key'], sessionStorage['glidecape.key']]"
-        assert page.evaluate(stored) == [None, f'"{KEY}"']
+        page.locator("#settings-toggle").click()
+        expect(page.locator("#key-state")).to_contain_text("kept in this browser")
+        page.get_by_role("button", name="Forget it").click()
+        expect(page.locator("#key-state")).to_contain_text("None is in use")
+        assert KEY not in page.evaluate(stored)
+        page.get_by_role("button", name="Enter a key…").click()
+        give_key(page, KEY)
+        expect(page.locator("#key-state")).to_contain_text("until this page is closed")
 
 
 def test_a_chat_without_a_key_asks_again(open_page: OpenPage) -> None:
     with in_thread(lambda: real_engine(LOCKED)) as url:
         page = open_page(url, allow="401 (Unauthorized)")
-        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Not now").click()
         ask(page, "hi", max_tokens=4)
         expect(page.locator("#key-dialog")).to_be_visible()
-        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Not now").click()
         expect(page.locator("#error")).to_contain_text("no API key")
         expect(page.locator("#composer-text")).to_have_value("hi")
         page.keyboard.press("Enter")
-        page.get_by_label("Remember it in this browser").check()
         give_key(page, KEY)
         answered(page)
-        assert page.evaluate("localStorage['glidecape.key']") == f'"{KEY}"'
 
 
 def test_half_characters_of_the_model_are_never_shown(open_page: OpenPage) -> None:

@@ -1,7 +1,9 @@
 // The server's API: requests with the key, errors as the server words them, streams.
 
 import { events } from "./sse.js";
-import { storedKey } from "./store.js";
+import { currentKey } from "./store.js";
+
+const UNREACHABLE = "The server can’t be reached.";
 
 /** What the server answered instead: its own message, and the field at fault. */
 export class ApiError extends Error {
@@ -14,7 +16,7 @@ export class ApiError extends Error {
 }
 
 function headers() {
-  const key = storedKey();
+  const key = currentKey();
   return {
     "content-type": "application/json",
     ...(key ? { authorization: `Bearer ${key}` } : {}),
@@ -38,7 +40,7 @@ async function request(path, options) {
     response = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The server can't be reached.");
+    throw new ApiError(UNREACHABLE);
   }
   if (!response.ok) throw await refusal(response);
   return response;
@@ -48,6 +50,20 @@ async function request(path, options) {
 export async function servedModel() {
   const response = await request("v1/models", { headers: headers() });
   return (await response.json()).data[0].id;
+}
+
+/** {state, message} of the server: serving, starting, dead, or what else it says; needs no key. */
+export async function readiness(signal) {
+  let response;
+  try {
+    response = await fetch("ready", { signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(UNREACHABLE);
+  }
+  if (response.ok) return { state: "serving" };
+  const { status, error } = await response.json().catch(() => ({}));
+  return { state: status ?? (error ? "dead" : `answers ${response.status}`), message: error?.message ?? "" };
 }
 
 /** Prometheus's text; needs no key. */

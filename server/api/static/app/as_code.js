@@ -17,7 +17,7 @@ export function curl({ method = "POST", url, body, needsKey = false }) {
 }
 
 const OPENAI_FIELDS = new Set([
-  "messages", "model", "temperature", "top_p", "max_tokens", "seed", "stop", "presence_penalty",
+  "model", "messages", "temperature", "top_p", "max_tokens", "seed", "stop", "presence_penalty",
   "frequency_penalty",
 ]);
 

@@ -1,13 +1,54 @@
-// Asks for the API key.
+// The API key: asked for where the server wants one, changed or forgotten in the settings.
 
 import { byId } from "./dom.js";
-import { keepKey } from "./store.js";
+import { currentKey, forgetKey, isKeyKept, useKey } from "./store.js";
 
-/** Whether a key was given; it is kept. `reason`: the server's message. */
-export function askForKey(reason) {
+const ASKED = {
+  title: "This server asks for a key",
+  text: "It works like a password. Whoever runs this server can give you one.",
+};
+const REFUSED = {
+  title: "That key was not accepted",
+  text: "Check that it is complete, with nothing before or after it, or ask whoever runs this server for another one.",
+};
+const CHANGED = {
+  title: "API key",
+  text: "It works like a password, and goes along with every question you ask here.",
+};
+
+/** Whether a key was given; it is used from now on. */
+export function askForKey() {
+  return show(currentKey() === null ? ASKED : REFUSED);
+}
+
+/** The settings' part: which key is in use, and how to have another one, or none. */
+export function initKeySettings() {
+  byId("key-change").addEventListener("click", async () => {
+    await show(CHANGED);
+  });
+  byId("key-forget").addEventListener("click", () => {
+    forgetKey();
+    describe();
+    byId("key-change").focus();
+  });
+  describe();
+}
+
+function describe() {
+  const has = currentKey() !== null;
+  let words = "None is in use. Most servers on one’s own machine need none.";
+  if (has) words = isKeyKept() ? "One is in use, and kept in this browser." : "One is in use until this page is closed or reloaded.";
+  byId("key-state").textContent = words;
+  byId("key-change").textContent = has ? "Change…" : "Enter a key…";
+  byId("key-forget").hidden = !has;
+}
+
+function show({ title, text }) {
   const dialog = byId("key-dialog");
   const input = byId("key-input");
-  byId("key-reason").textContent = reason;
+  byId("key-title").textContent = title;
+  byId("key-reason").textContent = text;
+  byId("key-keep").checked = isKeyKept();
   input.value = "";
   // No submit button: the Enter key presses a form's first one.
   byId("key-cancel").onclick = () => dialog.close();
@@ -18,9 +59,10 @@ export function askForKey(reason) {
       () => {
         const key = input.value.trim();
         const given = dialog.returnValue === "use" && key !== "";
-        if (given) keepKey(key, byId("key-remember").checked);
+        if (given) useKey(key, byId("key-keep").checked);
         input.value = "";
         dialog.returnValue = "";
+        describe();
         resolve(given);
       },
       { once: true },

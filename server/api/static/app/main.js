@@ -2,26 +2,31 @@
 
 import { ApiError, servedModel } from "./api.js";
 import { Chat } from "./chat.js";
+import { ConversationList } from "./conversation_list.js";
 import { byId } from "./dom.js";
-import { askForKey } from "./key_dialog.js";
+import { askForKey, initKeySettings } from "./key_dialog.js";
+import { Panel } from "./panel.js";
 import { initSettings } from "./settings.js";
 import { Status } from "./status.js";
 import { load, save } from "./store.js";
 
-const WIDE = matchMedia("(min-width: 1000px)");
-
 initSettings();
+initKeySettings();
 const chat = new Chat();
+const list = new ConversationList(chat);
 const status = new Status();
+const settings = new Panel("settings", { isOpen: false, first: "set-system" });
+const conversations = new Panel("conversations", { isOpen: true, first: "new-conversation" });
 
-function initSwitch(id, name, fallback, onchange) {
-  const input = byId(id);
-  input.checked = load(name, fallback);
+function initTint() {
+  const input = byId("tint");
+  const show = () => document.body.classList.toggle("tinted", input.checked);
+  input.checked = load("tint", true);
   input.addEventListener("change", () => {
-    save(name, input.checked);
-    onchange(input.checked);
+    save("tint", input.checked);
+    show();
   });
-  onchange(input.checked);
+  show();
 }
 
 function showView() {
@@ -29,7 +34,7 @@ function showView() {
   byId("view-chat").hidden = isStatus;
   byId("view-status").hidden = !isStatus;
   document.body.classList.toggle("shows-status", isStatus);
-  for (const link of document.querySelectorAll("nav a")) {
+  for (const link of document.querySelectorAll(".top nav a")) {
     const isHere = link.hash === (isStatus ? "#status" : "#chat");
     if (isHere) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -37,19 +42,6 @@ function showView() {
   if (isStatus && !document.hidden) status.start();
   else status.stop();
   if (!isStatus) byId("composer-text").focus({ preventScroll: true });
-}
-
-function openSettings(isOpen) {
-  document.body.classList.toggle("settings-open", isOpen);
-  byId("settings").hidden = !isOpen;
-  byId("settings-toggle").setAttribute("aria-expanded", String(isOpen));
-}
-
-function toggleSettings() {
-  const isOpen = byId("settings").hidden;
-  openSettings(isOpen);
-  if (WIDE.matches) save("settings-open", isOpen);
-  (isOpen ? byId("set-system") : byId("settings-toggle")).focus();
 }
 
 function nextTheme() {
@@ -65,11 +57,12 @@ function nextTheme() {
 function onKey(event) {
   const isTyping = event.target.closest("input, textarea, select, [role=slider]");
   if (event.key === "Escape") {
-    if (!byId("settings").hidden && !WIDE.matches) toggleSettings();
+    const open = [settings, conversations].find((panel) => panel.isDrawer);
+    if (open) open.toggle();
     else chat.stop();
   } else if (event.key === "," && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
-    toggleSettings();
+    settings.toggle();
   } else if (event.key === "/" && !isTyping) {
     event.preventDefault();
     byId("composer-text").focus();
@@ -82,24 +75,24 @@ async function showModel() {
     byId("model").textContent = await servedModel();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    if (error.status === 401 && (await askForKey(error.message))) await showModel();
+    if (error.status === 401 && (await askForKey())) await showModel();
   }
 }
 
-initSwitch("tint", "tint", true, (isOn) => document.body.classList.toggle("tinted", isOn));
-initSwitch("compare", "compare", false, () => {});
-openSettings(WIDE.matches && load("settings-open", true));
-byId("settings-toggle").addEventListener("click", toggleSettings);
-byId("settings-close").addEventListener("click", toggleSettings);
+initTint();
 byId("theme").addEventListener("click", nextTheme);
+byId("new-chat").addEventListener("click", () => chat.clear());
+byId("new-conversation").addEventListener("click", () => {
+  if (conversations.isDrawer) conversations.toggle();
+  chat.clear();
+});
 for (const example of document.querySelectorAll("[data-example]")) {
-  example.addEventListener("click", () => {
-    byId("composer-text").value = example.textContent.trim();
-    byId("composer").requestSubmit();
-  });
+  example.addEventListener("click", () => chat.ask(example.textContent.trim()));
 }
 document.addEventListener("keydown", onKey);
 document.addEventListener("visibilitychange", showView);
 addEventListener("hashchange", showView);
 showView();
+await chat.restore();
+await list.refresh();
 await showModel();

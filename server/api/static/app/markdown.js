@@ -7,7 +7,11 @@ import { Marked } from "../vendor/marked-18.2.1/marked.esm.js";
 import { copyText } from "./clipboard.js";
 import { h, icon } from "./dom.js";
 
-const marked = new Marked({ gfm: true, breaks: true });
+const BOXES = { true: "☑ ", false: "☐ " };
+
+// A task's box is a sign and no input: forms have no place in an answer.
+const renderer = { checkbox: ({ checked }) => BOXES[Boolean(checked)] };
+const marked = new Marked({ gfm: true, breaks: true, renderer });
 
 const SAFE = {
   RETURN_DOM_FRAGMENT: true,
@@ -26,6 +30,9 @@ export function render(text) {
     link.rel = "noopener noreferrer";
   }
   for (const table of fragment.querySelectorAll("table")) scrollable(table, "Table");
+  for (const item of fragment.querySelectorAll("li")) {
+    if (/^\s*[☐☑] /.test(item.textContent)) item.classList.add("task");
+  }
   for (const code of fragment.querySelectorAll("pre > code")) finishCode(code);
   return fragment;
 }
@@ -47,7 +54,7 @@ function finishCode(code) {
   const copy = h("button", { type: "button", class: "quiet", "aria-label": "Copy code" });
   copy.append(icon("copy"));
   copy.addEventListener("click", () => copyText(code.textContent, copy));
-  box.append(h("div", { class: "code-head", "data-untinted": true }, h("span", {}, language), copy), pre);
+  box.append(h("div", { class: "code-head", "data-untinted": true }, h("span", {}, language || "code"), copy), pre);
 }
 
 function scrollable(element, label) {

@@ -1,35 +1,31 @@
 // Messages on the page. An answer's view draws what an `Answer`, or what was kept of one, says.
 
 import { figures } from "./answer.js";
+import { curl, python } from "./as_code.js";
 import { copyText } from "./clipboard.js";
 import { duration, h, icon, percent } from "./dom.js";
+import { Menu } from "./menu.js";
 import { render } from "./markdown.js";
+import { currentKey } from "./store.js";
 import { Strip } from "./strip.js";
 import { tint } from "./tint.js";
 import { stepPanel } from "./tree.js";
+import { VerdictView } from "./verdict_view.js";
 
 const REDRAW_MS = 80; // the browser's work takes cores from a server on the same machine
-
-export function userMessage(text) {
-  return h(
-    "article",
-    { class: "message user" },
-    h("h2", { class: "visually-hidden" }, "You"),
-    h("div", { class: "bubble" }, text),
-  );
-}
 
 /** One answer: text, figures, strip, and the step that is open. */
 export class AnswerView {
   #timer = null;
   #data = { text: "", steps: [], decodeSeconds: 0, firstTokenSeconds: null };
 
-  constructor({ title = "" } = {}) {
+  /** `scale`: of another view's strip, so that both strips count time alike. */
+  constructor({ title = "", scale = null } = {}) {
     this.body = h("div", { class: "answer" });
     this.figures = h("dl", { class: "figures" });
     this.notice = h("p", { class: "notice", hidden: true });
     this.panel = h("div", { class: "panel" });
-    this.strip = new Strip((index) => this.#open(index));
+    this.strip = new Strip((index) => this.#open(index), scale);
     this.strip.element.hidden = true;
     this.element = h(
       "div",
@@ -64,9 +60,10 @@ export class AnswerView {
     this.body.setAttribute("aria-busy", String(isBusy));
   }
 
-  say(text) {
+  say(text, isBroken = false) {
     this.notice.textContent = text;
     this.notice.hidden = text === "";
+    this.notice.classList.toggle("broken", isBroken);
   }
 
   #draw() {
@@ -82,7 +79,7 @@ export class AnswerView {
   }
 
   #drawFigures() {
-    const now = figures({ steps: [], ...this.#data });
+    const now = figures(this.#data);
     const shown = [
       ["tokens", now.tokens || null],
       ["tokens/s", now.tokensPerSecond?.toFixed(1)],
@@ -114,49 +111,74 @@ export class AnswerView {
 
 /** The assistant's article: one column or two, and what can be done with the answer. */
 export class AnswerMessage {
-  constructor({ onregenerate, oncompare }) {
+  #text = "";
+
+  /** `request()`: what was asked, as the API takes it. */
+  constructor({ onregenerate, oncompare, request }) {
     this.main = new AnswerView();
     this.columns = h("div", { class: "columns" }, this.main.element);
-    this.verdict = h("p", { class: "verdict", hidden: true });
-    const action = (label, name, onclick) =>
-      h("button", { type: "button", class: "quiet", "aria-label": label, title: label, onclick }, icon(name));
-    const copy = action("Copy the answer", "copy", () => copyText(this.text, copy));
-    const compare = action("Replay without speculation", "compare", oncompare);
-    const again = action("Answer again", "again", onregenerate);
-    this.actions = h("div", { class: "actions", hidden: true }, copy, compare, again);
-    this.text = "";
+    this.verdict = new VerdictView();
+    this.actions = this.#actions(onregenerate, oncompare, request);
     this.element = h(
       "article",
       { class: "message assistant" },
       h("h2", { class: "visually-hidden" }, "Answer"),
-      this.verdict,
+      this.verdict.element,
       this.columns,
       this.actions,
     );
   }
 
+  #actions(onregenerate, oncompare, request) {
+    const copy = h("button", { type: "button", class: "quiet", "aria-label": "Copy the answer", title: "Copy" }, icon("copy"));
+    copy.addEventListener("click", () => copyText(this.#text, copy));
+    const again = h(
+      "button",
+      { type: "button", class: "quiet", "aria-label": "Answer again", title: "Answer again", onclick: onregenerate },
+      icon("again"),
+    );
+    const compare = h(
+      "button",
+      { type: "button", class: "plain compare", onclick: oncompare },
+      icon("compare"), h("span", {}, "Compare", h("span", { class: "wide" }, " with speculation off")),
+    );
+    const menu = new Menu("Use in code", icon("code"), [
+      ["Copy as curl", (button) => copyText(asCode(curl, request()), button)],
+      ["Copy as Python", (button) => copyText(asCode(python, request()), button)],
+    ]);
+    return h("div", { class: "actions", hidden: true }, copy, again, menu.element, compare);
+  }
+
+  /** What is kept of an answer that has ended. */
+  show(message) {
+    this.#text = message.content;
+    this.main.show({ ...message, text: message.content });
+    this.main.say(message.notice ?? "", message.isBroken);
+    this.actions.hidden = false;
+  }
+
   /** A second column for the replay. */
   addColumn() {
-    this.plain?.element.remove();
-    this.main.element.querySelector("h3")?.remove();
+    this.removeColumn();
     this.main.element.prepend(h("h3", {}, "With speculation"));
-    this.plain = new AnswerView({ title: "Without speculation" });
+    this.plain = new AnswerView({ title: "Without speculation", scale: this.main.strip.scale });
     this.columns.append(this.plain.element);
     this.element.classList.add("compared");
     return this.plain;
   }
 
-  /** Says what the comparison shows. */
-  compare(main, plain) {
-    const same = main.text === plain.text;
-    const clocks = `${duration(main.decodeSeconds)} against ${duration(plain.decodeSeconds)} from first to last token`;
-    const ratio = plain.decodeSeconds / main.decodeSeconds;
-    this.verdict.replaceChildren(
-      h("strong", { class: "ratio" }, Number.isFinite(ratio) ? `${ratio.toFixed(2)}×` : "–"),
-      h("span", {}, clocks),
-      h("span", { class: same ? "same" : "different" }, same ? "equal text" : "the texts differ"),
-    );
-    this.verdict.dataset.same = String(same);
-    this.verdict.hidden = false;
+  removeColumn() {
+    this.plain?.element.remove();
+    this.main.element.querySelector("h3")?.remove();
+    this.element.classList.remove("compared");
+    this.verdict.hide();
   }
+}
+
+/** The request for other programs: without what only this page has a use for. */
+function asCode(form, { speculation, ...fields }) {
+  const { steps, ...wanted } = speculation ?? {};
+  const body = { ...fields, ...(Object.keys(wanted).length ? { speculation: wanted } : {}) };
+  const baseUrl = new URL("v1", new URL(".", location.href)).href;
+  return form({ baseUrl, url: `${baseUrl}/chat/completions`, body, needsKey: currentKey() !== null });
 }

@@ -43,4 +43,23 @@ export class Snapshot {
       .filter((sample) => wanted.every(([key, value]) => sample.labels[key] === value))
       .reduce((sum, sample) => sum + sample.value, 0);
   }
+
+  /** The labels of a metric's first sample; null where there is none. */
+  labels(name) {
+    return this.samples.get(`glidecape:${name}`)?.[0]?.labels ?? null;
+  }
+
+  /** Of a histogram, by a straight line inside the bucket; null where nothing was observed. */
+  median(name) {
+    const buckets = (this.samples.get(`glidecape:${name}_bucket`) ?? [])
+      .map(({ labels, value }) => ({ upTo: parseValue(labels.le), count: value }))
+      .sort((one, other) => one.upTo - other.upTo);
+    const half = (buckets.at(-1)?.count ?? 0) / 2;
+    if (half === 0) return null;
+    const index = buckets.findIndex(({ count }) => count >= half);
+    const { upTo, count } = buckets[index];
+    const below = buckets[index - 1] ?? { upTo: 0, count: 0 };
+    if (upTo === Infinity) return below.upTo;
+    return below.upTo + ((upTo - below.upTo) * (half - below.count)) / (count - below.count);
+  }
 }

@@ -1,4 +1,5 @@
-// The settings' form and the request's fields. An empty field leaves the server's default.
+// The settings' form and the request's fields. An empty field leaves the server's default, but for the
+// length, which would be all that the context has left.
 
 import { byId, h } from "./dom.js";
 import { load, save } from "./store.js";
@@ -10,8 +11,8 @@ const NUMBERS = {
     ["top_p", "Top p", "share of probability kept", 0.01, 1, 0.01],
     ["top_k", "Top k", "most probable tokens kept; 0 keeps all", 0, null, 1],
     ["min_p", "Min p", "least share of the best token's", 0, 1, 0.01],
-    ["max_tokens", "Max tokens", "default: what the context has left", 1, null, 1],
-    ["seed", "Seed", "default: a new one for each answer", null, null, 1],
+    ["max_tokens", "Max tokens", "longest answer", 1, null, 1],
+    ["seed", "Seed", "same seed, same answer", null, null, 1],
   ],
   penalties: [
     ["presence_penalty", "Presence", "−2 to 2", -2, 2, 0.1],
@@ -23,6 +24,8 @@ const NUMBERS = {
     ["max_nodes", "Max nodes", "most tokens verified, 1 to 64", 1, 64, 1],
   ],
 };
+const LENGTH = 300; // tokens: an answer that is read in one go
+const PLACEHOLDERS = { max_tokens: String(LENGTH), seed: "random" };
 const ALL_NUMBERS = Object.values(NUMBERS).flat();
 const TEXTS = ["system", "stop", "policy"];
 
@@ -49,7 +52,7 @@ function numberField([name, label, hint, min, max, step]) {
     h("label", { for: id }, label),
     h("input", {
       id, min, max, step: name === "seed" ? 1 : step, type: "number", inputmode: "decimal",
-      placeholder: "default", "aria-describedby": `${id}-hint`, autocomplete: "off",
+      placeholder: PLACEHOLDERS[name] ?? "default", "aria-describedby": `${id}-hint`, autocomplete: "off",
     }),
     h("small", { id: `${id}-hint` }, hint),
   );
@@ -72,7 +75,7 @@ export const systemPrompt = () => input("system").value.trim();
 /** The request's fields but its messages. Draws a seed where none is given, so that the answer can
  * be replayed. */
 export function requestFields() {
-  const fields = { seed: Math.floor(Math.random() * 2 ** 53) };
+  const fields = { max_tokens: LENGTH, seed: Math.floor(Math.random() * 2 ** 53) };
   const speculation = { steps: true };
   const nested = new Set(NUMBERS.speculation.map(([name]) => name));
   for (const [name] of ALL_NUMBERS) {
@@ -84,6 +87,9 @@ export function requestFields() {
   if (input("policy").value) speculation.policy = input("policy").value;
   return { ...fields, speculation };
 }
+
+/** Whether a person said how long answers may be. */
+export const isLengthGiven = () => input("max_tokens").value.trim() !== "";
 
 /** Marks the field that the server's error names. */
 export function markInvalid(param) {

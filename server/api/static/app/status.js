@@ -1,14 +1,16 @@
-// What the server is doing, from /metrics alone: asked every two seconds while somebody looks.
+// What the server is doing, from /ready and /metrics: asked every two seconds while somebody looks.
 
-import { metricsText } from "./api.js";
+import { metricsText, readiness } from "./api.js";
 import { Chart } from "./charts.js";
-import { byId, h, percent } from "./dom.js";
+import { byId, h } from "./dom.js";
 import { Snapshot } from "./metrics_text.js";
+import { calibration, facts, nowTiles, positions, totalTiles } from "./status_figures.js";
 
 const EVERY_MS = 2000;
 const KEPT = 150; // scrapes: five minutes
+const MINUTE = 30; // scrapes
 const POSITIONS = 8;
-const BINS = 10;
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000];
 const PARTS = ["draft", "verify", "other"];
 
 const ago = (plot, ticks) => ticks.map((tick) => (tick === 0 ? "now" : `${tick} s`));
@@ -23,13 +25,14 @@ export class Status {
   #snapshots = [];
   #timer = null;
   #abort = null;
+  #goneSince = null;
 
   constructor() {
     const at = (name, options) => new Chart(byId(`chart-${name}`), options);
     this.charts = {
       requests: at("requests", {
         series: [{ label: "running", colour: "trunk" }, { label: "waiting", colour: "leaf" }],
-        x: time, y: fromZero,
+        x: time, y: { ...fromZero, axis: { incrs: WHOLE } },
       }),
       kv: at("kv", { series: [{ label: "KV cache", colour: "trunk" }], x: time, y: shares }),
       speed: at("speed", { series: [{ label: "tokens/s", colour: "trunk" }], x: time, y: fromZero }),
@@ -79,22 +82,30 @@ export class Status {
   async #poll() {
     const { signal } = this.#abort;
     try {
-      this.#take(new Snapshot(await metricsText(signal), performance.now() / 1000));
-      byId("status-error").hidden = true;
+      const [state, text] = await Promise.all([readiness(signal), metricsText(signal)]);
+      this.#take(new Snapshot(text, performance.now() / 1000));
+      this.#goneSince = null;
+      showState(state);
     } catch (error) {
       if (signal.aborted) return;
-      byId("status-error").textContent = error.message;
-      byId("status-error").hidden = false;
+      this.#goneSince ??= new Date();
+      showGone(this.#goneSince, error.message);
     }
     if (!signal.aborted) this.#timer = setTimeout(() => this.#poll(), EVERY_MS);
   }
 
   #take(snapshot) {
+    const last = this.#snapshots.at(-1);
+    // Another start of the server counts from zero: what was before has nothing to do with it.
+    if (last && snapshot.value("uptime_seconds") < last.value("uptime_seconds")) this.#snapshots = [];
     this.#snapshots.push(snapshot);
     this.#snapshots = this.#snapshots.slice(-KEPT);
-    showTiles(snapshot);
+    const aMinuteAgo = this.#snapshots.at(-Math.min(this.#snapshots.length, MINUTE));
+    byId("facts").replaceChildren(...facts(snapshot).map(fact));
+    byId("tiles-now").replaceChildren(...nowTiles(aMinuteAgo, snapshot).map(tile));
+    byId("tiles-total").replaceChildren(...totalTiles(snapshot).map(tile));
     this.#overTime();
-    this.charts.positions.show(positions(snapshot));
+    this.charts.positions.show(positions(snapshot, POSITIONS));
     this.charts.calibration.show(calibration(snapshot));
   }
 
@@ -131,45 +142,41 @@ function msPerStep(before, after, part) {
   return steps > 0 ? (1000 * spent) / steps : null;
 }
 
-function positions(snapshot) {
-  const drafts = snapshot.value("spec_decode_num_drafts_total");
-  const numbers = Array.from({ length: POSITIONS }, (_, index) => index);
-  const accepted = numbers.map((position) =>
-    snapshot.value("spec_decode_num_accepted_tokens_per_pos_total", { position: String(position) }),
-  );
-  return [numbers.map((n) => n + 1), accepted.map((count) => (drafts ? count / drafts : null))];
+const pair = ([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))];
+const fact = (each) => h("div", {}, ...pair(each));
+const tile = (each) => h("div", { class: "tile", data: { tile: each[0] } }, ...pair(each));
+
+const WORDS = {
+  serving: "Serving",
+  starting: "Starting",
+  draining: "Stopping",
+  dead: "The engine has stopped",
+};
+
+function showState({ state, message }) {
+  setState(WORDS[state] ? state : "unknown", WORDS[state] ?? state, false);
+  const isDead = state === "dead";
+  if (isDead) explain("The engine has stopped", `No question can be answered until the server is started again. It says: ${message}`);
+  byId("status-error").hidden = !isDead;
 }
 
-/** Share of right tokens over the middle of each bin of confidence. */
-function calibration(snapshot) {
-  const middles = Array.from({ length: BINS }, (_, index) => (index + 0.5) / BINS);
-  const shareOf = middles.map((_, index) => {
-    const bin = `${(index / BINS).toFixed(1)}-${((index + 1) / BINS).toFixed(1)}`;
-    const count = (accepted) => snapshot.value("spec_decode_calibration_total", { bin, accepted });
-    const all = count("true") + count("false");
-    return all ? count("true") / all : null;
-  });
-  return [middles, middles, shareOf];
+function showGone(since, message) {
+  setState("down", "Not reachable", true);
+  const time = since.toLocaleTimeString();
+  explain(`No answer since ${time}`, `${message} It may have been stopped, or the network is gone. Asked again every two seconds; the figures below are from before ${time}.`);
+  byId("status-error").hidden = false;
 }
 
-function showTiles(snapshot) {
-  const total = (name) => snapshot.value(`spec_decode_${name}_total`);
-  const ratio = (above, below) => (below > 0 ? above / below : null);
-  const speedup = ratio(total("plain_seconds"), total("decode_seconds"));
-  const acceptance = ratio(total("num_accepted_tokens"), total("num_draft_tokens"));
-  const perStep = ratio(total("num_accepted_tokens"), total("num_drafts"));
-  const tiles = [
-    ["Running", snapshot.value("num_requests_running")],
-    ["Waiting", snapshot.value("num_requests_waiting")],
-    ["KV cache", percent(snapshot.value("kv_cache_usage_perc"))],
-    ["Tokens generated", snapshot.value("generation_tokens_total").toLocaleString("en")],
-    ["Speedup", speedup === null ? "–" : `${speedup.toFixed(2)}×`],
-    ["Tokens a speculative step", perStep === null ? "–" : (1 + perStep).toFixed(2)],
-    ["Drafted tokens accepted", acceptance === null ? "–" : percent(acceptance)],
-  ];
-  byId("tiles").replaceChildren(
-    ...tiles.map(([name, value]) =>
-      h("div", { class: "tile", data: { tile: name } }, h("dt", {}, name), h("dd", {}, String(value))),
-    ),
-  );
+function setState(state, words, isStale) {
+  const element = byId("state");
+  element.dataset.state = state;
+  if (element.textContent !== words) element.textContent = words; // said once by a screen reader
+  byId("view-status").classList.toggle("is-stale", isStale);
+}
+
+function explain(title, text) {
+  const box = byId("status-error");
+  if (box.firstElementChild.textContent === title) return;
+  box.firstElementChild.textContent = title;
+  box.lastElementChild.textContent = text;
 }

@@ -1,4 +1,5 @@
-// What stays in the browser: the conversation, settings and switches, the API key.
+// What stays in the browser between visits, besides conversations: settings and switches, and the API
+// key where a person wants it kept.
 
 const PREFIX = "glidecape.";
 
@@ -14,32 +15,28 @@ function write(storage, name, value) {
   try {
     if (value === null) storage.removeItem(PREFIX + name);
     else storage.setItem(PREFIX + name, JSON.stringify(value));
-    return true;
   } catch {
-    return false; // full, or switched off
+    // full, or switched off: it is not kept
   }
 }
 
 export const load = (name, fallback) => read(localStorage, name) ?? fallback;
 export const save = (name, value) => write(localStorage, name, value);
 
-/** Keeps a conversation; where it is too large, without the steps of its older answers. */
-export function saveConversation(messages) {
-  const kept = structuredClone(messages);
-  for (const message of [null, ...kept]) {
-    if (message) {
-      delete message.steps;
-      delete message.plain;
-    }
-    if (save("conversation", kept)) return true;
-  }
-  return false;
+/** Of this tab alone; it outlives a reload. */
+export const loadInTab = (name) => read(sessionStorage, name);
+export const saveInTab = (name, value) => write(sessionStorage, name, value);
+
+let key = load("key", null); // in memory alone, unless it is to be kept
+
+export const currentKey = () => key;
+export const isKeyKept = () => load("key", null) !== null;
+
+export function useKey(given, isToBeKept) {
+  key = given;
+  save("key", isToBeKept ? given : null);
 }
 
-/** The key of this tab, or the one that is to be remembered. */
-export const storedKey = () => read(sessionStorage, "key") ?? read(localStorage, "key");
-
-export function keepKey(key, remember) {
-  write(sessionStorage, "key", key);
-  write(localStorage, "key", remember ? key : null);
+export function forgetKey() {
+  useKey(null, false);
 }

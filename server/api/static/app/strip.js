@@ -1,13 +1,14 @@
-// The strip under an answer: one column a step, as wide as the step was long. From the bottom:
+// The strip under an answer: one column a step, as wide as the step took long. From the bottom:
 // accepted trunk, accepted leaf, the model's own token; faint above: what was proposed in vain.
 //
 // One control and not a button a step: steps are narrower than a finger. Arrow keys go through them.
 
-import { stepCounts } from "./answer.js";
+import { secondsOf, stepCounts } from "./answer.js";
 import { duration, h } from "./dom.js";
 
-const PIXELS_A_SECOND = 150; // the same for all strips: a shorter one was faster
-const WIDTHS = [4, 30];
+const USUAL_WIDTH = 12; // pixels of a step that takes the median time
+const FIRST_SCALE = 300; // pixels a second, until there are steps enough for a median
+const STEPS_OF_MEDIAN = [1, 12]; // the first one computes the prompt
 const TOKEN_HEIGHT = 6;
 const REJECTED_HEIGHT = 2;
 const MOST_REJECTED = 16;
@@ -16,9 +17,9 @@ const MOST_REJECTED = 16;
 export function describeStep(step, index) {
   const { drafted, accepted, leaves } = stepCounts(step);
   const said = step.tokens.map(({ token }) => token).join("");
-  const seconds = step.draft_seconds + step.verify_seconds + step.other_seconds;
+  const seconds = secondsOf(step);
   const leaf = leaves ? `, ${leaves} of them a leaf` : "";
-  return `Step ${index + 1}: ${drafted} drafted, ${accepted} accepted${leaf}, ${duration(seconds)}: “${said}”`;
+  return `Step ${index + 1}: ${drafted} drafted, ${accepted} accepted${leaf}, ${duration(secondsOf(step))}: “${said}”`;
 }
 
 export class Strip {
@@ -27,9 +28,11 @@ export class Strip {
   #onselect;
   selected = -1;
 
-  /** `onselect(step index)`; −1 closes what was opened. */
-  constructor(onselect) {
+  /** `onselect(step index)`; −1 closes what was opened. `scale`: pixels a second; by the first
+   * steps where null. Two strips of the same scale can be held against each other. */
+  constructor(onselect, scale = null) {
     this.#onselect = onselect;
+    this.scale = scale;
     this.columns = h("div", { class: "strip-columns" });
     this.element = h(
       "div",
@@ -50,6 +53,8 @@ export class Strip {
   /** Draws the steps that are new. */
   update(steps) {
     this.#steps = steps;
+    if (this.scale === null && steps.length >= STEPS_OF_MEDIAN[1]) this.scale = scaleOf(steps);
+    this.columns.style.setProperty("--scale", this.scale ?? scaleOf(steps));
     for (; this.#drawn < steps.length; this.#drawn++) {
       this.columns.append(column(steps[this.#drawn], this.#drawn));
     }
@@ -89,15 +94,19 @@ export class Strip {
   }
 }
 
+function scaleOf(steps) {
+  const seconds = steps.slice(...STEPS_OF_MEDIAN).map(secondsOf).toSorted((a, b) => a - b);
+  const median = seconds[seconds.length >> 1];
+  return median > 0 ? USUAL_WIDTH / median : FIRST_SCALE;
+}
+
 function column(step, index) {
   const { drafted, accepted, leaves } = stepCounts(step);
   const trunk = accepted - leaves;
   const own = step.tokens.filter(({ source }) => source === "target").length;
   const data = { index, drafted, accepted, leaves };
   const element = h("div", { class: "step", data, title: describeStep(step, index) });
-  const seconds = step.draft_seconds + step.verify_seconds + step.other_seconds;
-  const width = Math.min(Math.max(seconds * PIXELS_A_SECOND, WIDTHS[0]), WIDTHS[1]);
-  element.style.width = `${width}px`;
+  element.style.setProperty("--seconds", secondsOf(step));
   const rejected = Math.min(drafted - accepted, MOST_REJECTED);
   element.append(
     bar("rejected", rejected * REJECTED_HEIGHT),
