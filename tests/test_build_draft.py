@@ -179,6 +179,18 @@ def test_another_target_draft_or_thread_count_is_measured_anew(
         '{"verify": {"rows": [1, 8], "seconds": [1]}, "draft": {"rows": [1, 8], "seconds": [1]}}',
         '{"verify": {"rows": ["a", "b"], "seconds": ["c", "d"]}, "draft": {}}',
         "\udcff",  # not UTF-8
+        "[" * 100_000,
+        *(
+            curves.replace("HERE", value)
+            for value in ("NaN", "Infinity", "-0.5", "1e999", "null", "[]", '"x"', "0.1")
+            for curves in (
+                '{"verify": {"rows": [1, 8], "seconds": [0.5, HERE]}, "draft": DRAFT}',
+                '{"verify": {"rows": [HERE, 8], "seconds": [0.5, 1]}, "draft": DRAFT}',
+                '{"verify": {"rows": [1, 8], "seconds": [0.5, 1]}, '
+                '"draft": {"rows": [1, 4], "seconds": [0.5, HERE]}}',
+            )
+        ),
+        '{"verify": {"rows": [1, 8], "seconds": [0, 1]}, "draft": DRAFT}',
     ],
 )
 def test_a_broken_cache_file_is_measured_again(
@@ -186,7 +198,8 @@ def test_a_broken_cache_file_is_measured_again(
 ) -> None:
     speculator(tmp_path, "ngram")
     (path,) = cache_files(tmp_path)
-    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    draft = json.dumps(asdict(COSTS.draft))
+    path.write_bytes(content.replace("DRAFT", draft).encode("utf-8", "surrogateescape"))
     assert speculator(tmp_path, "ngram").auto.costs.measured == COSTS
     assert len(measured) == 2
     assert speculator(tmp_path, "ngram").auto.costs.measured == COSTS  # and the file was mended

@@ -119,9 +119,12 @@ def test_costs_are_remembered(
     build()
     assert len(prepared) == 6 * len(AUTO_TIERS)
     (path,) = (tmp_path / "profiles").iterdir()
-    path.write_text("[[1, 2]]", encoding="utf-8")
-    build()  # a broken file counts as none
-    assert len(prepared) == 12 * len(AUTO_TIERS)
+    good = path.read_text()
+    damages = "[[1, 2]]", good.replace("0.25", "NaN"), good.replace("0.25", "-1"), "[" * 100_000
+    for count, damaged in enumerate(damages, 2):  # each counts as none
+        path.write_text(damaged, encoding="utf-8")
+        build()
+        assert len(prepared) == count * 6 * len(AUTO_TIERS)
 
 
 def test_another_draft_is_refused() -> None:

@@ -57,6 +57,50 @@ def test_cache_dir_is_a_path() -> None:
     assert load_settings(ModelSettings, cache_dir="/tmp/x").cache_dir == Path("/tmp/x")
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("GLIDECAPE_MODLE", "GLIDECAPE_MODEL"),
+        ("GLIDECAPE_KV_MEM", "GLIDECAPE_KV_MEMORY"),
+        ("glidecape_max_num_seq", "GLIDECAPE_MAX_NUM_SEQS"),
+        ("GLIDECAPE_API_KEYS", "GLIDECAPE_API_KEY"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_named(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its value: it may be a key."""
+    monkeypatch.setenv(name, "secret")
+    with pytest.raises(ConfigError, match=f"^{name}='…': .*did you mean {meant}") as refused:
+        load_settings(ModelSettings)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_variable_like_no_setting_is_named_without_a_guess(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GLIDECAPE_QQQQ", "1")
+    with pytest.raises(ConfigError, match=r"^GLIDECAPE_QQQQ='…': there is no such setting$"):
+        load_settings(ModelSettings)
+
+
+def test_other_peoples_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a server where only a model is run; those that Kubernetes sets for Services."""
+    for name in (
+        "GLIDECAPE_API_KEY",
+        "GLIDECAPE_CPU_KERNELS",
+        "GLIDECAPE_SERVICE_HOST",
+        "GLIDECAPE_SERVICE_PORT_HTTP",
+        "GLIDECAPE_PORT_8000_TCP_ADDR",
+        "GLIDECAPE_GPU_SERVICE_HOST",
+        "GLIDECAPE_GPU_PORT",
+        "GLIDECAPEX",
+        "MY_GLIDECAPE_THING",
+    ):
+        monkeypatch.setenv(name, "x")
+    load_settings(ModelSettings)
+
+
 @pytest.mark.parametrize("given", [{}, {"kv_memory": "1G", "cape_leaves": "3,2,1,1"}])
 def test_settings_are_handed_on_as_they_were_given(
     given: dict[str, object], monkeypatch: pytest.MonkeyPatch

@@ -12,17 +12,19 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from server.errors import CheckpointError
+from weights.checksums import checksums, first_damaged
 from weights.gguf import convert_gguf
 
-CONVERTER_VERSION = 2
+CONVERTER_VERSION = 3
 """Part of the key: raise it when the same file would be converted differently."""
 
 MARKER = "complete.json"
-"""File sizes of a finished conversion."""
+"""Checksums of a finished conversion's files, by name."""
 
 
 def converted_gguf(
@@ -41,25 +43,38 @@ def converted_gguf(
         UnsupportedModelError: the file asks for something that is not implemented.
     """
     folder = cache_dir / "models" / _folder_name(path, dtype)
-    if is_complete(folder):
+    if is_complete(folder, report):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.parent / ".lock", report):
-            if not is_complete(folder):  # else another process made it while this one waited
+            if not is_complete(
+                folder, lambda line: None
+            ):  # else another process made it while this one waited
                 _convert(path, folder, dtype, report)
     except OSError as error:
         raise CheckpointError(folder, f"can't be written: {error.strerror or error}") from None
     return folder
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether every file is there with the size it had when the conversion ended."""
-    try:
-        sizes: dict[str, int] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+def is_complete(folder: Path, report: Callable[[str], None]) -> bool:
+    """Whether every file is there with the bytes it had when the conversion ended. Damaged ones
+    could be anything to those who read them: wrong weights, or an index beyond the memory's end."""
+    if not folder.exists():
         return False
+    damaged = _damaged(folder)
+    if damaged is not None:
+        report(f"{folder / damaged} is damaged: the model is converted anew")
+    return damaged is None
+
+
+def _damaged(folder: Path) -> str | None:
+    try:
+        marker: Any = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        listed = {str(name): str(found) for name, found in marker.items()}
+        return first_damaged(folder, listed) if listed else MARKER
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return MARKER
 
 
 def _convert(path: Path, folder: Path, dtype: torch.dtype, report: Callable[[str], None]) -> None:
@@ -72,8 +87,7 @@ def _convert(path: Path, folder: Path, dtype: torch.dtype, report: Callable[[str
     partial.mkdir()
     try:
         convert_gguf(path, partial, dtype)
-        sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
-        (partial / MARKER).write_text(json.dumps(sizes), encoding="utf-8")
+        (partial / MARKER).write_text(json.dumps(checksums(partial)), encoding="utf-8")
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -9,6 +9,7 @@ import httpx
 import typer
 
 from server.cli.terminal import Stopwatch, stderr, write_answer
+from server.config import check_environment
 from server.errors import ConfigError, GlidecapeError
 
 HELP = "/new starts over, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
@@ -36,6 +37,7 @@ def chat(
     ] = None,
 ) -> None:
     """Chat with a running server."""
+    check_environment()
     given = {"temperature": temperature, "max_tokens": max_tokens}
     options = {name: value for name, value in given.items() if value is not None}
     start = [{"role": "system", "content": system}] if system else []

@@ -107,6 +107,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(1024)
+    except UnicodeError:  # before anything is asked: no host can be called that
+        raise ConfigError("host", host, "is no name of a host") from None
     except OSError as error:
         key, value = ("port", port) if error.errno is not None and port else ("host", host)
         raise ConfigError(key, value, f"can't listen on {host}:{port}: {error.strerror}") from None

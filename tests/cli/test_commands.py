@@ -11,6 +11,7 @@ import torch
 from server.config import DEFAULT_MODEL, load_settings
 from server.config import ModelSettings as Settings
 from tests.live import run_glidecape
+from tests.weights.train.checkpoints import write_checkpoint
 from weights.locate import locate_model
 
 pytestmark = pytest.mark.real_model
@@ -23,9 +24,15 @@ def checkpoint() -> Path:
     return locate_model(DEFAULT_MODEL, cache, torch.bfloat16, lambda line: None)
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model."""
+    return write_checkpoint(tmp_path_factory.mktemp("commands") / "tiny")
+
+
 def one_line_error(*arguments: str) -> str:
     """Runs a command that must fail as users should see it: exit code 2, no traceback."""
-    done = run_glidecape(*arguments, "--temperature", "0")
+    done = run_glidecape(*arguments)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -35,7 +42,7 @@ def one_line_error(*arguments: str) -> str:
 
 def test_generate_prints_the_answer_alone_on_stdout() -> None:
     arguments = ("generate", "What is the capital of France?", "--max-tokens", "16")
-    done = run_glidecape(*arguments)
+    done = run_glidecape(*arguments, "--temperature", "0")
     assert done.returncode == 0
     assert "Paris" in done.stdout
     assert "tokens/s" in done.stderr
@@ -58,6 +65,25 @@ def test_an_unknown_model() -> None:
 
 def test_a_bad_setting() -> None:
     assert "block_size='0'" in one_line_error("generate", "hi", "--block-size", "0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--kv-memory", "900G"), "kv_memory=966367641600: 900.0 GiB are asked for"),
+        (("--threads", "9" * 30), "threads="),
+        (("--cache-dir", "a\udcff"), "cache_dir='a\\udcff': is not valid UTF-8"),
+    ],
+)
+def test_absurd_settings(arguments: tuple[str, ...], says: str, tiny: Path) -> None:
+    """More of them in tests/test_absurd_settings.py."""
+    assert says in one_line_error("generate", "hi", "--model", str(tiny), *arguments)
+
+
+def test_a_misspelt_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIDECAPE_MODLE", "x")
+    for command in (("generate", "hi"), ("chat",), ("serve",), ("bench",)):
+        assert "GLIDECAPE_MODLE='…': there is no such setting" in one_line_error(*command)
 
 
 def test_a_prompt_longer_than_the_context() -> None:

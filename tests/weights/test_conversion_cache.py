@@ -62,7 +62,7 @@ def test_a_failure_leaves_nothing_and_the_next_try_works(
         with pytest.raises(KeyboardInterrupt):
             converted_gguf(path, tmp_path, torch.float32, print)
     assert folders(tmp_path) == []
-    assert is_complete(converted_gguf(path, tmp_path, torch.float32, print))
+    assert is_complete(converted_gguf(path, tmp_path, torch.float32, print), print)
 
 
 def test_what_a_killed_process_left_is_replaced(write_gguf: WriteGGUF, tmp_path: Path) -> None:
@@ -74,13 +74,36 @@ def test_what_a_killed_process_left_is_replaced(write_gguf: WriteGGUF, tmp_path:
     assert folders(tmp_path) == [folder.name]
 
 
-def test_a_damaged_conversion_is_made_again(write_gguf: WriteGGUF, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", MARKER])
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_a_damaged_conversion_is_made_again(
+    name: str, damage: str, write_gguf: WriteGGUF, tmp_path: Path
+) -> None:
+    """Bytes that were changed leave the size as it was."""
+    path, lines = write_gguf(), list[str]()
+    file = converted_gguf(path, tmp_path, torch.float32, print) / name
+    good = file.read_bytes()
+    middle = len(good) // 2
+    changed = good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :]
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(good[:middle] if damage == "cut" else changed)
+    converted_gguf(path, tmp_path, torch.float32, lines.append)
+    assert file.read_bytes() == good
+    assert "is damaged: the model is converted anew" in lines[0]
+    assert len(lines) == 3  # and the two of a conversion
+    converted_gguf(path, tmp_path, torch.float32, lines.append)
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("marker", ["[]", "null", "[" * 100_000, '{"x": 5}', "\xff", "{}"])
+def test_a_marker_that_says_nothing(marker: str, write_gguf: WriteGGUF, tmp_path: Path) -> None:
+    """An empty list of files would let everything pass."""
     path = write_gguf()
     folder = converted_gguf(path, tmp_path, torch.float32, print)
-    for damage in ("model.safetensors", "tokenizer.json", MARKER):
-        (folder / damage).write_bytes(b"{}"[:1])
-        assert not is_complete(folder)
-        assert is_complete(converted_gguf(path, tmp_path, torch.float32, print))
+    (folder / MARKER).write_bytes(marker.encode("latin1"))
+    assert not is_complete(folder, print)
 
 
 def test_two_at_once_convert_once(
