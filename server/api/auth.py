@@ -1,5 +1,7 @@
 """API keys over HTTP: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`."""
 
+from contextvars import ContextVar
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -14,6 +16,7 @@ _OPEN_FOLDER = "/static/"
 """The playground's files."""
 
 _KEY_OWNER = "api_key_owner"
+_CURRENT = ContextVar[KeyDigest | None]("api_key_owner", default=None)
 
 
 class ApiKeyMiddleware:
@@ -29,7 +32,9 @@ class ApiKeyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_open(scope["path"]):
-            scope.setdefault("state", {})[_KEY_OWNER] = self._owner(scope)
+            owner = self._owner(scope)
+            scope.setdefault("state", {})[_KEY_OWNER] = owner
+            _CURRENT.set(owner)
         await self._app(scope, receive, send)
 
     def _owner(self, scope: Scope) -> KeyDigest:
@@ -48,6 +53,11 @@ class ApiKeyMiddleware:
 
 def _is_open(path: str) -> bool:
     return path in OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+
+
+def current_owner() -> KeyDigest | None:
+    """Whose key the request has that is being served; None where no keys are needed."""
+    return _CURRENT.get()
 
 
 def key_owner(scope: Scope) -> KeyDigest | None:

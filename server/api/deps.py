@@ -1,8 +1,8 @@
 """The parts an app is made of, and how a route gets at them."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
@@ -75,18 +75,27 @@ class ServingInfo:
 
 
 class Grammars(Protocol):
-    """What the API needs of `server.engine.grammar.compiler.GrammarCompiler`."""
+    """What the API needs of `server.engine.grammar.service.GrammarCompiler`."""
 
-    async def compile(self, grammar: Grammar) -> object:
+    async def compile(self, grammar: Grammar, owner: Hashable = None) -> object:
         """Makes it ready for the engine.
 
+        Args:
+            owner: whose share of the compiling is used.
+
         Raises:
-            GrammarError: it can't be enforced.
+            GrammarError: it can't be enforced, or takes too much.
+            RateLimitError: others' grammars take too long.
         """
         ...
 
-    def check_schema(self, schema: dict[str, Any]) -> None:
-        """Raises GrammarError if a part of a JSON schema can't be enforced."""
+    async def check_schemas(self, schemas: Sequence[object], owner: Hashable = None) -> None:
+        """
+        Raises:
+            GrammarError: a part of a JSON schema can't be enforced; the path begins with the
+                schema's number.
+            RateLimitError: others' grammars take too long.
+        """
         ...
 
 

@@ -1,8 +1,10 @@
 """The fields that say what an answer may be → a grammar, compiled before the request is queued."""
 
 import json
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
+from server.api.auth import current_owner
 from server.api.deps import Parts
 from server.api.field_path import MAX_NAME
 from server.api.schemas.structured import (
@@ -50,20 +52,25 @@ async def compile_grammar(field: str, grammar: Grammar, parts: Parts) -> None:
         InvalidRequestError: it can't.
     """
     try:
-        await parts.grammars.compile(grammar)
+        await parts.grammars.compile(grammar, current_owner())
     except GrammarError as error:
         raise _refused(field, error) from None
 
 
-def check_schema(field: str, schema: dict[str, Any], parts: Parts) -> None:
+async def check_schemas(schemas: Mapping[str, object], parts: Parts) -> None:
     """
+    Args:
+        schemas: JSON schemas by the field that each comes from.
+
     Raises:
-        InvalidRequestError: a part of a JSON schema can't be enforced; names it.
+        InvalidRequestError: a part of one can't be enforced; names it.
     """
     try:
-        parts.grammars.check_schema(schema)
+        await parts.grammars.check_schemas(tuple(schemas.values()), current_owner())
     except GrammarError as error:
-        raise _refused(field, error) from None
+        number, *path = error.path
+        field = list(schemas)[int(number)]
+        raise _refused(field, GrammarError(error.message, path)) from None
 
 
 def _refused(field: str, error: GrammarError) -> InvalidRequestError:

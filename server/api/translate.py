@@ -20,7 +20,7 @@ from server.api.schemas.chat import ChatRequest
 from server.api.schemas.common import SamplingRequest
 from server.api.schemas.completion import CompletionRequest
 from server.api.schemas.speculation import SpeculationOptions
-from server.api.structured import answer_grammar, check_schema, compile_grammar
+from server.api.structured import answer_grammar, check_schemas, compile_grammar
 from server.api.tools import NO_TOOLS, ToolUse, tool_use
 from server.engine.types import Grammar, Request, RequestId, SamplingParams, SpeculationParams
 from server.errors import InvalidRequestError, ModelNotFoundError
@@ -61,10 +61,12 @@ async def _chat_grammar(body: ChatRequest, tools: ToolUse, parts: Parts) -> Gram
     """What the answer may be: calls, or what is asked of its content."""
     grammar = tools.grammar(parts.chat_template.tool_format)
     if grammar is not None and grammar is not tools.content:
-        names = [tool.function.name for tool in body.tools or []]
-        for tool in tools.enforced():
-            field = f"tools.{names.index(tool.name)}.function.parameters"
-            check_schema(field, dict(tool.parameters), parts)
+        numbers = {tool.function.name: n for n, tool in enumerate(body.tools or [])}
+        schemas = {
+            f"tools.{numbers[tool.name]}.function.parameters": dict(tool.parameters)
+            for tool in tools.enforced()
+        }
+        await check_schemas(schemas, parts)
         await compile_grammar("tools", grammar, parts)
     return grammar
 

@@ -16,12 +16,14 @@ from server.api.connection import ConnectionLimits, connection_limits, http_opti
 from server.api.deps import Engine, Parts, ServingInfo
 from server.api.front_door import FrontDoor, front_door
 from server.config import ServerSettings
-from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
+from server.engine.grammar.compiler import Vocabulary
+from server.engine.grammar.service import GrammarCompiler
 from server.metrics import Metrics
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer
 from tests.api import openai_types
 from tests.doubles import EOS_ID, PlainTemplate, ScriptedEngine, byte_tokenizer, one_by_one
+from tests.engine.grammar.in_process import in_process as compiled_here
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -65,7 +67,7 @@ def byte_grammars() -> GrammarCompiler:
     encode = partial(tokenizer.encode, add_special_tokens=False)
     special = tokenizer.special_ids
     vocabulary = Vocabulary(EOS_ID + 1, tokenizer.token_bytes, special, frozenset({EOS_ID}), encode)
-    return GrammarCompiler(vocabulary)
+    return compiled_here(vocabulary)
 
 
 def chat_body(**fields: object) -> Json:

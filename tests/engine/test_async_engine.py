@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import aclosing
 from pathlib import Path
 from typing import cast
@@ -13,7 +13,8 @@ from typing import cast
 import pytest
 
 from server.engine.async_engine import AsyncEngine
-from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
+from server.engine.grammar.compiler import CompiledGrammar
+from server.engine.grammar.service import GrammarCompiler
 from server.engine.schedule.plan import StepPlan, StepResult
 from server.engine.types import FinishReason, Grammar, RequestId, StepStats
 from server.errors import (
@@ -70,7 +71,7 @@ class SlowGrammars(GrammarCompiler):
     def __init__(self) -> None:
         self.asked, self.go_on = asyncio.Event(), asyncio.Event()
 
-    async def compile(self, grammar: Grammar) -> CompiledGrammar:
+    async def compile(self, grammar: Grammar, owner: Hashable = None) -> CompiledGrammar:
         self.asked.set()
         await self.go_on.wait()
         return cast(CompiledGrammar, None)

@@ -1,23 +1,21 @@
-"""Compiles grammars for one vocabulary: in threads of its own, once each, under a time limit.
+"""Compiles grammars for one vocabulary, in two steps: a grammar's text is made of what the request
+says, and xgrammar compiles it.
 
-A compiled grammar is kept as long as somebody holds it (an open request does), and beyond that as
-long as the latest ones fit the memory they are given. xgrammar is imported with the first grammar:
-a server without structured requests pays nothing for it.
+How long that takes is the client's choice. So it is done in a process that can be ended
+(`worker.py`) first, and the second step again here once it is known to be harmless. xgrammar is
+imported with the first grammar: a server without structured requests pays nothing for it.
 """
 
-import asyncio
 import json
 import re
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from server.engine.grammar.ebnf_text import literal, with_whole_escapes
+from server.engine.grammar.ends import Spelling
 from server.engine.grammar.regular.ebnf import RuleWriter, plain
 from server.engine.grammar.regular.syntax import python_pattern
 from server.engine.grammar.schema import JsonSchema, enforceable
@@ -27,10 +25,6 @@ from server.errors import GrammarError
 if TYPE_CHECKING:
     import xgrammar
 
-COMPILE_SECONDS = 10.0
-"""A grammar that takes longer is refused; one of ordinary size takes milliseconds."""
-CACHE_BYTES = 64 * 2**20
-_NUM_THREADS = 2
 MAX_WHITESPACE = 20
 """Characters of white space between two parts of a JSON text: small models like to go on with line
 breaks for ever."""
@@ -57,6 +51,26 @@ class Vocabulary:
     encode: Callable[[str], list[int]]
     """The usual tokens of a text, without special ones."""
 
+    def tokens(self) -> "Tokens":
+        hidden = self.special_ids | self.eos_ids
+        texts = (b"" if i in hidden else self.token_bytes(i) for i in range(self.size))
+        return Tokens(tuple(texts), tuple(sorted(self.eos_ids)))
+
+
+class Tokens(NamedTuple):
+    """What compiling needs of a vocabulary; can be sent to another process."""
+
+    texts: tuple[bytes, ...]
+    """Of each id; empty where it is never part of a text."""
+    eos_ids: tuple[int, ...]
+
+
+class GrammarText(NamedTuple):
+    """What xgrammar compiles."""
+
+    kind: Literal["ebnf", "structural_tag"]
+    text: str
+
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class CompiledGrammar:
@@ -74,135 +88,87 @@ class CompiledGrammar:
         return GrammarMatcher(self.compiled, override_stop_tokens=list(stop_ids))
 
 
-class GrammarCompiler:
-    """See the module.
+class Compiler:
+    """xgrammar's compiler for one vocabulary."""
 
-    Args:
-        seconds: that `compile` waits at most.
-        cache_bytes: of compiled grammars that nobody holds.
-    """
-
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        seconds: float = COMPILE_SECONDS,
-        cache_bytes: int = CACHE_BYTES,
-    ) -> None:
-        self.vocabulary = vocabulary
-        self._seconds = seconds
-        self._cache_bytes = cache_bytes
-        self._lock = threading.Lock()
-        self._held: WeakValueDictionary[Grammar, CompiledGrammar] = WeakValueDictionary()
-        self._latest: OrderedDict[Grammar, CompiledGrammar] = OrderedDict()
-        self._running: dict[Grammar, Future[CompiledGrammar]] = {}
-        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammar")
-
-    async def compile(self, grammar: Grammar) -> CompiledGrammar:
-        """Waits for a thread that compiles it, unless it is known.
-
-        Raises:
-            GrammarError: it can't be enforced, or takes too long.
-        """
-        found = self.find(grammar)
-        if found is not None:
-            return found
-        work = asyncio.wrap_future(self._start(grammar))
-        try:
-            # Shielded: others may wait for the same, and the next request finds it ready.
-            return await asyncio.wait_for(asyncio.shield(work), self._seconds)
-        except TimeoutError:
-            work.add_done_callback(lambda done: done.cancelled() or done.exception())
-            reason = f"takes more than {self._seconds:g} seconds to compile"
-            raise GrammarError(reason) from None
-
-    def check_schema(self, schema: JsonSchema) -> None:
-        """What `compile` would refuse of it at once.
-
-        Raises:
-            GrammarError: a keyword can't be enforced; the path ends with it.
-        """
-        enforceable(schema)
-
-    def get(self, grammar: Grammar) -> CompiledGrammar:
-        """At once where it is known, as that of an open request is; else compiled here.
-
-        Raises:
-            GrammarError: it can't be enforced.
-        """
-        return self.find(grammar) or self._compile(grammar)
-
-    def find(self, grammar: Grammar) -> CompiledGrammar | None:
-        """None where it is not known."""
-        with self._lock:
-            found = self._held.get(grammar)
-            if found is not None:
-                self._remember(grammar, found)
-            return found
-
-    def _start(self, grammar: Grammar) -> Future[CompiledGrammar]:
-        with self._lock:
-            work = self._running.get(grammar)
-            if work is None:
-                work = self._running[grammar] = self._threads.submit(self._compile, grammar)
-        work.add_done_callback(lambda _: self._running.pop(grammar, None))
-        return work
-
-    def _compile(self, grammar: Grammar) -> CompiledGrammar:
-        vocabulary = self.vocabulary
-        if not vocabulary.eos_ids:
-            raise GrammarError("needs a model with an end token")
-        try:
-            compiled = self._xgrammar(grammar)
-        except RecursionError:
-            raise GrammarError("is nested too deep") from None
-        except RuntimeError as error:
-            raise GrammarError(_reason(str(error))) from None
-        except UnicodeDecodeError as error:
-            # A message of xgrammar's that shows the first byte of a longer character.
-            raise GrammarError(_reason(error.object.decode(errors="replace"))) from None
-        textless = frozenset(compiled.tokenizer_info.special_token_ids)
-        result = CompiledGrammar(compiled, vocabulary, textless)
-        with self._lock:
-            self._held[grammar] = result
-            self._remember(grammar, result)
-        return result
-
-    def _remember(self, grammar: Grammar, compiled: CompiledGrammar) -> None:
-        self._latest[grammar] = compiled
-        self._latest.move_to_end(grammar)
-        size = sum(entry.compiled.memory_size_bytes for entry in self._latest.values())
-        while size > self._cache_bytes and len(self._latest) > 1:
-            size -= self._latest.popitem(last=False)[1].compiled.memory_size_bytes
+    def __init__(self, tokens: Tokens) -> None:
+        self.tokens = tokens
 
     @cached_property
-    def _backend(self) -> "xgrammar.GrammarCompiler":
-        from xgrammar import GrammarCompiler as Backend
-        from xgrammar import TokenizerInfo
+    def backend(self) -> "xgrammar.GrammarCompiler":
+        from xgrammar import GrammarCompiler, TokenizerInfo
 
-        vocabulary = self.vocabulary
-        hidden = vocabulary.special_ids | vocabulary.eos_ids
-        raw = [b"" if i in hidden else vocabulary.token_bytes(i) for i in range(vocabulary.size)]
-        info = TokenizerInfo(
-            raw, vocab_size=vocabulary.size, stop_token_ids=sorted(vocabulary.eos_ids)
-        )
-        # One thread: the engine has the other cores. The cache is this class's own.
-        return Backend(info, max_threads=1, cache_enabled=False)
+        texts, eos_ids = self.tokens
+        info = TokenizerInfo(list(texts), vocab_size=len(texts), stop_token_ids=list(eos_ids))
+        # One thread: the engine has the other cores. The cache is `service.py`'s own.
+        return GrammarCompiler(info, max_threads=1, cache_enabled=False)
 
-    def _xgrammar(self, grammar: Grammar) -> "xgrammar.CompiledGrammar":
+    @cached_property
+    def spelling(self) -> Spelling:
+        return Spelling(self.tokens.texts)
+
+    def compile(self, text: GrammarText) -> "xgrammar.CompiledGrammar":
+        """
+        Raises:
+            GrammarError: xgrammar refuses it.
+        """
+        with _errors_for_people():
+            match text.kind:
+                case "ebnf":
+                    return self.backend.compile_grammar(text.text)
+                case "structural_tag":
+                    return self.backend.compile_structural_tag(text.text)
+
+    def parse(self, text: GrammarText) -> "xgrammar.Grammar":
+        """The rules as they are before xgrammar optimises them.
+
+        Raises:
+            GrammarError: xgrammar refuses it.
+        """
+        from xgrammar import Grammar as Parsed
+
+        with _errors_for_people():
+            match text.kind:
+                case "ebnf":
+                    return Parsed.from_ebnf(text.text)
+                case "structural_tag":
+                    return Parsed.from_structural_tag(text.text)
+
+
+@contextmanager
+def _errors_for_people() -> Generator[None]:
+    try:
+        yield
+    except RecursionError:
+        raise GrammarError("is nested too deep") from None
+    except RuntimeError as error:
+        raise GrammarError(_reason(str(error))) from None
+    except UnicodeDecodeError as error:
+        # A message of xgrammar's that shows the first byte of a longer character.
+        raise GrammarError(_reason(error.object.decode(errors="replace"))) from None
+
+
+def grammar_text(grammar: Grammar) -> GrammarText:
+    """What a request asks for, as xgrammar takes it.
+
+    Raises:
+        GrammarError: it can't be enforced.
+    """
+    with _errors_for_people():
         match grammar.kind:
             case "json_object":
-                return self._backend.compile_grammar(schema_ebnf({"type": "object"}))
+                return GrammarText("ebnf", schema_ebnf({"type": "object"}))
             case "json_schema":
-                return self._backend.compile_grammar(schema_ebnf(json.loads(grammar.text)))
+                return GrammarText("ebnf", schema_ebnf(json.loads(grammar.text)))
             case "regex":
-                return self._backend.compile_grammar(regex_ebnf(grammar.text))
+                return GrammarText("ebnf", regex_ebnf(grammar.text))
             case "choice":
-                return self._backend.compile_grammar(choice_ebnf(json.loads(grammar.text)))
+                return GrammarText("ebnf", choice_ebnf(json.loads(grammar.text)))
             case "ebnf":
-                return self._backend.compile_grammar(with_whole_escapes(grammar.text))
+                return GrammarText("ebnf", with_whole_escapes(grammar.text))
             case "structural_tag":
                 tag = with_enforceable_schemas(json.loads(grammar.text))
-                return self._backend.compile_structural_tag(json.dumps(tag))
+                return GrammarText("structural_tag", json.dumps(tag))
 
 
 def schema_ebnf(schema: JsonSchema) -> str:

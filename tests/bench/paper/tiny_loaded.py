@@ -9,7 +9,8 @@ import torch
 from server.build import LoadedModel
 from server.engine.async_engine import AsyncEngine
 from server.engine.drafters.glide import GlideDrafter
-from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
+from server.engine.grammar.compiler import Vocabulary
+from server.engine.grammar.service import GrammarCompiler
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.policies import PolicyConfig

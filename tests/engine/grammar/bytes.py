@@ -2,8 +2,10 @@
 
 from functools import cache
 
-from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
+from server.engine.grammar.compiler import Vocabulary
+from server.engine.grammar.service import GrammarCompiler
 from server.engine.types import Grammar
+from tests.engine.grammar.in_process import in_process
 
 EOS = 256
 BYTES = Vocabulary(
@@ -17,7 +19,7 @@ BYTES = Vocabulary(
 
 @cache
 def compiler() -> GrammarCompiler:
-    return GrammarCompiler(BYTES)
+    return in_process(BYTES)
 
 
 def matches(grammar: Grammar, text: str) -> bool:

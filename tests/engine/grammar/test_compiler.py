@@ -6,21 +6,24 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.compiler import (
-    CompiledGrammar,
-    GrammarCompiler,
     Vocabulary,
     choice_ebnf,
     with_enforceable_schemas,
 )
+from server.engine.grammar.service import GrammarCompiler
+from server.engine.grammar.worker import Answer, Job
 from server.engine.types import Grammar
-from server.errors import GrammarError
+from server.errors import GrammarError, RateLimitError
 from tests.engine.grammar.bytes import BYTES, matches
+from tests.engine.grammar.in_process import InProcess, in_process
 from tests.engine.grammar.vocabulary import GRAMMARS, compiler, states
 from tests.engine.tiny import TinyEngine, make_request
 
@@ -79,7 +82,7 @@ def test_structural_tag_and_the_schemas_in_it() -> None:
 )
 def test_errors_are_for_people(grammar: Grammar, message: str) -> None:
     with pytest.raises(GrammarError) as error:
-        GrammarCompiler(BYTES).get(grammar)
+        in_process(BYTES).get(grammar)
     assert message in error.value.message
     assert "/project/" not in error.value.message
 
@@ -87,68 +90,99 @@ def test_errors_are_for_people(grammar: Grammar, message: str) -> None:
 def test_a_model_without_an_end_token_can_end_no_answer() -> None:
     endless = Vocabulary(2, lambda i: b"a", frozenset(), frozenset(), lambda text: [])
     with pytest.raises(GrammarError, match="end token"):
-        GrammarCompiler(endless).get(Grammar("regex", "a"))
+        in_process(endless).get(Grammar("regex", "a"))
 
 
-class Counting(GrammarCompiler):
+class Counting(InProcess):
     """Counts, and waits until it may compile."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(BYTES, **settings)
+    def __init__(self) -> None:
+        super().__init__(BYTES)
         self.num_compiled = 0
         self.may_compile = threading.Event()
         self.may_compile.set()
+        self._thread = ThreadPoolExecutor(1)
 
-    def _compile(self, grammar: Grammar) -> CompiledGrammar:
+    def submit(self, job: Job, owner: Hashable, finish: Callable[[Answer], Any]) -> "Future[Any]":
+        return self._thread.submit(self._compile, job, finish)
+
+    def _compile(self, job: Job, finish: Callable[[Answer], Any]) -> Any:
         self.may_compile.wait(30)
         self.num_compiled += 1
-        return super()._compile(grammar)
+        return super().submit(job, None, finish).result()
 
 
 async def test_many_that_ask_at_once_share_one_compilation() -> None:
     counting = Counting()
+    compiler = GrammarCompiler(BYTES, counting)
     counting.may_compile.clear()
-    waiting = [asyncio.create_task(counting.compile(Grammar("regex", "ab"))) for _ in range(5)]
+    waiting = [asyncio.create_task(compiler.compile(Grammar("regex", "ab"))) for _ in range(5)]
     await asyncio.sleep(0)
     counting.may_compile.set()
     assert len({id(found) for found in await asyncio.gather(*waiting)}) == 1
-    await counting.compile(Grammar("regex", "ab"))
+    await compiler.compile(Grammar("regex", "ab"))
     assert counting.num_compiled == 1
 
 
-async def test_the_event_loop_goes_on_and_a_late_result_is_kept() -> None:
-    counting = Counting(seconds=0.01)
+async def test_whoever_waits_too_long_may_come_again() -> None:
+    counting = Counting()
+    compiler = GrammarCompiler(BYTES, counting, seconds=0.01)
     counting.may_compile.clear()
-    with pytest.raises(GrammarError, match=r"more than 0\.01 seconds"):
-        await counting.compile(Grammar("regex", "ab"))
+    with pytest.raises(RateLimitError, match="try again later"):
+        await compiler.compile(Grammar("regex", "ab"))
+    with pytest.raises(RateLimitError, match="try again later"):
+        await compiler.check_schemas([{}])
     counting.may_compile.set()
-    while counting.num_compiled == 0 or counting.find(Grammar("regex", "ab")) is None:
-        await asyncio.sleep(0.001)
-    await counting.compile(Grammar("regex", "ab"))
-    assert counting.num_compiled == 1
+
+
+async def test_what_nobody_waits_for_any_more_is_not_begun() -> None:
+    counting = Counting()
+    compiler = GrammarCompiler(BYTES, counting)
+    counting.may_compile.clear()
+    regexes = [Grammar("regex", text) for text in ("a", "b", "b", "c")]
+    tasks = [asyncio.create_task(compiler.compile(regex)) for regex in regexes]
+    await asyncio.sleep(0)
+    for task in (tasks[1], tasks[3]):
+        task.cancel()
+    await asyncio.wait([tasks[1], tasks[3]])
+    counting.may_compile.set()
+    assert await tasks[2] is compiler.find(regexes[2])
+    await tasks[0]
+    await compiler.compile(Grammar("regex", "d"))
+    assert counting.num_compiled == 3  # not c
 
 
 async def test_an_error_is_not_kept() -> None:
     counting = Counting()
+    compiler = GrammarCompiler(BYTES, counting)
     for _ in range(2):
         with pytest.raises(GrammarError):
-            await counting.compile(Grammar("regex", "("))
+            await compiler.compile(Grammar("regex", "("))
     assert counting.num_compiled == 2
 
 
 async def test_the_memory_is_bounded_but_what_is_held_stays() -> None:
-    counting = Counting(cache_bytes=1)
+    counting = Counting()
+    compiler = GrammarCompiler(BYTES, counting, cache_bytes=1)
     first, second = Grammar("regex", "first"), Grammar("regex", "second")
-    held = await counting.compile(first)
-    await counting.compile(second)
-    assert counting.get(first) is held  # although the cache has room for one
+    held = await compiler.compile(first)
+    await compiler.compile(second)
+    assert compiler.get(first) is held  # although the cache has room for one
     del held
     await asyncio.sleep(0)  # what waited lets go of the second one
     gc.collect()
-    await counting.compile(second)
+    await compiler.compile(second)
     gc.collect()
     assert counting.num_compiled == 3  # the second one was dropped for the first
-    assert counting.find(first) is None
+    assert compiler.find(first) is None
+
+
+async def test_schemas_are_checked_and_named_by_their_number() -> None:
+    compiler = in_process(BYTES)
+    await compiler.check_schemas([{"type": "object"}, True])
+    with pytest.raises(GrammarError, match="not is not supported") as error:
+        await compiler.check_schemas([{}, {"properties": {"a": {"not": {}}}}])
+    assert error.value.path == ("1", "properties", "a", "not")
 
 
 async def test_the_engine_holds_the_grammars_of_its_requests() -> None:

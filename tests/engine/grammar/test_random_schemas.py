@@ -19,13 +19,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from server.engine.drafters.ngram import NgramDrafter
-from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
+from server.engine.grammar.compiler import Vocabulary
 from server.engine.grammar.schema import enforceable
 from server.engine.grammar.state import GrammarStates
 from server.engine.types import Grammar, SpeculationParams
 from server.errors import GrammarError
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
+from tests.engine.grammar.in_process import in_process
 from tests.engine.tiny import CONFIG, CPU, MODEL, TinyEngine, make_request, tokens
 
 NUM_SCHEMAS = 300
@@ -147,7 +148,7 @@ def test_300_random_schemas() -> None:
     vocabulary = Vocabulary(
         EOS + 1, lambda i: PIECES[i] if i < EOS else b"", frozenset(), frozenset({EOS}), encode
     )
-    compiler = GrammarCompiler(vocabulary)
+    compiler = in_process(vocabulary)
     config = replace(CONFIG, num_blocks=10_000, block_size=16, max_model_len=MAX_TOKENS + 8,
                      eos_token_ids=frozenset({EOS}))  # fmt: skip
     engine = TinyEngine(

@@ -3,9 +3,11 @@
 import json
 from functools import cache
 
-from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
+from server.engine.grammar.compiler import Vocabulary
+from server.engine.grammar.service import GrammarCompiler
 from server.engine.grammar.state import GrammarState, GrammarStates
 from server.engine.types import Grammar
+from tests.engine.grammar.in_process import in_process
 from tests.engine.tiny import EOS
 
 _PIECES = [
@@ -42,7 +44,7 @@ VOCABULARY = Vocabulary(61, token_bytes, frozenset({SPECIAL}), frozenset({EOS}),
 
 @cache
 def compiler() -> GrammarCompiler:
-    return GrammarCompiler(VOCABULARY)
+    return in_process(VOCABULARY)
 
 
 def states() -> GrammarStates:
