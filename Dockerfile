@@ -34,6 +34,6 @@ VOLUME /var/cache/glidecape
 EXPOSE 8000
 # The first start converts the default model and measures what steps cost.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
-    CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8000/ready', timeout=4).raise_for_status()"]
+    CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8000/health', timeout=4).raise_for_status()"]
 ENTRYPOINT ["glidecape"]
 CMD ["serve"]

@@ -13,7 +13,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.api.connection import connection_limits, http_options
-from server.cli.serve import bind, open_files_limit
+from server.api.descriptors import open_files_limit
+from server.cli.serve import bind
 from server.config import ServerSettings
 
 

@@ -57,6 +57,9 @@ from weights.generation_config import read_sampling
 from weights.locate import locate_model
 from weights.quantization import choose_quantization, describe
 
+_STOP_SECONDS = 3.0
+"""That a server that ends waits for the step it is in."""
+
 Report = Callable[[str], None]
 """Takes lines of progress for a person."""
 
@@ -292,8 +295,10 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         model.engine.start()
         yield
-        await model.engine.stop()
-        model.close()
+        if await model.engine.stop(_STOP_SECONDS):
+            model.close()
+        elif model.crew is not None:
+            model.crew.kill()  # it waits for the step that hangs
         await asyncio.to_thread(observers.close)
 
     return create_app(parts, door, lifespan), model

@@ -291,6 +291,14 @@ class ServerSettings(ModelSettings):
     """Request fields that no API knows: refuse answers 400 naming the field, warn leaves the field
     out and logs it once."""
 
+    drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = 20.0
+    """Seconds that open requests have to be finished after SIGTERM or Ctrl-C; then they are ended
+    with an error. New ones are refused meanwhile."""
+
+    exit_on_engine_death: bool = True
+    """End with exit code 1 once the engine is dead and everyone has been told, so that a supervisor
+    starts the server again; else stay, with /health at 503."""
+
     step_timeout: Annotated[float, Field(gt=0)] = 300.0
     """Seconds after which a step of the engine that has not ended counts as a crash: open requests
     are answered with an error, and /health says 503."""

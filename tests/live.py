@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
@@ -35,10 +35,16 @@ class LiveServer:
 
 
 @contextmanager
-def serve(*arguments: str) -> Generator[LiveServer, None, None]:
-    """`glidecape serve` on a free port until the block ends; then SIGTERM."""
+def serve(
+    *arguments: str, command: Sequence[str] = (*GLIDECAPE, "serve")
+) -> Generator[LiveServer, None, None]:
+    """`glidecape serve` on a free port until the block ends; then SIGTERM.
+
+    Args:
+        command: Another server, which has the same options and announces itself as that one.
+    """
     process = subprocess.Popen(
-        [*GLIDECAPE, "serve", "--port", "0", *arguments],
+        [*command, "--port", "0", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},

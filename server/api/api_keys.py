@@ -60,6 +60,13 @@ class ApiKeys:
                 found = known
         return found
 
+    def read_again(self) -> None:
+        """Reads the file even if it does not look changed: it may lie where time stamps can't be
+        trusted."""
+        self._stamp = None
+        if self._file is not None:
+            self._refresh(self._file)
+
     def _refresh(self, file: Path) -> None:
         """Reads the file again if it has changed. One `stat` per request costs microseconds; a
         thread that watches would cost more code."""

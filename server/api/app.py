@@ -43,6 +43,7 @@ def create_app(parts: Parts, door: FrontDoor, lifespan: Lifespan[FastAPI] | None
     )
     app.state.parts = parts
     app.state.lifecycle = lifecycle
+    app.state.api_keys = door.api_keys
     app.state.admission = admission
     app.state.unknown_fields = UnknownFieldLog() if door.drops_unknown_fields else None
     install_error_handlers(app)

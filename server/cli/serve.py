@@ -1,24 +1,23 @@
 """`glidecape serve`: the HTTP server."""
 
-import contextlib
+import signal
 import socket
-import ssl
-import sys
-from pathlib import Path
+from typing import NoReturn
 
+import typer
 import uvicorn
 from fastapi import FastAPI
-from sse_starlette.sse import AppStatus
 
+from server.api.certificates import check_tls
 from server.api.connection import connection_limits, http_options
+from server.api.descriptors import open_files_limit
+from server.api.http_server import HttpServer, end_at_once, leave
 from server.cli.options import with_settings
 from server.cli.terminal import report, stderr
 from server.config import ServerSettings
+from server.engine.async_engine import AsyncEngine
 from server.errors import ConfigError
 from server.logs import configure_logging
-
-if sys.platform != "win32":
-    import resource
 
 
 @with_settings(ServerSettings)
@@ -27,18 +26,35 @@ def serve(settings: ServerSettings) -> None:
     check_tls(settings.ssl_certfile, settings.ssl_keyfile)
     listener = bind(settings.host, settings.port)
     configure_logging(settings.log_level, settings.log_format)
+    signal.signal(signal.SIGTERM, end_at_once)  # until there is something to end in order
     # Loading takes seconds: imports that need torch wait until the port is known to be ours.
     report("loading …")
     from server.build import build_app
 
     app, model = build_app(settings, report)
-    server = uvicorn.Server(uvicorn_config(app, settings))
-    # Open streams are finished after SIGTERM, as other answers are; sse-starlette would cut them.
-    AppStatus.disable_automatic_graceful_drain()
-    announce(settings, listener, settings.served_model_name or model.name)
-    # uvicorn has shut down in order when it raises Ctrl-C again.
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+    run(app, model.engine, settings, listener, settings.served_model_name or model.name)
+
+
+def run(
+    app: FastAPI, engine: AsyncEngine, settings: ServerSettings, listener: socket.socket, name: str
+) -> NoReturn:
+    """Serves until a signal or the engine's death, and ends the process.
+
+    Args:
+        name: Of the model, for people.
+    """
+    server = HttpServer(
+        uvicorn_config(app, settings),
+        app.state.lifecycle,
+        settings.drain_seconds,
+        settings.exit_on_engine_death,
+        app.state.api_keys,
+    )
+    announce(settings, listener, name)
+    server.run(sockets=[listener])
+    if engine.is_running:
+        leave(server.exit_code)  # it hangs in a step, under which Python can't be taken down
+    raise typer.Exit(server.exit_code)
 
 
 def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
@@ -48,49 +64,11 @@ def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
         log_config=None,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=30,
         server_header=False,
         **http_options(connection_limits(settings, open_files_limit())),
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
     )
-
-
-def open_files_limit() -> int:
-    """How many files and connections this process may have open: as many as it is allowed to ask
-    for, often far more than it has at first."""
-    if sys.platform == "win32":
-        return 8192  # what its C library can have
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):  # not everywhere is the hard limit allowed
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
-
-
-def check_tls(certfile: Path | None, keyfile: Path | None) -> None:
-    """Tries the files of TLS, so that what is wrong with them is said before a model is loaded.
-
-    Raises:
-        ConfigError: a file is missing, or the two don't make a certificate with its key.
-    """
-    if certfile is None:
-        if keyfile is not None:
-            raise ConfigError("ssl_keyfile", str(keyfile), "needs ssl_certfile")
-        return
-    for name, file in (("ssl_certfile", certfile), ("ssl_keyfile", keyfile)):
-        if file is not None and not file.is_file():
-            raise ConfigError(name, str(file), "no such file")
-    try:
-        # The password is one that no key has: without it OpenSSL would ask on the terminal.
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-            certfile, keyfile, password=""
-        )
-    except OSError as error:  # ssl.SSLError too
-        name, file = ("ssl_keyfile", keyfile) if keyfile else ("ssl_certfile", certfile)
-        reason = f"no certificate (PEM) with its unencrypted key: {error.strerror or error}"
-        raise ConfigError(name, str(file), reason) from None
 
 
 def bind(host: str, port: int) -> socket.socket:

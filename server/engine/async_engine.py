@@ -57,6 +57,11 @@ class AsyncEngine:
     def is_ready(self) -> bool:
         return self._event_loop is not None and self._death is None
 
+    @property
+    def is_running(self) -> bool:
+        """Its thread lives, be it in a step that never ends."""
+        return self._loop.is_running
+
     def start(self) -> None:
         """Starts the engine's thread; to be called in the event loop that will call `generate`."""
         self._event_loop = asyncio.get_running_loop()

@@ -154,6 +154,14 @@ class Crew:
             distributed.destroy_process_group()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def kill(self) -> None:
+        """Ends the workers at once, whatever they and this process are in. Nothing of them may be
+        used any more."""
+        with self._lock:
+            self._closing = True
+        for process in self._processes:
+            process.kill()
+
     def _find_death(self, seconds: float | None) -> WorkerDiedError | None:
         """The first dead worker, after waiting for one."""
         sentinels = {process.sentinel: index for index, process in enumerate(self._processes)}

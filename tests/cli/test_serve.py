@@ -12,11 +12,13 @@ import typer
 import uvicorn
 from typer.testing import CliRunner
 
+from server.api.certificates import check_tls
 from server.cli.options import with_settings
-from server.cli.serve import announce, check_tls, uvicorn_config
+from server.cli.serve import announce, uvicorn_config
 from server.config import ServerSettings, load_settings
 from server.errors import ConfigError
 from tests.api.harness import make_app
+from tests.certificates import make_certificate
 from tests.doubles import ScriptedEngine
 
 
@@ -24,28 +26,7 @@ from tests.doubles import ScriptedEngine
 def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with cert.pem and key.pem for localhost, and another key."""
     folder = tmp_path_factory.mktemp("tls")
-    try:
-        subprocess.run(
-            [
-                *(
-                    "openssl",
-                    "req",
-                    "-x509",
-                    "-newkey",
-                    "ec",
-                    "-pkeyopt",
-                    "ec_paramgen_curve:P-256",
-                ),
-                *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
-                *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-                *("-keyout", "key.pem", "-out", "cert.pem"),
-            ],
-            cwd=folder,
-            check=True,
-            capture_output=True,
-        )
-    except FileNotFoundError:
-        pytest.skip("needs the openssl command")
+    make_certificate(folder / "cert.pem", folder / "key.pem")
     command = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", "other.pem"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     command = ["openssl", "pkey", "-in", "key.pem", "-aes256", "-passout", "pass:x"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from server.api.http_server import PARTS_SECONDS
 from server.api.routes import health
 from server.config import ServerSettings, load_settings
 
@@ -116,6 +117,12 @@ def test_compose_serves_with_settings_that_exist() -> None:
     assert settings.log_format == "json"
     assert (DOCKER / server["build"]["context"] / "Dockerfile").is_file()
     assert set(server["build"]["args"]) == {"DEVICE"}
+
+
+def test_compose_waits_for_the_servers_end() -> None:
+    """Open requests are finished first; the end itself is bounded too."""
+    seconds = int(compose()["glidecape"]["stop_grace_period"].removesuffix("s"))
+    assert seconds > ServerSettings.model_fields["drain_seconds"].default + PARTS_SECONDS
 
 
 def test_services_find_each_other() -> None:
