@@ -6,6 +6,7 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
+from server.api.long_work import LongWork
 from server.api.responses.store import ResponseStore
 from server.engine.types import (
     FinishReason,
@@ -108,6 +109,7 @@ class Parts:
     info: ServingInfo
     grammars: Grammars
     response_store: ResponseStore = field(default_factory=ResponseStore)
+    long_work: LongWork = field(default_factory=LongWork)
 
 
 # Async although it never waits: FastAPI runs a plain function in a thread, which costs more than

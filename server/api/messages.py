@@ -10,6 +10,7 @@ from server.api.schemas.chat import ChatMessage, RefusalPart
 from server.api.schemas.tools import MessageToolCall
 from server.errors import InvalidRequestError
 from server.text.chat_template import Message
+from server.text.tokenizer import LONG_TEXT
 from server.text.tool_formats import ToolFormat
 
 _ROLES_OF = {
@@ -17,6 +18,21 @@ _ROLES_OF = {
     "refusal": ("assistant",),
     "tool_call_id": ("tool",),
 }
+
+
+_MANY_MESSAGES = 256
+
+
+def is_long(messages: Sequence[ChatMessage]) -> bool:
+    """Whether writing them as a prompt takes longer than a token of another request may wait."""
+    if len(messages) > _MANY_MESSAGES:
+        return True
+    return any(
+        len(message.content or "") > _MANY_MESSAGES
+        if isinstance(message.content, list)
+        else len(message.content or "") > LONG_TEXT
+        for message in messages
+    )
 
 
 def template_messages(messages: Sequence[ChatMessage], form: ToolFormat) -> list[Message]:

@@ -13,7 +13,7 @@ from server.api.deps import Parts, ServingInfo
 from server.api.errors import shown
 from server.api.generation import Job
 from server.api.job_group import JobGroup, PromptJobs, choice_seed
-from server.api.messages import template_messages
+from server.api.messages import is_long, template_messages
 from server.api.origin import current_origin
 from server.api.prompt_tokens import check_token_ids, encode_text
 from server.api.schemas.chat import ChatRequest
@@ -154,8 +154,11 @@ def check_model(name: str | None, parts: Parts) -> None:
 
 
 async def _chat_prompt(body: ChatRequest, tools: ToolUse, parts: Parts) -> list[int]:
-    messages = template_messages(body.messages, parts.chat_template.tool_format)
-    text = parts.chat_template.render(messages, tools.schemas())
+    def render() -> str:
+        messages = template_messages(body.messages, parts.chat_template.tool_format)
+        return parts.chat_template.render(messages, tools.schemas())
+
+    text = await parts.long_work.run(is_long(body.messages), render)
     token_ids = await encode_text("messages", text, parts, add_special_tokens=False)
     if not token_ids:
         raise InvalidRequestError("messages: the chat template makes nothing of them", "messages")

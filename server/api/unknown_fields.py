@@ -4,17 +4,11 @@ The schemas refuse them, at any depth (`schemas/fields.py`). Leaving them out is
 was refused: requests without unknown fields cost nothing.
 """
 
-import json
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
-
 from server.api.field_path import Step, field_path, steps
-from server.api.receiving import body_message, replayed
 
 _logger = logging.getLogger(__name__)
 
@@ -40,57 +34,19 @@ class UnknownFieldLog:
         _logger.warning("%s: unknown field %s was left out", path, ascii(field))
 
 
-class BodyRoute(APIRoute):
-    """A route whose body may have unknown fields, if the app says so: it does by an
-    `UnknownFieldLog` in `app.state.unknown_fields`, and refuses them by None."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        strict = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            try:
-                return await strict(request)
-            except RequestValidationError as error:
-                log: UnknownFieldLog | None = request.app.state.unknown_fields
-                if log is None:
-                    raise
-                return await _without_unknown(strict, request, error, log)
-
-        return handle
-
-
-async def _without_unknown(
-    strict: Callable[[Request], Coroutine[Any, Any, Response]],
-    request: Request,
-    error: RequestValidationError,
-    log: UnknownFieldLog,
-) -> Response:
-    """Validates again without the unknown fields. More than once, because an error in an outer
-    object can hide those of an inner one; each time at least one field goes.
-
-    Raises:
-        RequestValidationError: something else is wrong too.
-    """
-    while _drop_unknown(error, request.url.path, log):
-        message = body_message(json.dumps(error.body).encode())
-        try:
-            return await strict(Request(request.scope, replayed([message], request.receive)))
-        except RequestValidationError as another:
-            error = another
-    raise error
-
-
-def _drop_unknown(error: RequestValidationError, path: str, log: UnknownFieldLog) -> int:
-    """Removes the unknown fields from the error's body; returns how many there were."""
+def drop_unknown(
+    errors: Sequence[Mapping[str, Any]], body: Any, path: str, log: UnknownFieldLog
+) -> int:
+    """Removes the unknown fields that `errors` name from the body; returns how many there were."""
     num_dropped = 0
-    for entry in error.errors():
+    for entry in errors:
         if entry["type"] != "extra_forbidden":
             continue
         location = entry["loc"][1:]
-        way = steps(location, error.body)
-        # Always there, but if it were not, the loop over this would never end.
+        way = steps(location, body)
+        # Always there, but if it were not, whoever validates again would find it again.
         if way and isinstance(way[-1].container, dict) and way[-1].key in way[-1].container:
-            log.add(path, _general_name(way, field_path(location, error.body)))
+            log.add(path, _general_name(way, field_path(location, body)))
             del way[-1].container[str(way[-1].key)]
             num_dropped += 1
     return num_dropped

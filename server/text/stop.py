@@ -5,6 +5,7 @@ first wins, of several that end at the same character the longest. The output en
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -30,10 +31,11 @@ class _Pattern:
         return self.state == len(self.string)
 
 
-def _fallbacks(string: str) -> list[int]:
+@lru_cache(maxsize=256)  # each answer of a request has an automaton of its own
+def _fallbacks(string: str) -> tuple[int, ...]:
     """For each prefix, the length of its longest proper suffix that is a prefix too.
 
-    "abab" → [0, 0, 1, 2]
+    "abab" → (0, 0, 1, 2)
     """
     table = [0] * len(string)
     length = 0
@@ -43,7 +45,7 @@ def _fallbacks(string: str) -> list[int]:
         if string[index] == string[length]:
             length += 1
         table[index] = length
-    return table
+    return tuple(table)
 
 
 class StopResult(NamedTuple):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer as BackendTokenizer
 
 from server.errors import CheckpointError, UnsupportedModelError
+from server.text.memory import give_back_memory
 from server.text.token_bytes import TokenBytes
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 LONG_TEXT = 16_384
 """Characters from which encoding takes milliseconds: callers with other work use a thread."""
+
+_HUGE_TEXT = 262_144
+"""Characters from which what encoding leaves behind in the allocator is worth its return."""
+
+_TOKENS_AT_CUT = 64
 
 _GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """What tokenizer_config.json calls transformers' class of that name; the second is its new name."""
@@ -59,7 +65,26 @@ class Tokenizer:
             return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
         # The library holds the GIL while it encodes one text, but not while it encodes a batch;
         # short texts don't go through its thread pool, which would have to wait for a core.
-        return self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
+        token_ids = self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
+        if len(text) >= _HUGE_TEXT:
+            give_back_memory()
+        return token_ids
+
+    def has_more_tokens(self, text: str, limit: int) -> bool:
+        """Whether a long text certainly has more tokens than that. Reads no more of it than is
+        needed to know.
+
+        A text that is cut can have more tokens than the whole one, by a few at each cut: a word is
+        split. Those are not counted.
+        """
+        num_tokens = 0
+        for start in range(0, len(text), LONG_TEXT):
+            piece = text[start : start + LONG_TEXT]
+            (encoding,) = self.backend.encode_batch_fast([piece], add_special_tokens=False)
+            num_tokens += max(0, len(encoding.ids) - _TOKENS_AT_CUT)
+            if num_tokens > limit:
+                return True
+        return False
 
     def vocabulary_string(self, token_id: int) -> str:
         """A token as the vocabulary writes it ("Ġworld"); empty for one that it doesn't have."""

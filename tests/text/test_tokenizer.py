@@ -72,3 +72,11 @@ def test_a_normaliser_may_shorten_the_text() -> None:
 
 def test_special_tokens_in_text_are_recognised() -> None:
     assert byte_tokenizer().encode(f"a{EOS}", add_special_tokens=False) == [*ids("a"), EOS_ID]
+
+
+@pytest.mark.parametrize("tokenizer", [byte_tokenizer(), metaspace_tokenizer()])
+@pytest.mark.parametrize("text", ["a" * 100_000, "ab c " * 20_000, "é\n " * 40_000, "a" * 16_385])
+def test_a_text_that_is_too_long_is_found_to_be(tokenizer: Tokenizer, text: str) -> None:
+    num_tokens = len(tokenizer.encode(text, add_special_tokens=False))
+    assert not tokenizer.has_more_tokens(text, num_tokens)
+    assert tokenizer.has_more_tokens(text, num_tokens // 2)

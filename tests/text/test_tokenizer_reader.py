@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from server.config import DEFAULT_MODEL, ModelSettings, load_settings
-from server.text.tokenizer import load_hf_tokenizer
+from server.text.tokenizer import from_hf, load_hf_tokenizer
 from weights.locate import locate_model
 
 pytestmark = pytest.mark.real_model
@@ -45,3 +45,23 @@ def test_torchs_compiler_is_not_imported(folder: Path) -> None:
         [sys.executable, "-c", _IMPORTS, str(folder)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 100_000,
+        "".join(chr(97 + number * number % 26) for number in range(100_000)),
+        "The sea is wide, and I can't get over. " * 3_000,
+        " \n\t" * 40_000,
+        "海はひろい、" * 20_000,
+        "🙂é " * 30_000,
+        "1234567890" * 10_000,
+    ],
+)
+def test_a_cut_text_has_no_more_tokens_than_the_whole(folder: Path, text: str) -> None:
+    """But for those that are not counted: else a prompt that fits would be refused."""
+    tokenizer = from_hf(load_hf_tokenizer(folder))
+    num_tokens = len(tokenizer.encode(text, add_special_tokens=False))
+    assert not tokenizer.has_more_tokens(text, num_tokens)
+    assert tokenizer.has_more_tokens(text, num_tokens // 4)

@@ -5,12 +5,12 @@ import logging
 from fastapi import APIRouter, Request, Response
 
 from server.api import answer, translate
+from server.api.body_route import BodyRoute
 from server.api.deps import PartsDep
 from server.api.job_group import PromptJobs
 from server.api.routes.responses import ERRORS
 from server.api.schemas.chat import ChatCompletion, ChatRequest
 from server.api.shapes.chat import ChatShape
-from server.api.unknown_fields import BodyRoute
 
 router = APIRouter(route_class=BodyRoute)
 _logger = logging.getLogger(__name__)

@@ -5,12 +5,12 @@ import logging
 from fastapi import APIRouter, Request, Response
 
 from server.api import answer, translate
+from server.api.body_route import BodyRoute
 from server.api.deps import PartsDep
 from server.api.job_group import PromptJobs
 from server.api.routes.responses import ERRORS
 from server.api.schemas.completion import Completion, CompletionRequest
 from server.api.shapes.completion import CompletionShape
-from server.api.unknown_fields import BodyRoute
 
 router = APIRouter(route_class=BodyRoute)
 _logger = logging.getLogger(__name__)

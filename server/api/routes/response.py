@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from server.api.auth import key_owner
+from server.api.body_route import BodyRoute
 from server.api.deps import Parts, PartsDep
 from server.api.errors import shown
 from server.api.responses.answer import Record, send_stream, send_whole
@@ -22,7 +23,6 @@ from server.api.schemas.response_items import ItemList
 from server.api.schemas.response_query import InputItemsQuery, RetrieveQuery
 from server.api.schemas.response_request import ResponseRequest
 from server.api.shapes.response import ResponseShape, first_state
-from server.api.unknown_fields import BodyRoute
 from server.errors import InvalidRequestError, NotFoundError, UnsupportedFieldError
 
 router = APIRouter(route_class=BodyRoute)

@@ -1,13 +1,10 @@
 """`POST /tokenize` and `POST /detokenize`: what the model makes of a text, without running it."""
 
-import asyncio
-from collections.abc import Callable
-from typing import TypeVar
-
 from fastapi import APIRouter
 
+from server.api.body_route import BodyRoute
 from server.api.deps import Parts, PartsDep
-from server.api.messages import template_messages
+from server.api.messages import is_long, template_messages
 from server.api.prompt_tokens import check_token_ids
 from server.api.routes.responses import ERRORS
 from server.api.schemas.tokenize import (
@@ -18,20 +15,19 @@ from server.api.schemas.tokenize import (
 )
 from server.api.tools import tool_schemas
 from server.api.translate import check_model
-from server.api.unknown_fields import BodyRoute
 from server.errors import InvalidRequestError
 from server.text.prompt_text import decode_prompt
 from server.text.tokenizer import LONG_TEXT
 
 router = APIRouter(route_class=BodyRoute)
-T = TypeVar("T")
 
 
 @router.post("/tokenize", responses=ERRORS)
 async def tokenize(body: TokenizeRequest, parts: PartsDep) -> TokenizeResponse:
     """The tokens of a prompt or a chat, as the completion endpoints see them."""
     check_model(body.model, parts)
-    text, add_special_tokens = _text(body, parts)
+    is_long_chat = is_long(body.messages or [])
+    text, add_special_tokens = await parts.long_work.run(is_long_chat, lambda: _text(body, parts))
     if body.add_special_tokens is not None:
         add_special_tokens = body.add_special_tokens
 
@@ -45,7 +41,7 @@ async def tokenize(body: TokenizeRequest, parts: PartsDep) -> TokenizeResponse:
             token_strs=strings if body.return_token_strs else None,
         )
 
-    return await _in_thread_if(len(text) >= LONG_TEXT, answer)
+    return await parts.long_work.run(len(text) >= LONG_TEXT, answer)
 
 
 def _text(body: TokenizeRequest, parts: Parts) -> tuple[str, bool]:
@@ -79,8 +75,4 @@ async def detokenize(body: DetokenizeRequest, parts: PartsDep) -> DetokenizeResp
     def answer() -> DetokenizeResponse:
         return DetokenizeResponse(prompt=decode_prompt(parts.tokenizer, body.tokens).text)
 
-    return await _in_thread_if(len(body.tokens) >= LONG_TEXT, answer)
-
-
-async def _in_thread_if(is_long: bool, work: Callable[[], T]) -> T:
-    return await asyncio.to_thread(work) if is_long else work()
+    return await parts.long_work.run(len(body.tokens) >= LONG_TEXT, answer)

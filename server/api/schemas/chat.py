@@ -13,6 +13,8 @@ from server.api.schemas.common import (
     Usage,
 )
 from server.api.schemas.fields import (
+    MAX_MESSAGES,
+    MAX_PARTS,
     Advisory,
     RequestModel,
     Text,
@@ -78,7 +80,8 @@ ContentPart = Annotated[
     chosen_by(_kind_of_part),
 ]
 Content = Annotated[
-    Annotated[Text, branch("string")] | Annotated[list[ContentPart], branch("list")],
+    Annotated[Text, branch("string")]
+    | Annotated[list[ContentPart], Field(max_length=MAX_PARTS), branch("list")],
     chosen_by(string_or_list),
 ]
 
@@ -114,7 +117,7 @@ class ChatMessage(RequestModel):
 
 
 class ChatRequest(SamplingRequest):
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None

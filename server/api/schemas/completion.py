@@ -25,6 +25,10 @@ MAX_CHOICES = 1024
 """Of one request: its prompts times the answers to each."""
 
 
+MAX_TOKEN_IDS = 1_000_000
+"""Of one prompt, whose real limit is the context."""
+
+
 def _kind_of_prompt(value: object) -> str:
     """Picks the branch by the first entry, so that an error speaks of one branch and not of all."""
     if not isinstance(value, list):
@@ -34,7 +38,7 @@ def _kind_of_prompt(value: object) -> str:
     return "lists" if value and isinstance(value[0], list) else "list"
 
 
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TOKEN_IDS)]
 Prompt = Annotated[
     Annotated[Text, branch("string")]
     | Annotated[TokenIds, branch("list")]

@@ -12,10 +12,24 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     Tag,
 )
 from pydantic_core import CoreSchema, PydanticCustomError
+
+
+def _fail_fast(schema: Any) -> None:
+    """Ends the validation of each list with its first wrong entry: only one error is answered, and
+    a list may have a million."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            schema["fail_fast"] = True
+        for part in schema.values():
+            _fail_fast(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            _fail_fast(part)
 
 
 class RequestModel(BaseModel):
@@ -23,6 +37,12 @@ class RequestModel(BaseModel):
     value, and an unknown field is an error, because ignoring it would change what was meant."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
 
 def _check_utf8(value: str) -> str:
@@ -85,7 +105,15 @@ def by_type(*names: str) -> Discriminator:
     )
 
 
-_StopString = Annotated[Text, Field(min_length=1)]
+MAX_STOP_LENGTH = 1024
+"""Characters: for each a table has an entry, and a state of each answer may hold so many back."""
+
+MAX_PARTS = 1024
+"""Of one message's content."""
+
+MAX_MESSAGES = 10_000
+
+_StopString = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stop = Annotated[
     Annotated[_StopString, branch("string")]
     | Annotated[list[_StopString], Field(max_length=16), branch("list")],

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from server.api.schemas.fields import (
+    MAX_PARTS,
     Advisory,
     RequestModel,
     Text,
@@ -67,11 +68,13 @@ Part = Annotated[
     chosen_by(_kind_of_part),
 ]
 MessageContent = Annotated[
-    Annotated[Text, branch("string")] | Annotated[list[Part], branch("list")],
+    Annotated[Text, branch("string")]
+    | Annotated[list[Part], Field(max_length=MAX_PARTS), branch("list")],
     chosen_by(string_or_list),
 ]
 CallOutput = Annotated[
-    Annotated[Text, branch("string")] | Annotated[list[InputText], branch("list")],
+    Annotated[Text, branch("string")]
+    | Annotated[list[InputText], Field(max_length=MAX_PARTS), branch("list")],
     chosen_by(string_or_list),
 ]
 

@@ -5,16 +5,24 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from server.api.schemas.chat import ChatMessage
-from server.api.schemas.fields import RequestModel, Text, TokenId
+from server.api.schemas.fields import MAX_MESSAGES, RequestModel, Text, TokenId
 from server.api.schemas.tools import FunctionTools
+
+MAX_TOKENIZED = 2**20
+"""Characters of a text."""
+
+MAX_DETOKENIZED = 2**18
+"""Tokens."""
 
 
 class TokenizeRequest(RequestModel):
     """A prompt or messages, and not both. Null always means the default."""
 
     model: Text | None = None
-    prompt: Text | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    prompt: Annotated[Text, Field(max_length=MAX_TOKENIZED)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = (
+        None
+    )
     tools: FunctionTools | None = None
     """With messages: those of the chat request, which the model is shown."""
     add_special_tokens: bool | None = None
@@ -35,7 +43,7 @@ class TokenizeResponse(BaseModel):
 
 class DetokenizeRequest(RequestModel):
     model: Text | None = None
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_DETOKENIZED)]
 
 
 class DetokenizeResponse(BaseModel):

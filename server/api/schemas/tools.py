@@ -104,7 +104,10 @@ class MessageToolCall(RequestModel):
     """Its place, as the deltas of a stream say it."""
 
 
-MessageToolCalls = list[MessageToolCall]
+MAX_CALLS = 1024
+"""Of one message."""
+
+MessageToolCalls = Annotated[list[MessageToolCall], Field(max_length=MAX_CALLS)]
 
 
 class AnswerFunction(BaseModel):
