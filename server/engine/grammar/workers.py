@@ -93,8 +93,8 @@ class Workers:
             finish: makes the future's result of the answer, in a leading thread.
 
         Returns:
-            A future that can be cancelled as long as it waits. It fails with GrammarError where the
-            job takes too long or ends its process.
+            A future that can be cancelled: what has not begun never does, what is slow is ended.
+            It fails with GrammarError where the job takes too long or ends its process.
         """
         future: Future[Any] = Future()
         with self._changed:
@@ -126,13 +126,11 @@ class Workers:
                 if fitting:
                     chosen = min(fitting, key=self._turn)
                     self._waiting.remove(chosen)
-                    if chosen.is_slow or chosen.future.set_running_or_notify_cancel():
-                        self._num_slow += chosen.is_slow
-                        self._num_running += 1
-                        self._running[chosen.owner] += 1
-                        return chosen
-                else:
-                    self._changed.wait()
+                    self._num_slow += chosen.is_slow
+                    self._num_running += 1
+                    self._running[chosen.owner] += 1
+                    return chosen
+                self._changed.wait()
 
     def _turn(self, waiting: _Waiting) -> tuple[int, int, int]:
         owner = waiting.owner
@@ -142,30 +140,29 @@ class Workers:
         return self._num_slow < max(self._num_processes - 1, 1)
 
     def _do(self, process: "_Process", waiting: _Waiting) -> None:
+        """Leads a job to its end, or puts it back because too many are slow."""
         is_slow = waiting.is_slow
         try:
             process.begin(waiting.job)
-            if is_slow:
-                process.stand_back()
-            answer = process.wait(self._seconds if is_slow else self._quick_seconds)
-            if answer is None and not is_slow:
-                is_slow = self._becomes_slow(waiting)
-                if not is_slow:
+            answer = None if is_slow else process.wait(self._quick_seconds)
+            if answer is None:
+                if not is_slow and not self._becomes_slow(waiting):
                     process.end()
                     return
+                is_slow = True
                 process.stand_back()
-                answer = process.wait(self._seconds)
+                answer = process.wait(self._seconds, waiting.future.cancelled)
+                process.end()  # the next job shall not stand back
             if answer is None:
-                process.end()
                 answer = Refused(f"takes more than {self._seconds:g} seconds to compile")
-            waiting.future.set_result(waiting.finish(answer))
-        except BaseException as error:
-            waiting.future.set_exception(error)
+            _settle(waiting, answer)
+        except Exception as error:
+            process.end()
+            _settle(waiting, error)
         finally:
             if is_slow:
                 with self._changed:
                     self._num_slow -= 1
-                process.end()  # it was made to stand back; the next one shall not
 
     def _becomes_slow(self, waiting: _Waiting) -> bool:
         """Whether the job may go on now; else it begins anew when it is its turn."""
@@ -177,6 +174,17 @@ class Workers:
             self._waiting.append(waiting._replace(is_slow=True))
             self._had_slow[waiting.owner] += 1
             return False
+
+
+def _settle(waiting: _Waiting, outcome: Answer | Exception) -> None:
+    if not waiting.future.set_running_or_notify_cancel():
+        return
+    try:
+        if isinstance(outcome, Exception):
+            raise outcome
+        waiting.future.set_result(waiting.finish(outcome))
+    except BaseException as error:
+        waiting.future.set_exception(error)
 
 
 class _Process:
@@ -199,8 +207,11 @@ class _Process:
         self._started = time.monotonic()
         self._pipe.send(job)
 
-    def wait(self, seconds: float) -> Answer | None:
-        """The answer; None if the job has taken so much of the processor since it began.
+    def wait(
+        self, seconds: float, is_unwanted: Callable[[], bool] = lambda: False
+    ) -> Answer | None:
+        """The answer; None if the job has taken so much of the processor since it began, or is not
+        wanted any more.
 
         Raises:
             GrammarError: the process died of it.
@@ -210,6 +221,8 @@ class _Process:
             raise RuntimeError("there is no process")
         try:
             while not pipe.poll(_LOOK_SECONDS):
+                if is_unwanted():
+                    return None
                 used = _cpu_seconds(process.pid) - self._seconds_before
                 if used > seconds or time.monotonic() - self._started > seconds * _WALL_FACTOR:
                     return None

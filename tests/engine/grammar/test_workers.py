@@ -106,6 +106,18 @@ def test_what_is_cancelled_while_it_waits_is_not_begun() -> None:
     assert "cancelled" not in shared.ended
 
 
+def test_what_is_slow_and_cancelled_is_ended() -> None:
+    shared = Shared(seconds=PATIENCE, quick_seconds=0.05)
+    process = shared.process()
+    slow = shared.submit("spin 1000")
+    waiting = shared.submit("spin 1000")
+    assert shared.submit("say").result(PATIENCE)
+    assert slow.cancel()
+    assert waiting.cancel()
+    assert shared.submit("spin 0.2").result(PATIENCE)[0] != process
+    assert not os.path.exists(f"/proc/{process}")
+
+
 def test_the_real_process() -> None:
     job = Compile(Grammar("ebnf", 'root ::= "a"'))
     answer = Workers(BYTES.tokens).submit(job, None, lambda answer: answer).result(PATIENCE)
