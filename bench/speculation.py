@@ -115,7 +115,6 @@ async def measure_policies(
     prompts = PROMPTS[:4]
     answers = {str(i): (await _answer(model, i, "off", new_tokens))[0] for i in range(len(prompts))}
     speculator.drafting.drafter = OracleDrafter(answers, hit_rate)
-    speculator.auto.source = "draft"  # the one that was built looks up
     figures: dict[PolicyName, PolicyFigures] = {policy: PolicyFigures() for policy in POLICIES}
     for _ in range(rounds):
         for policy in POLICIES:

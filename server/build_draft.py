@@ -21,6 +21,7 @@ from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.cape import CapeConfig
 from server.engine.speculation.costs import CostCurve, LiveCosts, StepCosts
 from server.engine.speculation.policies import PolicyConfig
+from server.engine.speculation.recent import RecentOutputs
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.host.verify import Model
 from server.engine.step.kv_cache import CacheShape, allocate_kv
@@ -124,7 +125,7 @@ def build_speculator(
         identity: of the target with its precision, device and threads.
         crew: the other ranks of tensor parallelism.
     """
-    drafter = _drafter(draft, caches, limits, device, crew)
+    drafter = _drafter(settings, draft, caches, limits, device, crew)
     path = profile_path(settings, f"{identity}|{draft.identity}", device)
     profiled = Profiled(target, caches, limits.block_size, device)
     costs = _costs(path, profiled, drafter, report)
@@ -135,8 +136,14 @@ def build_speculator(
     )
     live, config = LiveCosts(costs), policy_config(settings)
     if draft.model is None:
-        return Speculator(drafter, config, AutoPolicy(live, source="lookup"))
-    return Speculator(drafter, config, AutoPolicy(live), NgramDrafter())
+        return Speculator(drafter, config, AutoPolicy(live))
+    return Speculator(drafter, config, AutoPolicy(live), _lookup(settings))
+
+
+def _lookup(settings: ModelSettings) -> NgramDrafter:
+    """Prompt lookup, over recent answers too."""
+    most = settings.recent_outputs
+    return NgramDrafter(recent=RecentOutputs(most) if most else None)
 
 
 def profile_path(settings: ModelSettings, identity: str, device: torch.device) -> Path:
@@ -177,6 +184,7 @@ def _check_vocabulary(draft: ModelConfig, target: ModelConfig) -> None:
 
 
 def _drafter(
+    settings: ModelSettings,
     draft: Draft,
     caches: Sequence[LayerCache],
     limits: SchedulerConfig,
@@ -184,7 +192,7 @@ def _drafter(
     crew: Crew | None,
 ) -> Drafter:
     if draft.model is None or draft.shape is None:
-        return NgramDrafter()
+        return _lookup(settings)
     own = allocate_kv(draft.shape, limits.num_allocated_blocks, limits.block_size, device)
     if isinstance(draft.model, GlideModel):
         glide = RemoteGlide(draft.model, crew) if crew else draft.model

@@ -17,7 +17,7 @@ from typing import NamedTuple, get_args
 
 from prometheus_client import Counter
 
-from server.engine.types import FinishedRequest, PolicyName, StepSpeculationStats
+from server.engine.types import FinishedRequest, PolicyName, ProposalSource, StepSpeculationStats
 from server.metric_factory import MetricFactory
 
 _MAX_DEPTH = 16
@@ -84,6 +84,9 @@ class SpeculationMetrics:
             counter.inc(count)
         for depth in step.depths:
             self._depth.observe(depth)
+        for source, figures in step.by_source.items():
+            self._proposed_by[source].inc(figures.proposed)
+            self._accepted_by[source].inc(figures.accepted)
         self._record_calibration(step.calibration)
         self._draft_seconds.inc(step.draft_seconds)
         self._verify_seconds.inc(step.verify_seconds)
@@ -128,6 +131,21 @@ class SpeculationMetrics:
             ["position"],
             [(str(position),) for position in range(_MAX_DEPTH)],
         )
+        sources: tuple[ProposalSource, ...] = get_args(ProposalSource)
+        rows = [(source,) for source in sources]
+        proposed = make.counters(
+            "spec_decode_source_draft_tokens",
+            "Tokens proposed, by what they came from: draft, lookup (the request's own text),"
+            " recent (a recent answer), grammar, beam.",
+            *(["source"], rows),
+        )
+        accepted = make.counters(
+            "spec_decode_source_accepted_tokens",
+            "Proposed tokens that were emitted, by what they came from.",
+            *(["source"], rows),
+        )
+        self._proposed_by = dict(zip(sources, proposed, strict=True))
+        self._accepted_by = dict(zip(sources, accepted, strict=True))
         self._nodes = make.counter(
             "spec_decode_num_nodes", "Rows that the model computed to verify proposals, with roots."
         )

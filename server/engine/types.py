@@ -176,6 +176,19 @@ class TokenLogprobs:
     """(token id, logprob) of the most probable tokens, best first; may include the chosen one."""
 
 
+ProposalSource = Literal["draft", "lookup", "recent", "grammar", "beam"]
+"""What a proposed token came from: a draft's chain, the text of the sequence, a recent answer of
+the server, what a grammar forces, or a draft's beam search."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFigures:
+    """What one source of proposals did."""
+
+    proposed: int = 0
+    accepted: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class SpeculationSummary:
     """What speculation did for a request, over all its decoding steps."""
@@ -188,6 +201,9 @@ class SpeculationSummary:
     num_leaves_accepted: int = 0
     accepted_per_position: tuple[int, ...] = ()
     """Entry i: steps whose proposal was right at depth i + 1."""
+    by_source: Mapping[ProposalSource, SourceFigures] = field(
+        default_factory=dict[ProposalSource, SourceFigures]
+    )
     draft_seconds: float = 0.0
     """Of the whole batch's steps that this request took part in; so are the next two."""
     verify_seconds: float = 0.0
@@ -196,11 +212,6 @@ class SpeculationSummary:
     @property
     def tokens_per_step(self) -> float:
         return (self.num_steps + self.num_accepted) / self.num_steps if self.num_steps else 0.0
-
-
-ProposalSource = Literal["draft", "lookup", "grammar", "beam"]
-"""What a step's proposal came from: a draft's chain, the text itself, what a grammar forces, or a
-draft's beam search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +223,10 @@ class TracedNode:
     """Its node; 0 is the root, the last known token, and node i the i-th proposed one."""
     is_leaf: bool
     """An alternative to the trunk's token at this depth."""
+    source: ProposalSource
     confidence: float | None
-    """Its probability under the draft; None for beams, which don't keep it."""
+    """Its probability under the draft, or what a lookup claims; None for beams, which don't keep
+    it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +239,7 @@ class StepTrace:
     accepted: tuple[int, ...]
     """Nodes of the accepted path, from the top down, without the root."""
     source: ProposalSource | None
-    """None where nothing was proposed."""
+    """Of the trunk's first token; None where nothing was proposed."""
     draft_seconds: float = 0.0
     """Of the whole batch's step; so are the next two."""
     verify_seconds: float = 0.0
@@ -300,7 +313,10 @@ class StepSpeculationStats:
     num_nodes: int = 0
     """Rows verified for proposals, their roots included."""
     calibration: tuple[tuple[float, bool], ...] = ()
-    """(confidence, accepted) of proposed tokens whose parent was accepted."""
+    """(confidence, right) of the draft's candidates whose parent was right."""
+    by_source: Mapping[ProposalSource, SourceFigures] = field(
+        default_factory=dict[ProposalSource, SourceFigures]
+    )
     draft_seconds: float = 0.0
     verify_seconds: float = 0.0
     other_seconds: float = 0.0

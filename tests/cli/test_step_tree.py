@@ -17,10 +17,10 @@ def drawn(trace: StepTrace, token_ids: tuple[int, ...]) -> str:
 
 def test_the_accepted_path_ends_with_the_models_own_token() -> None:
     nodes = (
-        TracedNode(2, parent=0, is_leaf=False, confidence=0.625),
-        TracedNode(3, parent=1, is_leaf=False, confidence=0.25),
-        TracedNode(4, parent=0, is_leaf=True, confidence=0.125),
-        TracedNode(5, parent=1, is_leaf=True, confidence=None),
+        TracedNode(2, parent=0, is_leaf=False, source="draft", confidence=0.625),
+        TracedNode(3, parent=1, is_leaf=False, source="draft", confidence=0.25),
+        TracedNode(4, parent=0, is_leaf=True, source="draft", confidence=0.125),
+        TracedNode(5, parent=1, is_leaf=True, source="draft", confidence=None),
     )
     trace = StepTrace(1, nodes, (1,), "draft", draft_seconds=0.0003, verify_seconds=0.004)
     assert drawn(trace, (2, 6)) == (
@@ -43,5 +43,5 @@ def test_a_plain_step_has_the_models_own_token_alone() -> None:
 
 
 def test_a_path_cut_by_the_end_has_no_own_token() -> None:
-    nodes = (TracedNode(2, parent=0, is_leaf=False, confidence=1.0),)
+    nodes = (TracedNode(2, parent=0, is_leaf=False, source="draft", confidence=1.0),)
     assert drawn(StepTrace(1, nodes, (1,), "draft"), (2,)).endswith('✓ " sky" 100%\n')

@@ -61,6 +61,9 @@ class StepNode(BaseModel):
     parent: int
     """0 is the root, the token before this step's; i is the i-th entry of `nodes`, from 1."""
     kind: Literal["trunk", "leaf"]
+    source: ProposalSource
+    """`draft`; `lookup`: found in the text so far; `recent`: in a recent answer of this server;
+    `grammar`: forced by it; `beam`."""
     confidence: float | None
     """Its probability under the draft; of a lookup what is claimed; null for beams."""
 
@@ -76,12 +79,18 @@ class SpeculationStep(BaseModel):
     accepted: list[int]
     """Nodes of the accepted path, from the top down."""
     source: ProposalSource | None
-    """`draft`, `lookup`: found in the text so far; `grammar`: forced by it; `beam`; null where
-    nothing was proposed."""
+    """Of the trunk's first token, as the nodes say it; null where nothing was proposed."""
     draft_seconds: float
     """Of the whole batch's step; so are the next two."""
     verify_seconds: float
     other_seconds: float
+
+
+class SourceReport(BaseModel):
+    """What one source of proposals did."""
+
+    drafted_tokens: int
+    accepted_tokens: int
 
 
 class SpeculationReport(BaseModel):
@@ -96,6 +105,8 @@ class SpeculationReport(BaseModel):
     tokens_per_step: float
     accepted_per_position: list[int]
     """Entry i: steps whose proposal was right at depth i + 1."""
+    by_source: dict[ProposalSource, SourceReport]
+    """Of the sources that proposed something."""
     draft_seconds: float
     verify_seconds: float
     other_seconds: float

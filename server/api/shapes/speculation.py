@@ -1,16 +1,19 @@
 """What speculation did, as answers say it."""
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import zip_longest
 
 from server.api.generation import Progress
 from server.api.schemas.speculation import (
     SourceCounts,
+    SourceReport,
     SpeculationReport,
     SpeculationStep,
     StepNode,
     StepToken,
 )
+from server.engine.speculation.sources import add_sources
 from server.engine.types import SpeculationSummary
 from server.text.tokenizer import Tokenizer
 
@@ -47,6 +50,7 @@ def step_record(tokenizer: Tokenizer, piece: Progress) -> SpeculationStep | None
                 token=name(node.token_id),
                 parent=node.parent,
                 kind="leaf" if node.is_leaf else "trunk",
+                source=node.source,
                 confidence=node.confidence,
             )
             for node in step.nodes
@@ -83,6 +87,7 @@ def _total(summaries: Sequence[SpeculationSummary]) -> SpeculationSummary | None
         num_accepted=sum(s.num_accepted for s in summaries),
         num_leaves_accepted=sum(s.num_leaves_accepted for s in summaries),
         accepted_per_position=tuple(map(sum, positions)),
+        by_source=reduce(add_sources, (s.by_source for s in summaries)),
         draft_seconds=sum(s.draft_seconds for s in summaries),
         verify_seconds=sum(s.verify_seconds for s in summaries),
         other_seconds=sum(s.other_seconds for s in summaries),
@@ -102,6 +107,10 @@ def report(
         leaves_accepted=summary.num_leaves_accepted,
         tokens_per_step=summary.tokens_per_step,
         accepted_per_position=list(summary.accepted_per_position),
+        by_source={
+            source: SourceReport(drafted_tokens=each.proposed, accepted_tokens=each.accepted)
+            for source, each in summary.by_source.items()
+        },
         draft_seconds=summary.draft_seconds,
         verify_seconds=summary.verify_seconds,
         other_seconds=summary.other_seconds,

@@ -1,7 +1,7 @@
 """Prompt lookup: proposes what followed the last time the same few tokens occurred. No weights.
 
-Saxena, "Prompt Lookup Decoding", 2023. Good where answers repeat their prompt: editing,
-summarising, code.
+Saxena, "Prompt Lookup Decoding", 2023. Good where answers repeat their prompt (editing,
+summarising, code), and with `RecentOutputs` where they repeat earlier answers (agents, retries).
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 
 from server.engine.drafters.drafter import Committed, EarlyStop
 from server.engine.schedule.plan import PlannedSequence
-from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.proposal import Proposal, found
+from server.engine.speculation.recent import Place, RecentOutputs
 from server.engine.speculation.tree import TokenTree, comb
 from server.engine.types import RequestId
 
 _CLAIMS = (0.2, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Confidence by how many tokens are equal, from 1: how often the next one was right in greedy
-answers of the default model (`docs/log.md`). The `auto` policy calibrates it."""
+answers of the default model (`docs/log.md`). Calibrated while serving."""
+_FOLLOWED, _FOLLOWED_CLAIM = 16, 0.95
+"""An answer that a sequence has followed for so many tokens is claimed with this."""
 
 
 @dataclass(slots=True)
@@ -26,6 +29,12 @@ class _Index:
     """Tokens indexed as what follows an n-gram."""
     following: dict[tuple[int, ...], int] = field(default_factory=dict[tuple[int, ...], int])
     """n-gram -> position after its latest occurrence."""
+    sequence: PlannedSequence | None = None
+    """As it was when it was last asked about; its list of tokens grows with the engine's."""
+    place: Place | None = None
+    """Where it was in a recent answer then."""
+    num_known: int = 0
+    """Tokens that it had then."""
 
 
 class NgramDrafter:
@@ -33,12 +42,16 @@ class NgramDrafter:
 
     Args:
         lengths: of the n-grams that are indexed, tried from long to short.
+        recent: where the sequence itself says little, answers that have ended; None for none.
     """
 
     name = "ngram"
 
-    def __init__(self, lengths: Sequence[int] = (5, 3, 2, 1)) -> None:
+    def __init__(
+        self, lengths: Sequence[int] = (5, 3, 2, 1), recent: RecentOutputs | None = None
+    ) -> None:
         self.lengths = sorted(lengths, reverse=True)
+        self.recent = recent
         self._indexes: dict[RequestId, _Index] = {}
 
     def draft(
@@ -60,23 +73,43 @@ class NgramDrafter:
         """The index catches up when it is asked."""
 
     def forget(self, request_id: RequestId) -> None:
-        self._indexes.pop(request_id, None)
+        index = self._indexes.pop(request_id, None)
+        if self.recent is not None and index is not None and index.sequence is not None:
+            request, token_ids = index.sequence.request, index.sequence.token_ids
+            num_prompt = len(request.prompt_token_ids)
+            self.recent.add(request.cache_salt, request.prompt_token_ids, token_ids[num_prompt:])
 
     def _propose(self, sequence: PlannedSequence, depth: int) -> Proposal:
         token_ids = sequence.token_ids
         index = self._indexes.setdefault(sequence.request.request_id, _Index())
         self._extend(index, token_ids)
         start = self._latest(index, token_ids)
+        num_equal = 0 if start is None else _num_equal(token_ids, start)
+        place = self._recent_place(index, sequence)
+        if self.recent is not None and place is not None and place.num_equal > num_equal:
+            tokens = self.recent.read(place, depth)
+            return found(tokens, _claims(place.num_equal, len(tokens)), "recent")
         if start is None:
-            return Proposal((), (), "lookup")
-        num_equal = _num_equal(token_ids, start)
+            return found((), (), "lookup")
         # A text that repeats itself right behind goes on repeating itself.
         period = len(token_ids) - start
-        found = [token_ids[start + i % period] for i in range(depth)]
-        claims = [_CLAIMS[min(num_equal + i, len(_CLAIMS)) - 1] for i in range(depth)]
-        return Proposal(
-            tuple((token_id,) for token_id in found), tuple((claim,) for claim in claims), "lookup"
-        )
+        tokens = [token_ids[start + i % period] for i in range(depth)]
+        return found(tokens, _claims(num_equal, depth), "lookup")
+
+    def _recent_place(self, index: _Index, sequence: PlannedSequence) -> Place | None:
+        """Where the sequence is in a recent answer: still in the one that it followed, or one that
+        is found now."""
+        if self.recent is None:
+            return None
+        token_ids, request = sequence.token_ids, sequence.request
+        place, known = index.place, index.num_known
+        if place is not None:
+            place = self.recent.follow(place, token_ids[known:])
+        if place is None:
+            num_prompt = len(request.prompt_token_ids)
+            place = self.recent.find(request.cache_salt, token_ids, num_prompt)
+        index.sequence, index.place, index.num_known = sequence, place, len(token_ids)
+        return place
 
     def _latest(self, index: _Index, token_ids: Sequence[int]) -> int | None:
         """Position behind the latest occurrence of the longest n-gram that occurred before."""
@@ -103,3 +136,10 @@ def _num_equal(token_ids: Sequence[int], start: int) -> int:
     ):
         count += 1
     return count
+
+
+def _claims(num_equal: int, count: int) -> list[float]:
+    """Of tokens that follow on so many equal ones."""
+    if num_equal >= _FOLLOWED:
+        return [_FOLLOWED_CLAIM] * count
+    return [_CLAIMS[min(num_equal + i, len(_CLAIMS)) - 1] for i in range(count)]

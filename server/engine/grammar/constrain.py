@@ -8,11 +8,14 @@ many tokens a step yields and never which.
 from collections.abc import Sequence
 from typing import Protocol
 
-from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.proposal import Kind, Proposal
 from server.engine.speculation.tree import ROOT, TokenTree
 
 FORCED = 0.99
 """Confidence of a forced token. Its text is certain, not how it is cut into tokens."""
+
+
+_FORCED_KIND: tuple[Kind, ...] = ("forced",)
 
 
 class Follows(Protocol):
@@ -42,7 +45,10 @@ def constrain(proposal: Proposal, state: Follows, max_depth: int) -> Proposal:
         max_depth: of the result, in tokens.
     """
     candidates, confidences = list[tuple[int, ...]](), list[tuple[float, ...]]()
-    for tokens, probabilities in zip(proposal.candidates, proposal.confidences, strict=True):
+    kinds = list[tuple[Kind, ...]]()
+    for tokens, probabilities, said_by in zip(
+        proposal.candidates, proposal.confidences, proposal.kinds, strict=True
+    ):
         allowed = [i for i, token_id in enumerate(tokens) if _allows(state, token_id)]
         if not allowed or len(candidates) == max_depth:
             break
@@ -50,6 +56,7 @@ def constrain(proposal: Proposal, state: Follows, max_depth: int) -> Proposal:
         mass = max(1.0 - sum(p for i, p in enumerate(probabilities) if i not in allowed), 1e-6)
         candidates.append(tuple(tokens[i] for i in allowed))
         confidences.append(tuple(min(probabilities[i] / mass, 1.0) for i in allowed))
+        kinds.append(tuple(said_by[i] for i in allowed))
         state.accept(tokens[allowed[0]])
         if allowed[0] != 0:
             break
@@ -58,7 +65,9 @@ def constrain(proposal: Proposal, state: Follows, max_depth: int) -> Proposal:
     state.rollback(num_drafted)
     num_forced = len(candidates) - num_drafted
     confidences += [(FORCED,)] * num_forced
-    return Proposal(tuple(candidates), tuple(confidences), proposal.source, num_forced)
+    kinds += [_FORCED_KIND] * num_forced
+    num_written = min(proposal.num_written, num_drafted)
+    return Proposal(tuple(candidates), tuple(confidences), tuple(kinds), num_written)
 
 
 def prune(tree: TokenTree, state: Follows) -> TokenTree:

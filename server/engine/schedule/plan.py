@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from server.engine.types import (
     BlockId,
+    ProposalSource,
     Request,
     RequestId,
     StepSpeculationStats,
@@ -67,9 +68,12 @@ class StepPlan:
 class StepSpeculation:
     """What one step proposed for one sequence, and how each new token came about."""
 
-    num_drafted: int
+    proposed: tuple[ProposalSource, ...]
+    """One per proposed token."""
     sources: tuple[TokenSource, ...]
     """One per new token."""
+    proposed_by: tuple[ProposalSource | None, ...]
+    """One per new token; None for the target's own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from server.engine.schedule.plan import PlannedSequence
-from server.engine.speculation.calibration import Calibration, Kind
+from server.engine.speculation.calibration import Calibration
 from server.engine.speculation.costs import LiveCosts
 from server.engine.speculation.priors import PROBE_EVERY
-from server.engine.speculation.proposal import Proposal, Source
+from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.prospect import Prospects
 from server.engine.speculation.tree import TokenTree, comb
 from server.engine.types import RequestId
@@ -62,13 +62,11 @@ class AutoPolicy:
     Args:
         costs: of this server; kept up to date by whoever times the steps.
         max_depth: longest draft that is considered.
-        source: of the drafter's proposals, by which drafting is judged.
     """
 
-    def __init__(self, costs: LiveCosts, max_depth: int = 8, source: Source = "draft") -> None:
+    def __init__(self, costs: LiveCosts, max_depth: int = 8) -> None:
         self.costs = costs
         self.max_depth = max_depth
-        self.source: Source = source
         self.calibration = Calibration()
         self.prospects = Prospects(costs, max_depth)
         self._steps_without = 0
@@ -87,10 +85,19 @@ class AutoPolicy:
         depth = self.max_depth if prospect.pays else 0
         return DraftPlan(depth, prospect.least_survival, num_sequences)
 
+    def observe_draft(self, proposal: Proposal) -> None:
+        """The drafter was asked, and said this: drafting is judged by it."""
+        survivals, survival = list[float](), 1.0
+        for depth in range(proposal.num_proposed):
+            confidence, kind = proposal.confidences[depth][0], proposal.kinds[depth][0]
+            survival *= self.calibration.chance(confidence, kind)
+            survivals.append(survival)
+        self.prospects.observe(survivals)
+
     def prefers(self, found: Proposal) -> bool:
         """Whether a lookup is at least as good as what the draft would probably say; it costs
         nothing."""
-        chance = self.calibration.chance(found.confidences[0][0], "lookup")
+        chance = self.calibration.chance(found.confidences[0][0], found.kinds[0][0])
         return chance >= self.prospects.mean_chance
 
     def choose_nodes(
@@ -117,38 +124,30 @@ class AutoPolicy:
             drawn: the step's new tokens.
 
         Returns:
-            (confidence, accepted) of the candidates whose parent was right; accepted if verified.
-            Without what a grammar forces, which says nothing about the draft.
+            (confidence, right) of the draft's candidates whose parent was right.
         """
         observed = list[tuple[float, bool]]()
-        for depth, (tokens, confidences, right) in enumerate(
-            zip(proposal.candidates, proposal.confidences, drawn, strict=False)
-        ):
-            for rank, (token_id, confidence) in enumerate(zip(tokens, confidences, strict=True)):
-                kind = _kind(proposal, depth, rank)
+        depths = zip(proposal.candidates, proposal.confidences, proposal.kinds, drawn, strict=False)
+        for tokens, confidences, kinds, right in depths:
+            for token_id, confidence, kind in zip(tokens, confidences, kinds, strict=True):
                 self.calibration.observe(confidence, kind, token_id == right)
-                if kind != "forced":
+                if kind in ("trunk", "leaf"):
                     observed.append((confidence, token_id == right))
             if tokens[0] != right:
                 break
         return observed
 
     def _gains(self, index: int, planned: PlannedSequence, proposal: Proposal) -> list[_Gain]:
-        gains, survivals, survival = list[_Gain](), list[float](), 1.0
-        for depth, confidences in enumerate(proposal.confidences, start=1):
-            chances = [
-                self.calibration.chance(confidence, _kind(proposal, depth - 1, rank))
-                for rank, confidence in enumerate(confidences)
-            ]
+        gains, survival = list[_Gain](), 1.0
+        depths = zip(proposal.confidences, proposal.kinds, strict=True)
+        for depth, (confidences, kinds) in enumerate(depths, start=1):
+            chances = list(map(self.calibration.chance, confidences, kinds))
             gains += [
                 # A leaf beside the trunk can't be likelier than what the trunk leaves over.
                 _Gain(survival * (c if rank == 0 else min(c, 1 - chances[0])), index, depth, rank)
                 for rank, c in enumerate(chances)
             ]
             survival *= chances[0]
-            survivals.append(survival)
-        if proposal.source == self.source:
-            self.prospects.observe(survivals[: proposal.num_proposed])
         gains.sort(key=_order)
         return gains[: planned.max_nodes - 1]
 
@@ -161,15 +160,6 @@ class AutoPolicy:
             if rate > best_rate:
                 best, best_rate = count, rate
         return best
-
-
-def _kind(proposal: Proposal, depth: int, rank: int) -> Kind:
-    """depth: from 0."""
-    if depth >= proposal.num_proposed:
-        return "forced"
-    if proposal.source == "lookup":
-        return "lookup"
-    return "leaf" if rank else "trunk"
 
 
 def _comb(planned: PlannedSequence, proposal: Proposal, chosen: Sequence[_Gain]) -> TokenTree:

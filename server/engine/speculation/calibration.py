@@ -6,11 +6,10 @@ and forget slowly, so that the estimate follows the traffic.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
-Kind = Literal["trunk", "leaf", "lookup", "forced"]
-"""What a token is: the draft's choice, another of its candidates, found in the text, or what a
-grammar forces."""
+from server.engine.speculation.proposal import Kind
+
 NUM_BINS = 10
 _PRIOR_WEIGHT = 8.0
 """Observations that the confidence itself counts for, until there are real ones."""

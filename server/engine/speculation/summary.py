@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from server.engine.schedule.plan import StepSeconds, StepSpeculation
+from server.engine.speculation.sources import add_sources, count_sources
 from server.engine.types import SpeculationSummary
 
 
@@ -24,13 +25,15 @@ def add_step(
     summary = summary or SpeculationSummary()
     sources = step.sources[:num_kept] if step else ()
     accepted = [source for source in sources if source != "target"]
+    figures = count_sources(step.proposed, step.proposed_by[:num_kept]) if step else {}
     return replace(
         summary,
         num_steps=summary.num_steps + 1,
-        num_drafted=summary.num_drafted + (step.num_drafted if step else 0),
+        num_drafted=summary.num_drafted + (len(step.proposed) if step else 0),
         num_accepted=summary.num_accepted + len(accepted),
         num_leaves_accepted=summary.num_leaves_accepted + accepted.count("leaf"),
         accepted_per_position=_count(summary.accepted_per_position, len(accepted)),
+        by_source=add_sources(summary.by_source, figures),
         draft_seconds=summary.draft_seconds + seconds.draft,
         verify_seconds=summary.verify_seconds + seconds.verify,
         other_seconds=summary.other_seconds + seconds.other,

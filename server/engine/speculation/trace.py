@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from server.engine.schedule.plan import StepSeconds
 from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.sources import node_source
 from server.engine.speculation.tree import TokenTree
-from server.engine.types import ProposalSource, StepTrace, TokenSource, TracedNode
+from server.engine.types import StepTrace, TokenSource, TracedNode
 
 
 def trace_step(tree: TokenTree, path: Sequence[int], proposal: Proposal | None) -> StepTrace:
@@ -21,11 +22,13 @@ def trace_step(tree: TokenTree, path: Sequence[int], proposal: Proposal | None) 
             token_id=tree.token_ids[node],
             parent=tree.parents[node - 1],
             is_leaf=tree.is_leaf(node),
+            source=node_source(tree, node, proposal),
             confidence=_confidence(tree, node, proposal),
         )
         for node in range(1, len(tree))
     )
-    return StepTrace(tree.token_ids[0], nodes, tuple(path[1:]), _source(nodes, proposal))
+    source = nodes[0].source if nodes else None
+    return StepTrace(tree.token_ids[0], nodes, tuple(path[1:]), source)
 
 
 def finished_trace(
@@ -54,11 +57,3 @@ def _confidence(tree: TokenTree, node: int, proposal: Proposal | None) -> float 
     depth = tree.depths[node] - 1
     rank = proposal.candidates[depth].index(tree.token_ids[node])
     return proposal.confidences[depth][rank]
-
-
-def _source(nodes: Sequence[TracedNode], proposal: Proposal | None) -> ProposalSource | None:
-    if not nodes:
-        return None
-    if proposal is None:
-        return "beam"
-    return proposal.source if proposal.num_proposed else "grammar"

@@ -61,7 +61,8 @@ def test_more_equal_tokens_claim_more_confidence() -> None:
     assert proposal.candidates == ((2,), (3,), (4,), (5,), (6,), (7,), (1,))
     claims = [claim for (claim,) in proposal.confidences]
     assert claims == [0.2, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9]
-    assert proposal.source == "lookup"
+    assert proposal.kinds == (("lookup",),) * 7
+    assert proposal.num_written == 0
 
 
 def test_equal_tokens_are_counted_beyond_the_indexed_lengths() -> None:

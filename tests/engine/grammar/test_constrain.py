@@ -3,7 +3,7 @@
 import pytest
 
 from server.engine.grammar.constrain import FORCED, constrain, prune
-from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.proposal import Proposal, found
 from server.engine.speculation.tree import TokenTree, comb
 
 
@@ -45,16 +45,16 @@ def test_what_is_allowed_stays_as_it_is() -> None:
 
 
 def test_forbidden_alternatives_go_and_the_rest_shares_their_probability() -> None:
-    found = constrain(CHAIN, Word({1, 3}, {4}, {6, 7}), 16)
-    assert found.candidates == ((1, 3), (4,), (6, 7))
-    assert found.confidences[0] == pytest.approx((0.5 / 0.7, 0.1 / 0.7))
-    assert found.confidences[1] == pytest.approx((0.75,))
+    kept = constrain(CHAIN, Word({1, 3}, {4}, {6, 7}), 16)
+    assert kept.candidates == ((1, 3), (4,), (6, 7))
+    assert kept.confidences[0] == pytest.approx((0.5 / 0.7, 0.1 / 0.7))
+    assert kept.confidences[1] == pytest.approx((0.75,))
 
 
 def test_an_alternative_takes_the_place_of_a_forbidden_trunk_token_and_ends_the_chain() -> None:
-    found = constrain(CHAIN, Word({1}, {5}, {6}), 16)
-    assert found.candidates == ((1,), (5,))
-    assert (found.num_proposed, found.num_forced) == (2, 0)
+    kept = constrain(CHAIN, Word({1}, {5}, {6}), 16)
+    assert kept.candidates == ((1,), (5,))
+    assert (kept.num_proposed, kept.num_forced) == (2, 0)
 
 
 def test_a_chain_ends_where_nothing_is_allowed() -> None:
@@ -64,10 +64,10 @@ def test_a_chain_ends_where_nothing_is_allowed() -> None:
 
 def test_what_is_forced_follows_what_is_left() -> None:
     word = Word({1}, {5}, {8}, {9}, forced={0: [], 2: [8, 9]})
-    found = constrain(CHAIN, word, 16)
-    assert found.candidates == ((1,), (5,), (8,), (9,))
-    assert found.confidences[2:] == ((FORCED,), (FORCED,))
-    assert (found.num_proposed, found.num_forced) == (2, 2)
+    kept = constrain(CHAIN, word, 16)
+    assert kept.candidates == ((1,), (5,), (8,), (9,))
+    assert kept.confidences[2:] == ((FORCED,), (FORCED,))
+    assert (kept.num_proposed, kept.num_forced) == (2, 2)
     assert word.accepted == []
 
 
@@ -83,9 +83,14 @@ def test_no_deeper_than_allowed(depth: int) -> None:
     assert word.accepted == []
 
 
-def test_the_source_stays() -> None:
-    looked_up = Proposal(((1,),), ((0.9,),), "lookup")
-    assert constrain(looked_up, Word({1}), 16).source == "lookup"
+def test_who_says_a_token_stays() -> None:
+    looked_up = found((1,), (0.9,), "lookup")
+    assert constrain(looked_up, Word({1}, {5}, forced={1: [5]}), 16).kinds == (
+        ("lookup",),
+        ("forced",),
+    )
+    kept = constrain(CHAIN, Word({3}), 16)
+    assert (kept.candidates, kept.kinds, kept.num_written) == (((3,),), (("leaf",),), 1)
 
 
 def test_a_beam_loses_forbidden_nodes_and_what_is_below_them() -> None:

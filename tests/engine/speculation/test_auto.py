@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.costs import CostCurve, LiveCosts, StepCosts
-from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.proposal import Proposal, found
 from server.engine.speculation.tree import TokenTree
 from server.engine.types import BlockId, Request, RequestId, SamplingParams
 
@@ -128,17 +128,17 @@ def test_a_bad_stretch_does_not_switch_speculation_off_for_ever() -> None:
     for _ in range(100):
         auto.learn(drafted, [99])
     for _ in range(100):
-        chosen(auto, drafted)
+        auto.observe_draft(drafted)
     assert auto.plan_draft(1, 1).depth == 0
     for _ in range(200 * 32):
         if auto.plan_draft(1, 1).depth:
-            chosen(auto, drafted)
+            auto.observe_draft(drafted)
             auto.learn(drafted, [10, 99])
     assert auto.plan_draft(1, 1).depth == 1
 
 
 def lookup(confidence: float) -> Proposal:
-    return Proposal(((10,), (20,)), ((confidence,), (confidence,)), "lookup")
+    return found((10, 20), (confidence, confidence), "lookup")
 
 
 def test_a_lookup_is_preferred_where_it_is_likelier_than_a_draft() -> None:
@@ -164,11 +164,15 @@ def test_lookups_say_nothing_of_the_draft() -> None:
     before = auto.plan_draft(1, 1)
     for _ in range(100):
         chosen(auto, lookup(0.01))
+        auto.learn(lookup(0.01), [99])
     assert auto.plan_draft(1, 1) == before
-    by_lookups = AutoPolicy(auto.costs, source="lookup")
+
+
+def test_a_drafter_that_looks_up_is_judged_by_its_lookups() -> None:
+    auto = policy(FLAT, CostCurve((1, 2), (0.3, 0.3)))
     for _ in range(100):
-        chosen(by_lookups, lookup(0.01))
-    assert by_lookups.plan_draft(1, 1).depth == 0
+        auto.observe_draft(lookup(0.01))
+    assert auto.plan_draft(1, 1).depth == 0
 
 
 def test_learning_stops_where_the_trunk_was_left() -> None:

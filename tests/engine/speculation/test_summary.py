@@ -2,7 +2,7 @@
 
 from server.engine.schedule.plan import StepSeconds, StepSpeculation
 from server.engine.speculation.summary import add_step
-from server.engine.types import SpeculationSummary, TokenSource
+from server.engine.types import ProposalSource, SourceFigures, SpeculationSummary, TokenSource
 
 SECONDS = StepSeconds(draft=0.25, verify=1.0, other=0.125)
 
@@ -17,7 +17,12 @@ def after(
 
 
 def step(num_drafted: int, *sources: TokenSource) -> StepSpeculation:
-    return StepSpeculation(num_drafted, sources)
+    """Trunks are a draft's, leaves were looked up."""
+    said: dict[TokenSource, ProposalSource | None] = {
+        "trunk": "draft", "leaf": "lookup", "target": None,
+    }  # fmt: skip
+    proposed: tuple[ProposalSource, ...] = ("draft",) * (num_drafted - 1) + ("lookup",)
+    return StepSpeculation(proposed, sources, tuple(said[source] for source in sources))
 
 
 def test_nothing_where_nothing_was_ever_proposed() -> None:
@@ -40,6 +45,7 @@ def test_steps_add_up() -> None:
         num_accepted=5,
         num_leaves_accepted=1,
         accepted_per_position=(2, 2, 1),
+        by_source={"draft": SourceFigures(10, 4), "lookup": SourceFigures(3, 1)},
         draft_seconds=1.0,
         verify_seconds=4.0,
         other_seconds=0.5,
@@ -52,6 +58,7 @@ def test_tokens_that_a_stop_cut_were_not_accepted() -> None:
     assert summary is not None
     assert (summary.num_drafted, summary.num_accepted) == (5, 2)
     assert summary.num_leaves_accepted == 0
+    assert summary.by_source == {"draft": SourceFigures(4, 2), "lookup": SourceFigures(1, 0)}
     assert summary.accepted_per_position == (1, 1)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from server.engine.schedule.plan import StepSeconds
-from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.proposal import Proposal, found
 from server.engine.speculation.trace import finished_trace, trace_step
 from server.engine.speculation.tree import comb, lone_root
 from server.engine.types import PolicyName, RequestOutput, StepTrace, TracedNode
@@ -15,6 +15,7 @@ from tests.engine.tiny import CONFIG, TinyEngine
 PROPOSAL = Proposal(
     candidates=((11, 12, 13), (21, 22, 23)),
     confidences=((0.9, 0.06, 0.01), (0.5, 0.3, 0.1)),
+    kinds=(("trunk", "leaf", "lookup"), ("trunk", "leaf", "leaf")),
 )
 
 
@@ -24,10 +25,10 @@ def test_a_comb_by_hand() -> None:
     assert trace == StepTrace(
         root_token_id=7,
         nodes=(
-            TracedNode(11, parent=0, is_leaf=False, confidence=0.9),
-            TracedNode(21, parent=1, is_leaf=False, confidence=0.5),
-            TracedNode(13, parent=0, is_leaf=True, confidence=0.01),
-            TracedNode(22, parent=1, is_leaf=True, confidence=0.3),
+            TracedNode(11, parent=0, is_leaf=False, source="draft", confidence=0.9),
+            TracedNode(21, parent=1, is_leaf=False, source="draft", confidence=0.5),
+            TracedNode(13, parent=0, is_leaf=True, source="lookup", confidence=0.01),
+            TracedNode(22, parent=1, is_leaf=True, source="draft", confidence=0.3),
         ),
         accepted=(1, 4),
         source="draft",
@@ -36,8 +37,9 @@ def test_a_comb_by_hand() -> None:
 
 def test_where_a_proposal_came_from() -> None:
     tree = comb(7, (11,), ())
-    assert trace_step(tree, [0], replace(PROPOSAL, source="lookup")).source == "lookup"
-    assert trace_step(tree, [0], replace(PROPOSAL, num_forced=2)).source == "grammar"
+    assert trace_step(tree, [0], found((11,), (0.5,), "lookup")).source == "lookup"
+    assert trace_step(tree, [0], found((11,), (0.5,), "recent")).source == "recent"
+    assert trace_step(tree, [0], found((11,), (0.5,), "forced")).source == "grammar"
     assert trace_step(lone_root(7), [0], None) == StepTrace(7, (), (), None)
     beam = trace_step(tree, [0], None)
     assert (beam.source, beam.nodes[0].confidence) == ("beam", None)

@@ -282,14 +282,16 @@ class GraphRunner:
             row.seat.token = outcome.token_ids[-1]
             walk = self._walk(planned, outcome)
             walks.append((planned, walk, outcome))
-            results[_name(planned)] = walk_result(planned, walk, outcome.proposal)
+            results[_name(planned)] = walk_result(planned, walk)
         step_seconds = StepSeconds(verify=seconds)
         stats = self.learned.from_step(walks, step_seconds, self.sizes.costs)
         return StepResult(results, step_seconds, stats), undecided
 
     def _walk(self, planned: PlannedSequence, outcome: Outcome) -> Verification:
         row = self.runner.verify.sampler_row(planned, None)
-        return Verification(outcome.tree, 0, row, outcome.path, outcome.token_ids)
+        return Verification(
+            outcome.tree, 0, row, outcome.path, outcome.token_ids, proposal=outcome.proposal
+        )
 
 
 def _name(planned: PlannedSequence) -> RequestId:

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import reduce
 
 from server.engine.schedule.plan import PlannedSequence, StepPlan, StepSeconds
+from server.engine.speculation.sources import add_sources
 from server.engine.speculation.tiers import PLAIN, TierChoice, TierCosts
 from server.engine.step.device.expand import Widths
 from server.engine.step.device.results import Outcome
@@ -76,6 +78,8 @@ def merged(stats: Sequence[StepSpeculationStats]) -> StepSpeculationStats | None
             longest = max(map(len, values))
             padded = [(*value, *(0,) * (longest - len(value))) for value in values]
             total[field.name] = tuple(map(sum, zip(*padded, strict=True)))
+        elif field.name == "by_source":
+            total[field.name] = reduce(add_sources, values)
         elif isinstance(values[0], tuple):
             total[field.name] = tuple(entry for value in values for entry in value)
         else:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.sources import node_source
 from server.engine.speculation.tree import ROOT, TokenTree
 from server.engine.step.sampler import SamplerRow, sample
-from server.engine.types import TokenLogprobs
+from server.engine.types import ProposalSource, TokenLogprobs
 
 
 @dataclass(slots=True)
@@ -32,6 +34,19 @@ class Verification:
     token_ids: list[int] = field(default_factory=list[int])
     """Drawn tokens: one per node of the path. The last is the bonus token, in no node."""
     logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
+    proposal: Proposal | None = None
+    """That the tree was made from; None for beams and lone roots."""
+
+    def proposed(self) -> tuple[ProposalSource, ...]:
+        """The source of each proposed node, in the tree's order."""
+        return tuple(self._source(node) for node in range(1, len(self.tree)))
+
+    def accepted(self) -> tuple[ProposalSource, ...]:
+        """The source of each accepted node, along the path."""
+        return tuple(self._source(node) for node in self.path[1:])
+
+    def _source(self, node: int) -> ProposalSource:
+        return node_source(self.tree, node, self.proposal)
 
 
 def accept(logits: torch.Tensor, walks: Sequence[Verification]) -> None:

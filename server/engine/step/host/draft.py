@@ -12,7 +12,7 @@ from server.engine.grammar.constrain import Follows, constrain, prune
 from server.engine.schedule.plan import PlannedSequence, StepPlan
 from server.engine.speculation.auto import AutoPolicy, DraftPlan
 from server.engine.speculation.policies import PolicyConfig
-from server.engine.speculation.proposal import Proposal
+from server.engine.speculation.proposal import Proposal, mix
 from server.engine.speculation.tree import TokenTree
 from server.engine.types import RequestId
 
@@ -25,11 +25,13 @@ _ENOUGH_FORCED = 2
 class Drafted(NamedTuple):
     """What trees can be made from, by request."""
 
-    chains: dict[RequestId, Proposal]
-    """Drafted, looked up, or forced by a grammar."""
-    unused: dict[RequestId, Proposal]
-    """Lookups in whose place the draft was asked: they are learned from all the same."""
-    beams: dict[RequestId, TokenTree]
+    chains: Mapping[RequestId, Proposal]
+    """Of drafts, lookups and grammars, mixed."""
+    said: Mapping[RequestId, tuple[Proposal, ...]]
+    """What each of these said by itself: from that is learned."""
+    lengths: tuple[int, ...]
+    """Of the chains that the draft gave."""
+    beams: Mapping[RequestId, TokenTree]
     """Of requests with policy `beam`: these are trees already."""
 
 
@@ -38,8 +40,7 @@ class Drafting:
 
     Args:
         auto: decides for requests with policy `auto`.
-        lookup: prompt lookup beside a draft with a model, for `auto` alone: other policies show the
-            draft as it is.
+        lookup: prompt lookup beside a draft with a model; None where the draft is to be seen alone.
     """
 
     def __init__(
@@ -68,21 +69,34 @@ class Drafting:
     def _chains(
         self, sequences: Sequence[PlannedSequence], num_rows: int, grammars: Grammars
     ) -> Drafted:
-        """One drafting for all policies that start from a chain."""
+        """One drafting for all policies that start from a chain. What is found in the text joins
+        what the draft says; under `auto` it can take the draft's place, since it costs nothing."""
         forced = _forced(sequences, grammars)
         open_to = [p for p in sequences if p.request_id not in forced]
+        found = self._looked_up(open_to, grammars)
         autos = [p for p in open_to if p.request.speculation.policy == "auto"]
-        found = self._looked_up(autos, grammars)
-        sure = {name: p for name, p in found.items() if self.auto.prefers(p)}
-        plan = self.auto.plan_draft(len(autos) - len(sure), num_rows)
-        # Where drafting doesn't pay, a lookup costs nothing.
-        chains = dict(sure if plan.depth else found)
-        passed_over = self._passed_over([p for p in autos if p.request_id not in sure], plan)
-        chains |= {name: found[name] for name in passed_over if name in found}
-        unused = {name: p for name, p in found.items() if name not in chains}
-        skipped = passed_over | chains.keys()
-        chains |= self._draft([p for p in open_to if p.request_id not in skipped], plan, grammars)
-        return Drafted(chains | forced, unused, {})
+        unsure = [p for p in autos if not self._is_sure(found.get(p.request_id))]
+        plan = self.auto.plan_draft(len(unsure), num_rows)
+        skipped = {p.request_id for p in autos} - {p.request_id for p in unsure}
+        skipped |= self._passed_over(unsure, plan)
+        drafted = self._draft([p for p in open_to if p.request_id not in skipped], plan, grammars)
+        said = {
+            p.request_id: tuple(
+                source[p.request_id]
+                for source in (forced, drafted, found)
+                if p.request_id in source
+            )
+            for p in sequences
+        }
+        chains = {name: self._mixed(*each) for name, each in said.items() if each}
+        lengths = tuple(chain.num_proposed for chain in drafted.values())
+        return Drafted(chains, said, lengths, {})
+
+    def _is_sure(self, found: Proposal | None) -> bool:
+        return found is not None and self.auto.prefers(found)
+
+    def _mixed(self, first: Proposal, second: Proposal | None = None) -> Proposal:
+        return first if second is None else mix(first, second, self.auto.calibration.chance)
 
     def _passed_over(self, autos: Sequence[PlannedSequence], plan: DraftPlan) -> set[RequestId]:
         """Those that a plan for fewer does not draft: others at each time, so that a trial hears
@@ -119,8 +133,13 @@ class Drafting:
         )
         stop = EarlyStop(self.auto.calibration.lines("trunk"), least)
         proposals = self.drafter.draft([p for p, _ in wanted], [d for _, d in wanted], stop)
-        pairs = zip(wanted, proposals, strict=True)
-        return {p.request_id: _constrained(p, proposal, grammars) for (p, _), proposal in pairs}
+        found = dict[RequestId, Proposal]()
+        for (planned, _), proposal in zip(wanted, proposals, strict=True):
+            chain = _constrained(planned, proposal, grammars)
+            if planned.request.speculation.policy == "auto":
+                self.auto.observe_draft(chain)
+            found[planned.request_id] = chain
+        return found
 
     def _depth(self, planned: PlannedSequence, auto_depth: int) -> int:
         """Tokens to draft: what the request says, else the policy's own depth, within the plan."""

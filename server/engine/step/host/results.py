@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from server.engine.schedule.plan import PlannedSequence, SequenceResult, StepSpeculation
-from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.trace import trace_step
 from server.engine.step.host.accept import Verification
 from server.engine.types import TokenLogprobs, TokenSource
@@ -19,20 +18,16 @@ def chunk_result(
 def walk_result(
     planned: PlannedSequence,
     walk: Verification,
-    proposal: Proposal | None,
     prompt_logprobs: Sequence[TokenLogprobs] = (),
 ) -> SequenceResult:
-    """Of a sequence that drew tokens.
-
-    Args:
-        proposal: the chain that its tree was made from; None for beams and lone roots.
-    """
+    """Of a sequence that drew tokens."""
     has_tree = len(walk.tree) > 1
     speculation = trace = None
     if has_tree:
-        speculation = StepSpeculation(len(walk.tree) - 1, _sources(walk))
+        proposed_by = (*walk.accepted(), None)
+        speculation = StepSpeculation(walk.proposed(), _sources(walk), proposed_by)
     if planned.request.speculation.traced:
-        trace = trace_step(walk.tree, walk.path, proposal if has_tree else None)
+        trace = trace_step(walk.tree, walk.path, walk.proposal if has_tree else None)
     return SequenceResult(
         num_committed=planned.num_nodes - 1 + len(walk.path),
         token_ids=tuple(walk.token_ids),

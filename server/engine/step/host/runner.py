@@ -27,7 +27,7 @@ from server.engine.schedule.plan import (
 from server.engine.step.host.accept import accept
 from server.engine.step.host.commit import move_accepted
 from server.engine.step.host.results import chunk_result, walk_result
-from server.engine.step.host.speculator import NOTHING, Proposed, Speculator
+from server.engine.step.host.speculator import NOTHING, Speculator
 from server.engine.step.host.stats import Observation
 from server.engine.step.host.verify import Model, Verified, Verifier
 from server.engine.step.kv_cache import CopyKV, copy_kv
@@ -76,7 +76,8 @@ class Runner:
         speculator = self.speculator
         proposed = speculator.propose(plan, grammars) if speculator is not None else NOTHING
         times.append(time.perf_counter())
-        verified = self.verify(plan, proposed.trees, grammars)
+        chains = proposed.drafted.chains
+        verified = self.verify(plan, proposed.trees, chains, grammars)
         walks = [walk for _, walk in verified.walks]
         if verified.logits is not None:
             accept(verified.logits, walks)
@@ -84,10 +85,10 @@ class Runner:
         move_accepted(self.caches, verified.walks, self.block_size, self.copy)
         observations = list[Observation]()
         if speculator is not None:
-            speculator.commit(plan, proposed, verified)
+            speculator.commit(plan, verified)
             observations = speculator.learn(proposed, verified.walks)
         times.append(time.perf_counter())
-        results = self._results(plan, proposed, verified) | self._given_up(grammars)
+        results = self._results(plan, verified) | self._given_up(grammars)
         seconds = StepSeconds(*(after - before for before, after in itertools.pairwise(times)))
         stats = None
         if speculator is not None:
@@ -113,9 +114,7 @@ class Runner:
         if self.speculator is not None:
             self.speculator.forget(request_id)
 
-    def _results(
-        self, plan: StepPlan, proposed: Proposed, verified: Verified
-    ) -> dict[RequestId, SequenceResult]:
+    def _results(self, plan: StepPlan, verified: Verified) -> dict[RequestId, SequenceResult]:
         walks = {planned.request_id: walk for planned, walk in verified.walks}
         scored = score_prompts(self.model, verified.hidden, plan.sequences, verified.first_rows)
         results: dict[RequestId, SequenceResult] = {}
@@ -125,8 +124,7 @@ class Runner:
             if walk is None:
                 results[name] = chunk_result(planned, logprobs)
             else:
-                chain = proposed.drafted.chains.get(name)
-                results[name] = walk_result(planned, walk, chain, logprobs)
+                results[name] = walk_result(planned, walk, logprobs)
         return results
 
     def _grammars_of(self, plan: StepPlan) -> dict[RequestId, GrammarState]:

@@ -8,7 +8,6 @@ from server.engine.drafters.ngram import NgramDrafter
 from server.engine.schedule.plan import StepPlan, StepSeconds
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.policies import PolicyConfig
-from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.tree import TokenTree
 from server.engine.step.host.accept import Verification
 from server.engine.step.host.commit import Walk, committed_chunk, committed_tokens
@@ -27,7 +26,7 @@ class Proposed(NamedTuple):
     drafted: Drafted
 
 
-NOTHING = Proposed({}, Drafted({}, {}, {}))
+NOTHING = Proposed({}, Drafted({}, {}, (), {}))
 """Proposed where there is no speculator."""
 
 
@@ -67,7 +66,6 @@ class Speculator:
     def commit(
         self,
         plan: StepPlan,
-        proposed: Proposed,
         verified: Verified,
     ) -> None:
         """Lets the drafter complete its state for what was accepted."""
@@ -82,24 +80,17 @@ class Speculator:
             if len(walk.tree) == 1:
                 committed.append(committed_chunk(planned, last))
             else:
-                chain = proposed.drafted.chains.get(planned.request_id)
-                committed.append(committed_tokens(planned, walk, _num_written(chain), last))
+                # Of beams the KV lies elsewhere but for the root's.
+                num_written = walk.proposal.num_written if walk.proposal is not None else 1
+                committed.append(committed_tokens(planned, walk, num_written, last))
         self.drafter.commit(committed)
 
     def learn(self, proposed: Proposed, walks: Sequence[Walk]) -> list[Observation]:
-        """What the drawn tokens say of every chain, of those in whose place others stood too.
-
-        Returns:
-            what was observed of the chains that were proposed.
-        """
+        """What the drawn tokens say of everything that was said of them, proposed or not."""
         observations = list[Observation]()
         for planned, walk in walks:
-            chain = proposed.drafted.chains.get(planned.request_id)
-            unused = proposed.drafted.unused.get(planned.request_id)
-            if chain is not None:
-                observations += self.auto.learn(chain, walk.token_ids)
-            if unused is not None:
-                self.auto.learn(unused, walk.token_ids)
+            for said in proposed.drafted.said.get(planned.request_id, ()):
+                observations += self.auto.learn(said, walk.token_ids)
         return observations
 
     def stats(
@@ -114,8 +105,7 @@ class Speculator:
         if all(p.num_nodes == 1 and p.wants_token for p in plan.sequences):
             num_rows = sum(len(walk.tree) for walk in walks)
             self.auto.costs.observe_verify(num_rows, seconds.verify + seconds.other)
-            chains = proposed.drafted.chains.values()
-            lengths = [chain.num_proposed for chain in chains if chain.source == "draft"]
+            lengths = proposed.drafted.lengths
             if max(lengths, default=0):
                 self.auto.costs.observe_draft(len(lengths), max(lengths), seconds.draft)
         return step_stats(plan, walks, observations, seconds, self.auto.costs.verify)
@@ -125,10 +115,3 @@ class Speculator:
         self.drafter.forget(request_id)
         if self.drafting.lookup is not None:
             self.drafting.lookup.forget(request_id)
-
-
-def _num_written(chain: Proposal | None) -> int:
-    """Positions from the root on whose draft KV drafting has written."""
-    if chain is None:  # beams, whose KV lies elsewhere but for the root's
-        return 1
-    return chain.num_proposed if chain.source == "draft" else 0

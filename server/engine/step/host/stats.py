@@ -3,14 +3,16 @@
 Its twin is `step/device/stats.py`, which also merges the figures of partial steps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 
 from server.engine.schedule.plan import StepPlan, StepSeconds
+from server.engine.speculation.sources import add_sources, count_sources
 from server.engine.step.host.accept import Verification
-from server.engine.types import StepSpeculationStats
+from server.engine.types import ProposalSource, SourceFigures, StepSpeculationStats
 
 Observation = tuple[float, bool]
-"""(confidence, right) of a candidate whose parent was right."""
+"""(confidence, right) of a draft's candidate whose parent was right."""
 
 
 def step_stats(
@@ -35,12 +37,17 @@ def step_stats(
         depths=tuple(max(walk.tree.depths) for walk in proposed),
         num_nodes=sum(len(walk.tree) for walk in proposed),
         calibration=tuple(observations),
+        by_source=reduce(add_sources, map(_by_source, proposed), {}),
         draft_seconds=seconds.draft,
         verify_seconds=seconds.verify,
         other_seconds=seconds.other,
         decode_seconds=sum(seconds) if only_decodes else 0.0,
         plain_seconds=_plain_seconds(walks, verify_cost) if only_decodes else 0.0,
     )
+
+
+def _by_source(walk: Verification) -> Mapping[ProposalSource, SourceFigures]:
+    return count_sources(walk.proposed(), walk.accepted())
 
 
 def _at_least(counts: Sequence[int]) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import torch
 from server.engine.grammar.state import GrammarState
 from server.engine.schedule.outcome import stop_ids
 from server.engine.schedule.plan import PlannedSequence, StepPlan
+from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.tree import TokenTree, lone_root
 from server.engine.step.host.accept import Verification
 from server.engine.step.host.commit import Walk
@@ -58,9 +59,14 @@ class Verifier:
         self,
         plan: StepPlan,
         trees: Mapping[RequestId, TokenTree],
+        chains: Mapping[RequestId, Proposal],
         grammars: Mapping[RequestId, GrammarState],
     ) -> Verified:
-        """One forward over everything that is planned; logits of the trees' nodes alone."""
+        """One forward over everything that is planned; logits of the trees' nodes alone.
+
+        Args:
+            chains: that trees were made from.
+        """
         nodes = [planned_nodes(p, trees.get(p.request_id)) for p in plan.sequences]
         inputs = build_inputs(nodes, self.block_size, self.device)
         hidden = self.model(inputs.token_ids, self.caches, inputs.batch)
@@ -72,7 +78,8 @@ class Verifier:
             # The root is the chain's last node; a proposed tree replaces a chain of one.
             root_row = first_row + planned.num_nodes - 1
             row = self.sampler_row(planned, grammars.get(planned.request_id))
-            walks.append((planned, Verification(tree, len(logit_rows), row)))
+            chain = chains.get(planned.request_id)
+            walks.append((planned, Verification(tree, len(logit_rows), row, proposal=chain)))
             logit_rows.extend(range(root_row, root_row + len(tree)))
         logits = None
         if walks:

@@ -1,6 +1,6 @@
-"""Prompt lookup beside a GliDe draft, under the auto policy."""
+"""Prompt lookup, and recent answers, beside a GliDe draft."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
@@ -10,7 +10,8 @@ from server.engine.drafters.ngram import NgramDrafter
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.speculation.proposal import Proposal
-from server.engine.types import BlockId, PolicyName
+from server.engine.speculation.recent import RecentOutputs
+from server.engine.types import BlockId, PolicyName, RequestId, RequestOutput, SourceFigures
 from server.kernels.tree import LayerCache
 from tests.engine.step.host.test_exactness import ENGINES, glide, speculated
 from tests.engine.test_equality import assert_equal
@@ -56,12 +57,14 @@ def listening(said: Said) -> Callable[[SchedulerConfig, list[LayerCache]], Draft
     return make
 
 
+@pytest.mark.parametrize("policy", ["chain", "cape", "auto"])
 @pytest.mark.parametrize("name", ENGINES)
-def test_tokens_equal_plain_decoding(name: str) -> None:
-    lookup = Noting()
+def test_tokens_equal_plain_decoding(name: str, policy: PolicyName) -> None:
+    """The second round finds the first one's answers."""
+    lookup = Noting(recent=RecentOutputs(4096))
     engine = TinyEngine(ENGINES[name], glide, lookup=lookup)
     for _ in range(2):
-        got = engine.run(speculated("auto"))
+        got = engine.run(speculated(policy))
         assert_equal({str(key): value for key, value in got.items()})
     assert lookup.num_found > 0
     assert engine.scheduler.pool.num_free == engine.scheduler.config.num_blocks
@@ -82,10 +85,32 @@ def test_the_draft_knows_what_was_committed_by_lookups() -> None:
         assert alone[key].candidates[:depth] == beside[key].candidates[:depth]
 
 
-@pytest.mark.parametrize("policy", ["chain", "cape", "beam"])
-def test_other_policies_show_the_draft_as_it_is(policy: PolicyName) -> None:
+@pytest.mark.parametrize("policy", ["chain", "cape", "auto"])
+def test_a_request_that_is_asked_again_is_answered_by_what_was_said(policy: PolicyName) -> None:
+    """Greedy answers: all but the first tokens of the second round are in the first round's."""
+    lookup = NgramDrafter(recent=RecentOutputs(4096))
+    engine = TinyEngine(CONFIG, glide, lookup=lookup)
+    requests = [r for r in speculated(policy) if r.params.greedy and not r.params.has_penalties]
+    first = _figures(engine.run(requests))
+    again = _figures(engine.run(requests))
+    assert again.accepted > 2 * max(first.accepted, 1)
+    assert again.accepted > 0.9 * again.proposed
+
+
+def _figures(outputs: Mapping[RequestId, Sequence[RequestOutput]]) -> SourceFigures:
+    """Of recent answers."""
+    total = SourceFigures()
+    for of_request in outputs.values():
+        summary = of_request[-1].speculation
+        if summary is not None and "recent" in summary.by_source:
+            more = summary.by_source["recent"]
+            total = SourceFigures(total.proposed + more.proposed, total.accepted + more.accepted)
+    return total
+
+
+def test_beams_show_the_draft_as_it_is() -> None:
     lookup = Noting()
-    TinyEngine(CONFIG, glide, lookup=lookup).run(speculated(policy))
+    TinyEngine(CONFIG, glide, lookup=lookup).run(speculated("beam"))
     assert lookup.num_found == 0
 
 
@@ -97,4 +122,4 @@ def test_a_request_that_is_over_is_forgotten() -> None:
     old = request.prompt_token_ids
     fresh = [next(token for token in range(61) if token not in old[:1]), old[0]]
     sequence = PlannedSequence(request, fresh, 1, 1, [BlockId(0)], 32, 8)
-    assert lookup.draft([sequence], [4], EarlyStop.never(1)) == [Proposal((), (), "lookup")]
+    assert lookup.draft([sequence], [4], EarlyStop.never(1)) == [Proposal((), ())]

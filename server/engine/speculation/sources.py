@@ -1,0 +1,59 @@
+"""Which source proposed a node of a tree. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from server.engine.speculation.proposal import Kind, Proposal
+from server.engine.speculation.tree import TokenTree
+from server.engine.types import ProposalSource, SourceFigures
+
+_SOURCES: dict[Kind, ProposalSource] = {
+    "trunk": "draft",
+    "leaf": "draft",
+    "lookup": "lookup",
+    "recent": "recent",
+    "forced": "grammar",
+}
+
+
+def node_source(tree: TokenTree, node: int, proposal: Proposal | None) -> ProposalSource:
+    """
+    Args:
+        node: not the root.
+        proposal: that the tree was made from; None for beams.
+    """
+    if proposal is None:
+        return "beam"
+    return _SOURCES[proposal.kind(tree.depths[node], tree.token_ids[node])]
+
+
+def count_sources(
+    proposed: Iterable[ProposalSource], accepted: Iterable[ProposalSource | None]
+) -> Mapping[ProposalSource, SourceFigures]:
+    """How many nodes each source proposed, and how many of these were accepted.
+
+    Args:
+        accepted: of new tokens, None for the target's own.
+    """
+    figures = dict[ProposalSource, SourceFigures]()
+    for source in proposed:
+        known = figures.get(source, SourceFigures())
+        figures[source] = replace(known, proposed=known.proposed + 1)
+    for source in accepted:
+        if source is not None:
+            known = figures.get(source, SourceFigures())
+            figures[source] = replace(known, accepted=known.accepted + 1)
+    return figures
+
+
+def add_sources(
+    one: Mapping[ProposalSource, SourceFigures], other: Mapping[ProposalSource, SourceFigures]
+) -> Mapping[ProposalSource, SourceFigures]:
+    """The sum of both."""
+    total = dict(one)
+    for source, more in other.items():
+        known = total.get(source, SourceFigures())
+        total[source] = SourceFigures(
+            known.proposed + more.proposed, known.accepted + more.accepted
+        )
+    return total
