@@ -8,6 +8,7 @@ from server.api.deps import ServingInfo
 from server.engine.types import (
     Request,
     RequestOutput,
+    SourceFigures,
     SpeculationParams,
     SpeculationSummary,
     TokenSource,
@@ -71,6 +72,7 @@ def _add(summary: SpeculationSummary, num_tokens: int) -> SpeculationSummary:
         num_accepted=summary.num_accepted + num_tokens - 1,
         num_leaves_accepted=summary.num_leaves_accepted + (num_tokens > 1),
         accepted_per_position=(3, 1),
+        by_source={"draft": SourceFigures(20, 3), "lookup": SourceFigures(4, 1)},
         draft_seconds=0.25,
         verify_seconds=0.5,
         other_seconds=0.125,

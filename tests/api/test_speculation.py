@@ -130,6 +130,10 @@ REPORT = {
     "leaves_accepted": 2,
     "tokens_per_step": 7 / 3,
     "accepted_per_position": [3, 1],
+    "by_source": {
+        "draft": {"drafted_tokens": 20, "accepted_tokens": 3},
+        "lookup": {"drafted_tokens": 4, "accepted_tokens": 1},
+    },
     "draft_seconds": 0.25,
     "verify_seconds": 0.5,
     "other_seconds": 0.125,
