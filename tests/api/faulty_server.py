@@ -27,7 +27,8 @@ from server.cli.options import with_settings
 from server.cli.serve import bind, run
 from server.config import ServerSettings
 from server.engine.async_engine import AsyncEngine
-from server.engine.grammar.compiler import GrammarCompiler, Vocabulary
+from server.engine.grammar.compiler import Vocabulary
+from server.engine.grammar.service import GrammarCompiler
 from server.engine.schedule.plan import PlannedSequence, SequenceResult, StepPlan, StepResult
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
