@@ -16,6 +16,7 @@ import h11
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from server.api.crowd import Crowd
 from server.api.schemas.errors import ErrorBody, ErrorDetail
 from server.api.strict_http import StrictConnection
 from server.config import ServerSettings
@@ -87,9 +88,10 @@ class HttpOptions(TypedDict):
 
 
 def http_options(limits: ConnectionLimits) -> HttpOptions:
-    """How an app is to be served."""
+    """How an app is to be served, by one server."""
     # uvicorn takes a class and makes its objects itself.
-    connection = type("LimitedConnection", (Connection,), {"limits": limits})
+    crowd = Crowd(limits.max_connections, limits.max_per_client)
+    connection = type("LimitedConnection", (Connection,), {"limits": limits, "crowd": crowd})
     return HttpOptions(http=connection, ws="none", timeout_keep_alive=limits.keep_alive_seconds)
 
 
@@ -122,13 +124,11 @@ class _Flow(FlowControl):
 
 
 class Connection(H11Protocol):
-    """See the module. `http_options` says the limits.
-
-    A connection is idle while no complete request of it is being answered. Idle ones give way when
-    there are too many: first those of the address that has most of them, the oldest first.
-    """
+    """See the module. Limits and crowd are those of all its server's connections, given by
+    `http_options`."""
 
     limits: ConnectionLimits
+    crowd: Crowd
     conn: StrictConnection
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -140,14 +140,13 @@ class Connection(H11Protocol):
         self._phase_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._unsent = 0
-        self._idle_since = time.monotonic()
 
     # Opening and closing
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # as uvicorn does
         super().connection_made(transport)
         self.flow = self._held_flow = _Flow(transport)
-        if self._find_room():
+        if self.crowd.enter(self):
             self._watch_phase()
         else:
             self._refuse(503, "too many connections")
@@ -157,46 +156,26 @@ class Connection(H11Protocol):
             if timer is not None:
                 timer.cancel()
         self._pieces.clear()
+        self.crowd.leave(self)
         super().connection_lost(exc)
         # uvicorn cancels it only where the client closed in order.
         self._unset_keepalive_if_required()
 
     @property
-    def is_idle(self) -> bool:
-        exchange = self._exchange
-        if exchange is None:
-            return True
-        if exchange.response_complete:
-            return self.transport.get_write_buffer_size() == 0
-        return exchange.more_body and not exchange.response_started
+    def host(self) -> str | None:
+        return self.client[0] if self.client else None
+
+    @property
+    def has_unsent(self) -> bool:
+        return self.transport.get_write_buffer_size() > 0
+
+    def cut(self) -> None:
+        self.transport.abort()
 
     @property
     def _exchange(self) -> RequestResponseCycle | None:
         """The latest; None before the first."""
         return self.cycle
-
-    @property
-    def _host(self) -> str | None:
-        return self.client[0] if self.client else None
-
-    def _find_room(self) -> bool:
-        """Closes an idle connection where this one is too many; False if there is none."""
-        everyone = [other for other in self.connections if isinstance(other, Connection)]
-        mine = [other for other in everyone if other._host == self._host]
-        most = self.limits.max_per_client
-        if most is not None and len(mine) > most:
-            return self._close_idle(mine)
-        return len(everyone) <= self.limits.max_connections or self._close_idle(everyone)
-
-    def _close_idle(self, among: list["Connection"]) -> bool:
-        idle = [other for other in among if other.is_idle and other is not self]
-        if not idle:
-            return False
-        num_of = collections.Counter(other._host for other in idle)
-        victim = max(idle, key=lambda other: (num_of[other._host], -other._idle_since))
-        victim.connections.discard(victim)
-        victim.transport.abort()
-        return True
 
     # Receiving
 
@@ -227,10 +206,10 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._idle_since = time.monotonic()
         if self.transport.is_closing():
             self._watch_sending()
             return
+        self.crowd.set_idle(self, self.conn.their_state in _READING)
         if not self.conn.waits:
             self._watch_phase()
         if self._pieces and self._next_slice is None:
@@ -241,6 +220,7 @@ class Connection(H11Protocol):
     def _watch_phase(self) -> None:
         """Starts the clock of a head or a body when it begins, and stops it when it is here."""
         state = self.conn.their_state
+        self.crowd.set_idle(self, state in _READING)
         phase = (state, self.cycle)
         if phase == self._phase:
             return

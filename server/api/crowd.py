@@ -1,0 +1,96 @@
+"""Which connections a server has, and which gives way when there are too many."""
+
+from collections import OrderedDict
+from typing import Protocol
+
+Host = str | None
+
+
+class Member(Protocol):
+    """A connection."""
+
+    @property
+    def host(self) -> Host:
+        """The client's address."""
+        ...
+
+    @property
+    def has_unsent(self) -> bool:
+        """An answer is still on its way."""
+        ...
+
+    def cut(self) -> None:
+        """Closes it at once."""
+        ...
+
+
+class Crowd:
+    """The connections of one server. Idle ones, on which no complete request is being answered,
+    give way: first those of the address that has most of them, the longest idle first.
+
+    All but that is done in constant time: a stranger can connect thousands of times in a second.
+
+    Args:
+        max_members: Most of all clients.
+        max_per_host: Most of one address; None for no limit of their own.
+    """
+
+    def __init__(self, max_members: int, max_per_host: int | None) -> None:
+        self._max_members = max_members
+        self._max_per_host = max_per_host
+        self._of_host: dict[Host, set[Member]] = {}
+        self._idle_of_host: dict[Host, OrderedDict[Member, None]] = {}
+        """The longest idle first."""
+        self._num_members = 0
+
+    def __len__(self) -> int:
+        return self._num_members
+
+    def enter(self, member: Member) -> bool:
+        """Makes room for one more, which is idle at first; False if there is none."""
+        host = member.host
+        most = self._max_per_host
+        if most is not None and len(self._of_host.get(host, ())) >= most and not self._cut(host):
+            return False
+        if self._num_members >= self._max_members and not self._cut_any():
+            return False
+        self._of_host.setdefault(host, set()).add(member)
+        self._num_members += 1
+        self.set_idle(member, True)
+        return True
+
+    def leave(self, member: Member) -> None:
+        """Nothing, if it is not here."""
+        members = self._of_host.get(member.host, set())
+        if member not in members:
+            return
+        self.set_idle(member, False)
+        members.remove(member)
+        self._num_members -= 1
+        if not members:
+            del self._of_host[member.host]
+
+    def set_idle(self, member: Member, is_idle: bool) -> None:
+        """Again idle is idle from now on only where it was not."""
+        host = member.host
+        if member not in self._of_host.get(host, ()):
+            return
+        if is_idle:
+            self._idle_of_host.setdefault(host, OrderedDict()).setdefault(member)
+        elif host in self._idle_of_host:
+            idle = self._idle_of_host[host]
+            idle.pop(member, None)
+            if not idle:
+                del self._idle_of_host[host]
+
+    def _cut_any(self) -> bool:
+        hosts = sorted(self._idle_of_host, key=lambda host: -len(self._idle_of_host[host]))
+        return any(self._cut(host) for host in hosts)
+
+    def _cut(self, host: Host) -> bool:
+        for member in self._idle_of_host.get(host, ()):
+            if not member.has_unsent:
+                self.leave(member)
+                member.cut()
+                return True
+        return False
