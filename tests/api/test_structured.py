@@ -1,22 +1,31 @@
 """`response_format`, `regex`, `choice`, `grammar`: what reaches the engine, what is refused."""
 
+import asyncio
 import json
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
+from httpx import AsyncClient
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
+from server.api.api_keys import ApiKeys
 from server.api.structured import schema_grammar
 from server.engine.types import Grammar
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,
+    DOOR,
     MODEL,
     Json,
     assert_error,
     chat_body,
+    in_process,
+    live_app,
     live_server,
+    make_app,
     post,
     refused,
 )
@@ -162,3 +171,66 @@ async def test_the_sdk_parses_into_a_pydantic_model() -> None:
     grammar = engine.requests[0].params.grammar
     assert grammar is not None
     assert json.loads(grammar.text)["required"] == ["name", "pets"]
+
+
+class Waiting:
+    """Grammars that are never compiled, and who waits for one."""
+
+    def __init__(self) -> None:
+        self.num_waiting = 0
+
+    async def compile(self, grammar: Grammar, owner: Hashable = None) -> object:
+        self.num_waiting += 1
+        try:
+            return await asyncio.Event().wait()
+        finally:
+            self.num_waiting -= 1
+
+    async def check_schemas(self, schemas: Sequence[object], owner: Hashable = None) -> None:
+        raise AssertionError("nothing asks for it")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, chat_body(choice=["a"])),
+        (COMPLETIONS, {"prompt": "a", "choice": ["a"]}),
+        ("/v1/responses", {"input": "a", "text": {"format": {"type": "json_object"}}}),
+    ],
+)
+async def test_whoever_leaves_waits_for_no_grammar(path: str, body: Json) -> None:
+    app = make_app(ScriptedEngine([]))
+    waiting = Waiting()
+    app.state.parts = replace(app.state.parts, grammars=waiting)
+    async with live_app(app) as url, AsyncClient(base_url=url) as client, asyncio.timeout(30):
+        leaving = asyncio.create_task(client.post(path, json=body))
+        while not waiting.num_waiting:
+            assert not leaving.done(), leaving.result().text
+            await asyncio.sleep(0.005)
+        leaving.cancel()
+        while waiting.num_waiting:
+            await asyncio.sleep(0.005)
+
+
+async def test_compiling_is_the_key_owners() -> None:
+    owners = list[Hashable]()
+
+    class Noting(Waiting):
+        async def compile(self, grammar: Grammar, owner: Hashable = None) -> object:
+            owners.append(owner)
+            return None
+
+        async def check_schemas(self, schemas: Sequence[object], owner: Hashable = None) -> None:
+            owners.append(owner)
+
+    keys = ApiKeys(["anna", "berta"])
+    engine = ScriptedEngine(one_by_one("a"), max_model_len=2048)
+    app = make_app(engine, door=replace(DOOR, api_keys=keys))
+    app.state.parts = replace(app.state.parts, grammars=Noting())
+    tool = {"type": "function", "function": {"name": "f", "strict": True}}
+    async with in_process(app) as client:
+        for key, fields in (("anna", {"choice": ["a"]}), ("berta", {"tools": [tool]})):
+            headers = {"authorization": f"Bearer {key}"}
+            answer = await client.post(CHAT, json=chat_body(**fields), headers=headers)
+            assert answer.status_code == 200, answer.text
+    assert owners == [keys.find(key) for key in (b"anna", b"berta", b"berta")]

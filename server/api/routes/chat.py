@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from server.api import answer, translate
 from server.api.body_route import BodyRoute
 from server.api.deps import PartsDep
+from server.api.generation import unless_disconnected
 from server.api.job_group import PromptJobs
 from server.api.routes.responses import ERRORS
 from server.api.schemas.chat import ChatCompletion, ChatRequest
@@ -21,7 +22,7 @@ async def create_chat_completion(
     body: ChatRequest, http_request: Request, parts: PartsDep
 ) -> Response:
     """Answers a chat; with `stream` as server-sent events that end with `[DONE]`."""
-    group = await translate.chat_jobs(body, parts)
+    group = await unless_disconnected(http_request, translate.chat_jobs(body, parts))
     _logger.debug("%s user=%r metadata=%r", group.id, body.user, body.metadata or {})
     head = answer.head(group, parts.info)
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from server.api import answer, translate
 from server.api.body_route import BodyRoute
 from server.api.deps import PartsDep
+from server.api.generation import unless_disconnected
 from server.api.job_group import PromptJobs
 from server.api.routes.responses import ERRORS
 from server.api.schemas.completion import Completion, CompletionRequest
@@ -21,7 +22,7 @@ async def create_completion(
     body: CompletionRequest, http_request: Request, parts: PartsDep
 ) -> Response:
     """Continues a prompt; with `stream` as server-sent events that end with `[DONE]`."""
-    group = await translate.completion_jobs(body, parts)
+    group = await unless_disconnected(http_request, translate.completion_jobs(body, parts))
     _logger.debug("%s user=%r", group.id, body.user)
     head = answer.head(group, parts.info)
 

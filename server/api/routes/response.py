@@ -11,6 +11,7 @@ from server.api.auth import key_owner
 from server.api.body_route import BodyRoute
 from server.api.deps import Parts, PartsDep
 from server.api.errors import shown
+from server.api.generation import unless_disconnected
 from server.api.responses.answer import Record, send_stream, send_whole
 from server.api.responses.chat_request import renamed_fields
 from server.api.responses.conversation import conversation
@@ -38,7 +39,7 @@ async def create_response(
     store = parts.response_store if _is_kept(body, parts) else None
     owner = key_owner(http_request.scope)
     talk = conversation(body, parts.response_store, owner)
-    group = await response_jobs(body, talk.chat, parts)
+    group = await unless_disconnected(http_request, response_jobs(body, talk.chat, parts))
     group = replace(group, id=group.id.replace("chatcmpl-", "resp_"))
     _logger.debug("%s user=%r metadata=%r", group.id, body.user, body.metadata or {})
     (prompt,) = group.prompts
