@@ -270,6 +270,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         system_fingerprint=_fingerprint(model),
         default_sampling=model.default_sampling,
         sse_ping_seconds=settings.sse_ping_seconds,
+        drops_other_tools=settings.other_tools == "drop",
         can_speculate=model.speculator is not None,
         default_speculation=model.speculation,
     )

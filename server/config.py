@@ -307,6 +307,10 @@ class ServerSettings(ModelSettings):
     """Seconds after which a step of the engine that has not ended counts as a crash: open requests
     are answered with an error, and /health says 503."""
 
+    other_tools: Literal["refuse", "drop"] = "refuse"
+    """Tools of a request that are no functions, such as web_search: refuse answers 400, drop leaves
+    them out and names them in the answer's header x-glidecape-dropped-tools."""
+
     sse_ping_seconds: Annotated[float, Field(gt=0)] = 15.0
     """How often a stream carries a comment line, so that proxies keep a waiting one open."""
 

@@ -51,6 +51,7 @@ class PlainTemplate(ChatTemplate):
         """Needs no tokenizer."""
         self.tool_format = FORMATS[tool_format]
         self.knows_tools = False
+        self.text = "{{ messages }}"
 
     def _apply(
         self, messages: Sequence[Message], tools: Sequence[ToolSchema], add_generation_prompt: bool

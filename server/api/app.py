@@ -12,7 +12,16 @@ from server.api.errors import install_error_handlers
 from server.api.front_door import FrontDoor, middleware
 from server.api.lifecycle import Lifecycle
 from server.api.openapi import describe_api
-from server.api.routes import chat, completions, health, models, playground, response, tokenize
+from server.api.routes import (
+    chat,
+    completions,
+    health,
+    models,
+    not_offered,
+    playground,
+    response,
+    tokenize,
+)
 from server.api.unknown_fields import UnknownFieldLog
 
 
@@ -26,7 +35,7 @@ def create_app(parts: Parts, door: FrontDoor, lifespan: Lifespan[FastAPI] | None
     """
     # At level debug it writes every chunk: conversations don't belong into logs.
     logging.getLogger("sse_starlette").setLevel(logging.INFO)
-    modules = (chat, completions, response, models, tokenize, health, playground)
+    modules = (chat, completions, response, models, tokenize, health, playground, not_offered)
     routers = [module.router for module in modules]
     routes = [route for router in routers for route in router.routes]
     paths = [route.path for route in routes if isinstance(route, Route)]

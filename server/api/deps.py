@@ -69,6 +69,8 @@ class ServingInfo:
     default_sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     """For requests that don't say."""
     sse_ping_seconds: float = 15.0
+    drops_other_tools: bool = False
+    """Tools that are no functions are left out of requests; else refused."""
     can_speculate: bool = False
     """There is a draft."""
     default_speculation: SpeculationParams = field(default_factory=SpeculationParams)

@@ -19,6 +19,7 @@ from server.api.errors import EXCEPTION_HANDLERS, error_response, shown
 from server.api.lifecycle import Lifecycle, LifecycleMiddleware
 from server.api.middleware import REQUEST_ID_HEADER, RequestMiddleware
 from server.api.security_headers import SecurityHeadersMiddleware
+from server.api.tools import DROPPED_TOOLS_HEADER
 from server.api.uniform_request import UniformRequestMiddleware
 from server.config import ServerSettings
 from server.errors import ConfigError, InvalidRequestError
@@ -142,5 +143,5 @@ def _cors(origins: Sequence[str]) -> Middleware:
         allow_origin_regex=_THIS_MACHINE if LOCALHOST in origins else None,
         allow_methods=("GET", "HEAD", "POST", "DELETE"),
         allow_headers=("*",),  # OpenAI's client sends headers of its own
-        expose_headers=(REQUEST_ID_HEADER, "retry-after"),
+        expose_headers=(REQUEST_ID_HEADER, DROPPED_TOOLS_HEADER, "retry-after"),
     )

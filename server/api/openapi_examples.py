@@ -99,6 +99,16 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("post", "/v1/completions"): _COMPLETION,
     ("get", "/v1/models"): Example({"object": "list", "data": [_CARD]}),
     ("get", "/v1/models/{model_id}"): Example(_CARD),
+    ("get", "/tokenizer_info"): Example(
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<|im_start|>",
+            "eos_token": "<|im_end|>",
+            "pad_token": None,
+            "model_max_length": 8192,
+            "chat_template": "{% for message in messages %}…{% endfor %}",
+        }
+    ),
     ("post", "/tokenize"): Example(
         requests={
             "a text": {"prompt": "Hello, world", "return_token_strs": True},

@@ -83,6 +83,10 @@ RESPONSE_EXAMPLES: Final[dict[tuple[str, str], Example]] = {
         response=_RESPONSE,
         stream=f"event: response.completed\ndata: {json.dumps(_EVENT)}\n\n",
     ),
+    ("post", "/v1/responses/input_tokens"): Example(
+        requests={"a question": {"input": _QUESTION}},
+        response={"object": "response.input_tokens", "input_tokens": 37},
+    ),
     ("get", "/v1/responses/{response_id}"): Example(_RESPONSE),
     ("delete", "/v1/responses/{response_id}"): Example(
         {"id": _ID, "object": "response", "deleted": True}

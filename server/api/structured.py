@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from server.api.auth import current_owner
 from server.api.deps import Parts
+from server.api.errors import shown
 from server.api.field_path import MAX_NAME
 from server.api.schemas.structured import (
     MAX_GRAMMAR_BYTES,
@@ -13,15 +14,44 @@ from server.api.schemas.structured import (
     JsonSchemaFormat,
     JsonSchemaSpec,
     ResponseFormat,
+    StructuredFields,
     StructuredRequest,
 )
 from server.engine.types import Grammar
 from server.errors import GrammarError, InvalidRequestError
 
+Asks = Literal["regex", "choice", "ebnf", "schema", "json_object"]
 
-class _Asked(NamedTuple):
+NAMES: Final[tuple[tuple[str, Asks], ...]] = (
+    ("regex", "regex"),
+    ("choice", "choice"),
+    ("grammar", "ebnf"),
+    ("json_schema", "schema"),
+    ("ebnf", "ebnf"),
+    ("structured_outputs.json", "schema"),
+    ("structured_outputs.json_object", "json_object"),
+    ("structured_outputs.regex", "regex"),
+    ("structured_outputs.choice", "choice"),
+    ("structured_outputs.grammar", "ebnf"),
+    ("guided_json", "schema"),
+    ("guided_regex", "regex"),
+    ("guided_choice", "choice"),
+    ("guided_grammar", "ebnf"),
+)
+"""Fields that say what an answer may be, our own and those of other servers, and what they ask for:
+the one place that knows which names mean the same."""
+
+
+class Asked(NamedTuple):
+    """What one field asks for."""
+
     field: str
     grammar: Grammar
+
+    @property
+    def name(self) -> str:
+        """As messages speak of it."""
+        return "response_format" if self.field.startswith("response_format") else self.field
 
 
 async def answer_grammar(body: StructuredRequest, parts: Parts) -> Grammar | None:
@@ -31,15 +61,17 @@ async def answer_grammar(body: StructuredRequest, parts: Parts) -> Grammar | Non
         InvalidRequestError: more than one field asks for something, or what is asked for can't be
             enforced.
     """
-    asked = _asked(body)
+    asked = [*_of_format(body.response_format), *asked_by_names(body)]
     if not asked:
         return None
-    if len(asked) > 1:
-        first, second = asked[0].field.split(".")[0], asked[1].field
-        raise InvalidRequestError(f"{second}: can't be combined with {first}", second)
-    ((field, grammar),) = asked
-    await compile_grammar(field, grammar, parts)
-    return grammar
+    first, *others = asked
+    for other in others:
+        # Two names for one thing: some clients send both.
+        if other.grammar != first.grammar:
+            field = other.field
+            raise InvalidRequestError(f"{field}: can't be combined with {first.name}", field)
+    await compile_grammar(first.field, first.grammar, parts)
+    return first.grammar
 
 
 async def compile_grammar(field: str, grammar: Grammar, parts: Parts) -> None:
@@ -97,27 +129,64 @@ def schema_grammar(field: str, schema: object) -> Grammar:
     return Grammar("json_schema", text)
 
 
-def _asked(body: StructuredRequest) -> list[_Asked]:
-    found = list[_Asked]()
-    if body.response_format is not None:
-        found += _of_format(body.response_format)
-    if body.regex is not None:
-        found.append(_Asked("regex", Grammar("regex", body.regex)))
-    if body.choice is not None:
-        _check_size("choice", sum(len(choice.encode()) for choice in body.choice))
-        found.append(_Asked("choice", Grammar("choice", json.dumps(body.choice))))
-    if body.grammar is not None:
-        found.append(_Asked("grammar", Grammar("ebnf", body.grammar)))
+def asked_by_names(body: StructuredFields) -> list[Asked]:
+    """What is asked for by the fields in `NAMES`."""
+    found: list[Asked] = []
+    for field, asks in NAMES:
+        value = _value(body, field)
+        # False asks for no object.
+        if value is not None and value is not False:
+            found.append(Asked(field, _grammar(field, asks, value)))
     return found
 
 
-def _of_format(given: ResponseFormat) -> list[_Asked]:
+def _value(body: StructuredFields, field: str) -> Any:
+    value: Any = body
+    for name in field.split("."):
+        # Pydantic has a name of its own `json`.
+        value = getattr(value, "json_" if name == "json" else name, None)
+    return value
+
+
+def _grammar(field: str, asks: Asks, value: Any) -> Grammar:
+    match asks:
+        case "regex" | "ebnf":
+            return Grammar(asks, value)
+        case "choice":
+            _check_size(field, sum(len(choice.encode()) for choice in value))
+            return Grammar("choice", json.dumps(value))
+        case "schema":
+            return schema_grammar(field, _read_schema(field, value))
+        case "json_object":
+            return Grammar("json_object", "")
+
+
+def _read_schema(field: str, given: dict[str, Any] | str) -> dict[str, Any]:
+    """
+    Raises:
+        InvalidRequestError: it is a text, and not that of a JSON object.
+    """
+    if isinstance(given, dict):
+        return given
+    try:
+        schema = json.loads(given)
+    except (ValueError, RecursionError):
+        schema = None
+    if not isinstance(schema, dict):
+        raise InvalidRequestError(f"{field}: must be a JSON schema, got {shown(given)}", field)
+    return schema
+
+
+def _of_format(given: ResponseFormat | None) -> list[Asked]:
     match given:
+        case JsonObjectFormat(schema_=dict()):
+            field = "response_format.schema"
+            return [Asked(field, schema_grammar(field, given.schema_))]
         case JsonObjectFormat() | JsonSchemaFormat(json_schema=JsonSchemaSpec(schema_=None)):
-            return [_Asked("response_format", Grammar("json_object", ""))]
+            return [Asked("response_format", Grammar("json_object", ""))]
         case JsonSchemaFormat():
             field = "response_format.json_schema.schema"
-            return [_Asked(field, schema_grammar(field, given.json_schema.schema_))]
+            return [Asked(field, schema_grammar(field, given.json_schema.schema_))]
         case _:
             return []
 

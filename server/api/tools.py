@@ -2,22 +2,33 @@
 what a grammar enforces."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from starlette.responses import Response
+
 from server.api.errors import shown
+from server.api.field_path import MAX_NAME
 from server.api.json_schema import check_object_schema
 from server.api.schemas.chat import ChatRequest
-from server.api.schemas.tools import AllowedToolChoice, FunctionToolField, NamedTool
+from server.api.schemas.tools import (
+    AllowedToolChoice,
+    FunctionToolField,
+    NamedTool,
+    OtherTool,
+)
 from server.engine.types import Grammar
-from server.errors import InvalidRequestError
+from server.errors import InvalidRequestError, UnsupportedFieldError
 from server.text.chat_template import ToolSchema
 from server.text.tool_formats import ToolFormat
 from server.text.tool_grammar import only_calls, structural_tag, text_and_calls
 from server.text.tool_parsers.parser import Enforced, ToolParser
 from server.text.tool_parsers.section import OBJECT_OPENER
 from server.text.tools import FunctionTool
+
+AnyTool = FunctionToolField | OtherTool
 
 CallMode = Literal["none", "auto", "required", "named"]
 """Calls: impossible, as the model likes, at least one, exactly one of a given function."""
@@ -91,13 +102,16 @@ class ToolUse:
 NO_TOOLS: Final = ToolUse("none")
 
 
-def tool_use(body: ChatRequest) -> ToolUse:
+def tool_use(body: ChatRequest, *, drops_others: bool = False) -> ToolUse:
     """
+    Args:
+        drops_others: Tools that are no functions are left out; else refused.
+
     Raises:
         InvalidRequestError: the tools or the choice make no sense.
     """
     choice, parallel = body.tool_choice, body.parallel_tool_calls is not False
-    tools = _function_tools(body.tools or [])
+    tools = _function_tools(body.tools or [], drops_others=drops_others)
     if not tools:
         if choice in (None, "none", "auto"):
             return NO_TOOLS
@@ -114,18 +128,35 @@ def tool_use(body: ChatRequest) -> ToolUse:
     return ToolUse(choice or "auto", every, every, parallel)
 
 
-def tool_schemas(given: Sequence[FunctionToolField]) -> list[ToolSchema]:
+DROPPED_TOOLS_HEADER: Final = "x-glidecape-dropped-tools"
+"""Of answers: the types of the tools that were left out of the request."""
+
+
+def say_dropped(response: Response, given: Sequence[object] | None) -> None:
+    """Adds the header if a request that was answered had other tools than functions."""
+    types = [tool.type for tool in given or () if isinstance(tool, OtherTool)]
+    if types:
+        shown_types = (re.sub(r"[^!-+\--~]", "?", kind)[:MAX_NAME] for kind in types)
+        response.headers[DROPPED_TOOLS_HEADER] = ", ".join(shown_types)
+
+
+def tool_schemas(given: Sequence[AnyTool], *, drops_others: bool) -> list[ToolSchema]:
     """As a chat with these tools shows them to the model, unless its `tool_choice` leaves some out.
 
     Raises:
         InvalidRequestError: the tools make no sense.
     """
-    return ToolUse("auto", tuple(_function_tools(given).values())).schemas()
+    tools = _function_tools(given, drops_others=drops_others)
+    return ToolUse("auto", tuple(tools.values())).schemas()
 
 
-def _function_tools(given: Sequence[FunctionToolField]) -> dict[str, FunctionTool]:
+def _function_tools(given: Sequence[AnyTool], *, drops_others: bool) -> dict[str, FunctionTool]:
     tools: dict[str, FunctionTool] = {}
     for index, entry in enumerate(given):
+        if isinstance(entry, OtherTool):
+            if not drops_others:
+                raise _other_tool(entry, f"tools.{index}.type")
+            continue
         function, path = entry.function, f"tools.{index}.function"
         if function.name in tools:
             raise InvalidRequestError(
@@ -137,6 +168,20 @@ def _function_tools(given: Sequence[FunctionToolField]) -> dict[str, FunctionToo
             function.name, function.description or "", parameters, bool(function.strict)
         )
     return tools
+
+
+def tool_places(given: Sequence[AnyTool]) -> dict[str, str]:
+    """Where in the body each function is, by its name."""
+    return {
+        entry.function.name: f"tools.{index}"
+        for index, entry in enumerate(given)
+        if isinstance(entry, FunctionToolField)
+    }
+
+
+def _other_tool(tool: OtherTool, path: str) -> UnsupportedFieldError:
+    reason = "Only tools of type 'function' are supported; --other-tools drop leaves others out"
+    return UnsupportedFieldError(f"{path}: {reason}, got {shown(tool.type)}", path)
 
 
 def _allowed(

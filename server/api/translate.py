@@ -21,7 +21,7 @@ from server.api.schemas.common import SamplingRequest
 from server.api.schemas.completion import CompletionRequest
 from server.api.schemas.speculation import SpeculationOptions
 from server.api.structured import answer_grammar, check_schemas, compile_grammar
-from server.api.tools import NO_TOOLS, ToolUse, tool_use
+from server.api.tools import NO_TOOLS, ToolUse, tool_places, tool_use
 from server.engine.types import Grammar, Request, RequestId, SamplingParams, SpeculationParams
 from server.errors import InvalidRequestError, ModelNotFoundError
 from server.text.stream import TextStream
@@ -43,7 +43,7 @@ async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
     _check_common(body, parts)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequestError("top_logprobs: needs logprobs to be true", "top_logprobs")
-    tools = tool_use(body)
+    tools = tool_use(body, drops_others=parts.info.drops_other_tools)
     prompt = await _chat_prompt(body, tools, parts)
     given = _chat_max_tokens(body)
     room = room_for("messages", len(prompt), parts.engine.max_model_len)
@@ -61,9 +61,9 @@ async def _chat_grammar(body: ChatRequest, tools: ToolUse, parts: Parts) -> Gram
     """What the answer may be: calls, or what is asked of its content."""
     grammar = tools.grammar(parts.chat_template.tool_format)
     if grammar is not None and grammar is not tools.content:
-        numbers = {tool.function.name: n for n, tool in enumerate(body.tools or [])}
+        places = tool_places(body.tools or [])
         schemas = {
-            f"tools.{numbers[tool.name]}.function.parameters": dict(tool.parameters)
+            f"{places[tool.name]}.function.parameters": dict(tool.parameters)
             for tool in tools.enforced()
         }
         await check_schemas(schemas, parts)
@@ -151,6 +151,17 @@ def check_model(name: str | None, parts: Parts) -> None:
         raise ModelNotFoundError(
             f"model {shown(name)} does not exist; {served!r} is served", "model"
         )
+
+
+async def chat_prompt(body: ChatRequest, parts: Parts) -> list[int]:
+    """The token ids that the model is shown, however many.
+
+    Raises:
+        RequestError: the body asks for something that can't be done.
+    """
+    _check_common(body, parts)
+    tools = tool_use(body, drops_others=parts.info.drops_other_tools)
+    return await _chat_prompt(body, tools, parts)
 
 
 async def _chat_prompt(body: ChatRequest, tools: ToolUse, parts: Parts) -> list[int]:

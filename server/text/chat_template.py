@@ -104,6 +104,12 @@ class ChatTemplate:
         return str(text)
 
     @cached_property
+    def text(self) -> str | None:
+        """The template itself; of several, the one for ordinary chats."""
+        template = self._hf_tokenizer.chat_template
+        return template.get("default") if isinstance(template, dict) else template
+
+    @cached_property
     def _text_for_tools(self) -> str:
         """The template's text; of several, that for chats with tools."""
         template = self._hf_tokenizer.chat_template

@@ -14,7 +14,7 @@ from server.api.schemas.errors import ErrorBody
 from server.api.schemas.models import ModelCard, ModelList
 from server.api.schemas.response_answer import ResponseObject
 from server.api.schemas.response_items import ItemList
-from server.api.schemas.tokenize import DetokenizeResponse, TokenizeResponse
+from server.api.schemas.tokenize import DetokenizeResponse, TokenizeResponse, TokenizerInfo
 from server.config import DEFAULT_MODEL
 from tests.api import openai_types
 from tests.api.harness import CHAT, COMPLETIONS, DOOR, INFO, Json, events, in_process, make_app
@@ -115,6 +115,7 @@ def test_example_answers_are_answers() -> None:
         RESPONSES: ResponseObject,
         "/v1/responses/{response_id}/input_items": ItemList,
         "/tokenize": TokenizeResponse,
+        "/tokenizer_info": TokenizerInfo,
         "/detokenize": DetokenizeResponse,
     }
     for (_, path), example in EXAMPLES.items():

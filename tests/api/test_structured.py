@@ -125,11 +125,6 @@ async def test_refused(path: str, field: str, value: Any, param: str) -> None:
     assert "/project/" not in error["message"]
 
 
-@pytest.mark.parametrize("field", ["guided_json", "guided_regex", "structured_outputs", "strict"])
-async def test_other_servers_names_are_unknown(field: str) -> None:
-    assert_error(await refused(CHAT, field, "a"), 400, "unknown_field", field)
-
-
 async def test_an_unknown_field_inside_is_refused() -> None:
     response = await refused(CHAT, "response_format", json_schema(PERSON, extra=1))
     assert_error(response, 400, "unknown_field", "response_format.json_schema.extra")

@@ -10,13 +10,15 @@ from server.api.schemas.chat import ChatRequest
 from server.api.schemas.common import SamplingFields
 from server.api.schemas.response_request import (
     AllowedToolsChoice,
-    ResponseRequest,
+    ResponseFields,
     ResponseSchemaFormat,
     ResponseTool,
     ResponseToolChoice,
+    ResponseTools,
     ToolReference,
 )
-from server.api.schemas.structured import StructuredFields, TextFormat
+from server.api.schemas.structured import JsonObjectFormat, StructuredFields, TextFormat
+from server.api.structured import asked_by_names
 from server.errors import InvalidRequestError, RequestError
 
 _Json = dict[str, Any]
@@ -33,7 +35,7 @@ _RENAMED: Final = (
 """Beginnings of the chat's field names, as patterns, and what they are here."""
 
 
-def chat_request(body: ResponseRequest, chat: ChatMessages) -> ChatRequest:
+def chat_request(body: ResponseFields, chat: ChatMessages) -> ChatRequest:
     """
     Raises:
         InvalidRequestError: fields contradict each other.
@@ -58,7 +60,7 @@ def chat_request(body: ResponseRequest, chat: ChatMessages) -> ChatRequest:
         "max_completion_tokens": body.max_output_tokens,
         "logprobs": body.with_logprobs,
         "top_logprobs": body.top_logprobs if body.with_logprobs else None,
-        "tools": None if body.tools is None else [_tool(tool) for tool in body.tools],
+        "tools": _tools(body.tools),
         "tool_choice": _tool_choice(body.tool_choice),
         "parallel_tool_calls": body.parallel_tool_calls,
         "response_format": _response_format(body),
@@ -66,18 +68,25 @@ def chat_request(body: ResponseRequest, chat: ChatMessages) -> ChatRequest:
     return ChatRequest.model_validate(fields)
 
 
-def _check_form(body: ResponseRequest) -> None:
+def _check_form(body: ResponseFields) -> None:
     """The chat would say it of `response_format`, which is not what it is called here."""
     if body.text is None or body.text.format in (None, TextFormat(type="text")):
         return
-    for name in StructuredFields.model_fields:
-        if getattr(body, name) is not None:
-            raise InvalidRequestError(f"{name}: can't be combined with text.format", name)
+    asked = asked_by_names(body)
+    if asked:
+        name = asked[0].field
+        raise InvalidRequestError(f"{name}: can't be combined with text.format", name)
 
 
 def is_strict(tool: ResponseTool) -> bool:
     """Unlike the chat's, functions here are strict if nothing is said, as OpenAI's are."""
     return tool.strict is not False
+
+
+def _tools(tools: ResponseTools | None) -> list[Any] | None:
+    if tools is None:
+        return None
+    return [_tool(tool) if isinstance(tool, ResponseTool) else tool for tool in tools]
 
 
 def _tool(tool: ResponseTool) -> _Json:
@@ -106,10 +115,12 @@ def _named(tool: ToolReference) -> _Json:
     return {"type": "function", "function": {"name": tool.name}}
 
 
-def _response_format(body: ResponseRequest) -> _Json | None:
+def _response_format(body: ResponseFields) -> _Json | None:
     given = None if body.text is None else body.text.format
     if given is None:
         return None
+    if isinstance(given, JsonObjectFormat):
+        return {"type": given.type, "schema": given.schema_}
     if not isinstance(given, ResponseSchemaFormat):
         return {"type": given.type}
     spec = {"name": given.name, "description": given.description, "schema": given.schema_}

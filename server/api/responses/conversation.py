@@ -17,7 +17,7 @@ from server.api.schemas.response_items import (
     ReasoningItem,
     RefusalContent,
 )
-from server.api.schemas.response_request import ResponseRequest
+from server.api.schemas.response_request import InputTokensRequest, ResponseFields, ResponseRequest
 from server.errors import InvalidRequestError, PreviousResponseError
 
 Message = dict[str, Any]
@@ -40,7 +40,9 @@ class Conversation:
     chat: ChatMessages
 
 
-def conversation(body: ResponseRequest, store: ResponseStore, owner: Owner) -> Conversation:
+def conversation(
+    body: ResponseRequest | InputTokensRequest, store: ResponseStore, owner: Owner
+) -> Conversation:
     """
     Raises:
         PreviousResponseError: the response to go on from is not kept here.
@@ -79,7 +81,7 @@ def _check_ids(known: set[str], given: Sequence[AnyItem]) -> None:
 
 
 def _chat_messages(
-    body: ResponseRequest, earlier: Sequence[AnyItem], given: Sequence[AnyItem]
+    body: ResponseFields, earlier: Sequence[AnyItem], given: Sequence[AnyItem]
 ) -> ChatMessages:
     found = ChatMessages([], [])
     if body.instructions is not None:

@@ -48,7 +48,7 @@ def read(items: Sequence[KeptItem]) -> list[AnyItem]:
 
 
 def input_items(
-    given: str | Sequence[InputItem], store: ResponseStore, owner: Owner
+    given: str | Sequence[InputItem] | None, store: ResponseStore, owner: Owner
 ) -> list[AnyItem]:
     """The items of a request, each with an id: its own, or a new one.
 
@@ -59,7 +59,7 @@ def input_items(
     if isinstance(given, str):
         content = [InputTextContent(text=given)]
         return [InputMessage(id=new_id("msg"), role="user", content=content)]
-    return [_item(item, f"input.{index}", store, owner) for index, item in enumerate(given)]
+    return [_item(item, f"input.{index}", store, owner) for index, item in enumerate(given or ())]
 
 
 def _item(item: InputItem, path: str, store: ResponseStore, owner: Owner) -> AnyItem:

@@ -12,6 +12,7 @@ from server.api.job_group import PromptJobs
 from server.api.routes.responses import ERRORS
 from server.api.schemas.chat import ChatCompletion, ChatRequest
 from server.api.shapes.chat import ChatShape
+from server.api.tools import say_dropped
 
 router = APIRouter(route_class=BodyRoute)
 _logger = logging.getLogger(__name__)
@@ -37,4 +38,6 @@ async def create_chat_completion(
             prompt_token_ids=prompt.token_ids if body.return_token_ids else None,
         )
 
-    return await answer.send(http_request, parts, group, shape, body)
+    response = await answer.send(http_request, parts, group, shape, body)
+    say_dropped(response, body.tools)
+    return response

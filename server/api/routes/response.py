@@ -13,17 +13,19 @@ from server.api.deps import Parts, PartsDep
 from server.api.errors import shown
 from server.api.generation import unless_disconnected
 from server.api.responses.answer import Record, send_stream, send_whole
-from server.api.responses.chat_request import renamed_fields
+from server.api.responses.chat_request import chat_request, renamed_fields
 from server.api.responses.conversation import conversation
 from server.api.responses.items import read
 from server.api.responses.store import KeptItem, KeptResponse
 from server.api.responses.truncation import response_jobs
 from server.api.routes.responses import ERRORS
-from server.api.schemas.response_answer import DeletedResponse, ResponseObject
+from server.api.schemas.response_answer import DeletedResponse, InputTokens, ResponseObject
 from server.api.schemas.response_items import ItemList
 from server.api.schemas.response_query import InputItemsQuery, RetrieveQuery
-from server.api.schemas.response_request import ResponseRequest
+from server.api.schemas.response_request import InputTokensRequest, ResponseRequest
 from server.api.shapes.response import ResponseShape, first_state
+from server.api.tools import say_dropped
+from server.api.translate import chat_prompt
 from server.errors import InvalidRequestError, NotFoundError, UnsupportedFieldError
 
 router = APIRouter(route_class=BodyRoute)
@@ -54,7 +56,21 @@ async def create_response(
     record = Record(store, owner, talk.turn)
     with renamed_fields(talk.chat):
         send = send_stream if body.stream else send_whole
-        return await send(http_request, parts, group, shape, record)
+        answer = await send(http_request, parts, group, shape, record)
+    say_dropped(answer, body.tools)
+    return answer
+
+
+@router.post("/v1/responses/input_tokens", responses=ERRORS)
+async def count_input_tokens(
+    body: InputTokensRequest, http_request: Request, http_response: Response, parts: PartsDep
+) -> InputTokens:
+    """How many tokens the prompt of such a request has, without answering it."""
+    talk = conversation(body, parts.response_store, key_owner(http_request.scope))
+    with renamed_fields(talk.chat):
+        token_ids = await chat_prompt(chat_request(body, talk.chat), parts)
+    say_dropped(http_response, body.tools)
+    return InputTokens(input_tokens=len(token_ids))
 
 
 def _is_kept(body: ResponseRequest, parts: Parts) -> bool:

@@ -1,6 +1,7 @@
-"""`POST /tokenize` and `POST /detokenize`: what the model makes of a text, without running it."""
+"""`/tokenize`, `/detokenize`, `/tokenizer_info`: what the model makes of a text, without running
+it."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from server.api.body_route import BodyRoute
 from server.api.deps import Parts, PartsDep
@@ -12,8 +13,9 @@ from server.api.schemas.tokenize import (
     DetokenizeResponse,
     TokenizeRequest,
     TokenizeResponse,
+    TokenizerInfo,
 )
-from server.api.tools import tool_schemas
+from server.api.tools import say_dropped, tool_schemas
 from server.api.translate import check_model
 from server.errors import InvalidRequestError
 from server.text.prompt_text import decode_prompt
@@ -23,9 +25,12 @@ router = APIRouter(route_class=BodyRoute)
 
 
 @router.post("/tokenize", responses=ERRORS)
-async def tokenize(body: TokenizeRequest, parts: PartsDep) -> TokenizeResponse:
+async def tokenize(
+    body: TokenizeRequest, http_response: Response, parts: PartsDep
+) -> TokenizeResponse:
     """The tokens of a prompt or a chat, as the completion endpoints see them."""
     check_model(body.model, parts)
+    say_dropped(http_response, body.tools)
     is_long_chat = is_long(body.messages or [])
     text, add_special_tokens = await parts.long_work.run(is_long_chat, lambda: _text(body, parts))
     if body.add_special_tokens is not None:
@@ -61,9 +66,25 @@ def _text(body: TokenizeRequest, parts: Parts) -> tuple[str, bool]:
         raise InvalidRequestError("prompt: is given beside messages", "prompt")
     return parts.chat_template.render(
         template_messages(body.messages, parts.chat_template.tool_format),
-        tool_schemas(body.tools or []),
+        tool_schemas(body.tools or [], drops_others=parts.info.drops_other_tools),
         add_generation_prompt=body.add_generation_prompt is not False,
     ), False
+
+
+@router.get("/tokenizer_info", responses=ERRORS)
+async def tokenizer_info(parts: PartsDep) -> TokenizerInfo:
+    """Special tokens and chat template, for clients that make prompts themselves."""
+    tokenizer = parts.tokenizer
+
+    def text(token_id: int | None) -> str | None:
+        return None if token_id is None else tokenizer.vocabulary_string(token_id)
+
+    return TokenizerInfo(
+        bos_token=text(tokenizer.bos_id),
+        eos_token=text(tokenizer.eos_id),
+        model_max_length=parts.engine.max_model_len,
+        chat_template=parts.chat_template.text,
+    )
 
 
 @router.post("/detokenize", responses=ERRORS)

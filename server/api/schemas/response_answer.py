@@ -94,6 +94,11 @@ class ResponseObject(BaseModel):
     """Of the whole output, calls and their markup too; both once the response has ended."""
 
 
+class InputTokens(BaseModel):
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
 class DeletedResponse(BaseModel):
     id: str
     object: Literal["response"] = "response"

@@ -25,6 +25,8 @@ from server.api.schemas.tools import (
     FunctionName,
     FunctionReference,
     FunctionType,
+    OtherTool,
+    kind_of_tool,
 )
 
 LOGPROBS = "message.output_text.logprobs"
@@ -54,6 +56,17 @@ class ResponseTool(FunctionDefinition, _Typed):
     defer_loading: Unsupported = None
     allowed_callers: Annotated[Any, refuse_unless([], ["direct"])] = None
     output_schema: Unsupported = None
+
+
+ResponseTools = Annotated[
+    list[
+        Annotated[
+            Annotated[ResponseTool, branch("function")] | Annotated[OtherTool, branch("other")],
+            chosen_by(kind_of_tool),
+        ]
+    ],
+    Field(max_length=MAX_TOOLS),
+]
 
 
 class ToolReference(FunctionReference, _Typed):
@@ -107,10 +120,9 @@ class ResponseStreamOptions(RequestModel):
     include_obfuscation: Unsupported = None
 
 
-class ResponseRequest(SamplingFields, StructuredFields):
+class ResponseFields(SamplingFields, StructuredFields):
     """At most one of `text.format` and the structured fields says what the answer is like."""
 
-    input: Input
     instructions: Text | None = None
     """A system message in front of everything; those of earlier responses are not carried over."""
     previous_response_id: ItemId | None = None
@@ -122,7 +134,7 @@ class ResponseRequest(SamplingFields, StructuredFields):
     include: Annotated[list[Included], Field(max_length=64)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     text: TextConfig | None = None
-    tools: Annotated[list[ResponseTool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: ResponseTools | None = None
     tool_choice: ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
     metadata: Metadata | None = None
@@ -144,4 +156,16 @@ class ResponseRequest(SamplingFields, StructuredFields):
 
     @property
     def with_logprobs(self) -> bool:
+        """The answer's text comes with them."""
         return LOGPROBS in (self.include or ())
+
+
+class ResponseRequest(ResponseFields):
+    input: Input
+
+
+class InputTokensRequest(ResponseFields):
+    """`/v1/responses/input_tokens`: the request whose prompt is counted. What concerns the answer
+    alone may be there, but needn't."""
+
+    input: Input | None = None

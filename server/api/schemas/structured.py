@@ -4,7 +4,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.api.schemas.fields import RequestModel, Text, branch, by_type
+from server.api.schemas.fields import (
+    Advisory,
+    RequestModel,
+    Text,
+    Unsupported,
+    branch,
+    by_type,
+    chosen_by,
+    keyword_field,
+)
 
 MAX_GRAMMAR_BYTES = 65_536
 """Of a schema, a grammar, or all choices together."""
@@ -26,6 +35,8 @@ class TextFormat(RequestModel):
 
 class JsonObjectFormat(RequestModel):
     type: Literal["json_object"]
+    schema_: Annotated[dict[str, Any] | None, keyword_field("schema")] = None
+    """What the object must be like: llama.cpp's and others' way to send a schema."""
 
 
 class JsonSchemaFormat(RequestModel):
@@ -47,8 +58,36 @@ Choices = Annotated[
 Ebnf = Annotated[Text, Field(min_length=1, max_length=MAX_GRAMMAR_BYTES)]
 
 
+def _kind_of_schema(value: object) -> str:
+    return "object" if isinstance(value, dict) else "text"
+
+
+Schema = Annotated[
+    Annotated[dict[str, Any], branch("object")]
+    | Annotated[Text, Field(min_length=1, max_length=MAX_GRAMMAR_BYTES), branch("text")],
+    chosen_by(_kind_of_schema),
+]
+"""A JSON schema, or the JSON text of one."""
+
+
+class StructuredOutputs(RequestModel):
+    """vLLM's object for it."""
+
+    json_: Annotated[Schema | None, keyword_field("json")] = None
+    json_object: bool | None = None
+    regex: Regex | None = None
+    choice: Choices | None = None
+    grammar: Ebnf | None = None
+    structural_tag: Unsupported = None
+    whitespace_pattern: Unsupported = None
+    disable_any_whitespace: Unsupported = None
+    disable_additional_properties: Unsupported = None
+    disable_fallback: Advisory = None
+
+
 class StructuredFields(RequestModel):
-    """What no OpenAI API has, under the names that all generating endpoints have for it."""
+    """What no OpenAI API has, under the names that all generating endpoints have for it; which of
+    them say the same is a table in `api/structured.py`."""
 
     regex: Regex | None = None
     """Matches the whole answer."""
@@ -56,6 +95,18 @@ class StructuredFields(RequestModel):
     """The answer is one of them."""
     grammar: Ebnf | None = None
     """The answer is what its rule `root` derives."""
+    json_schema: Schema | None = None
+    """llama.cpp's and SGLang's."""
+    ebnf: Ebnf | None = None
+    """SGLang's."""
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | None = None
+    """This and those that follow are vLLM's older names."""
+    guided_regex: Regex | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Ebnf | None = None
+    guided_decoding_backend: Advisory = None
+    guided_whitespace_pattern: Unsupported = None
 
 
 class StructuredRequest(StructuredFields):

@@ -1,6 +1,6 @@
 """`/tokenize` and `/detokenize`, in vLLM's shape."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -39,6 +39,18 @@ class TokenizeResponse(BaseModel):
     tokens: list[int]
     token_strs: list[str] | None
     """As the vocabulary writes them."""
+
+
+class TokenizerInfo(BaseModel):
+    """What a client needs to work with the tokens itself, under transformers' names."""
+
+    tokenizer_class: Literal["PreTrainedTokenizerFast"] = "PreTrainedTokenizerFast"
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: None = None
+    """Nothing is padded here."""
+    model_max_length: int
+    chat_template: str | None
 
 
 class DetokenizeRequest(RequestModel):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from server.api.schemas.fields import Advisory, RequestModel, Text, branch, chosen_by
@@ -40,7 +40,32 @@ class FunctionToolField(RequestModel):
     function: FunctionDefinition
 
 
-FunctionTools = Annotated[list[FunctionToolField], Field(max_length=MAX_TOOLS)]
+class OtherTool(RequestModel):
+    """A tool that is no function: refused or left out by `api/tools.py`, so it may be anything."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: Text
+
+
+def kind_of_tool(value: object) -> str:
+    """Branch of a union of functions and other tools."""
+    if isinstance(value, OtherTool):
+        return "other"
+    kind = value.get("type") if isinstance(value, dict) else "function"
+    return "other" if isinstance(kind, str) and kind != "function" else "function"
+
+
+FunctionTools = Annotated[
+    list[
+        Annotated[
+            Annotated[FunctionToolField, branch("function")]
+            | Annotated[OtherTool, branch("other")],
+            chosen_by(kind_of_tool),
+        ]
+    ],
+    Field(max_length=MAX_TOOLS),
+]
 
 
 class FunctionReference(RequestModel):

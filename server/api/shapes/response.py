@@ -19,7 +19,7 @@ from server.api.schemas.response_answer import (
     ShownTool,
 )
 from server.api.schemas.response_events import Event, StateEvent
-from server.api.schemas.response_request import ResponseRequest
+from server.api.schemas.response_request import ResponseRequest, ResponseTool
 from server.api.shapes.response_output import ResponseOutput
 from server.api.shapes.speculation import whole_report
 from server.api.shapes.tool_calls import has_content
@@ -142,7 +142,7 @@ def first_state(
         temperature=default.temperature if body.temperature is None else body.temperature,
         text=ResponseText(format=_text_format(body)),
         tool_choice="auto" if choice is None else _as_sent(choice),
-        tools=[_tool(tool) for tool in body.tools or []],
+        tools=[_tool(tool) for tool in body.tools or [] if isinstance(tool, ResponseTool)],
         top_logprobs=body.top_logprobs or 0,
         top_p=default.top_p if body.top_p is None else body.top_p,
         truncation=body.truncation or "disabled",
@@ -161,7 +161,7 @@ def _as_sent(choice: Any) -> Any:
     return choice if isinstance(choice, str) else choice.model_dump()
 
 
-def _tool(tool: Any) -> ShownTool:
+def _tool(tool: ResponseTool) -> ShownTool:
     return ShownTool(
         name=tool.name,
         description=tool.description,
