@@ -25,8 +25,9 @@ def check_object_schema(schema: dict[str, Any], path: str) -> None:
             that JSON can't have.
     """
     check_values(schema, path)
-    if schema.get("type", "object") != "object":
-        _refuse(f"{path}.type", "must be 'object'", schema["type"])
+    kinds = schema.get("type", "object")
+    if kinds != "object" and not (isinstance(kinds, list) and "object" in kinds):
+        _refuse(f"{path}.type", "must be 'object', or a list with it", kinds)
     properties = schema.get("properties", {})
     if not isinstance(properties, dict):
         _refuse(f"{path}.properties", "must be an object", properties)

@@ -102,7 +102,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("response_format", json_schema({"$ref": "#/$defs/é"}), f"{SCHEMA}.$ref"),
     ("regex", "(", "regex"),
     ("regex", "", "regex"),
-    ("regex", "a(?!b)", "regex"),
+    ("regex", "a(?<!b)", "regex"),
     ("regex", "x" * 5000, "regex"),
     ("regex", 1, "regex"),
     ("choice", [], "choice"),

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import xgrammar
 
+from server.engine.types import Grammar
 from server.text.tool_formats import FORMATS, FormatName
 from server.text.tool_grammar import only_calls, structural_tag, text_and_calls
 from server.text.tools import FunctionCall, FunctionTool
+from tests.engine.grammar.bytes import matches
 from tests.text.tool_parsers.examples import read, summary
 
 INTEGER = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -88,6 +90,28 @@ def test_a_function_without_parameters_gets_none(parameters: Any, strict: bool) 
         grammar = make(form, [tool], parallel=True)
         assert accepts(grammar, written("hermes", ("f", "{}")))
         assert not accepts(grammar, written("hermes", ("f", '{"a": 1}')))
+
+
+REFERRED = {"properties": {"n": {"type": ["integer", "null"]}}, "required": ["n"]}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"$defs": {"N": REFERRED}, "$ref": "#/$defs/N"},
+        {"$defs": {"N": {"type": "object", **REFERRED}}, "$ref": "#/$defs/N"},
+        {"definitions": {"N": REFERRED}, "allOf": [{"$ref": "#/definitions/N"}]},
+        {"$defs": {"N": {"anyOf": [REFERRED, {"type": "null"}]}}, "$ref": "#/$defs/N"},
+        {"type": ["object", "null"], **REFERRED},
+    ],
+)
+def test_parameters_may_be_somewhere_else(parameters: Any) -> None:
+    tool = FunctionTool("f", parameters=parameters)
+    tag = structural_tag(only_calls(FORMATS["hermes"], [tool], parallel=True))
+    for arguments, right in (('{"n": 1}', True), ('{"n": null}', True), ("{}", False)):
+        text = written("hermes", ("f", arguments))
+        assert matches(Grammar("structural_tag", tag), text) == right
+    assert not matches(Grammar("structural_tag", tag), written("hermes", ("f", "null")))
 
 
 def test_a_function_may_take_any_object() -> None:

@@ -179,13 +179,14 @@ def schema_ebnf(schema: JsonSchema) -> str:
     """
     from xgrammar import Grammar as Parsed
 
-    text = json.dumps(enforceable(schema), ensure_ascii=False)
+    made = enforceable(schema)
+    text = json.dumps(made.schema, ensure_ascii=False)
     printed = str(Parsed.from_json_schema(text, max_whitespace_cnt=MAX_WHITESPACE))
     ebnf = with_whole_escapes(printed)
     ebnf, count = _ESCAPE.subn(lambda _: _STRICT_ESCAPE, ebnf)
     if count != 1:
         raise RuntimeError("xgrammar's rules for JSON strings are not those expected")
-    return ebnf
+    return made.texts.write(ebnf)
 
 
 def choice_ebnf(choices: Sequence[str]) -> str:

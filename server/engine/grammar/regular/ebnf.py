@@ -5,12 +5,12 @@ advance. Intersections and complements become rules of one state each; long repe
 in blocks, since masks are made for each character of a count otherwise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from server.engine.grammar.ebnf_text import literal
 from server.engine.grammar.regular.automaton import Automaton, automaton
-from server.engine.grammar.regular.chars import ALL_CHARS, CharSet, char_set, chars
+from server.engine.grammar.regular.chars import CharSet, char_set, chars
 from server.engine.grammar.regular.expression import (
     EMPTY,
     NOTHING,
@@ -29,17 +29,32 @@ BLOCK: Final = 32
 """Characters of a block. Half of it costs half of the time to compile and more in each step."""
 _LONGEST_COUNT: Final = 2 * BLOCK
 
+_LAST_OF_WIDTH: Final = (0x7F, 0x7FF, 0xFFFF, 0x10FFFF)
+
 Spelling = Callable[[CharSet], str]
 """A regular expression for one character of a set, as xgrammar reads it."""
 
 
 def plain(allowed: CharSet) -> str:
-    """As it is."""
-    ranges = [
-        _shown(low) if low == high else f"{_shown(low)}-{_shown(high)}"
-        for low, high in allowed.ranges
-    ]
-    return f"[{''.join(ranges)}]"
+    """As it is.
+
+    A class has only characters of as many bytes: xgrammar joins neighbouring ranges, and lets bytes
+    through that are no UTF-8 where one range has shorter and longer characters.
+    """
+    classes = [f"[{inside}]" for inside in map(_inside, _by_width(allowed)) if inside]
+    return classes[0] if len(classes) == 1 else f"({'|'.join(classes)})"
+
+
+def _by_width(allowed: CharSet) -> Iterator[list[tuple[int, int]]]:
+    first = 0
+    for last in _LAST_OF_WIDTH:
+        parts = ((max(low, first), min(high, last)) for low, high in allowed.ranges)
+        yield [(low, high) for low, high in parts if low <= high]
+        first = last + 1
+
+
+def _inside(ranges: list[tuple[int, int]]) -> str:
+    return "".join(_shown(a) if a == b else f"{_shown(a)}-{_shown(b)}" for a, b in ranges)
 
 
 def in_json(allowed: CharSet) -> str:
@@ -91,6 +106,7 @@ class RuleWriter:
         self._prefix = prefix
         self._spelling = spelling
         self._names: dict[str | Expression, str] = {}
+        self._num_automata = 0
         self.rules = list[str]()
 
     def rule(self, expression: Expression) -> str:
@@ -102,10 +118,11 @@ class RuleWriter:
         """
         if expression not in self._names:
             body = self._body(expression)
-            self._names[expression] = self._named(body)
+            self._names[expression] = self.named(body)
         return self._names[expression]
 
-    def _named(self, body: str) -> str:
+    def named(self, body: str) -> str:
+        """The name of a rule with this body."""
         if body not in self._names:
             name = f"{self._prefix}{len(self.rules)}"
             self._names[body] = name
@@ -155,12 +172,11 @@ class RuleWriter:
         return [f"{block}{{{least},{most}}}"] if most else []
 
     def _states(self, found: Automaton) -> str:
-        """The body of the first state; the others get rules."""
-        base = f"{self._prefix}{len(self.rules)}_"
-        self.rules.append("")  # the place is taken
-        bodies = [self._state(state, found, base) for state in range(len(found.transitions))]
-        place = self.rules.index("")
-        self.rules[place] = "\n".join(f"{base}{i} ::= {body}" for i, body in enumerate(bodies))
+        """The name of the first state's rule; each state has one."""
+        self._num_automata += 1
+        base = f"{self._prefix}a{self._num_automata}_"
+        for state in range(len(found.transitions)):
+            self.rules.append(f"{base}{state} ::= {self._state(state, found, base)}")
         return f"{base}0"
 
     def _state(self, state: int, found: Automaton, base: str) -> str:
@@ -213,6 +229,3 @@ def _joined(items: tuple[Expression, ...]) -> list[Expression]:
         else:
             found.append([item])
     return [Sequence(tuple(group)) if len(group) > 1 else group[0] for group in found]
-
-
-ANY_CHAR: Final = Char(ALL_CHARS)

@@ -9,7 +9,7 @@ import re
 import threading
 import warnings
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -27,20 +27,23 @@ from server.engine.grammar.regular.expression import (
     EMPTY,
     Char,
     Expression,
+    both,
     either,
     repeat,
     sequence,
+    without,
 )
 from server.errors import GrammarError
 
 _REFUSED = {
-    "ASSERT": "groups that look ahead or behind, (?=…) and (?<=…),",
-    "ASSERT_NOT": "groups that look ahead or behind, (?!…) and (?<!…),",
+    "ASSERT": "groups that look ahead beyond a group or a repetition that they are in",
+    "ASSERT_NOT": "groups that look ahead beyond a group or a repetition that they are in",
     "ATOMIC_GROUP": "atomic groups (?>…)",
     "POSSESSIVE_REPEAT": "possessive repetition such as *+",
     "GROUPREF": "references to groups",
     "GROUPREF_EXISTS": "groups with a condition",
 }
+_ASSERTIONS = ("ASSERT", "ASSERT_NOT")
 _STARTS = ("AT_BEGINNING", "AT_BEGINNING_STRING")
 _ENDS = ("AT_END", "AT_END_STRING")
 _ANCHORS = {
@@ -109,7 +112,14 @@ def _read(pattern: str, edges: Edges, reader: "_Reader") -> Expression:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
+    """
+    Args:
+        is_schema: characters on which JavaScript and Python disagree are in no set, or
+        is_broad: in all, since what is found here is not to be found.
+    """
+
     is_schema: bool
+    is_broad: bool = False
 
     def sequence(self, items: Items[Any], flags: int, edges: Edges) -> Expression:
         first, last = 0, len(items)
@@ -119,6 +129,9 @@ class _Reader:
         while ends and first < last and _is_anchor(items[last - 1], _ENDS):
             after, last = EMPTY, last - 1
         core = items[first:last]
+        ahead = next((i for i, item in enumerate(core) if str(item[0]) in _ASSERTIONS), None)
+        if ahead is not None and ends:
+            return self._looking_ahead(core, ahead, flags, Edges(before, after, starts, ends))
         if not any(map(_has_anchor, core)):
             found = [self.item(item, flags, _INSIDE) for item in core]
             return sequence((before, *found, after))
@@ -133,6 +146,21 @@ class _Reader:
             )
             parts.append(self.item(item, flags, at))
         return sequence(parts)
+
+    def _looking_ahead(self, items: Items[Any], index: int, flags: int, edges: Edges) -> Expression:
+        """What is looked for ahead must, or must not, be found in all that follows."""
+        kind, (direction, inside) = str(items[index][0]), items[index][1]
+        if direction < 0:
+            raise GrammarError("groups that look behind, (?<=…) and (?<!…), can't be enforced")
+        is_negative = kind == "ASSERT_NOT"
+        reader = replace(self, is_broad=self.is_broad != is_negative)
+        looked_for = reader.sequence(inside, flags, Edges(EMPTY, ANY_TEXT, False, True))
+        rest = self.sequence(items[index + 1 :], flags, edges._replace(before=EMPTY, starts=False))
+        found = both((without(looked_for) if is_negative else looked_for, rest))
+        if not index:
+            return sequence((edges.before, found))
+        start = edges._replace(after=EMPTY, ends=False)
+        return sequence((self.sequence(items[:index], flags, start), found))
 
     def item(self, item: tuple[Any, Any], flags: int, edges: Edges) -> Expression:
         name, value = str(item[0]), item[1]
@@ -160,7 +188,8 @@ class _Reader:
     def _chars(self, name: str, value: Any, flags: int) -> CharSet:
         match name:
             case "ANY":
-                line_ends = _ECMA_LINE_ENDS if self.is_schema else LINE_FEED
+                is_narrow = self.is_schema and not self.is_broad
+                line_ends = _ECMA_LINE_ENDS if is_narrow else LINE_FEED
                 return ALL_CHARS if flags & re.DOTALL else ALL_CHARS - line_ends
             case "LITERAL":
                 return self._cased(char_set([(value, value)]), flags)
@@ -181,7 +210,7 @@ class _Reader:
                 case "RANGE":
                     found |= char_set([value])
                 case _:
-                    found |= self._category(str(value), flags, is_broad=is_negated)
+                    found |= self._category(str(value), flags, is_broad=self.is_broad != is_negated)
         found = self._cased(found, flags) & ALL_CHARS
         return ALL_CHARS - found if is_negated else found
 
@@ -227,9 +256,9 @@ def _is_anchor(item: tuple[Any, Any], names: tuple[str, ...]) -> bool:
 
 
 def _has_anchor(item: tuple[Any, Any]) -> bool:
-    """Of those parts that may be at an edge."""
+    """Or looks ahead; of those parts that may do so at an edge."""
     match str(item[0]):
-        case "AT":
+        case "AT" | "ASSERT" | "ASSERT_NOT":
             return True
         case "BRANCH":
             return any(_has_anchor(inner) for branch in item[1][1] for inner in branch)
