@@ -7,12 +7,12 @@ import torch
 
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
-from server.models.config import ModelConfig, RopeConfig, model_config
+from server.loading.target import load_target, read_target
+from server.models.config import ModelConfig, RopeConfig
 from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
-from weights.checkpoint import load_weights, read_config
 
 BLOCK_SIZE = 16
 _LAYERS_IN_ALL = {"llama-2-7b": 32, "llama-3-8b": 32, "vicuna-33b": 60, "tiny": 2}
@@ -97,9 +97,7 @@ def random_pair(config: ModelConfig, placement: Placement, num_tokens: int) -> P
 @torch.inference_mode()
 def loaded_pair(folder: Path, placement: Placement, num_tokens: int) -> Pair:
     """A checkpoint in Hugging Face layout, with a random draft."""
-    target = LlamaModel(model_config(read_config(folder)), placement)
-    load_weights(folder, target.slots(), target.ignorable, target.slices())
-    return _paired(target, placement, num_tokens)
+    return _paired(load_target(read_target(folder), placement).model, placement, num_tokens)
 
 
 def _paired(target: LlamaModel, placement: Placement, num_tokens: int) -> Pair:

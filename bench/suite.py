@@ -25,13 +25,11 @@ from server.build import LoadedModel, build_app, build_model
 from server.cli.terminal import report
 from server.config import ModelSettings, ServerSettings, as_given, load_settings
 from server.engine.types import Request, RequestId, SamplingParams
+from server.loading.target import choose_form, read_target
 from server.machine import default_threads, pick_device, pick_dtype
-from server.models.config import model_config
 from server.models.layers import Placement
 from weights.blocks import BLOCKS_FILE
-from weights.checkpoint import read_config
 from weights.locate import locate_model
-from weights.quantization import choose_quantization
 
 HIT_RATE = 0.7
 """Of the oracle draft's trunk tokens."""
@@ -130,8 +128,7 @@ def model_folder(settings: ModelSettings) -> Path:
 def weight_bytes(settings: ModelSettings) -> int:
     folder, device = model_folder(settings), pick_device(settings.device)
     placement = Placement(device, pick_dtype(settings.dtype, device))
-    config = model_config(read_config(folder))
-    quantization = choose_quantization(settings.quantization, folder, config, placement)
+    quantization = choose_form(read_target(folder), placement, settings.quantization)
     if quantization is not None and quantization.stored:
         return (folder / BLOCKS_FILE).stat().st_size
     return sum(file.stat().st_size for file in folder.glob("model*.safetensors"))

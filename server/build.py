@@ -35,6 +35,7 @@ from server.engine.step.host.verify import Model
 from server.engine.step.kv_cache import allocate_kv, copy_kv
 from server.engine.types import SamplingDefaults, SpeculationParams, StepStats
 from server.gpu_memory import check_memory_settings, gpu_memory
+from server.loading.target import choose_form, load_target, locate_target
 from server.machine import (
     cpu_kernels,
     describe_kernels,
@@ -43,7 +44,6 @@ from server.machine import (
     return_freed_memory,
     total_memory,
 )
-from server.models.config import model_config
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
 from server.models.shard import WHOLE
@@ -52,10 +52,8 @@ from server.parallel.remote import RemoteCopies, RemoteModel
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from server.text.tool_formats import FORMATS
-from weights.checkpoint import checkpoint_identity, load_weights, read_config
+from weights.checkpoint import checkpoint_identity
 from weights.generation_config import read_sampling
-from weights.locate import locate_model
-from weights.quantization import choose_quantization, describe
 
 _STOP_SECONDS = 3.0
 """That a server that ends waits for the step it is in."""
@@ -136,24 +134,23 @@ def _build_model(
     dtype = pick_dtype(settings.dtype, device)
     num_threads = rank_threads(settings)
     torch.set_num_threads(num_threads)
-    folder = locate_model(settings.model, settings.cache_dir.expanduser(), dtype, report)
-    config = model_config(read_config(folder))
-    said = read_sampling(folder, settings.model, settings.generation_config)
+    files = locate_target(settings.model, settings.cache_dir, dtype, report)
+    config = files.config
+    said = read_sampling(files.folder, settings.model, settings.generation_config)
     sampling = SamplingDefaults(**said)  # pyright: ignore[reportArgumentType]  # top_k is whole
-    hf_tokenizer = load_hf_tokenizer(folder)
+    hf_tokenizer = load_hf_tokenizer(files.folder)
     tokenizer = from_hf(hf_tokenizer)
     placement = Placement(device, dtype, crew.join() if crew else WHOLE)
-    model = LlamaModel(config, placement)
-    load_weights(folder, model.slots(), model.ignorable, model.slices())
-    name = model_name(settings.model)
     quantization = None
     if crew is None:  # blocks of weights are for the native kernels, which run whole models
-        quantization = choose_quantization(settings.quantization, folder, config, placement)
-    precision = describe(quantization, dtype)
+        quantization = choose_form(files, placement, settings.quantization)
+    loaded = load_target(files, placement, quantization)
+    model, precision = loaded.model, loaded.form
+    name = model_name(settings.model)
     report(f"loaded {name}: {config.num_layers} layers, {precision} on {device}")
     report(f"sampling, where a request says nothing: {sampling}")
     draft = guarded(crew, lambda: load_draft(settings, model, placement, quantization, report))
-    model.freeze(quantization)
+    loaded.freeze()
     return_freed_memory()
     kernels = "torch kernels: the native ones run whole models alone"
     if crew is None:
@@ -186,7 +183,7 @@ def _build_model(
         crew.tell({"num_blocks": limits.num_blocks, "block_size": limits.block_size})
         target = RemoteModel(model, crew)
     form = f"{precision}|{quantization and quantization.kind}|{_kernels_identity(model)}"
-    identity = f"{checkpoint_identity(folder)}|{form}|{device.type}|{num_threads} threads"
+    identity = f"{checkpoint_identity(files.folder)}|{form}|{device.type}|{num_threads} threads"
     identity += f"|{crew.size} ranks" if crew else ""
     speculator = None
     if draft is not None:

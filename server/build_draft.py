@@ -28,7 +28,8 @@ from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.step.profile import Profiled, measure_costs, still_hold
 from server.errors import ConfigError, UnsupportedModelError
 from server.kernels.tree import LayerCache
-from server.models.config import ModelConfig, model_config
+from server.loading.target import load_target, read_target
+from server.models.config import ModelConfig
 from server.models.glide import GlideModel
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, local_config
@@ -36,7 +37,7 @@ from server.models.quantization import DRAFT_QUANTIZATION, Quantization
 from server.parallel.crew import Crew
 from server.parallel.remote import RemoteGlide, RemoteModel
 from weights import default
-from weights.checkpoint import checkpoint_identity, load_weights, read_config, read_json
+from weights.checkpoint import checkpoint_identity, read_json
 from weights.glide import load_glide
 from weights.locate import locate_model
 from weights.quantization import can_quantize
@@ -96,11 +97,11 @@ def load_draft(
         report(f"loaded GliDe draft {folder.name}: {glide.cache_shape.num_layers} layers")
         shape = CacheShape(*glide.cache_shape, placement.dtype)
         return Draft(glide, shape, checkpoint_identity(folder), folder.name)
-    config = model_config(read_config(folder))
+    files = read_target(folder)
+    config = files.config
     _check_vocabulary(config, target.config)
-    model = LlamaModel(config, placement)
-    load_weights(folder, model.slots(), model.ignorable, model.slices())
-    model.freeze(DRAFT_QUANTIZATION if quantization and can_quantize(config) else None)
+    form = DRAFT_QUANTIZATION if quantization and can_quantize(config) else None
+    model = load_target(files, placement, form).freeze()
     report(f"loaded draft model {folder.name}: {config.num_layers} layers")
     num_kv_heads = local_config(config, placement.shard).num_kv_heads
     shape = CacheShape(config.num_layers, num_kv_heads, config.head_dim, placement.dtype)
@@ -172,7 +173,7 @@ def _folder(name: str, settings: ModelSettings, placement: Placement, report: Re
         return path
     if not path.exists() and "/" not in name:
         raise ConfigError("draft", name, "expected a folder, a model, ngram, none or auto")
-    return locate_model(name, settings.cache_dir.expanduser(), placement.dtype, report)
+    return locate_model(name, settings.cache_dir, placement.dtype, report)
 
 
 def _check_vocabulary(draft: ModelConfig, target: ModelConfig) -> None:

@@ -11,16 +11,15 @@ from server.build_draft import load_draft
 from server.config import ModelSettings, as_given, load_settings
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.errors import ConfigError
+from server.loading.target import load_target, locate_target, read_target
 from server.machine import default_threads, free_memory, pick_device, pick_dtype
-from server.models.config import ModelConfig, model_config
+from server.models.config import ModelConfig
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, local_config
+from server.models.llama import local_config
 from server.models.shard import Shard
 from server.parallel.crew import Crew
 from server.parallel.replay import Replayed, replay
 from server.parallel.seat import Seat
-from weights.checkpoint import load_weights, read_config
-from weights.locate import locate_model
 
 Report = Callable[[str], None]
 T = TypeVar("T")
@@ -37,10 +36,10 @@ def start_crew(settings: ModelSettings, report: Report) -> Crew | None:
         return None
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
-    folder = locate_model(settings.model, settings.cache_dir.expanduser(), dtype, report)
-    check_ranks(settings, model_config(read_config(folder)), device)
+    files = locate_target(settings.model, settings.cache_dir, dtype, report)
+    check_ranks(settings, files.config, device)
     plain = load_settings(ModelSettings, **as_given(settings))  # without a server's secrets
-    crew = Crew(size, device, Work(plain, folder, dtype))
+    crew = Crew(size, device, Work(plain, files.folder, dtype))
     shown = ", ".join(map(str, crew.process_ids))
     kind = "GPUs" if device.type == "cuda" else "processes on the CPU"
     report(f"tensor parallelism over {size} {kind}; workers: {shown}")
@@ -111,18 +110,17 @@ class Work:
     def __call__(self, seat: Seat) -> None:
         """Loads this rank's part as `build_model` loads rank 0's, then replays its calls."""
         torch.set_num_threads(rank_threads(self.settings))
-        config = model_config(read_config(self.folder))
         placement = Placement(seat.device, self.dtype, seat.join())
-        target = LlamaModel(config, placement)
-        load_weights(self.folder, target.slots(), target.ignorable, target.slices())
+        loaded = load_target(read_target(self.folder), placement)
+        target = loaded.model
         draft = load_draft(self.settings, target, placement, None, _say_nothing)
-        target.freeze()
+        loaded.freeze()
         seat.tell({"free": free_memory(seat.device)})
         pool = seat.hear()
         if pool is None:
             return
         size = pool["num_blocks"], pool["block_size"]
-        caches = allocate_kv(cache_shape(config, placement), *size, seat.device)
+        caches = allocate_kv(cache_shape(target.config, placement), *size, seat.device)
         if draft is None or draft.model is None or draft.shape is None:
             replay(seat.pipe, seat.device, Replayed(target, caches))
             return

@@ -19,16 +19,14 @@ from bench.paper.folder import write_whole
 from server.cli.terminal import report, stderr
 from server.config import ModelSettings
 from server.errors import ConfigError
+from server.loading.target import locate_target
 from server.machine import pick_device
-from server.models.config import model_config
-from weights.checkpoint import read_config
-from weights.locate import locate_model
 from weights.train.config import Precision, TrainConfig
 from weights.train.features.store import FeatureStore, Shard, read_key
 from weights.train.features.target import TrainTarget
 from weights.train.fit.precision import pick_precision
 from weights.train.fit.validate import Validation
-from weights.train.load import load_target
+from weights.train.load import load_for_training
 from weights.train.text.samples import PromptIds
 from weights.train.train import train
 
@@ -102,10 +100,10 @@ def run_ablation(settings: ModelSettings, study: str, options: AblationOptions) 
     dtype = pick_precision(options.precision, pick_device("auto"))
     # What is faster is measured: it must not come out differently for some of the variants.
     options = replace(options, precision="float32" if dtype == torch.float32 else "bfloat16")
-    folder = locate_model(settings.model, settings.cache_dir, dtype, report)
-    wanted = variants(model_config(read_config(folder)).num_layers)
+    files = locate_target(settings.model, settings.cache_dir, dtype, report)
+    wanted = variants(files.config.num_layers)
     config = _train_config(options, wanted[0])
-    loaded = load_target(settings.model, config, settings.cache_dir, report)
+    loaded = load_for_training(settings.model, config, settings.cache_dir, report)
     results = ablate(
         options, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, stderr, wanted
     )

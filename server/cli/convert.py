@@ -21,14 +21,12 @@ def convert(
     """Convert a published GliDe draft for --draft."""
     settings = load_settings(ModelSettings, model=target)
     report("reading …")
+    from server.loading.target import locate_target
     from server.machine import pick_device, pick_dtype
-    from server.models.config import model_config
-    from weights.checkpoint import read_config
     from weights.glide import convert as convert_draft
-    from weights.locate import locate_model
 
     dtype = pick_dtype(settings.dtype, pick_device(settings.device))
-    folder = locate_model(settings.model, settings.cache_dir, dtype, report)
-    config = convert_draft(source, out, model_config(read_config(folder)))
+    files = locate_target(settings.model, settings.cache_dir, dtype, report)
+    config = convert_draft(source, out, files.config)
     layers = "1 layer" if config.num_layers == 1 else f"{config.num_layers} layers"
     report(f"wrote {out}: {layers}, hidden size {config.hidden_size}; use it with --draft {out}")

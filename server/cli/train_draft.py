@@ -20,7 +20,7 @@ from weights.train.card import write_card
 from weights.train.config import TrainConfig, glimpsed_layers
 from weights.train.features.store import FOLDER, FeatureKey, Shard, plan_shards, stored_bytes
 from weights.train.features.writer import FeatureWriter
-from weights.train.load import LoadedTarget, load_target
+from weights.train.load import TrainingSource, load_for_training
 from weights.train.text.samples import Sample, read_samples
 from weights.train.train import learn, prepare
 from weights.train.work_folder import WorkFolder
@@ -50,7 +50,7 @@ def train_draft(
     end = math.inf if seconds is None else time.monotonic() + seconds - spent.earlier
     try:
         config = replace(config, feature_bytes=room_for_features(work.path))
-        loaded = load_target(
+        loaded = load_for_training(
             settings.model, config, settings.cache_dir, report,
             settings.device, settings.dtype, settings.quantization,
         )  # fmt: skip
@@ -70,7 +70,7 @@ def train_draft(
 
 def _timed(
     config: TrainConfig,
-    loaded: LoadedTarget,
+    loaded: TrainingSource,
     work: WorkFolder,
     seconds: float,
     end: float,
@@ -143,7 +143,7 @@ def _forward_rate(writer: FeatureWriter, shards: Sequence[Shard]) -> float:
     return num_tokens / max(time.monotonic() - started, 1e-9)
 
 
-def _writer(config: TrainConfig, loaded: LoadedTarget) -> FeatureWriter:
+def _writer(config: TrainConfig, loaded: TrainingSource) -> FeatureWriter:
     """For sizes and speed; which ids the vocabulary has changes neither."""
     size = min(config.draft_vocab_size, loaded.target.config.vocab_size)
     key = FeatureKey(

@@ -16,12 +16,11 @@ from server.config import ModelSettings
 from server.engine.step.kv_cache import CacheShape
 from server.engine.types import StepStats
 from server.errors import ConfigError
+from server.loading.target import locate_target
 from server.machine import free_memory, pick_device, pick_dtype
-from server.models.config import ModelConfig, model_config
+from server.models.config import ModelConfig
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
-from weights.checkpoint import read_config
-from weights.locate import locate_model
 from weights.train.text.generate import TEXT_FILE, GenerationConfig, Progress, generate_text
 from weights.train.text.prompts import Prompt, prompt_encoder, read_prompts, usable_template
 from weights.train.text.samples import read_samples
@@ -78,9 +77,8 @@ def read_source(settings: ModelSettings, prompts: Path | None, *, writes: bool) 
         ConfigError: there are no prompts, and the target can't write any.
     """
     dtype = pick_dtype(settings.dtype, pick_device(settings.device))
-    folder = locate_model(settings.model, settings.cache_dir.expanduser(), dtype, report)
-    config = model_config(read_config(folder))
-    hf_tokenizer = load_hf_tokenizer(folder)
+    files = locate_target(settings.model, settings.cache_dir, dtype, report)
+    hf_tokenizer = load_hf_tokenizer(files.folder)
     tokenizer = from_hf(hf_tokenizer)
     template = usable_template(ChatTemplate(hf_tokenizer, settings.model))
     given = read_prompts(prompts, template) if prompts is not None else []
@@ -91,7 +89,7 @@ def read_source(settings: ModelSettings, prompts: Path | None, *, writes: bool) 
             )
             raise ConfigError("prompts", None, reason)
         user_header(template, tokenizer)
-    return Source(folder, config, tokenizer, template, given)
+    return Source(files.folder, files.config, tokenizer, template, given)
 
 
 def count_given(paths: Sequence[Path], source: Source) -> int:

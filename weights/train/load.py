@@ -8,16 +8,12 @@ from typing import Literal
 import torch
 
 from server.config import DType, QuantizationChoice
+from server.loading.target import TargetFiles, choose_form, load_target, locate_target
 from server.machine import default_threads, pick_device
-from server.models.config import model_config
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
 from server.models.quantization import Quantization
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import from_hf, load_hf_tokenizer
-from weights.checkpoint import load_weights, read_config
-from weights.locate import locate_model
-from weights.quantization import choose_quantization
 from weights.train.config import Precision, TrainConfig, glimpsed_layers
 from weights.train.features.store import FOLDER, read_key
 from weights.train.features.target import TrainTarget, prepare_target
@@ -29,13 +25,15 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedTarget:
+class TrainingSource:
+    """A frozen target, and its text's reader."""
+
     target: TrainTarget
     prompt_ids: PromptIds
     stop_token_ids: frozenset[int]
 
 
-def load_target(
+def load_for_training(
     model: str,
     config: TrainConfig,
     cache_dir: Path,
@@ -43,7 +41,7 @@ def load_target(
     device: DeviceChoice = "auto",
     dtype: DType = "auto",
     quantization: QuantizationChoice = "auto",
-) -> LoadedTarget:
+) -> TrainingSource:
     """Loads a model in the form in which it is served, where it has quantized weights and this
     machine kernels for them; else in the precision that this machine multiplies faster.
 
@@ -56,20 +54,20 @@ def load_target(
     """
     # An engine that wrote the text left torch one thread; training needs them all.
     torch.set_num_threads(default_threads())
-    source = _Source(model, cache_dir.expanduser(), report)
-    folder, placement, form = _form(source, config, pick_device(device), dtype, quantization)
-    shape = model_config(read_config(folder))
-    network = LlamaModel(shape, placement)
-    load_weights(folder, network.slots(), network.ignorable)
+    source = _Source(model, cache_dir, report)
+    files, placement, form = _form(source, config, pick_device(device), dtype, quantization)
+    shape = files.config
+    network = load_target(files, placement, form).model
     target = prepare_target(network, glimpsed_layers(config, shape), form)
-    report(f"loaded {folder.name}: {shape.num_layers} layers, {target.form} on {placement.device}")
-    hf_tokenizer = load_hf_tokenizer(folder)
+    name = files.folder.name
+    report(f"loaded {name}: {shape.num_layers} layers, {target.form} on {placement.device}")
+    hf_tokenizer = load_hf_tokenizer(files.folder)
     tokenizer = from_hf(hf_tokenizer)
     prompt_ids = prompt_encoder(tokenizer, usable_template(ChatTemplate(hf_tokenizer, model)))
     stop_ids = set(shape.eos_token_ids)
     if tokenizer.eos_id is not None:
         stop_ids.add(tokenizer.eos_id)
-    return LoadedTarget(target, prompt_ids, frozenset(stop_ids))
+    return TrainingSource(target, prompt_ids, frozenset(stop_ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +78,11 @@ class _Source:
     cache_dir: Path
     report: Callable[[str], None]
 
-    def locate(self, dtype: torch.dtype) -> Path:
-        return locate_model(self.model, self.cache_dir, dtype, self.report)
+    def locate(self, dtype: torch.dtype) -> TargetFiles:
+        return locate_target(self.model, self.cache_dir, dtype, self.report)
 
 
-_Form = tuple[Path, Placement, Quantization | None]
+_Form = tuple[TargetFiles, Placement, Quantization | None]
 
 
 def _form(
@@ -107,9 +105,8 @@ def _form(
 
 
 def _placed(source: _Source, placement: Placement, quantization: QuantizationChoice) -> _Form:
-    folder = source.locate(placement.dtype)
-    shape = model_config(read_config(folder))
-    return folder, placement, choose_quantization(quantization, folder, shape, placement)
+    files = source.locate(placement.dtype)
+    return files, placement, choose_form(files, placement, quantization)
 
 
 def _precision(config: TrainConfig) -> Precision:

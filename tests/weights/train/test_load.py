@@ -12,7 +12,7 @@ from tests.doubles import ids
 from tests.weights.train.checkpoints import write_checkpoint
 from weights.train import load
 from weights.train.config import TrainConfig
-from weights.train.load import LoadedTarget, load_target
+from weights.train.load import TrainingSource, load_for_training
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +20,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("targets") / "tiny")
 
 
-def load_tiny(folder: Path, work: Path, precision: Any = "auto", **wanted: Any) -> LoadedTarget:
+def load_tiny(folder: Path, work: Path, precision: Any = "auto", **wanted: Any) -> TrainingSource:
     config = TrainConfig((Path("t"),), work / "out", work, precision=precision)
-    return load_target(str(folder), config, work / "cache", lambda line: None, **wanted)
+    return load_for_training(str(folder), config, work / "cache", lambda line: None, **wanted)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -1,0 +1,105 @@
+"""The one way from the name of a model to its weights on a device.
+
+    locate_target   what `--model` names -> files on this disk, their config read
+    load_target     files -> a model with its weights, not frozen yet: a draft may share them
+
+Used by the server, its ranks, drafts that are models themselves, training and benchmarks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from server.config import QuantizationChoice
+from server.models.config import ModelConfig, model_config
+from server.models.layers import Placement
+from server.models.llama import LlamaModel
+from server.models.quantization import Quantization
+from weights.checkpoint import load_weights, read_config
+from weights.locate import locate_model
+from weights.quantization import choose_quantization, describe
+
+Report = Callable[[str], None]
+"""Takes lines of progress for a person."""
+
+
+class TargetFiles(NamedTuple):
+    """A checkpoint in Hugging Face layout."""
+
+    folder: Path
+    config: ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTarget:
+    """A model whose weights are in place. It runs when it is frozen."""
+
+    files: TargetFiles
+    model: LlamaModel
+    quantization: Quantization | None
+    """The form that freezing brings its linear weights into; None keeps them as they are."""
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.files.config
+
+    @property
+    def form(self) -> str:
+        """For people: such as `bfloat16`, or `q4_1 and q8_0 weights in bfloat16`."""
+        return describe(self.quantization, self.model.placement.dtype)
+
+    def freeze(self) -> LlamaModel:
+        """Moves the weights to the machine's fastest layout."""
+        self.model.freeze(self.quantization)
+        return self.model
+
+
+def locate_target(model: str, cache_dir: Path, dtype: torch.dtype, report: Report) -> TargetFiles:
+    """
+    Args:
+        model: the default model's name, a folder, a .gguf file, or a hub id.
+        cache_dir: where converted models are kept; `~` is the user's home.
+        dtype: that a GGUF file is converted to.
+
+    Raises:
+        StartupError: there is no such model, or it can't be read.
+    """
+    return read_target(locate_model(model, cache_dir, dtype, report))
+
+
+def read_target(folder: Path) -> TargetFiles:
+    """
+    Raises:
+        StartupError: it is no checkpoint, or one of another kind of model.
+    """
+    return TargetFiles(folder, model_config(read_config(folder)))
+
+
+def choose_form(
+    files: TargetFiles, placement: Placement, quantization: QuantizationChoice
+) -> Quantization | None:
+    """The form of a whole model's linear weights in a place; None keeps them in floats.
+
+    Raises:
+        ConfigError: no kernels here take the quantization that was asked for.
+    """
+    return choose_quantization(quantization, files.folder, files.config, placement)
+
+
+def load_target(
+    files: TargetFiles, placement: Placement, quantization: Quantization | None = None
+) -> LoadedTarget:
+    """Loads this rank's part of the weights.
+
+    Args:
+        quantization: for whole models alone.
+
+    Raises:
+        StartupError: weights are missing, left over, or of another shape.
+    """
+    model = LlamaModel(files.config, placement)
+    load_weights(files.folder, model.slots(), model.ignorable, model.slices())
+    return LoadedTarget(files, model, quantization)
