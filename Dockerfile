@@ -1,7 +1,8 @@
 # Glidecape on the CPU, and on NVIDIA GPUs:
 #   docker build -t glidecape . && docker run -p 8000:8000 glidecape
 #   docker build -t glidecape-cuda --build-arg DEVICE=cuda . && docker run --gpus all -p 8000:8000 glidecape-cuda
-# The default model is inside the image; for another one: docker run … glidecape serve --model org/name
+# The default model is inside the image; another one is fetched into the volume, with HF_TOKEN if it is gated:
+#   docker run -p 8000:8000 -v glidecape:/var/cache/glidecape -e HF_TOKEN glidecape serve --model org/name
 # With Prometheus and Grafana: docker/compose.yml
 
 FROM python:3.11-slim AS build
@@ -28,6 +29,8 @@ RUN if [ "$DEVICE" = cuda ]; then apt-get update && apt-get install -y --no-inst
       && rm -rf /var/lib/apt/lists/*; fi
 COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH GLIDECAPE_HOST=0.0.0.0 GLIDECAPE_CACHE_DIR=/var/cache/glidecape
+# Whatever is downloaded or compiled goes into the volume: else each new container does it again.
+ENV HF_HOME=/var/cache/glidecape/huggingface TRITON_CACHE_DIR=/var/cache/glidecape/triton
 RUN useradd --create-home glidecape && install -d -o glidecape /var/cache/glidecape
 USER glidecape
 VOLUME /var/cache/glidecape

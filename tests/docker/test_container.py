@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from server.api.front_door import front_door
 from server.api.http_server import PARTS_SECONDS
 from server.api.routes import health
 from server.config import ServerSettings, load_settings
@@ -91,6 +92,15 @@ def test_the_servers_settings_are_the_images() -> None:
     assert named("ENTRYPOINT") == ['["glidecape"]']
 
 
+def test_what_is_fetched_or_compiled_goes_into_the_volume() -> None:
+    environment = dict(word.split("=", 1) for rest in named("ENV") for word in shlex.split(rest))
+    (volume,) = named("VOLUME")
+    for name in ("GLIDECAPE_CACHE_DIR", "HF_HOME", "TRITON_CACHE_DIR"):
+        assert Path(environment[name]).is_relative_to(volume)
+    mounted = [mount.split(":")[1] for mount in compose()["glidecape"]["volumes"]]
+    assert volume in mounted
+
+
 def test_health_check_asks_a_route() -> None:
     (check,) = named("HEALTHCHECK")
     url = re.search(r"http://127\.0\.0\.1:(\d+)(/\w+)", check)
@@ -113,7 +123,9 @@ def test_compose_serves_with_settings_that_exist() -> None:
         name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", text)
         for name, text in server["environment"].items()
     }
+    assert environment.pop("HF_TOKEN") == ""
     settings = settings_of(server["command"], environment)
+    assert front_door(settings).api_keys is None  # the empty text is no key
     assert settings.log_format == "json"
     assert (DOCKER / server["build"]["context"] / "Dockerfile").is_file()
     assert set(server["build"]["args"]) == {"DEVICE"}
