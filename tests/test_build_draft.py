@@ -17,6 +17,7 @@ from server.engine.drafters.ngram import NgramDrafter
 from server.engine.speculation.costs import CostCurve, StepCosts
 from server.engine.step.host.speculator import Speculator
 from server.errors import ConfigError, UnsupportedModelError
+from server.models.config import model_config
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
 from tests.engine.tiny import CONFIG, CPU, MODEL, tiny_caches, tiny_model
@@ -53,7 +54,7 @@ def write_draft(folder: Path, vocab_size: int, **config: object) -> str:
         "tie_word_embeddings": False,
     }
     (folder / "config.json").write_text(json.dumps(values | config), encoding="utf-8")
-    model = LlamaModel(build_draft.model_config(values | {"eos_token_id": None}), PLACEMENT)
+    model = LlamaModel(model_config(values | {"eos_token_id": None}), PLACEMENT)
     save_file(
         {name: torch.ones(slot.shape) for name, slot in model.slots().items()},
         folder / "model.safetensors",
