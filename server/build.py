@@ -268,6 +268,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         default_sampling=model.default_sampling,
         sse_ping_seconds=settings.sse_ping_seconds,
         drops_other_tools=settings.other_tools == "drop",
+        salts_by_key=settings.prefix_caching == "per-key",
         can_speculate=model.speculator is not None,
         default_speculation=model.speculation,
     )

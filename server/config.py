@@ -29,6 +29,8 @@ ENV_PREFIX = "GLIDECAPE_"
 
 PolicyName = Literal["off", "chain", "cape", "beam", "auto"]
 
+PrefixCaching = Literal["per-key", "shared", "off"]
+
 UnknownFields = Literal["refuse", "warn"]
 
 ToolParserName = Literal["auto", "hermes", "llama3", "mistral", "mistral_args", "smollm2"]
@@ -183,8 +185,10 @@ class ModelSettings(BaseSettings):
     max_num_batched_tokens: Annotated[int, Field(ge=1)] = 256
     """Token budget of one step: decoding requests first, the rest goes to chunks of prompts."""
 
-    prefix_caching: bool = True
-    """Keep the KV of finished requests and reuse it where a prompt starts the same."""
+    prefix_caching: PrefixCaching = "per-key"
+    """Keep the KV of finished requests and reuse it where a prompt starts the same: per-key among
+    the requests of one API key, so that nobody learns what others have asked; shared among all;
+    off."""
 
     @field_validator("*")
     @classmethod

@@ -69,7 +69,7 @@ def run_eval(settings: ModelSettings, options: EvalOptions) -> None:
         raise ConfigError("draft", settings.draft, "expected a folder with a GliDe draft")
     card_folder = _card_folder(settings) if options.card else None
     # Methods share the engine's blocks: a block cached under one draft lacks another's KV.
-    settings = settings.model_copy(update={"prefix_caching": False})
+    settings = settings.model_copy(update={"prefix_caching": "off"})
     with ResultsFolder(options.out or Path(f"eval-{_draft_name(settings)}")) as folder:
         recorder = StepRecorder()
         model = build_model(settings, report, recorder.observe)

@@ -71,6 +71,8 @@ class ServingInfo:
     sse_ping_seconds: float = 15.0
     drops_other_tools: bool = False
     """Tools that are no functions are left out of requests; else refused."""
+    salts_by_key: bool = True
+    """Requests of different API keys share nothing in the prefix cache."""
     can_speculate: bool = False
     """There is a draft."""
     default_speculation: SpeculationParams = field(default_factory=SpeculationParams)

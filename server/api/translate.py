@@ -7,6 +7,7 @@ import re
 import uuid
 from dataclasses import replace
 
+from server.api.auth import current_owner
 from server.api.completion_prompts import PromptField, echoed, prompt_fields, prompt_tokens
 from server.api.context_room import max_tokens, room_for
 from server.api.deps import Parts, ServingInfo
@@ -219,6 +220,13 @@ def _sampling_params(
     )
 
 
+def _cache_salt(given: str | None, parts: Parts) -> str | None:
+    """A salt that a client gives divides what its own key shares, and opens nobody else's: by
+    `cached_tokens` and by the time taken it would show what they have asked."""
+    owner = current_owner() if parts.info.salts_by_key else None
+    return given if owner is None else f"{owner.hex()} {given or ''}"
+
+
 def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
@@ -274,7 +282,7 @@ def _jobs(
         params=params,
         priority=body.priority or 0,
         speculation=_speculation_params(options, parts.info.default_speculation),
-        cache_salt=body.cache_salt,
+        cache_salt=_cache_salt(body.cache_salt, parts),
         origin=current_origin(),
     )
     followers = [

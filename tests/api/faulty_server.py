@@ -13,7 +13,7 @@ Every answer is `aaa…`, a token each 10 ms. A prompt that has one of these wor
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Hashable, Sequence
 from contextlib import asynccontextmanager
 
 import typer
@@ -27,12 +27,10 @@ from server.cli.options import with_settings
 from server.cli.serve import bind, run
 from server.config import ServerSettings
 from server.engine.async_engine import AsyncEngine
-from server.engine.grammar.compiler import Vocabulary
-from server.engine.grammar.service import GrammarCompiler
 from server.engine.schedule.plan import PlannedSequence, SequenceResult, StepPlan, StepResult
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
-from server.engine.types import RequestId, StepStats
+from server.engine.types import Grammar, RequestId, StepStats
 from server.logs import configure_logging
 from tests.doubles import EOS_ID, PlainTemplate, byte_tokenizer, ids
 
@@ -85,6 +83,14 @@ def _said(sequence: PlannedSequence) -> SequenceResult:
     return SequenceResult(sequence.num_nodes, _IDS["a"] if sequence.wants_token else (), None)
 
 
+class NoGrammars:
+    """Nobody asks for one."""
+
+    async def compile(self, grammar: Grammar, owner: Hashable = None) -> object: ...
+
+    async def check_schemas(self, schemas: Sequence[object], owner: Hashable = None) -> None: ...
+
+
 @with_settings(ServerSettings)
 def serve(settings: ServerSettings) -> None:
     configure_logging(settings.log_level, settings.log_format)
@@ -100,10 +106,8 @@ def serve(settings: ServerSettings) -> None:
 
     engine = AsyncEngine(Scheduler(LIMITS), runner, observe, None, settings.step_timeout)
     tokenizer = byte_tokenizer()
-    vocabulary = Vocabulary(EOS_ID + 1, tokenizer.token_bytes, frozenset(), frozenset(), ids)
-    grammars = GrammarCompiler(vocabulary)
     info = ServingInfo(MODEL, 0, "1", EOS_ID + 1, "fp_0")
-    parts = Parts(engine, tokenizer, PlainTemplate(), observers.metrics, info, grammars)
+    parts = Parts(engine, tokenizer, PlainTemplate(), observers.metrics, info, NoGrammars())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:

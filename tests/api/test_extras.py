@@ -1,10 +1,15 @@
 """The extras `cache_salt` and `return_token_ids`."""
 
+from dataclasses import replace
+
 import pytest
 
-from tests.api.harness import CHAT, COMPLETIONS, Json, chat_body, chunks, post
-from tests.api.tiny_server import tiny_server
+from server.api.api_keys import ApiKeys
+from tests.api.harness import CHAT, COMPLETIONS, DOOR, Json, chat_body, chunks, post
+from tests.api.tiny_server import SPEAKING, tiny_server
 from tests.doubles import EOS_ID, ScriptedEngine, ids, one_by_one
+
+KEYS = ApiKeys(["one", "two"])
 
 
 async def test_only_the_same_salt_shares_a_prefix() -> None:
@@ -21,6 +26,32 @@ async def test_only_the_same_salt_shares_a_prefix() -> None:
         assert await cached(cache_salt="b") == 0
         assert await cached() == 0
         assert await cached(cache_salt=None) == 16
+
+
+@pytest.mark.parametrize("salts_by_key", [True, False])
+async def test_a_key_sees_nothing_of_what_another_has_asked(salts_by_key: bool) -> None:
+    """Whatever salt it gives, be it what the other's own would look like; unless the cache is
+    shared."""
+    info, door = replace(SPEAKING, salts_by_key=salts_by_key), replace(DOOR, api_keys=KEYS)
+    async with tiny_server(info=info, door=door) as server:
+
+        async def cached(key: str, **fields: object) -> int:
+            body = {"prompt": "Sixteen letters!x", "max_tokens": 1, **fields}
+            headers = {"authorization": f"Bearer {key}"}
+            answer = await server.client.post(COMPLETIONS, json=body, headers=headers)
+            return answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+        elsewhere = 0 if salts_by_key else 16
+        owner = KEYS.find(b"one")
+        assert owner is not None
+        assert await cached("one") == 0
+        assert await cached("one") == 16
+        assert await cached("two") == elsewhere
+        assert await cached("two") == 16
+        assert await cached("one", cache_salt="a") == 0
+        assert await cached("two", cache_salt="a") == elsewhere
+        for guess in (owner.hex(), f"{owner.hex()} ", f"{owner.hex()} a"):
+            assert await cached("two", cache_salt=guess) == 0
 
 
 async def test_a_salt_changes_no_token() -> None:

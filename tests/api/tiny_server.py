@@ -10,6 +10,8 @@ import httpx
 import torch
 from fastapi import FastAPI
 
+from server.api.deps import ServingInfo
+from server.api.front_door import FrontDoor
 from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.state import GrammarStates
 from server.engine.schedule.planner import SchedulerConfig
@@ -17,7 +19,7 @@ from server.engine.schedule.scheduler import Scheduler
 from server.engine.types import StepStats
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
-from tests.api.harness import INFO, byte_grammars, in_process, make_app
+from tests.api.harness import DOOR, INFO, byte_grammars, in_process, make_app
 from tests.doubles import EOS_ID
 from tests.engine.step.host.test_exactness import ngram
 from tests.engine.tiny import CONFIG, CPU, MODEL, TinyEngine
@@ -62,7 +64,9 @@ class TinyServer:
 
 
 @asynccontextmanager
-async def tiny_server(config: SchedulerConfig = LIMITS) -> AsyncGenerator[TinyServer]:
+async def tiny_server(
+    config: SchedulerConfig = LIMITS, info: ServingInfo = SPEAKING, door: FrontDoor = DOOR
+) -> AsyncGenerator[TinyServer]:
     """When it ends nothing must run any more, and all blocks must be free and whole."""
     grammars = GrammarStates(byte_grammars().get, frozenset({EOS_ID}))
     parts = TinyEngine(config, ngram, byte_model(), grammars=grammars)
@@ -70,7 +74,7 @@ async def tiny_server(config: SchedulerConfig = LIMITS) -> AsyncGenerator[TinySe
     engine = AsyncEngine(parts.scheduler, parts.runner, steps.append, byte_grammars())
     engine.start()
     try:
-        app = make_app(engine, info=SPEAKING)
+        app = make_app(engine, info=info, door=door)
         async with in_process(app) as client:
             yield TinyServer(parts.scheduler, app, steps, client)
     finally:

@@ -16,7 +16,7 @@ def settings(**given: object) -> ModelSettings:
     "given",
     [
         {"draft": "ngram"}, {"speculation_policy": "cape"}, {"threads": 7}, {"block_size": 32},
-        {"prefix_caching": False}, {"max_model_len": 64}, {"kv_memory": "1G"},
+        {"prefix_caching": "off"}, {"max_model_len": 64}, {"kv_memory": "1G"},
         {"dtype": "float16"}, {"quantization": "int4"}, {"cape_leaves": "1,1,1,1"},
         {"tensor_parallel_size": 2},
     ],

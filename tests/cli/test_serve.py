@@ -126,6 +126,9 @@ def test_an_option_that_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_switches_and_lists_are_as_before() -> None:
-    settings = parse("--no-prefix-caching", "--cors-origins", "https://a.com,https://b.com")
-    assert settings.prefix_caching is False
+    settings = parse(
+        "--enforce-eager", "--no-log-prompts", "--cors-origins", "https://a.com,https://b.com"
+    )
+    assert settings.enforce_eager is True
+    assert settings.log_prompts is False
     assert settings.cors_origins == ("https://a.com", "https://b.com")

@@ -23,7 +23,7 @@ METHODS = ["plain", "ngram", "chain", "beam4", "beam8", "cape", "auto"]
 @pytest.fixture(autouse=True)
 def no_files_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def build(settings: ModelSettings, report: object, observe: Callable[..., None]) -> LoadedModel:
-        assert not settings.prefix_caching
+        assert settings.prefix_caching == "off"
         return tiny_loaded(observe)
 
     monkeypatch.setattr(runner, "build_model", build)
