@@ -20,19 +20,23 @@ _ROLES_OF = {
 }
 
 
-_MANY_MESSAGES = 256
+_MESSAGE_LENGTH = 64
+"""Characters that take as long as what a message, a part or a call costs beside its text."""
 
 
 def is_long(messages: Sequence[ChatMessage]) -> bool:
     """Whether writing them as a prompt takes longer than a token of another request may wait."""
-    if len(messages) > _MANY_MESSAGES:
+    if len(messages) > LONG_TEXT // _MESSAGE_LENGTH:
         return True
-    return any(
-        len(message.content or "") > _MANY_MESSAGES
-        if isinstance(message.content, list)
-        else len(message.content or "") > LONG_TEXT
-        for message in messages
-    )
+    return sum(map(_length, messages)) > LONG_TEXT
+
+
+def _length(message: ChatMessage) -> int:
+    calls = message.tool_calls or ()
+    length = _MESSAGE_LENGTH * (1 + len(calls)) + sum(len(str(c.function.arguments)) for c in calls)
+    if isinstance(message.content, list):
+        length += _MESSAGE_LENGTH * len(message.content)
+    return length + len(message.text)
 
 
 def template_messages(messages: Sequence[ChatMessage], form: ToolFormat) -> list[Message]:
@@ -96,7 +100,8 @@ def _check_content(message: ChatMessage, path: str) -> None:
     # back without its nulls.
     if "content" not in message.model_fields_set:
         raise InvalidRequestError(f"{path}: Field required", path)
-    for index, part in enumerate(message.content or ()):
+    parts = message.content if isinstance(message.content, list) else ()
+    for index, part in enumerate(parts):
         if isinstance(part, RefusalPart):
             place = f"{path}.{index}.type"
             reason = "only messages of role 'assistant' have parts of type 'refusal'"
