@@ -19,7 +19,7 @@ from server.api.front_door import front_door
 from server.api.responses.store import ResponseStore, StoreLimits
 from server.build_draft import Draft, build_speculator, load_draft
 from server.build_graphs import build_graphs, has_graphs
-from server.build_limits import check_kv_memory, describe_pool, scheduler_config
+from server.build_limits import check_kv_memory, describe_pool, scheduler_config, short_context
 from server.build_observers import Observers
 from server.build_parallel import cache_shape, free_everywhere, guarded, rank_threads, start_crew
 from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
@@ -177,6 +177,8 @@ def _build_model(
     if tokenizer.eos_id is not None:
         limits = replace(limits, eos_token_ids=limits.eos_token_ids | {tokenizer.eos_id})
     report(describe_pool(limits, token_bytes))
+    if warning := short_context(limits, config):
+        report(warning)
     caches = allocate_kv(shape, limits.num_allocated_blocks, limits.block_size, device)
     target: Model = model
     if crew is not None:

@@ -26,7 +26,7 @@ from server.engine.step.host.speculator import Speculator
 from server.engine.step.host.verify import Model
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.step.profile import Profiled, measure_costs, still_hold
-from server.errors import ConfigError, UnsupportedModelError
+from server.errors import UnsupportedModelError
 from server.kernels.tree import LayerCache
 from server.loading.target import load_target, read_target
 from server.models.config import ModelConfig
@@ -40,6 +40,7 @@ from weights import default
 from weights.checkpoint import checkpoint_identity, read_json
 from weights.glide import load_glide
 from weights.locate import locate_model
+from weights.model_names import check_draft_name
 from weights.quantization import can_quantize
 
 Report = Callable[[str], None]
@@ -168,11 +169,10 @@ def _named(settings: ModelSettings) -> str:
 
 
 def _folder(name: str, settings: ModelSettings, placement: Placement, report: Report) -> Path:
+    check_draft_name(name)
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if not path.exists() and "/" not in name:
-        raise ConfigError("draft", name, "expected a folder, a model, ngram, none or auto")
     return locate_model(name, settings.cache_dir, placement.dtype, report)
 
 

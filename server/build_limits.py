@@ -5,6 +5,8 @@ from server.engine.schedule.planner import SchedulerConfig
 from server.errors import ConfigError
 from server.models.config import ModelConfig
 
+_SHORT_CONTEXT = 256
+"""Tokens below which most chats get no answer: a template alone may have fifty."""
 _SEQUENCES_BY_DEFAULT = 3
 """Full-length sequences the KV pool holds on a CPU where nobody says how large it shall be."""
 
@@ -48,6 +50,17 @@ def scheduler_config(
         max_num_batched_tokens=settings.max_num_batched_tokens,
         prefix_caching=settings.prefix_caching != "off",
         eos_token_ids=frozenset(config.eos_token_ids),
+    )
+
+
+def short_context(limits: SchedulerConfig, config: ModelConfig) -> str | None:
+    """A warning where the KV cache leaves too little of the model's context to be of use."""
+    if limits.max_model_len >= min(_SHORT_CONTEXT, config.max_position):
+        return None
+    return (
+        f"warning: a prompt and its answer have {limits.max_model_len} tokens together, too few "
+        f"for most; the model was trained for {config.max_position:,} (--kv-memory, "
+        "--max-model-len)"
     )
 
 

@@ -332,6 +332,19 @@ class ServerSettings(ModelSettings):
     http://127.0.0.1:4318; needs the extra otel. Default: OTEL_EXPORTER_OTLP_ENDPOINT, else none."""
 
 
+GROUPS = {
+    "model": "Model",
+    "draft": "Speculation",
+    "cache_dir": "Machine and precision",
+    "max_model_len": "Memory and batches",
+    "host": "Address and name",
+    "api_key": "Keys, browsers, TLS",
+    "max_body_size": "Limits",
+    "tool_parser": "API",
+    "log_level": "Logs and traces",
+}
+"""Headings of the settings in --help, by the first setting below each."""
+
 S = TypeVar("S", bound=ModelSettings)
 
 

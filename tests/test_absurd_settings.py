@@ -23,7 +23,7 @@ ABSURD = (
     "nan",
     "1e400",
     "9" * 40,
-    "/no/such/place",
+    "/proc/no/such/place",
     "\udcff",  # what Python makes of bytes that are no UTF-8
     "../..",
     "x" * 70 + ".example",

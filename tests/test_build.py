@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from server.build import model_name
-from server.build_limits import scheduler_config
+from server.build_limits import scheduler_config, short_context
 from server.config import DEFAULT_MODEL, ModelSettings, load_settings
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.errors import ConfigError
-from tests.engine.tiny import MODEL
+from tests.engine.tiny import CONFIG, MODEL
 
 SHAPE = CacheShape(num_layers=2, num_kv_heads=2, head_dim=8, dtype=torch.bfloat16)
 BYTES_PER_TOKEN = 2 * 2 * 2 * 8 * 2
@@ -50,6 +50,20 @@ def test_a_shorter_context_can_be_asked_for_and_a_longer_one_not() -> None:
     assert sized(max_model_len=100) == (3 * 7, 100)
     with pytest.raises(ConfigError, match=r"max_model_len=257.*256 positions"):
         sized(max_model_len=257)
+
+
+@pytest.mark.parametrize(
+    ("max_position", "max_model_len", "warns"),
+    [(8192, 255, True), (8192, 256, False), (128, 128, False), (128, 64, True)],
+)
+def test_a_context_too_short_to_answer_in_is_warned_of(
+    max_position: int, max_model_len: int, warns: bool
+) -> None:
+    limits = replace(CONFIG, max_model_len=max_model_len)
+    warning = short_context(limits, replace(MODEL, max_position=max_position))
+    assert (warning is not None) == warns
+    if warning is not None:
+        assert f"{max_model_len} tokens together" in warning and f"{max_position:,}" in warning
 
 
 def test_a_pool_too_small_for_the_asked_context_is_refused() -> None:

@@ -72,6 +72,7 @@ def run_eval(settings: ModelSettings, options: EvalOptions) -> None:
     settings = settings.model_copy(update={"prefix_caching": "off"})
     with ResultsFolder(options.out or Path(f"eval-{_draft_name(settings)}")) as folder:
         recorder = StepRecorder()
+        report(f"evaluating the draft {_draft_name(settings)} of {settings.model}")
         model = build_model(settings, report, recorder.observe)
         sets = read_data(model, files, options.limit, options.new_tokens)
         found = _contamination(model, sets, options.trained_on)

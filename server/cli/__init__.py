@@ -3,12 +3,16 @@
 What is wrong with settings, files or ports ends in one line on stderr and exit code 2.
 """
 
+from typing import Annotated
+
 import typer
 
+from server import __version__
 from server.cli.chat import chat
 from server.cli.convert import convert
 from server.cli.evaluate import evaluate
 from server.cli.generate import generate
+from server.cli.help import HELP_NAMES, Command, make_typer
 from server.cli.measure import bench_app
 from server.cli.serve import serve
 from server.cli.terminal import one_line_errors
@@ -17,18 +21,37 @@ from server.cli.train import train
 
 def make_app() -> typer.Typer:
     """All commands."""
-    app = typer.Typer(
+    app = make_typer(
         name="glidecape",
-        help="OpenAI-compatible inference server with GliDe + CaPE speculative decoding.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
     )
     for command in (serve, generate, chat, convert, train):
-        app.command()(command)
+        app.command(cls=Command, context_settings=HELP_NAMES)(command)
     app.add_typer(bench_app())
-    app.command("eval")(evaluate)  # eval is a name of Python's own
+    app.callback()(_version_option)
+    # eval is a name of Python's own.
+    # eval is a name of Python's own.
+    app.command("eval", cls=Command, context_settings=HELP_NAMES)(evaluate)
     return app
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"glidecape {__version__}")
+        raise typer.Exit
+
+
+def _version_option(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """OpenAI-compatible inference server with GliDe + CaPE speculative decoding."""
 
 
 def main() -> None:

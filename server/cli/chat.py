@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from server.cli.terminal import Stopwatch, stderr, write_answer
+from server.cli.conversation import COMMANDS, CommandError, Conversation
+from server.cli.line_editing import edit_lines
+from server.cli.terminal import Stopwatch, describe_speculation, stderr, write_answer
 from server.config import check_environment
 from server.errors import ConfigError, GlidecapeError
 
-HELP = "/new starts over, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
+_HINT = "/help lists the commands, Ctrl-D leaves, Ctrl-C stops an answer"
 
 
 class ChatError(GlidecapeError):
@@ -40,11 +42,12 @@ def chat(
     check_environment()
     given = {"temperature": temperature, "max_tokens": max_tokens}
     options = {name: value for name, value in given.items() if value is not None}
-    start = [{"role": "system", "content": system}] if system else []
+    conversation = Conversation(system, options)
     timeout = httpx.Timeout(None, connect=5)
     with httpx.Client(base_url=url, timeout=timeout, headers=_authorization(api_key)) as client:
-        stderr.print(f"{_model_name(client, url)} — {HELP}", style="dim")
-        _converse(client, start, options)
+        stderr.print(f"{_model_name(client, url)} — {_HINT}", style="dim")
+        edit_lines(COMMANDS)
+        _converse(client, conversation)
 
 
 def _authorization(api_key: str | None) -> dict[str, str]:
@@ -77,8 +80,7 @@ def _model_name(client: httpx.Client, url: str) -> str:
         raise ConfigError("url", url, f"no server answers there: {error}") from None
 
 
-def _converse(client: httpx.Client, start: list[dict[str, str]], options: dict[str, Any]) -> None:
-    messages = list(start)
+def _converse(client: httpx.Client, conversation: Conversation) -> None:
     while True:
         try:
             line = input("> ").strip()
@@ -86,17 +88,16 @@ def _converse(client: httpx.Client, start: list[dict[str, str]], options: dict[s
             return
         if line == "/quit":
             return
-        if line == "/new":
-            messages = list(start)
-        elif line:
-            messages.append({"role": "user", "content": line})
-            try:
-                answer = _answer(client, {"messages": messages, **options})
-            except ChatError as error:
-                stderr.print(str(error), style="red", markup=False)
-                messages.pop()
-            else:
-                messages.append({"role": "assistant", "content": answer})
+        try:
+            if line == "/retry":
+                line = conversation.take_back()
+            elif line.startswith("/"):
+                stderr.print(conversation.command(line), style="dim", markup=False)
+                continue
+            if line:
+                conversation.add(line, _answer(client, conversation.body(line)))
+        except (ChatError, CommandError) as error:
+            stderr.print(str(error), style="red", markup=False)
 
 
 def _answer(client: httpx.Client, body: dict[str, Any]) -> str:
@@ -125,12 +126,12 @@ def _speculation(report: dict[str, Any] | None) -> str:
     """What speculation did for an answer; other servers say nothing of it."""
     if not report:
         return ""
-    figures = f"; {report['tokens_per_step']:.2f} tokens/step"
-    drafted, accepted = report["drafted_tokens"], report["accepted_tokens"]
-    if drafted:
-        figures += f", {accepted} of {drafted} drafted tokens accepted"
-        figures += f" ({report['leaves_accepted']} leaves)" if report["leaves_accepted"] else ""
-    return figures
+    return describe_speculation(
+        report["tokens_per_step"],
+        report["drafted_tokens"],
+        report["accepted_tokens"],
+        report["leaves_accepted"],
+    )
 
 
 def _events(client: httpx.Client, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:

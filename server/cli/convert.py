@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from server.cli.options import check_names
 from server.cli.terminal import report
 from server.config import ModelSettings, load_settings
 
@@ -20,6 +21,7 @@ def convert(
 ) -> None:
     """Convert a published GliDe draft for --draft."""
     settings = load_settings(ModelSettings, model=target)
+    check_names(settings)
     report("reading …")
     from server.loading.target import locate_target
     from server.machine import pick_device, pick_dtype

@@ -9,6 +9,7 @@ from server.cli.evaluate_checks import check_ablation, check_evaluation
 from server.cli.options import with_settings
 from server.cli.terminal import report
 from server.config import ModelSettings
+from weights.model_names import check_model_name
 
 _TOKENS, _STEPS = 128, 300
 
@@ -80,6 +81,8 @@ def evaluate(
         _ablate(settings, ablate, files, out, steps or _STEPS)
         return
     check_evaluation(settings, steps)
+    if draft_model is not None:
+        check_model_name(draft_model)
     report("loading …")
     from bench.paper.run import EvalOptions, run_eval
 

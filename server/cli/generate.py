@@ -10,9 +10,9 @@ import typer
 
 from server.cli.options import with_settings
 from server.cli.step_tree import step_tree
-from server.cli.terminal import Stopwatch, report, stderr, write_answer
+from server.cli.terminal import Stopwatch, describe_speculation, report, stderr, write_answer
 from server.config import ModelSettings
-from server.engine.types import Request, RequestId, SamplingParams, StepStats
+from server.engine.types import Request, RequestId, RequestOutput, SamplingParams, StepStats
 from server.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,12 +84,14 @@ async def _stream(model: "LoadedModel", request: Request, raw: bool) -> None:
     text = TextStream[None](model.tokenizer, continues_text=raw)
     watch, num_steps = Stopwatch(), 0
     answer = list[str]()
+    last = None
     model.engine.start()
     try:
         async with aclosing(model.engine.generate(request)) as outputs:
             async for output in outputs:
                 watch.saw_token()
                 num_steps += 1
+                last = output
                 if output.trace is not None:
                     token_bytes = model.tokenizer.token_bytes
                     stderr.print(step_tree(num_steps, output.trace, output.token_ids, token_bytes))
@@ -107,4 +109,13 @@ async def _stream(model: "LoadedModel", request: Request, raw: bool) -> None:
         await model.engine.stop()
         model.close()
     write_answer("".join(answer) + "\n")
-    stderr.print(watch.summary(text.num_tokens), style="dim")
+    stderr.print(watch.summary(text.num_tokens) + _speculation(last), style="dim")
+
+
+def _speculation(last: RequestOutput | None) -> str:
+    did = last.speculation if last is not None else None
+    if did is None:
+        return ""
+    return describe_speculation(
+        did.tokens_per_step, did.num_drafted, did.num_accepted, did.num_leaves_accepted
+    )

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from server.cli.help import HELP_NAMES, Command, Group, make_typer
 from server.cli.options import with_settings
 from server.config import ModelSettings
 from server.errors import ConfigError
@@ -12,9 +13,9 @@ from server.errors import ConfigError
 
 def bench_app() -> typer.Typer:
     """`bench` alone, and `bench peers`."""
-    app = typer.Typer(name="bench")
-    app.callback(invoke_without_command=True)(bench)
-    app.command("peers")(peers)
+    app = make_typer(name="bench")
+    app.callback(invoke_without_command=True, cls=Group, context_settings=HELP_NAMES)(bench)
+    app.command("peers", cls=Command, context_settings=HELP_NAMES)(peers)
     return app
 
 

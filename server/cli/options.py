@@ -8,7 +8,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic.fields import FieldInfo
 
-from server.config import ModelSettings, Repeatable, load_settings
+from server.config import GROUPS, ModelSettings, Repeatable, load_settings
+from weights.model_names import check_draft_name, check_model_name
 
 S = TypeVar("S", bound=ModelSettings)
 
@@ -26,9 +27,14 @@ def with_settings(cls: type[S]) -> Callable[[Callable[..., None]], Callable[...,
         @functools.wraps(command)
         def run(**arguments: Any) -> None:
             given = {name: _given(arguments.pop(name)) for name in cls.model_fields}
-            command(load_settings(cls, **given), **arguments)
+            settings = load_settings(cls, **given)
+            check_names(settings)
+            command(settings, **arguments)
 
-        options = [_option(name, field) for name, field in cls.model_fields.items()]
+        options, group = list[inspect.Parameter](), ""
+        for name, field in cls.model_fields.items():
+            group = GROUPS.get(name, group)
+            options.append(_option(name, field, group))
         run.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
             [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *options]
         )
@@ -37,25 +43,32 @@ def with_settings(cls: type[S]) -> Callable[[Callable[..., None]], Callable[...,
     return decorate
 
 
+def check_names(settings: ModelSettings) -> None:
+    """What is wrong with the names of model and draft is said before the seconds that importing
+    torch takes.
+
+    Raises:
+        StartupError: there is no such model or draft.
+    """
+    check_model_name(settings.model)
+    check_draft_name(settings.draft)
+
+
 def _given(value: object) -> object:
     """None, which leaves the setting to the environment, also for a repeatable option without an
     entry."""
     return None if value == [] else value
 
 
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+def _option(name: str, field: FieldInfo, group: str) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-')}"
     is_switch = field.annotation is bool
     is_repeatable = any(isinstance(mark, Repeatable) for mark in field.metadata)
-    default = field.default
-    if is_switch:
-        shown: str | bool = flag.removeprefix("--") if default else f"no-{flag[2:]}"
-    else:
-        shown = False if default in (None, ()) else str(default)
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if is_switch else flag,
-        help=field.description,
-        show_default=shown,
+        help=f"{field.description}{_default(flag, field)}",
+        show_default=False,
+        rich_help_panel=group,
         metavar=None if is_switch else _metavar(field),
     )
     kind: Any = bool if is_switch else list[str] if is_repeatable else str
@@ -65,6 +78,16 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         default=None,
         annotation=Annotated[kind | None, option],
     )
+
+
+def _default(flag: str, field: FieldInfo) -> str:
+    """As it would be given; where there is none the setting's own words say what happens."""
+    default = field.default
+    if isinstance(default, bool):
+        return f"  [default: {flag if default else f'--no-{flag[2:]}'}]"
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    return "" if default in (None, "") else f"  [default: {default}]"
 
 
 def _metavar(field: FieldInfo) -> str:

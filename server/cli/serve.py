@@ -8,6 +8,7 @@ import typer
 import uvicorn
 from fastapi import FastAPI
 
+from server import __version__
 from server.api.certificates import check_tls
 from server.api.connection import connection_limits, http_options
 from server.api.descriptors import open_files_limit
@@ -28,10 +29,11 @@ def serve(settings: ServerSettings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     signal.signal(signal.SIGTERM, end_at_once)  # until there is something to end in order
     # Loading takes seconds: imports that need torch wait until the port is known to be ours.
-    report("loading …")
+    report(f"glidecape {__version__}, loading …")
     from server.build import build_app
 
     app, model = build_app(settings, report)
+    report(f"speculation policy: {model.speculation.policy}")
     run(app, model.engine, settings, listener, settings.served_model_name or model.name)
 
 
@@ -102,6 +104,7 @@ def announce(settings: ServerSettings, listener: socket.socket, name: str) -> No
     key = " -H 'authorization: Bearer KEY'" if needs_key else ""
     address = f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
     stderr.print(f"\n[bold]Serving {name} on {address}[/bold]  (Ctrl-C stops)")
+    stderr.print(f"  open {address} in a browser, or ask:", markup=False, soft_wrap=True)
     stderr.print(
         f"  curl {address}/v1/chat/completions -H 'content-type: application/json'{key} \\\n"
         '    -d \'{"messages":[{"role":"user","content":"Why is the sky blue?"}],"stream":true}\'',

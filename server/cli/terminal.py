@@ -37,6 +37,17 @@ def write_answer(text: str) -> None:
     sys.stdout.flush()
 
 
+def describe_speculation(
+    tokens_per_step: float, num_drafted: int, num_accepted: int, num_leaves: int
+) -> str:
+    """What it did for an answer, to stand behind the answer's times."""
+    figures = f"; {tokens_per_step:.2f} tokens/step"
+    if num_drafted:
+        figures += f", {num_accepted} of {num_drafted} drafted tokens accepted"
+        figures += f" ({num_leaves} leaves)" if num_leaves else ""
+    return figures
+
+
 class Stopwatch:
     """Times an answer as a user sees it: first token, then tokens per second."""
 

@@ -36,8 +36,9 @@ _FORWARD_SECONDS = "forward_seconds"
 
 def train_draft(
     settings: ModelSettings, config: TrainConfig, work: WorkFolder, seconds: float | None
-) -> None:
-    """Loads the target, trains, and writes the draft's card.
+) -> int:
+    """Loads the target, trains, and writes the draft's card. Returns how many tokens the draft has
+    learnt to predict.
 
     Args:
         seconds: for loading, the target's forward and the training, over all runs; None for no
@@ -66,6 +67,7 @@ def train_draft(
         spent.note()
     trained = learn(config, loaded.target, data, stderr)
     write_card(config, settings.model, trained, f"glidecape {shlex.join(sys.argv[1:])}")
+    return sum(at.sample.num_labels for at in trained.data.training)
 
 
 def _timed(

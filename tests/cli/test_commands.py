@@ -1,19 +1,26 @@
 """The command line as a user meets it: exit codes, one-line errors, answers on stdout."""
 
 import json
+import re
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from server import __version__
+from server.cli import make_app
 from server.config import DEFAULT_MODEL, load_settings
 from server.config import ModelSettings as Settings
 from tests.live import run_glidecape
 from tests.weights.train.checkpoints import write_checkpoint
 from weights.locate import locate_model
 
+COMMANDS = "serve", "generate", "chat", "convert", "train", "eval", "bench"
 pytestmark = pytest.mark.real_model
 
 
@@ -45,10 +52,57 @@ def test_generate_prints_the_answer_alone_on_stdout() -> None:
     done = run_glidecape(*arguments, "--temperature", "0")
     assert done.returncode == 0
     assert "Paris" in done.stdout
-    assert "tokens/s" in done.stderr
+    assert re.search(r"tokens/s; \d\.\d\d tokens/step", done.stderr)
     assert "temperature 0.2, top_p 0.9" in done.stderr
     seeded = (*arguments, "--seed", "5")
     assert run_glidecape(*seeded).stdout == run_glidecape(*seeded).stdout
+
+
+def test_names_are_checked_before_torch_is_imported(tmp_path: Path) -> None:
+    """With torch out of reach, what needs it would end in a traceback."""
+    program = (
+        "import sys; sys.modules['torch'] = None; sys.argv[0] = 'glidecape'\n"
+        "from server.cli import main; main()"
+    )
+    (tmp_path / "folder").mkdir()
+    for arguments, says in (
+        (("serve", "--model", "no-such-model"), "no-such-model: no such model; accepted: "),
+        (("generate", "hi", "--model", "/no/such.gguf"), "/no/such.gguf: no such file"),
+        (("eval", "x.jsonl", "--draft", "nothing"), "draft='nothing': expected a folder"),
+        (("bench", "--model", str(tmp_path / "folder")), "folder: has no config.json"),
+        (("bench", "peers", "--draft", "/no/such"), "/no/such: no such model"),
+        (("train", "--out", "x", "--target", "no-such-model"), "no-such-model: no such model"),
+        (("convert", "a", "b", "--target", "no-such-model"), "no-such-model: no such model"),
+        (("serve", "--draft", str(tmp_path / "folder")), "folder: has no config.json"),
+        (("eval", "x.jsonl", "--draft-model", "/no/such"), "/no/such: no such model"),
+    ):
+        command = [sys.executable, "-c", program, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 2, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("glidecape: ") and says in line
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), ("bench", "peers")])
+def test_help_fits_eighty_columns_with_whole_names(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    options = CliRunner().invoke(make_app(), [*command, "-h"], env={"COLUMNS": "80"})
+    assert options.exit_code == 0
+    assert options.output == CliRunner().invoke(make_app(), [*command, "--help"]).output
+    lines = options.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in options.output
+    if command in {("serve",), ("generate",), ("bench",)}:
+        flags = {f"--{name.replace('_', '-')}" for name in Settings.model_fields}
+        assert flags <= set(re.findall(r"--[a-z-]+", options.output))
+        assert {"Options:", "Model:", "Speculation:", "Memory and batches:"} <= set(lines)
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(make_app(), ["--version"])
+    assert (result.exit_code, result.output) == (0, f"glidecape {__version__}\n")
 
 
 def test_a_port_in_use() -> None:

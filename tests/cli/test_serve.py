@@ -96,6 +96,8 @@ def test_the_announcement(
         port = listener.getsockname()[1]
     printed = capsys.readouterr().err
     assert expected.format(port=port) in printed
+    scheme = "https" if "ssl_certfile" in given else "http"
+    assert f"open {scheme}://127.0.0.1:{port} in a browser" in printed
     assert "secret" not in printed
 
 

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from server.cli import train_checks, train_clock, train_draft, train_text
-from server.cli.train import parse_count, train
+from server.cli.train import closing_words, parse_count, train
 from server.cli.train_progress import clock, describe
 from server.config import ModelSettings, load_settings
 from server.errors import CheckpointError, ConfigError
@@ -73,6 +73,14 @@ def test_counts(text: str, count: int) -> None:
 def test_counts_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match=r"tokens=.*expected a count such as 500k or 20M"):
         parse_count("tokens", text)
+
+
+def test_a_draft_that_has_seen_next_to_nothing_is_not_praised() -> None:
+    few = "\n".join(closing_words(12, "m", Path("drafts/x")))
+    assert few.startswith("warning: the draft in drafts/x has seen 12 tokens of text")
+    assert "more --minutes" in few and few.endswith("--model m --draft drafts/x")
+    enough = closing_words(50_000, "m", Path("drafts/x"))
+    assert enough == ["the draft is in drafts/x; serve it with", few.splitlines()[-1]]
 
 
 def test_bad_options_are_refused_before_any_work(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""A conversation in a terminal: what was said, what requests ask for, and the commands that change
+both. Knows no network.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Message = dict[str, str]
+
+HELP = """\
+/new               start over
+/retry             ask the last question again
+/system [TEXT]     set the system prompt, or leave it out; starts over
+/temperature [X]   0 to 2, 0 is greedy; nothing: the server's own
+/max-tokens [N]    longest answer; nothing: no limit
+/save FILE         write the conversation as JSON lines, as glidecape eval reads it
+/help              this list
+/quit, Ctrl-D      leave; Ctrl-C stops an answer"""
+COMMANDS = tuple(line.split()[0].rstrip(",") for line in HELP.splitlines())
+
+
+class CommandError(ValueError):
+    """A line that begins with a slash can't be done; for the user."""
+
+
+@dataclass(slots=True)
+class Conversation:
+    """Mutable: each line that is typed changes it."""
+
+    system: str | None = None
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Fields of a request beside its messages."""
+    turns: list[Message] = field(default_factory=list[Message])
+    """The user's and the assistant's, in turn."""
+
+    def body(self, question: str) -> dict[str, Any]:
+        """A request for the answer to one more question."""
+        start = [{"role": "system", "content": self.system}] if self.system else []
+        asked = {"role": "user", "content": question}
+        return {"messages": [*start, *self.turns, asked], **self.options}
+
+    def add(self, question: str, answer: str) -> None:
+        """What was asked and answered."""
+        self.turns += [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+
+    def take_back(self) -> str:
+        """Forgets the last question with its answer, and returns it.
+
+        Raises:
+            CommandError: there is none.
+        """
+        if not self.turns:
+            raise CommandError("nothing has been asked yet")
+        question = self.turns[-2]["content"]
+        del self.turns[-2:]
+        return question
+
+    def command(self, line: str) -> str:
+        """Does what a line asks for that begins with a slash; what to tell the user.
+
+        Raises:
+            CommandError: it can't be done.
+        """
+        name, _, value = line.partition(" ")
+        value = value.strip()
+        match name:
+            case "/help":
+                return HELP
+            case "/new":
+                self.turns.clear()
+                return "a new conversation"
+            case "/system":
+                self.system = value or None
+                self.turns.clear()
+                return "a new conversation" + (f"; system prompt: {value}" if value else "")
+            case "/temperature":
+                return self._set("temperature", value, float, 0, 2)
+            case "/max-tokens":
+                return self._set("max_tokens", value, int, 1, 10**9)
+            case "/save":
+                return self._save(value)
+            case _:
+                raise CommandError(f"{name} is no command; /help lists them")
+
+    def _set(
+        self, name: str, value: str, kind: type[int] | type[float], least: int, most: int
+    ) -> str:
+        if not value:
+            self.options.pop(name, None)
+            return f"{name}: the server's own"
+        try:
+            number = kind(value)
+        except ValueError:
+            raise CommandError(f"{value!r} is no number") from None
+        if not least <= number <= most:
+            raise CommandError(f"{name} is to be {least} to {most}")
+        self.options[name] = number
+        return f"{name}: {number}"
+
+    def _save(self, name: str) -> str:
+        if not name:
+            raise CommandError("/save needs the name of a file")
+        start = [{"role": "system", "content": self.system}] if self.system else []
+        line = json.dumps({"messages": [*start, *self.turns]}, ensure_ascii=False)
+        try:
+            with Path(name).expanduser().open("x", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except (OSError, ValueError) as error:
+            raise CommandError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+        return f"saved in {name}"

@@ -1,0 +1,61 @@
+"""What can be said of a model's or a draft's name without loading anything, torch included: a
+typing error is answered at once.
+"""
+
+import re
+from pathlib import Path
+
+from server.config import DEFAULT_MODEL
+from server.errors import CheckpointError, ConfigError
+from weights.default import default_gguf
+
+ACCEPTED = (
+    f"{DEFAULT_MODEL!r} (the default), a folder in Hugging Face layout, a .gguf file, "
+    "or a hub id such as 'org/name'"
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_KINDS_OF_DRAFTS = "auto", "none", "ngram"
+
+
+def check_model_name(model: str) -> None:
+    """
+    Raises:
+        CheckpointError: nothing of that name. Of a hub id only the hub knows.
+    """
+    if model == DEFAULT_MODEL:
+        default_gguf()
+        return
+    path = Path(model).expanduser()
+    if model and path.is_dir():  # Path("") would be the current folder
+        check_folder(path)
+    elif path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise CheckpointError(path, "no such file")
+    elif path.is_file():
+        raise CheckpointError(model, f"is a file, but not a .gguf; accepted: {ACCEPTED}")
+    elif not _HUB_ID.fullmatch(model):
+        raise CheckpointError(model, f"no such model; accepted: {ACCEPTED}")
+
+
+def check_folder(folder: Path) -> None:
+    """
+    Raises:
+        CheckpointError: it has no config.json.
+    """
+    if not (folder / "config.json").exists():
+        found = sorted(file.name for file in folder.glob("*.gguf"))
+        hint = f"; to use a GGUF file, name it: {folder / found[0]}" if found else ""
+        raise CheckpointError(folder, f"has no config.json{hint}")
+
+
+def check_draft_name(draft: str) -> None:
+    """
+    Raises:
+        CheckpointError, ConfigError: nothing of that name.
+    """
+    if draft in _KINDS_OF_DRAFTS:
+        return
+    path = Path(draft).expanduser()
+    if not draft or (not path.exists() and "/" not in draft):
+        raise ConfigError("draft", draft, "expected a folder, a model, ngram, none or auto")
+    check_model_name(draft)
