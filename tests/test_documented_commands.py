@@ -128,6 +128,7 @@ SHOWN = {
     "glidecape serve --help": "serve --help",
     "glidecape train --help": "train --help",
     'glidecape generate "Why is the sky blue?"': "generate",
+    "glidecape generate": "generate",
     "glidecape chat": SERVED,
     "glidecape bench": "bench",
     "glidecape bench peers": "peers",
