@@ -16,40 +16,68 @@ if TYPE_CHECKING:
 
 MAX_SECONDS = 0.15
 """Of a call; ordinary ones take a thousandth of it."""
-_WALKS = ("longest", "same", "any", "any")
+_WAYS = ("longest", "same", "any")
 _TOKENS = 12
-"""Of a walk."""
-_ALL_SECONDS = 0.5
+"""Of a walk through a grammar that compiles quickly; no call of it can be dear."""
+_MORE_TOKENS = 200
+_QUICK_SECONDS = 0.3
+_LEAST_SECONDS = 0.5
 
 
 def dearest_call(
-    compiled: "xgrammar.CompiledGrammar", lengths: NDArray[np.intp], eos_id: int
+    compiled: "xgrammar.CompiledGrammar",
+    lengths: NDArray[np.intp],
+    eos_id: int,
+    compile_seconds: float,
 ) -> float:
     """Seconds of the processor that a call of the matcher took at most, on some ways through it.
+
+    A call takes at most about a third of the time that compiling took, which makes all masks; so
+    what took long to compile is tried as long as that.
 
     Args:
         lengths: [vocab] bytes of each token.
     """
+    rng = random.Random(0)
+    is_quick = compile_seconds < _QUICK_SECONDS
+    end = time.thread_time() + max(compile_seconds, _LEAST_SECONDS)
+    dearest, num_walks = 0.0, 0
+    while dearest <= MAX_SECONDS and time.thread_time() < end:
+        way = _WAYS[num_walks % len(_WAYS)]
+        most = _TOKENS if is_quick else _MORE_TOKENS
+        dearest = max(dearest, _walk(compiled, lengths, eos_id, way, most, end, rng))
+        num_walks += 1
+        if is_quick and num_walks > len(_WAYS):
+            break
+    return dearest
+
+
+def _walk(
+    compiled: "xgrammar.CompiledGrammar",
+    lengths: NDArray[np.intp],
+    eos_id: int,
+    way: str,
+    most: int,
+    end: float,
+    rng: random.Random,
+) -> float:
+    """Seconds of the dearest call on a way of at most so many tokens."""
     from xgrammar import GrammarMatcher
 
-    rng = random.Random(0)
-    started, dearest = time.thread_time(), 0.0
-    for way in _WALKS:
-        matcher = GrammarMatcher(compiled, override_stop_tokens=[eos_id])
-        bits = np.zeros((1, -(-len(lengths) // 32)), dtype=np.int32)
-        last = -1
-        for _ in range(_TOKENS):
-            before = time.thread_time()
-            matcher.fill_next_token_bitmask(bits)
-            after = time.thread_time()
-            last = _next(way, bits, lengths, eos_id, last, rng)
-            if last < 0:
-                break
-            resumed = time.thread_time()
+    matcher = GrammarMatcher(compiled, override_stop_tokens=[eos_id])
+    bits = np.zeros((1, -(-len(lengths) // 32)), dtype=np.int32)
+    dearest, last = 0.0, -1
+    for _ in range(most):
+        started = time.thread_time()
+        matcher.fill_next_token_bitmask(bits)
+        filled = time.thread_time()
+        last = _next(way, bits, lengths, eos_id, last, rng)
+        resumed = time.thread_time()
+        if last >= 0:
             matcher.accept_token(last)
-            dearest = max(dearest, after - before, time.thread_time() - resumed)
-            if dearest > MAX_SECONDS or time.thread_time() - started > _ALL_SECONDS:
-                return dearest
+        dearest = max(dearest, filled - started, time.thread_time() - resumed)
+        if last < 0 or dearest > MAX_SECONDS or resumed > end:
+            break
     return dearest
 
 

@@ -104,7 +104,7 @@ def _compile(compiler: Compiler, grammar: Grammar) -> Proven:
     compiled = compiler.compile(text)
     seconds = time.thread_time() - started
     lengths = np.fromiter(map(len, texts), dtype=np.intp, count=len(texts))
-    if dearest_call(compiled, lengths, eos_ids[0]) > MAX_SECONDS:
+    if dearest_call(compiled, lengths, eos_ids[0], seconds) > MAX_SECONDS:
         reason = "takes too long to follow: ambiguous rules and nested repetition are the usual"
         raise GrammarError(f"{reason} reason")
     return Proven(text, seconds)

@@ -30,8 +30,9 @@ _logger = logging.getLogger(__name__)
 
 NUM_PROCESSES = 2
 QUICK_SECONDS = 1.0
-COMPILE_SECONDS = 10.0
-"""A grammar that takes longer is refused; one of ordinary size takes milliseconds."""
+COMPILE_SECONDS = 6.0
+"""A grammar that takes longer is refused; one of ordinary size takes milliseconds. A call of the
+matcher takes a third of this at worst, once: then its request is ended."""
 _WALL_FACTOR = 6
 """How much more a job may take by the clock on the wall: it may sleep, or the machine be busy."""
 _LOOK_SECONDS = 0.1
