@@ -270,7 +270,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         default_sampling=model.default_sampling,
         sse_ping_seconds=settings.sse_ping_seconds,
         drops_other_tools=settings.other_tools == "drop",
-        salts_by_key=settings.prefix_caching == "per-key",
+        salts_by_key=settings.prefix_caching != "shared",
         can_speculate=model.speculator is not None,
         default_speculation=model.speculation,
     )

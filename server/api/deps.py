@@ -72,7 +72,8 @@ class ServingInfo:
     drops_other_tools: bool = False
     """Tools that are no functions are left out of requests; else refused."""
     salts_by_key: bool = True
-    """Requests of different API keys share nothing in the prefix cache."""
+    """Requests of different API keys share nothing that the engine keeps: neither blocks of the
+    prefix cache nor answers that proposals are looked up in."""
     can_speculate: bool = False
     """There is a draft."""
     default_speculation: SpeculationParams = field(default_factory=SpeculationParams)

@@ -105,7 +105,7 @@ def texts(said: dict[str, Any]) -> list[str]:
 
 
 def test_a_dead_worker_ends_the_engine_which_says_so(options: tuple[str, ...]) -> None:
-    with serve(*options, *TWO) as server:
+    with serve(*options, *TWO, "--no-exit-on-engine-death") as server:
         assert httpx.get(f"{server.url}/health").status_code == 200
         worker = worker_of(server)
         os.kill(worker, signal.SIGKILL)
