@@ -18,8 +18,9 @@ from typing import TypeVar
 
 STEP_SECONDS = 0.25
 """Of the processor, so that a busy machine ends nobody's request. Ordinary is a hundredth of it."""
-SUSTAINED_SECONDS = 0.05
-CREDIT_SECONDS = 1.0
+SUSTAINED_SECONDS = 0.1
+"""The dearest of ordinary grammars, long strings with a length, take a fifth of it."""
+CREDIT_SECONDS = 2.0
 ALL_SECONDS = 0.4
 MAX_BYTES = 256 * 2**20
 ALL_BYTES = 2**30

@@ -42,7 +42,7 @@ class Costs:
         (Costs(0.004), 10, 1000, None),
         (Costs(0.3), 1, 0, "time"),
         (Costs(0.06), 5, 0, "time"),
-        (Costs(0.1), 2, 6, "time"),
+        (Costs(0.11), 2, 15, "time"),
         (Costs(0.011, 2**20), 1, 261, "memory"),
         (Costs(0.011, -(2**20)), 1, 1000, None),
     ],
