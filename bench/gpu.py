@@ -257,7 +257,7 @@ def measure_draft(session: Session, name: str, pair: Pair, plain: float, found: 
 def show_speedups(
     session: Session, name: str, plain: float, verify: dict[int, float], draft: float, found: Json
 ) -> None:
-    """Of the paper's acceptance at the measured times of the parts."""
+    """Shows what the paper's acceptance would give at the measured times of the parts."""
     ways = {
         way: ((1 - alpha ** (depth + 1)) / (1 - alpha), depth + 1, depth)
         for way, (alpha, depth) in _PAPER.items()

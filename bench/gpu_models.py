@@ -58,8 +58,8 @@ class Pair:
 
     @property
     def weight_bytes(self) -> int:
-        """Of the target, as every step reads them: all but the embedding, of which a step reads
-        some rows."""
+        """Bytes of the target's weights that every step reads: all but the embedding, of which a
+        step reads some rows."""
         config = self.target.config
         head = config.vocab_size * config.hidden_size
         per_layer = config.hidden_size * config.head_dim * 2 * config.num_heads
@@ -69,7 +69,7 @@ class Pair:
 
     @property
     def kv_bytes(self) -> int:
-        """Of a token, of all layers of the target."""
+        """Bytes of one token's KV in all layers of the target."""
         config = self.target.config
         return kv_shape(config, self.target.placement.dtype).bytes_per_token
 

@@ -48,7 +48,7 @@ def _model(config: ModelConfig, device: torch.device) -> tuple[Any, torch.Tensor
 
 @torch.inference_mode()
 def _rate(model: Any, prompt: torch.Tensor, new_tokens: int, options: dict[str, Any]) -> float:
-    """Of the second answer; the first one warms up."""
+    """Measures the second answer; the first one warms up."""
     started = time.perf_counter()
     for _ in range(2):
         started = time.perf_counter()

@@ -57,7 +57,7 @@ POLICIES: tuple[PolicyName, ...] = ("off", "auto")
 
 @dataclass(slots=True)
 class Timings:
-    """Of one combination, over all rounds."""
+    """Times of one combination, over all rounds."""
 
     seconds: list[float] = field(default_factory=list[float])
     """Per token, one entry a request."""

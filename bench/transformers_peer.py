@@ -33,7 +33,7 @@ class TransformersPeer:
         self.tokens_per_second(8)  # waits until it is loaded and warm
 
     def tokens_per_second(self, new_tokens: int) -> float:
-        """Of one answer, its prompt included in the time."""
+        """Measures one answer, its prompt included in the time."""
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise RuntimeError("the peer has no pipes")

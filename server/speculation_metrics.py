@@ -29,7 +29,7 @@ last."""
 
 
 class _PolicyFigures(NamedTuple):
-    """Of the requests that asked for one policy."""
+    """Figures of the requests that asked for one policy."""
 
     requests: Counter
     tokens: Counter

@@ -14,7 +14,7 @@ _PIECE = 2**24
 
 
 def checksum(path: Path) -> str:
-    """Of a file: its size, and a CRC over those of its pieces.
+    """A file's checksum: its size, and a CRC over those of its pieces.
 
     Raises:
         OSError: it can't be read.
@@ -32,7 +32,7 @@ def checksum(path: Path) -> str:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Of every file in a folder, by name.
+    """The checksum of every file in a folder, by name.
 
     Raises:
         OSError: one can't be read.

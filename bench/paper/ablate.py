@@ -49,7 +49,7 @@ class Variant:
 
     @property
     def folder(self) -> str:
-        """Of its draft and its features."""
+        """Name of the folder that holds its draft and its features."""
         return self.name + ("-hidden" if self.glimpse_hidden else "")
 
 

@@ -95,7 +95,7 @@ def _read(
 
 
 def _user_turns(line: Mapping[str, Any]) -> tuple[str, ...]:
-    """Of a line that `read_prompts` has checked."""
+    """Reads the user's turns of a line that `read_prompts` has checked."""
     if "prompt" in line:
         return (line["prompt"],)
     return tuple(turn["content"] for turn in line["messages"] if turn["role"] == "user")

@@ -46,7 +46,7 @@ def run_identity(
 
 
 def _digest(name: str) -> str:
-    """Of the content: a draft that is trained on keeps its name, and one that is copied its
+    """Digests the content: a draft that is trained on keeps its name, and one that is copied its
     weights. Empty for a hub id, which says it all."""
     path = Path(name).expanduser()
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
@@ -57,7 +57,8 @@ def _digest(name: str) -> str:
 
 
 def _code_digest() -> str:
-    """Of what is measured: the version alone stays the same while somebody works on a kernel."""
+    """Digests the code that is measured: its version alone stays the same while somebody works on a
+    kernel."""
     root = Path(server.__file__).parent
     files = [path for part in _MEASURED_CODE for path in sorted((root / part).rglob("*.*"))]
     return _digest_files([path for path in files if path.suffix in (".py", ".cpp", ".h")])

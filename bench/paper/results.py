@@ -59,7 +59,7 @@ class Results:
         return [self._rounds[key] for key in self._keys[data_set] if key in self._rounds]
 
     def report(self) -> Report:
-        """Of what is measured so far; sets of which nothing is are left out."""
+        """Reports what is measured so far; sets of which nothing is are left out."""
         if self._report is None or self._num_reported != self.num_done:
             self._num_reported = self.num_done
             self._report = self._make_report()
@@ -103,7 +103,7 @@ class Results:
         return Report(self.about, data, self.contamination, figures, mean)
 
     def _set_figures(self, name: str, found: list[PromptResult]) -> SetFigures:
-        """Of a set that is complete they are found once."""
+        """Works out a set's figures; those of a complete set only once."""
         num, figures = self._figures.get(name, (-1, None))
         if figures is None or num != len(found):
             figures = set_figures([found])

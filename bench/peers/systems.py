@@ -142,7 +142,7 @@ def command(system: System, machine: Machine, python: Path | None) -> list[str]:
 
 
 def environment(system: System) -> dict[str, str]:
-    """Of the worker's process."""
+    """Variables of the worker's process."""
     kept = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
     # Our own worker imports this very code, also where another copy of it is installed.
     return kept | {"PYTHONPATH": str(ROOT)} if system.is_ours else kept

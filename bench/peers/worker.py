@@ -97,7 +97,7 @@ class Worker:
             self._stop()
 
     def resident_bytes(self) -> int:
-        """Of the process and its children."""
+        """Memory of the process and its children."""
         with suppress(psutil.Error):
             process = psutil.Process(self._process.pid)
             family = [process, *process.children(recursive=True)]

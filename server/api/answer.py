@@ -105,7 +105,7 @@ async def _events(
     shapes: Sequence[Shape[ChoiceT]],
     body: SamplingRequest,
 ) -> AsyncGenerator[bytes, None]:
-    """Of all choices, as they come; what is streamed has one choice per job."""
+    """Yields the events of all choices as they come; what is streamed has one choice per job."""
     for shape in shapes:
         first = shape.first_chunk()
         if first is not None:

@@ -80,7 +80,7 @@ def connection_limits(settings: ServerSettings, open_files: int) -> ConnectionLi
 
 
 class HttpOptions(TypedDict):
-    """Of `uvicorn.Config`."""
+    """Options of `uvicorn.Config`."""
 
     http: type[asyncio.Protocol]
     ws: Literal["none"]

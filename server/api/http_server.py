@@ -75,7 +75,7 @@ class HttpServer(uvicorn.Server):
 
     @property
     def exit_code(self) -> int:
-        """Of the process, when the server has ended."""
+        """The process's exit code, once the server has ended."""
         return EXIT_DEAD if self._lifecycle.is_engine_dead else 0
 
     # Signals. Their handlers run between any two instructions of the main thread, so they take no

@@ -29,7 +29,7 @@ class OpenRequest:
 
 
 class Lifecycle:
-    """Of one server. For one event loop.
+    """What one server's life has come to. For one event loop.
 
     Args:
         engine: Ends its requests when the server is over.

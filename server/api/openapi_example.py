@@ -8,7 +8,7 @@ _Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Of one operation."""
+    """Example of one operation."""
 
     response: _Json
     requests: dict[str, _Json] = field(default_factory=dict[str, _Json])

@@ -12,7 +12,7 @@ _ABLATION_USES = "model", "cache_dir", "device", "dtype", "quantization"
 
 
 def check_evaluation(settings: ModelSettings, steps: int | None) -> None:
-    """Of a measurement.
+    """Checks the options of a measurement.
 
     Raises:
         ConfigError: names what is not used.
@@ -24,7 +24,7 @@ def check_evaluation(settings: ModelSettings, steps: int | None) -> None:
 
 
 def check_ablation(settings: ModelSettings, **given: object) -> None:
-    """Of the layer study, which trains as `glidecape train` does.
+    """Checks the options of the layer study, which trains as `glidecape train` does.
 
     Args:
         given: options of the command that only a measurement uses; None and empty ones are not

@@ -29,8 +29,8 @@ class TimedText:
         return self.num_tokens - _num_tokens(self.missing)
 
     def share(self, tokens: float) -> float:
-        """Of the features' bytes, 0 to 1: those that are there, and of the others as many as go
-        with so many tokens."""
+        """Share of the features' bytes, 0 to 1: those that are there, and of the others as many
+        as go with so many tokens."""
         missing = self.missing
         if tokens >= _num_tokens(missing):
             return 1.0

@@ -302,7 +302,7 @@ class GlideModel(nn.Module):
         return Filling(token_ids, batch, self.rotary(batch.positions, torch.float32))
 
     def _rotaries(self, positions: torch.Tensor) -> tuple[CosSin, CosSin]:
-        """Of the self-attention and of the glimpse, float32."""
+        """Rotary angles of the self-attention and of the glimpse, float32."""
         own = cross = self.rotary(positions, torch.float32)
         if self.cross_rotary is not self.rotary:
             cross = self.cross_rotary(positions, torch.float32)

@@ -22,7 +22,7 @@ class Slice(NamedTuple):
         return tensor.narrow(self.dim, self.start, self.size)
 
     def whole_shape(self, shape: torch.Size) -> torch.Size:
-        """Of the checkpoint's tensor, given the part's."""
+        """Shape of the checkpoint's tensor, given the part's."""
         sizes = list(shape)
         sizes[self.dim] = self.whole
         return torch.Size(sizes)
@@ -50,7 +50,7 @@ def rows(part: range, whole: int, width: int = 1) -> Slice:
 def attention_slices(
     name: str, shard: Shard, num_heads: int, num_kv_heads: int, head_dim: int
 ) -> dict[str, Slice]:
-    """Of the projections below `name`; none where the heads can't be shared out."""
+    """Slices of the projections below `name`; none where the heads can't be shared out."""
     if not shard.splits_heads(num_heads, num_kv_heads):
         return {}
     heads, kv_heads = shard.span(num_heads), shard.kv_heads(num_kv_heads)
@@ -63,7 +63,7 @@ def attention_slices(
 
 
 def mlp_slices(shard: Shard, inner: int) -> dict[str, Slice]:
-    """Of SwiGLU's projections."""
+    """Slices of SwiGLU's projections."""
     part = shard.span(inner)
     return {
         "mlp.gate_proj": columns(part, inner),

@@ -62,7 +62,7 @@ class Crew:
 
     @property
     def process_ids(self) -> list[int]:
-        """Of the workers, rank 1's first."""
+        """Process ids of the workers, rank 1's first."""
         return [process.pid for process in self._processes if process.pid is not None]
 
     def join(self) -> Shard:

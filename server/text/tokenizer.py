@@ -91,7 +91,7 @@ class Tokenizer:
         return self.backend.id_to_token(token_id) or ""
 
     def ids_of(self, tokens: Iterable[str]) -> frozenset[int]:
-        """Of those of these texts that are one token each."""
+        """Ids of those of these texts that are one token each."""
         ids = (self.backend.token_to_id(token) for token in tokens)
         return frozenset(token_id for token_id in ids if token_id is not None)
 

@@ -30,7 +30,7 @@ _RECIPE = (
 
 
 class TextCounts(NamedTuple):
-    """Of one file of text."""
+    """Counts of one file of text."""
 
     name: str
     num_answers: int

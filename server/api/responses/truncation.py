@@ -37,7 +37,7 @@ async def _jobs_of_an_end(
 async def _longest_end(
     body: ResponseRequest, chat: ChatMessages, parts: Parts, begins: list[int]
 ) -> JobGroup | None:
-    """Of all ends that fit the longest one, by bisection: each try costs a tokenization.
+    """Finds the longest end that fits, by bisection: each try costs a tokenization.
 
     Args:
         begins: Places where an end may begin, in order.

@@ -153,7 +153,7 @@ def _refuse_item(value: str) -> str:
 
 
 class OtherItem(RequestModel):
-    """Of a type that is not implemented; there is nothing else to say of it."""
+    """An item of a type that is not implemented; there is nothing else to say of it."""
 
     model_config = ConfigDict(extra="ignore")
 

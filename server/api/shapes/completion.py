@@ -123,7 +123,7 @@ class CompletionShape:
     def _logprobs(
         self, pieces: Sequence[Progress], prompt: Progress | None = None
     ) -> CompletionLogprobs | None:
-        """Of the tokens that pieces bring.
+        """Makes the logprobs of the tokens that pieces bring.
 
         Args:
             prompt: The piece with the prompt's own, which come first.

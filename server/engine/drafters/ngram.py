@@ -139,7 +139,7 @@ def _num_equal(token_ids: Sequence[int], start: int) -> int:
 
 
 def _claims(num_equal: int, count: int) -> list[float]:
-    """Of tokens that follow on so many equal ones."""
+    """Claims of tokens that follow on so many equal ones."""
     if num_equal >= _FOLLOWED:
         return [_FOLLOWED_CLAIM] * count
     return [_CLAIMS[min(num_equal + i, len(_CLAIMS)) - 1] for i in range(count)]

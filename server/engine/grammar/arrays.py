@@ -61,7 +61,8 @@ def _prefix(converter: "Converter", value: Any, path: Path) -> list[JsonSchema]:
 def _unique(
     converter: "Converter", schema: dict[str, Any], limits: dict[str, int], path: Path
 ) -> JsonSchema:
-    """Of values that the schema lists: in every order where they are few, else in its order."""
+    """Arrays of distinct listed values: in every order where they are few, else in the
+    schema's."""
     place = (*path, "uniqueItems")
     values = _listed(converter, schema, path)
     if values is None:

@@ -95,7 +95,7 @@ def _going_on(meters: Collection[Meter]) -> list[Meter]:
 
 
 def resident_bytes() -> int:
-    """Of this process; 0 where the system doesn't tell."""
+    """Memory of this process; 0 where the system doesn't tell."""
     try:
         with open("/proc/self/statm", "rb", buffering=0) as file:
             return int(file.read(64).split()[1]) * _PAGE

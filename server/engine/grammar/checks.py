@@ -43,7 +43,7 @@ def types(value: Any, path: Path) -> list[str]:
 
 
 def counts(schema: dict[str, Any], names: tuple[str, ...], path: Path) -> dict[str, int]:
-    """Of these keywords, smaller ones first, the values of those that are there.
+    """Reads the counts that are there of these keywords, which stand smaller ones first.
 
     Raises:
         GrammarError: one is no count, or the first is larger than the last.
@@ -71,7 +71,7 @@ def number(value: Any, path: Path) -> float:
 
 
 def check_exact(value: Any, path: Path) -> None:
-    """Of a value that is to be written as it is.
+    """Checks a value that is to be written as it is.
 
     Raises:
         GrammarError: it has a number that not every reader keeps.

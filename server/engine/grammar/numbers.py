@@ -20,7 +20,7 @@ Numbers = dict[str, Any] | list[int | float] | Expression
 
 
 def number_schema(schema: dict[str, Any], path: Path) -> Numbers:
-    """Of a number, whole or not.
+    """The schema of a number, whole or not.
 
     Raises:
         GrammarError: a keyword can't be enforced.
@@ -34,7 +34,7 @@ def number_schema(schema: dict[str, Any], path: Path) -> Numbers:
 
 
 def integer_schema(schema: dict[str, Any], path: Path) -> Numbers:
-    """Of an integer.
+    """The schema of an integer.
 
     Raises:
         GrammarError: a keyword can't be enforced.

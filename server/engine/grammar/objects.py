@@ -58,7 +58,7 @@ class _Object:
         return result | self._counts(is_open=bool(more), num_named=len(made))
 
     def _allowed_names(self) -> tuple[Expression, list[str] | None]:
-        """Of `propertyNames`: what it allows; and all of that, where it is a list."""
+        """What `propertyNames` allows; and all of that, where it is a list."""
         schema, place = self.schema.get("propertyNames", True), (*self.path, "propertyNames")
         schema = self.converter.resolve(schema, place)
         if schema is True or schema == {}:
@@ -133,7 +133,7 @@ class _Object:
         return not any(said)
 
     def _more(self) -> dict[str, JsonSchema] | bool:
-        """Of properties that have no name in the schema: by patterns of ours; true for any."""
+        """Schemas of properties without a name in the schema, by patterns of ours; true for any."""
         texts, path = self.converter.texts, self.path
         others = [without(either(map(text, self.properties)))] if self.properties else []
         others.append(self.allowed_names)

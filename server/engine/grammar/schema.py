@@ -72,7 +72,7 @@ def enforceable(schema: JsonSchema) -> Enforceable:
 
 
 class Converter:
-    """Of one schema with everything in it.
+    """Converts one schema with everything in it.
 
     Args:
         root: what references lead into.
@@ -274,7 +274,7 @@ def _says_as_much(target: Any, beside: dict[str, Any]) -> bool:
 
 
 def _names_of(reference: str) -> list[str]:
-    """Of a JSON pointer, the names on the way."""
+    """The names on the way of a JSON pointer."""
     parts = unquote(reference[1:]).split("/")[1:]
     return [part.replace("~1", "/").replace("~0", "~") for part in parts]
 

@@ -97,7 +97,7 @@ class Prospects:
 
     @property
     def mean_chance(self) -> float:
-        """Of a token whose parent was right, over the latest chains."""
+        """Chance of a token whose parent was right, over the latest chains."""
         right = sum(sum(chain) for chain in self._latest)
         parents = sum(1.0 + sum(chain[:-1]) for chain in self._latest)
         return right / parents

@@ -94,7 +94,7 @@ class TierCosts:
         return self.seconds[nearest[0], tier] if nearest else 0.0
 
     def measured(self, batch: int, tier: Tier, seconds: float) -> None:
-        """Of a step that did nothing else."""
+        """Notes the time of a step that did nothing else."""
         self.seconds[batch, tier] = seconds
 
     def observe(self, batch: int, tier: Tier, seconds: float) -> None:

@@ -36,7 +36,8 @@ class Profiled(NamedTuple):
 
     @property
     def blocks(self) -> list[BlockId]:
-        """Of a made-up sequence. A small pool's come up again: what they hold doesn't matter."""
+        """Blocks of a made-up sequence. A small pool's come up again: what they hold doesn't
+        matter."""
         num_needed = -(-(_CONTEXT + max(VERIFY_ROWS)) // self.block_size)
         return [BlockId(i % len(self.caches[0].keys)) for i in range(num_needed)]
 

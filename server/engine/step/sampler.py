@@ -46,7 +46,7 @@ class SamplerRow:
 
     @property
     def position(self) -> int:
-        """Of the token to draw, in its sequence."""
+        """Position of the token to draw, in its sequence."""
         return len(self.prompt_ids) + len(self.output_ids)
 
 
@@ -174,7 +174,7 @@ def _kept(
 def _logprobs(
     logits: torch.Tensor, token_ids: list[int], rows: Sequence[SamplerRow]
 ) -> list[TokenLogprobs | None]:
-    """Of the rows that ask for them, under the model's own distribution."""
+    """Logprobs of the rows that ask for them, under the model's own distribution."""
     result: list[TokenLogprobs | None] = [None] * len(rows)
     wanting = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
     if not wanting:

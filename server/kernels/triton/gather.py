@@ -40,8 +40,8 @@ def copy_kv(caches: Sequence[LayerCache], sources: torch.Tensor, targets: torch.
 
 @cache
 def _offsets(pointers: tuple[int, ...], itemsize: int, device: torch.device) -> torch.Tensor:
-    """Of the pools from the first one, in elements. Kept for good: copied to the GPU once, and
-    graphs hold the address."""
+    """Offsets of the pools from the first one, in elements. Kept for good: copied to the GPU once,
+    and graphs hold the address."""
     return torch.tensor([(p - pointers[0]) // itemsize for p in pointers], device=device)
 
 

@@ -58,7 +58,7 @@ class EventSink:
         self.num_calls += 1
 
     def arguments(self, text: str) -> None:
-        """Of the call that was started last."""
+        """Adds to the arguments of the call that was started last."""
         if not text:
             return
         index = self.num_calls - 1

@@ -12,7 +12,7 @@ import torch
 
 
 class SoftLabels(NamedTuple):
-    """Of some rows."""
+    """Labels of some rows."""
 
     probs: torch.Tensor
     """[rows, k] float: of the target, best first."""

@@ -223,7 +223,7 @@ def stored_bytes(folder: Path) -> dict[str, int]:
 
 
 def left_over_bytes(shards: Sequence[Shard], stored: Mapping[str, int]) -> int:
-    """Of what is stored, those of text that is no more used, or was cut otherwise."""
+    """Bytes of stored features whose text is no more used, or was cut otherwise."""
     names = {shard.name for shard in shards}
     return sum(size for name, size in stored.items() if name not in names)
 

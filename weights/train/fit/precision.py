@@ -25,7 +25,7 @@ def pick_precision(wanted: Precision, device: torch.device) -> torch.dtype:
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """Of one product of a training step's kind."""
+    """Times one product of a training step's kind."""
     x, weight = torch.ones(1024, 512, dtype=dtype), torch.ones(4096, 512, dtype=dtype)
     start = time.perf_counter()
     _ = x @ weight.T

@@ -22,7 +22,7 @@ from weights.train.fit.undisturbed import undisturbed
 
 
 class StepResult(NamedTuple):
-    """Of one optimizer step."""
+    """Figures of one optimizer step."""
 
     loss: float
     """Mean over its rows."""

@@ -47,7 +47,7 @@ class Sample(NamedTuple):
 
     @property
     def digest(self) -> bytes:
-        """Of the whole content."""
+        """Digest of the whole content."""
         key = self.first_loss.to_bytes(4, "little")
         return blake2b(self.token_ids.astype("<i4").tobytes(), key=key, digest_size=16).digest()
 

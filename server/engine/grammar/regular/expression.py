@@ -140,7 +140,7 @@ def is_nullable(expression: Expression) -> bool:
 
 
 class Lengths(NamedTuple):
-    """Of the texts of an expression, in characters; of a `Both` or a `Not`, limits of them."""
+    """Lengths of an expression's texts, in characters; of a `Both` or a `Not`, limits of them."""
 
     least: int
     most: int | None

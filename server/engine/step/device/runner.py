@@ -313,7 +313,7 @@ def _still_holds(row: _Row, planned: PlannedSequence) -> bool:
 
 
 def _together(results: Sequence[StepResult]) -> StepResult:
-    """Of parts of a step, one after another."""
+    """Merges the results of partial steps that ran one after another."""
     sequences = {name: part for result in results for name, part in result.sequences.items()}
     parts = zip(*(result.seconds for result in results), strict=True)
     seconds = StepSeconds(*map(sum, parts))

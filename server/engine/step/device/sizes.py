@@ -81,7 +81,7 @@ class Sizes:
     def shape(
         self, rows: Sequence[tuple[PlannedSequence, Controls]], longest_context: int
     ) -> StepShape:
-        """Of the next step; longest_context: of its sequences when it begins."""
+        """The next step's shape; longest_context: of its sequences when it begins."""
         batch = at_least(len(rows), self.batches)
         depth, nodes = PLAIN
         autos = 0

@@ -11,7 +11,7 @@ from server.engine.types import TokenLogprobs, TokenSource
 def chunk_result(
     planned: PlannedSequence, prompt_logprobs: Sequence[TokenLogprobs]
 ) -> SequenceResult:
-    """Of a prompt's chunk with more to come."""
+    """The result of a prompt's chunk with more to come."""
     return SequenceResult(planned.num_nodes, (), None, prompt_logprobs=tuple(prompt_logprobs))
 
 
@@ -20,7 +20,7 @@ def walk_result(
     walk: Verification,
     prompt_logprobs: Sequence[TokenLogprobs] = (),
 ) -> SequenceResult:
-    """Of a sequence that drew tokens."""
+    """The result of a sequence that drew tokens."""
     has_tree = len(walk.tree) > 1
     speculation = trace = None
     if has_tree:
@@ -39,7 +39,7 @@ def walk_result(
 
 
 def _sources(walk: Verification) -> tuple[TokenSource, ...]:
-    """Of the drawn tokens: those that were nodes, then the target's own."""
+    """Sources of the drawn tokens: those that were nodes, then the target's own."""
     of_nodes: list[TokenSource] = [
         "leaf" if walk.tree.is_leaf(node) else "trunk" for node in walk.path[1:]
     ]

@@ -98,8 +98,8 @@ class Runner:
     def _given_up(
         self, grammars: Mapping[RequestId, GrammarState]
     ) -> dict[RequestId, SequenceResult]:
-        """Of the requests whose grammars have taken more than their share: what they drew may have
-        been drawn without a mask."""
+        """Results of the requests whose grammars took more than their share: what they drew may
+        have been drawn without a mask."""
         if self.grammars is None or not grammars:
             return {}
         return {
@@ -128,7 +128,7 @@ class Runner:
         return results
 
     def _grammars_of(self, plan: StepPlan) -> dict[RequestId, GrammarState]:
-        """Of the sequences that want a token and have a grammar, each behind its last token."""
+        """Grammars of the sequences that want a token, each behind the sequence's last token."""
         found: dict[RequestId, GrammarState] = {}
         for planned in plan.sequences:
             if planned.request.params.grammar is None or not planned.wants_token:
