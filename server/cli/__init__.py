@@ -10,6 +10,7 @@ import typer
 from server import __version__
 from server.cli.chat import chat
 from server.cli.convert import convert
+from server.cli.data import data
 from server.cli.evaluate import evaluate
 from server.cli.generate import generate
 from server.cli.help import HELP_NAMES, Command, make_typer
@@ -27,7 +28,7 @@ def make_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (serve, generate, chat, convert, train):
+    for command in (serve, generate, chat, data, convert, train):
         app.command(cls=Command, context_settings=HELP_NAMES)(command)
     app.add_typer(bench_app())
     app.callback()(_version_option)

@@ -20,7 +20,7 @@ from tests.live import run_glidecape
 from tests.weights.train.checkpoints import write_checkpoint
 from weights.locate import locate_model
 
-COMMANDS = "serve", "generate", "chat", "convert", "train", "eval", "bench"
+COMMANDS = "serve", "generate", "chat", "data", "convert", "train", "eval", "bench"
 pytestmark = pytest.mark.real_model
 
 
