@@ -1,7 +1,14 @@
 """Which connections a server has, and which gives way when there are too many."""
 
+import logging
+import time
 from collections import OrderedDict
 from typing import Protocol
+
+_logger = logging.getLogger(__name__)
+
+_TELL_SECONDS = 60.0
+"""Between two lines in the log that say the same."""
 
 Host = str | None
 
@@ -42,6 +49,7 @@ class Crowd:
         self._idle_of_host: dict[Host, OrderedDict[Member, None]] = {}
         """The longest idle first."""
         self._num_members = 0
+        self._told_at: float | None = None
 
     def __len__(self) -> int:
         return self._num_members
@@ -52,8 +60,10 @@ class Crowd:
         most = self._max_per_host
         if most is not None and len(self._of_host.get(host, ())) >= most and not self._cut(host):
             return False
-        if self._num_members >= self._max_members and not self._cut_any():
-            return False
+        if self._num_members >= self._max_members:
+            self._tell()
+            if not self._cut_any():
+                return False
         self._of_host.setdefault(host, set()).add(member)
         self._num_members += 1
         self.set_idle(member, True)
@@ -82,6 +92,16 @@ class Crowd:
             idle.pop(member, None)
             if not idle:
                 del self._idle_of_host[host]
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if self._told_at is None or now - self._told_at > _TELL_SECONDS:
+            self._told_at = now
+            _logger.warning(
+                "%d connections are open, and no more may be (--max-connections): idle ones are"
+                " closed, and where there are none new ones refused",
+                self._num_members,
+            )
 
     def _cut_any(self) -> bool:
         hosts = sorted(self._idle_of_host, key=lambda host: -len(self._idle_of_host[host]))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -95,3 +96,11 @@ class CrowdMachine(RuleBasedStateMachine):
 
 TestCrowd = CrowdMachine.TestCase
 TestCrowd.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_a_full_house_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    crowd = Crowd(1, None)
+    entered = [crowd.enter(Client("a")) for _ in range(5)]
+    assert all(entered)
+    (record,) = caplog.records
+    assert "1 connections are open" in record.getMessage()
