@@ -7,17 +7,19 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from server.api.connection import ConnectionLimits, connection_limits
+from server.api.receiving import disconnected
 from server.config import ServerSettings, load_settings
-from server.engine.types import Request, RequestOutput
 from tests.api.harness import CHAT, CONNECTION_LIMITS, chat_body, live_app, make_app
 from tests.api.raw_http import address_of, exchange, read_all, refusal, statuses
-from tests.doubles import ScriptedEngine, ids, one_by_one
+from tests.doubles import ScriptedEngine, one_by_one
 
 Address = tuple[str, int]
 GET = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -26,18 +28,19 @@ POST = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n".
 WHOLE_POST = POST + b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
-class EndlessEngine(ScriptedEngine):
-    """Says long words as fast as they are taken."""
+class EndlessApp:
+    """Sends until the client has left."""
 
-    ended = False
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
 
-    async def generate(self, request: Request) -> AsyncGenerator[RequestOutput, None]:
-        try:
-            while True:
-                async for output in super().generate(request):
-                    yield replace(output, finish_reason=None, stop_token_id=None)
-        finally:
-            self.ended = True
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        left = asyncio.create_task(disconnected(receive, []))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not left.done():
+            await send({"type": "http.response.body", "body": b"a" * 65536, "more_body": True})
+            await asyncio.sleep(0)
+        self.ended.set()
 
 
 @asynccontextmanager
@@ -169,12 +172,12 @@ async def test_small_chunks_pass() -> None:
 
 
 async def test_a_reader_that_never_reads() -> None:
-    engine = EndlessEngine([ids("a" * 5000)])
-    async with limited(engine, send_seconds=0.3) as (address, _):
-        client = opened(address, WHOLE_POST)
+    app = EndlessApp()
+    limits = replace(CONNECTION_LIMITS, send_seconds=0.3)
+    async with live_app(cast("FastAPI", app), limits) as url:
+        client = opened(address_of(url), GET)
         async with asyncio.timeout(60):
-            while not engine.ended:
-                await asyncio.sleep(0.01)
+            await app.ended.wait()
         client.close()
 
 
