@@ -95,6 +95,10 @@ class Grammars(Protocol):
         """
         ...
 
+    def find(self, grammar: Grammar) -> object | None:
+        """None unless it is ready already."""
+        ...
+
     async def check_schemas(self, schemas: Sequence[object], owner: Hashable = None) -> None:
         """
         Raises:

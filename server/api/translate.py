@@ -67,7 +67,8 @@ async def _chat_grammar(body: ChatRequest, tools: ToolUse, parts: Parts) -> Gram
             f"{places[tool.name]}.function.parameters": dict(tool.parameters)
             for tool in tools.enforced()
         }
-        await check_schemas(schemas, parts)
+        if parts.grammars.find(grammar) is None:
+            await check_schemas(schemas, parts)
         await compile_grammar("tools", grammar, parts)
     return grammar
 
