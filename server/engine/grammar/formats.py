@@ -21,10 +21,10 @@ _YEARS, _HOURS = rf"\d+Y(?:{_MONTHS})?", rf"\d+H(?:{_MINUTES})?"
 _OF_DAY = rf"T(?:{_HOURS}|{_MINUTES}|{_SECONDS})"
 _DURATION = rf"P(?:\d+W|(?:{_YEARS}|{_MONTHS}|{_DAYS})(?:{_OF_DAY})?|{_OF_DAY})"
 
-_LABEL = r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*"
-_HOSTNAME = rf"{_LABEL}(?:\.{_LABEL})*"
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
-_EMAIL = rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*\.[A-Za-z]{{2,24}}"
+# Repetitions are not nested where they need not be: a length can be divided among fewer then.
+_HOSTNAME = r"[A-Za-z0-9](?:[.-]?[A-Za-z0-9])*"
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
+_EMAIL = rf"{_ATOM}(?:\.?{_ATOM})*@{_HOSTNAME}\.[A-Za-z]{{2,24}}"
 _BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = rf"{_BYTE}(?:\.{_BYTE}){{3}}"
 _GROUP = r"[0-9A-Fa-f]{1,4}"
@@ -45,11 +45,12 @@ _UUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 _SEGMENT = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
 _HOST = r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])"
 _REST = rf"(?:\?(?:{_SEGMENT}|[/?])*)?(?:#(?:{_SEGMENT}|[/?])*)?"
-_SLASHES = rf"//{_HOST}(?::\d{{1,5}})?(?:/{_SEGMENT}*)*"
-_PATH = rf"{_SEGMENT}+(?:/{_SEGMENT}*)*"
+_SEGMENTS = rf"(?:{_SEGMENT}|/)*"
+_SLASHES = rf"//{_HOST}(?::\d{{1,5}})?(?:/{_SEGMENTS})?"
+_PATH = rf"{_SEGMENT}{_SEGMENTS}"
 _URI = rf"[A-Za-z][A-Za-z0-9+.-]*:(?:{_SLASHES}|/?{_PATH}){_REST}"
 _FIRST = _SEGMENT.replace(":@", "@")
-_URI_REFERENCE = rf"{_URI}|(?:{_SLASHES}|/(?:{_PATH})?|{_FIRST}+(?:/{_SEGMENT}*)*)?{_REST}"
+_URI_REFERENCE = rf"{_URI}|(?:{_SLASHES}|/(?:{_PATH})?|{_FIRST}+(?:/{_SEGMENTS})?)?{_REST}"
 _VARIABLE = r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*(?::[1-9]\d{0,3}|\*)?"
 _URI_TEMPLATE = (
     r"(?:[A-Za-z0-9._~:/?#\[\]@!$&()*+,;=-]|%[0-9A-Fa-f]{2}"
@@ -57,7 +58,7 @@ _URI_TEMPLATE = (
 )
 _JSON_POINTER = r"(?:/(?:[^~/]|~[01])*)*"
 
-_PATTERNS = {
+PATTERNS = {
     "date": _DATE,
     "time": _TIME,
     "date-time": rf"{_DATE}T{_TIME}",
@@ -81,11 +82,11 @@ _PATTERNS = {
 
 @cache
 def _texts(name: str) -> Expression:
-    return python_pattern(f"(?a){_PATTERNS[name]}")
+    return python_pattern(f"(?a){PATTERNS[name]}")
 
 
 FORMATS: Mapping[str, Callable[[], Expression]] = MappingProxyType(
-    {name: partial(_texts, name) for name in _PATTERNS}
+    {name: partial(_texts, name) for name in PATTERNS}
 )
 """Made when first needed."""
 UNENFORCED_FORMATS = frozenset({"regex"})

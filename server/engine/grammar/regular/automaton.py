@@ -27,7 +27,7 @@ from server.engine.grammar.regular.expression import (
     without,
 )
 
-MAX_STATES = 300
+MAX_STATES = 600
 """Of an automaton: a grammar needs some milliseconds to compile for each."""
 _MAX_CLASSES = 2000
 

@@ -8,7 +8,7 @@ in blocks, since masks are made for each character of a count otherwise.
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from server.engine.grammar.ebnf_text import literal
+from server.engine.grammar.ebnf_text import character, literal
 from server.engine.grammar.regular.automaton import Automaton, automaton
 from server.engine.grammar.regular.chars import CharSet, char_set, chars
 from server.engine.grammar.regular.expression import (
@@ -30,6 +30,10 @@ BLOCK: Final = 32
 _LONGEST_COUNT: Final = 2 * BLOCK
 
 _LAST_OF_WIDTH: Final = (0x7F, 0x7FF, 0xFFFF, 0x10FFFF)
+
+_RARE: Final = 0x10000
+"""Not every vocabulary can write characters from here on. That is told by xgrammar's classes, but
+not by its regular expressions."""
 
 Spelling = Callable[[CharSet], str]
 """A regular expression for one character of a set, as xgrammar reads it."""
@@ -137,12 +141,15 @@ class RuleWriter:
         if _is_simple(expression):
             return f"Regex({literal(self._regex(expression))})"
         match expression:
+            case Char(allowed):
+                ranges = (f"{character(chr(a))}-{character(chr(b))}" for a, b in allowed.ranges)
+                return f"[{''.join(ranges)}]"
             case Sequence(items):
                 return " ".join(self.rule(part) for part in _joined(items))
             case Either(items):
                 return " | ".join(map(self.rule, items))
             case Repeat(item, least, most):
-                if isinstance(item, Char):
+                if _is_simple(item):
                     return self._counted(item, least, most)
                 return f"{self.rule(item)}{{{least},{'' if most is None else most}}}"
             case _:
@@ -151,7 +158,7 @@ class RuleWriter:
                     raise GrammarError("no text is left")
                 return self._states(found)
 
-    def _counted(self, item: Char, least: int, most: int | None) -> str:
+    def _counted(self, item: Expression, least: int, most: int | None) -> str:
         """Blocks and a rest, twice: as many as there must be, then as many as there may be more."""
         parts = list[str]()
         if least:
@@ -167,7 +174,7 @@ class RuleWriter:
             parts.append(f"({' | '.join([*ways, ' '.join(long)])})")
         return " ".join(parts)
 
-    def _blocks(self, item: Char, least: int, most: int) -> list[str]:
+    def _blocks(self, item: Expression, least: int, most: int) -> list[str]:
         block = self.rule(repeat(item, BLOCK, BLOCK))
         return [f"{block}{{{least},{most}}}"] if most else []
 
@@ -209,13 +216,12 @@ class RuleWriter:
 def _is_simple(expression: Expression) -> bool:
     """xgrammar's regular expressions are enough."""
     match expression:
-        case Char():
-            return True
+        case Char(allowed):
+            return allowed.ranges[0][0] < _RARE
         case Sequence(items) | Either(items):
             return all(map(_is_simple, items))
         case Repeat(item, least, most):
-            is_long = max(least, most or 0) > _LONGEST_COUNT and isinstance(item, Char)
-            return _is_simple(item) and not is_long
+            return _is_simple(item) and max(least, most or 0) <= _LONGEST_COUNT
         case Both() | Not():
             return False
 
