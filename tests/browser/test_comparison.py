@@ -43,6 +43,7 @@ def pairs(*ratios: float, per_step: float = 2.0, text: str = "a") -> list[Json]:
         # Within a clock's noise above what the steps allow: they are what is said.
         (pairs(1.2, 1.21, 1.23, per_step=1.2), 1.2, None),
         (pairs(3.67, 3.5, 3.7, per_step=1.2), 3.67, "limit"),
+        (pairs(0.9, 1.0, 1.15, per_step=1.05), 1.0, "limit"),
         (pairs(1.0, 1.4, 1.9), 1.4, "spread"),
     ],
 )
@@ -53,6 +54,8 @@ def test_the_verdict(
     assert found["ratio"] == pytest.approx(ratio)
     assert found["disturbed"] == disturbed
     assert found["isSame"]
+    if disturbed is None:
+        assert found["low"] <= found["ratio"] <= found["high"] <= found["tokensPerStep"]
 
 
 def test_nothing_to_compare_is_no_verdict(open_page: OpenPage, url: str) -> None:

@@ -58,7 +58,7 @@ const median = (values) => {
  * disturbed}; null where there is nothing to compare.
  *
  * A step with a proposal takes at least as long as one without, so nothing can be faster by more than
- * its tokens a step. What is says that something else kept the machine busy: `disturbed` is then
+ * its tokens a step. A pair that is says that something else kept the machine busy: `disturbed` is then
  * "limit", or "spread" where the pairs contradict each other, and else null.
  */
 export function verdict(pairs) {
@@ -68,12 +68,12 @@ export function verdict(pairs) {
   const tokensPerStep = of("speculating", "tokensPerStep");
   const [low, middle, high] = [Math.min(...ratios), median(ratios), Math.max(...ratios)];
   let disturbed = null;
-  if (middle > tokensPerStep * SLACK) disturbed = "limit";
+  if (high > tokensPerStep * SLACK) disturbed = "limit";
   else if (high > low * WIDE) disturbed = "spread";
   return {
     ratio: disturbed ? middle : Math.min(middle, tokensPerStep),
-    low,
-    high,
+    low: disturbed ? low : Math.min(low, tokensPerStep),
+    high: disturbed ? high : Math.min(high, tokensPerStep),
     tokensPerStep,
     speculating: of("speculating", "tokensPerSecond"),
     plain: of("plain", "tokensPerSecond"),

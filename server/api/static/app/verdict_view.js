@@ -63,7 +63,7 @@ function words(result) {
 function why(result) {
   const again = "Something else kept this machine busy: compare again when it is quiet.";
   if (result.disturbed === "limit") {
-    return `${times(result.ratio)} was measured, and ${result.tokensPerStep.toFixed(2)} tokens a step allow no more than that. ${again}`;
+    return `${times(result.high)} was measured, and ${result.tokensPerStep.toFixed(2)} tokens a step allow no more than that. ${again}`;
   }
   return `The runs contradict each other, ${times(result.low)} to ${times(result.high)}. ${again}`;
 }
