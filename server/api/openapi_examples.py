@@ -26,6 +26,7 @@ _CARD: _Json = {
     "object": "model",
     "created": 1_764_000_000,
     "owned_by": "glidecape",
+    "root": _MODEL,
     "max_model_len": 8192,
 }
 

@@ -84,6 +84,13 @@ class TextStream(Generic[L]):
         self._offsets: list[int] = []
         self._num_decoded = 0
         self._num_released = 0
+        """Characters that are certainly no part of a stop string."""
+        self._num_shown = 0
+        self._waiting = ""
+        """Of those that aren't shown yet: a token shows its text all at once where it has logprobs,
+        since a stream's piece has those of its text."""
+        self._undecided: list[PlacedLogprobs[L]] = []
+        """Logprobs of text that may become content or a call."""
         self.num_tokens = 0
         """Tokens read, up to the one that completed a stop string and including a stop token."""
 
@@ -112,11 +119,28 @@ class TextStream(Generic[L]):
         delta = replace(delta, offsets=tuple(self._offsets))
         if self._parser is None:
             return delta
-        events = self._parser.push(delta.text)
-        if ended or delta.stop_string is not None:
-            events += self._parser.finish()
+        return self._parsed(self._parser, delta, ended or delta.stop_string is not None)
+
+    def _parsed(self, parser: ToolParser, delta: TextDelta[L], ended: bool) -> TextDelta[L]:
+        """What of the text is content and what are calls. Logprobs of a text that may become either
+        wait for it."""
+        if not delta.logprobs:
+            parser.read(delta.text)
+        released: list[PlacedLogprobs[L]] = []
+        start = self._num_shown - len(delta.text)
+        begins = [placed.text_offset - start for placed in delta.logprobs]
+        for placed, begin, end in zip(delta.logprobs, begins, [*begins[1:], None], strict=False):
+            self._undecided.append(placed)
+            if parser.read(delta.text[begin:end]):
+                released += self._undecided
+                self._undecided.clear()
+        events = parser.push("")
+        if ended:
+            events += parser.finish()
+            released += self._undecided
+            self._undecided.clear()
         content = "".join(event.text for event in events if isinstance(event, ContentDelta))
-        return replace(delta, text=content, events=tuple(events))
+        return replace(delta, text=content, events=tuple(events), logprobs=tuple(released))
 
     def _push(
         self,
@@ -155,22 +179,33 @@ class TextStream(Generic[L]):
         return self._stop.push(text)
 
     def _release(self, texts: list[str], *, all_tokens: bool) -> TextDelta[L]:
-        text = "".join(texts)
-        self._num_released += len(text)
+        self._add(texts)
         released: list[PlacedLogprobs[L]] = []
         while self._held and (all_tokens or self._held[0].end <= self._num_released):
             token = self._held.popleft()
             released.append(PlacedLogprobs(token.logprobs, token.begin))
-        return TextDelta(text, tuple(released), None)
+        limit = self._held[0].begin if self._held else self._num_released
+        return TextDelta(self._show(limit), tuple(released), None)
+
+    def _add(self, texts: list[str]) -> None:
+        text = "".join(texts)
+        self._num_released += len(text)
+        self._waiting += text
+
+    def _show(self, limit: int) -> str:
+        """What waits in front of a place in the text."""
+        length = max(limit - self._num_shown, 0)
+        text, self._waiting = self._waiting[:length], self._waiting[length:]
+        self._num_shown += len(text)
+        return text
 
     def _cut(self, texts: list[str], stop_string: str) -> TextDelta[L]:
         """Ends the output before a stop string; a token that reaches into it still counts."""
-        text = "".join(texts)
-        self._num_released += len(text)
+        self._add(texts)
         released = tuple(
             PlacedLogprobs(token.logprobs, token.begin)
             for token in self._held
             if token.begin < self._num_released
         )
         self._held.clear()
-        return TextDelta(text, released, stop_string)
+        return TextDelta(self._show(self._num_released), released, stop_string)

@@ -21,7 +21,7 @@ from server.engine.grammar.service import GrammarCompiler
 from server.metrics import Metrics
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer
-from tests.api import openai_types
+from tests.api import openai_schema, openai_types
 from tests.doubles import EOS_ID, PlainTemplate, ScriptedEngine, byte_tokenizer, one_by_one
 from tests.engine.grammar.in_process import in_process as compiled_here
 
@@ -161,4 +161,5 @@ def assert_error(
     types = {429: "requests", 500: "server_error", 503: "server_error"}
     assert error["type"] == types.get(status, "invalid_request_error")
     assert error["message"]
+    openai_schema.check("ErrorResponse", body)
     return error

@@ -1,5 +1,6 @@
-"""Answers parsed with the `openai` package's own models, strictly: no value converted, and no field
-that OpenAI's don't have but those that `docs/api.md` documents as extensions."""
+"""Answers held against OpenAI's published schema, and parsed with the `openai` package's own
+models, strictly: no value converted, and no field that OpenAI's don't have but those that
+`docs/api.md` documents as extensions."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +9,10 @@ from typing import Any
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response
+from openai.types.responses.input_token_count_response import InputTokenCountResponse
 from pydantic import BaseModel
+
+from tests.api.openai_schema import check, without_justified_nulls
 
 EXTENSIONS = frozenset(
     (
@@ -18,6 +22,7 @@ EXTENSIONS = frozenset(
         "prompt_token_ids",
         "token_ids",
         "max_model_len",
+        "root",
         # Of the published schema or of OpenResponses, but not of the client's models.
         "presence_penalty",
         "frequency_penalty",
@@ -26,14 +31,15 @@ EXTENSIONS = frozenset(
 )
 _OLDER = {"ResponseFunctionCallArgumentsDoneEvent": frozenset(("name",))}
 """Fields that openai 2's models require and openai 3's don't have."""
-_MODELS: Mapping[str, type[BaseModel]] = {
-    "chat.completion": ChatCompletion,
-    "chat.completion.chunk": ChatCompletionChunk,
-    "text_completion": Completion,
-    "response": Response,
-    "model": Model,
+_MODELS: Mapping[str, tuple[type[BaseModel], str]] = {
+    "chat.completion": (ChatCompletion, "CreateChatCompletionResponse"),
+    "chat.completion.chunk": (ChatCompletionChunk, "CreateChatCompletionStreamResponse"),
+    "text_completion": (Completion, "CreateCompletionResponse"),
+    "response": (Response, "Response"),
+    "response.input_tokens": (InputTokenCountResponse, "TokenCountsResource"),
+    "model": (Model, "Model"),
 }
-"""By the document's `object`."""
+"""By the document's `object`: the client's model and the published schema."""
 
 
 def parse(document: Mapping[str, Any]) -> BaseModel:
@@ -47,28 +53,14 @@ def parse(document: Mapping[str, Any]) -> BaseModel:
     # In a list of models each one is checked; the list's own class is a page of the client.
     if kind == "list":
         assert set(document) == {"object", "data"}
+        check("ListModelsResponse", document)
         return [parse(entry) for entry in document["data"]][-1]
-    text = json.dumps(_chunk_like_openai(document) if kind == "text_completion" else document)
-    parsed = _MODELS[kind].model_validate_json(text, strict=True)
+    model, schema = _MODELS[kind]
+    check(schema, document)
+    text = json.dumps(without_justified_nulls(schema, document))
+    parsed = model.model_validate_json(text, strict=True)
     check_extras(parsed)
     return parsed
-
-
-def _chunk_like_openai(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the nulls that OpenAI sends too, but its models leave out: a chunk's finish_reason,
-    and the first logprobs of an echoed prompt, which follow nothing."""
-    return {**document, "choices": [_choice_like_openai(each) for each in document["choices"]]}
-
-
-def _choice_like_openai(choice: Mapping[str, Any]) -> dict[str, Any]:
-    like = dict(choice)
-    if like["finish_reason"] is None:
-        like["finish_reason"] = "stop"
-    logprobs = like["logprobs"]
-    if logprobs and logprobs["token_logprobs"][:1] == [None]:
-        lists = {name: values and values[1:] for name, values in logprobs.items()}
-        like["logprobs"] = lists
-    return like
 
 
 def check_extras(value: object) -> None:

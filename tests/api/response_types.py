@@ -15,6 +15,7 @@ from openai.types.responses.response_item_list import ResponseItemList
 from pydantic import BaseModel, TypeAdapter
 
 from tests.api.harness import Json, in_process, make_app
+from tests.api.openai_schema import check, event_schemas
 from tests.api.openai_types import check_extras
 from tests.doubles import ScriptedEngine, one_by_one
 
@@ -33,12 +34,14 @@ _EVENTS = _event_models()
 
 def parse(document: Json) -> Json:
     """A response, checked."""
+    check("Response", document)
     check_extras(Response.model_validate_json(json.dumps(document), strict=True))
     return document
 
 
 def parse_page(page: Json) -> Json:
     """A page of input items, checked."""
+    check("ResponseItemList", page)
     if page["data"]:
         ResponseItemList.model_validate_json(json.dumps(page), strict=True)
     for item in page["data"]:
@@ -57,6 +60,7 @@ def events(text: str) -> list[Json]:
         event = json.loads(data.removeprefix("data: "))
         assert name == f"event: {event['type']}"
         assert event["sequence_number"] == len(found)
+        check(event_schemas()[event["type"]], event)
         model = _EVENTS[event["type"]]
         check_extras(model.model_validate_json(json.dumps(event), strict=True))
         found.append(event)

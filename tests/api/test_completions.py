@@ -116,3 +116,13 @@ async def test_continuous_usage(path: str, base: Json) -> None:
     body["stream_options"] = {"continuous_usage_stats": True}
     *_, last = chunks((await post(engine, path, body)).text)
     assert last["choices"] and last["usage"]["completion_tokens"] == 8
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_logprobs_of_0_are_of_the_chosen_tokens_alone(stream: bool) -> None:
+    body = {"prompt": "x", "logprobs": 0, "echo": True, "stream": stream}
+    response = await post(ScriptedEngine(one_by_one("ab")), COMPLETIONS, body)
+    parts = chunks(response.text) if stream else [response.json()]
+    found = [part["choices"][0]["logprobs"] for part in parts]
+    tops = [top for logprobs in found if logprobs for top in logprobs["top_logprobs"]]
+    assert tops == [None, {"a": -1.0}, {"b": -1.0}]

@@ -8,6 +8,7 @@ import pytest
 from server.api.routes.not_offered import NOT_OFFERED
 from server.api.tools import DROPPED_TOOLS_HEADER
 from tests.api.harness import CHAT, INFO, Json, assert_error, in_process, make_app
+from tests.api.openai_schema import PUBLISHED
 from tests.api.response_types import RESPONSES, ask, prompt_text
 from tests.api.tool_chats import CLOCK, WEATHER, says, tool_body
 from tests.doubles import one_by_one
@@ -24,6 +25,11 @@ async def test_endpoints(method: str) -> None:
                 error = assert_error(response, 404, "not_found")
                 assert f"/v1/{name} is not offered" in error["message"]
                 assert what in error["message"]
+
+
+def test_all_of_openais_endpoints_are_served_or_named() -> None:
+    published = {path.split("/")[1].split("?")[0] for path in PUBLISHED["paths"]}
+    assert published - set(NOT_OFFERED) == {"chat", "completions", "models", "responses"}
 
 
 async def test_other_paths_are_simply_not_found() -> None:

@@ -17,6 +17,7 @@ async def test_models() -> None:
         "object": "model",
         "created": 1_700_000_000,
         "owned_by": "glidecape",
+        "root": MODEL,
         "max_model_len": 512,
     }
     async with in_process(make_app(ScriptedEngine([]))) as client:

@@ -44,7 +44,7 @@ async def test_source_is_closed_although_the_stream_never_began() -> None:
 @given(st.text())
 def test_a_text_event_equals_the_whole_model_dumped(text: str) -> None:
     def card(name: str) -> ModelCard:
-        return ModelCard(id=name, created=1, max_model_len=2)
+        return ModelCard(id=name, created=1, root="r", max_model_len=2)
 
     assert TextEvent(card(TextEvent.MARK))(text) == event(card(text))
 
@@ -52,6 +52,6 @@ def test_a_text_event_equals_the_whole_model_dumped(text: str) -> None:
 def test_an_event_is_one_line_whatever_the_text() -> None:
     """No matter where a reader takes a line to end: Python's does at eight characters."""
     text = "".join(map(chr, range(0x300))) + "\u2027\u2028\u2029\u202a🙂\U000100a8"
-    framed = event(ModelCard(id=text, created=1, max_model_len=2)).decode()
+    framed = event(ModelCard(id=text, created=1, root="r", max_model_len=2)).decode()
     assert framed.splitlines(keepends=True) == [framed[:-1], "\n"]
     assert json.loads(framed.removeprefix("data: "))["id"] == text

@@ -28,5 +28,6 @@ def _card(parts: Parts) -> ModelCard:
     return ModelCard(
         id=parts.info.model_name,
         created=parts.info.created,
+        root=parts.info.model_name,
         max_model_len=parts.engine.max_model_len,
     )

@@ -17,6 +17,7 @@ NOT_OFFERED: Final = {
     "chatkit": "chat interfaces",
     "classify": "classification",
     "containers": "containers",
+    "content_provenance_checks": "checks of where content comes from",
     "conversations": "kept conversations besides those of /v1/responses",
     "embeddings": "embeddings",
     "evals": "evaluations",

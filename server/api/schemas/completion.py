@@ -63,7 +63,8 @@ class CompletionLogprobs(BaseModel):
     tokens: list[str]
     token_logprobs: list[float | None]
     """Null for the first token of an echoed prompt, which follows nothing."""
-    top_logprobs: list[dict[str, float] | None] | None
+    top_logprobs: list[dict[str, float] | None]
+    """With the chosen token, also where no alternatives were asked for."""
     text_offset: list[int]
     """Where each token's text begins, in characters of the whole output."""
 

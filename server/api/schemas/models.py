@@ -10,6 +10,8 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["glidecape"] = "glidecape"
+    root: str
+    """The model that this one was made of: itself. vLLM's."""
     max_model_len: int
     """Longest sequence (prompt and answer) in tokens."""
 

@@ -137,8 +137,7 @@ class CompletionShape:
         return found
 
     def _no_logprobs(self) -> CompletionLogprobs:
-        top = [] if self._num_logprobs else None
-        return CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=top, text_offset=[])
+        return CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
 
     def _of_prompt(self, piece: Progress) -> CompletionLogprobs:
         found = self._no_logprobs()
@@ -147,8 +146,7 @@ class CompletionShape:
         found.tokens.append(self._tokenizer.token_string(self._prompt_ids[0]))
         found.token_logprobs.append(None)
         found.text_offset.append(0)
-        if found.top_logprobs is not None:
-            found.top_logprobs.append(None)
+        found.top_logprobs.append(None)
         for logprobs, start in zip(piece.prompt_logprobs or (), starts[1:], strict=True):
             self._append(found, PlacedLogprobs(logprobs, start))
         return found
@@ -157,8 +155,7 @@ class CompletionShape:
         found.tokens.append(self._tokenizer.token_string(entry.logprobs.token_id))
         found.token_logprobs.append(max(entry.logprobs.logprob, MIN_LOGPROB))
         found.text_offset.append(entry.text_offset)
-        if found.top_logprobs is not None:
-            found.top_logprobs.append(self._top(entry))
+        found.top_logprobs.append(self._top(entry))
 
     def _top(self, entry: PlacedLogprobs[TokenLogprobs]) -> dict[str, float]:
         """The most probable tokens, and the chosen one where it isn't among them."""

@@ -43,10 +43,13 @@ class EventSink:
         self._takes_content = takes_content
         self._events: list[AnswerEvent] = []
         self.num_calls = 0
+        self.num_changes = 0
+        """Counts what is collected, merged or not."""
 
     def content(self, text: str) -> None:
         if not text or not self._takes_content:
             return
+        self.num_changes += 1
         if self._events and isinstance(last := self._events[-1], ContentDelta):
             self._events[-1] = ContentDelta(last.text + text)
         else:
@@ -56,12 +59,14 @@ class EventSink:
         call_id = f"call_{uuid.uuid4().hex[:24]}"
         self._events.append(CallStart(self.num_calls, call_id, name))
         self.num_calls += 1
+        self.num_changes += 1
 
     def arguments(self, text: str) -> None:
         """Adds to the arguments of the call that was started last."""
         if not text:
             return
         index = self.num_calls - 1
+        self.num_changes += 1
         if self._events and isinstance(last := self._events[-1], ArgumentsDelta):
             self._events[-1] = ArgumentsDelta(index, last.text + text)
         else:

@@ -60,9 +60,18 @@ class ToolParser:
 
     def push(self, text: str) -> list[AnswerEvent]:
         """Reads more text."""
+        self.read(text)
+        return self._sink.take()
+
+    def read(self, text: str) -> bool:
+        """Reads more text, whose events the next `push` or `finish` hands out; whether it led to
+        any, or is known to be markup. Else nobody knows yet what it is."""
+        before = self._sink.num_changes
         self._input.extend(text)
         self._drain()
-        return self._sink.take()
+        is_open = self._section is not None and not self._section.num_calls
+        is_held = bool(self._opener or self._layout or is_open)
+        return not is_held or self._sink.num_changes > before
 
     def finish(self) -> list[AnswerEvent]:
         """The answer ended: what was held back can't become a call any more."""
