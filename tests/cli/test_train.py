@@ -228,7 +228,7 @@ def test_device_and_precision_of_the_server_are_those_of_the_training(
         found.extend((config.precision, *arguments[2:]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_draft, "load_target", load)
+    monkeypatch.setattr(train_draft, "load_for_training", load)
     monkeypatch.setenv("GLIDECAPE_DEVICE", "cpu")
     monkeypatch.setenv("GLIDECAPE_DTYPE", "bfloat16")
     monkeypatch.setenv("GLIDECAPE_QUANTIZATION", "none")
