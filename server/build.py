@@ -21,7 +21,7 @@ from server.build_draft import Draft, build_speculator, load_draft
 from server.build_graphs import build_graphs, has_graphs
 from server.build_limits import check_kv_memory, describe_pool, scheduler_config, short_context
 from server.build_observers import Observers
-from server.build_parallel import cache_shape, free_everywhere, guarded, rank_threads, start_crew
+from server.build_parallel import cache_shape, free_everywhere, guarded, rank_threads, start_workers
 from server.config import DEFAULT_MODEL, ModelSettings, ServerSettings
 from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.compiler import Vocabulary
@@ -47,8 +47,8 @@ from server.machine import (
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
 from server.models.shard import WHOLE
-from server.parallel.crew import Crew
 from server.parallel.remote import RemoteCopies, RemoteModel
+from server.parallel.workers import Workers
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from server.text.tool_formats import FORMATS
@@ -85,7 +85,7 @@ class LoadedModel:
     chat_template: ChatTemplate
     default_sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     """For requests that don't say."""
-    crew: Crew | None = None
+    workers: Workers | None = None
     """The other ranks of tensor parallelism."""
     draft: str = "none"
     """For people, as `kernels`."""
@@ -94,8 +94,8 @@ class LoadedModel:
     def close(self) -> None:
         """Ends the processes beside this one; to be called when the engine has stopped. A process
         that exits does it too."""
-        if self.crew is not None:
-            self.crew.close()
+        if self.workers is not None:
+            self.workers.close()
 
 
 def build_model(
@@ -113,12 +113,12 @@ def build_model(
         StartupError: whatever is wrong with the settings or the checkpoint.
         WorkerDiedError: a process of tensor parallelism ended.
     """
-    crew = start_crew(settings, report)
+    workers = start_workers(settings, report)
     try:
-        return _build_model(settings, report, observe, step_timeout, crew)
+        return _build_model(settings, report, observe, step_timeout, workers)
     except BaseException:
-        if crew is not None:
-            crew.close()
+        if workers is not None:
+            workers.close()
         raise
 
 
@@ -127,7 +127,7 @@ def _build_model(
     report: Report,
     observe: Callable[[StepStats], None],
     step_timeout: float | None,
-    crew: Crew | None,
+    workers: Workers | None,
 ) -> LoadedModel:
     device = pick_device(settings.device)
     check_memory_settings(settings, device)
@@ -140,20 +140,20 @@ def _build_model(
     sampling = SamplingDefaults(**said)  # pyright: ignore[reportArgumentType]  # top_k is whole
     hf_tokenizer = load_hf_tokenizer(files.folder)
     tokenizer = from_hf(hf_tokenizer)
-    placement = Placement(device, dtype, crew.join() if crew else WHOLE)
+    placement = Placement(device, dtype, workers.join() if workers else WHOLE)
     quantization = None
-    if crew is None:  # blocks of weights are for the native kernels, which run whole models
+    if workers is None:  # blocks of weights are for the native kernels, which run whole models
         quantization = choose_form(files, placement, settings.quantization)
     loaded = load_target(files, placement, quantization)
     model, precision = loaded.model, loaded.form
     name = model_name(settings.model)
     report(f"loaded {name}: {config.num_layers} layers, {precision} on {device}")
     report(f"sampling, where a request says nothing: {sampling}")
-    draft = guarded(crew, lambda: load_draft(settings, model, placement, quantization, report))
+    draft = guarded(workers, lambda: load_draft(settings, model, placement, quantization, report))
     loaded.freeze()
     return_freed_memory()
     kernels = "torch kernels: the native ones run whole models alone"
-    if crew is None:
+    if workers is None:
         kernels = describe_kernels(device, model.is_fused)
     report(kernels)
     if model.is_fused and (draft is None or draft.is_native):
@@ -165,7 +165,7 @@ def _build_model(
     token_bytes = shape.bytes_per_token
     if draft is not None and draft.shape is not None:
         token_bytes += draft.shape.bytes_per_token
-    free = free_everywhere(crew, device)
+    free = free_everywhere(workers, device)
     check_kv_memory(settings, free)
     on_device = has_graphs(settings, device, draft)
     if device.type == "cuda":
@@ -181,16 +181,16 @@ def _build_model(
         report(warning)
     caches = allocate_kv(shape, limits.num_allocated_blocks, limits.block_size, device)
     target: Model = model
-    if crew is not None:
-        crew.tell({"num_blocks": limits.num_blocks, "block_size": limits.block_size})
-        target = RemoteModel(model, crew)
+    if workers is not None:
+        workers.tell({"num_blocks": limits.num_blocks, "block_size": limits.block_size})
+        target = RemoteModel(model, workers)
     form = f"{precision}|{quantization and quantization.kind}|{_kernels_identity(model)}"
     identity = f"{checkpoint_identity(files.folder)}|{form}|{device.type}|{num_threads} threads"
-    identity += f"|{crew.size} ranks" if crew else ""
+    identity += f"|{workers.size} ranks" if workers else ""
     speculator = None
     if draft is not None:
         speculator = build_speculator(
-            settings, draft, target, caches, limits, identity, device, report, crew
+            settings, draft, target, caches, limits, identity, device, report, workers
         )
     grammars = GrammarCompiler(_vocabulary(tokenizer, config.vocab_size, limits.eos_token_ids))
     states = GrammarStates(grammars.get, limits.eos_token_ids)
@@ -202,7 +202,7 @@ def _build_model(
         device,
         speculator,
         states,
-        RemoteCopies(crew) if crew else copy_kv,
+        RemoteCopies(workers) if workers else copy_kv,
     )
     executor: Executes = runner
     if on_device:
@@ -211,8 +211,8 @@ def _build_model(
             settings, runner, limits, placement, what, config.hidden_size, report
         )
     engine = AsyncEngine(Scheduler(limits), executor, observe, grammars, step_timeout)
-    if crew is not None:
-        crew.watch(engine.fail)
+    if workers is not None:
+        workers.watch(engine.fail)
     return LoadedModel(
         name=name,
         identity=identity,
@@ -226,7 +226,7 @@ def _build_model(
         tokenizer=tokenizer,
         chat_template=ChatTemplate(hf_tokenizer, name),
         default_sampling=sampling,
-        crew=crew,
+        workers=workers,
         draft="none" if draft is None else draft.name,
         kernels=kernels,
     )
@@ -298,8 +298,8 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         yield
         if await model.engine.stop(_STOP_SECONDS):
             model.close()
-        elif model.crew is not None:
-            model.crew.kill()  # it waits for the step that hangs
+        elif model.workers is not None:
+            model.workers.kill()  # it waits for the step that hangs
         await asyncio.to_thread(observers.close)
 
     return create_app(parts, door, lifespan), model

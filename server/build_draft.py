@@ -34,8 +34,8 @@ from server.models.glide import GlideModel
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, local_config
 from server.models.quantization import DRAFT_QUANTIZATION, Quantization
-from server.parallel.crew import Crew
 from server.parallel.remote import RemoteGlide, RemoteModel
+from server.parallel.workers import Workers
 from weights import default
 from weights.checkpoint import checkpoint_identity, read_json
 from weights.glide import load_glide
@@ -118,16 +118,16 @@ def build_speculator(
     identity: str,
     device: torch.device,
     report: Report,
-    crew: Crew | None = None,
+    workers: Workers | None = None,
 ) -> Speculator:
     """Gives the draft its KV and measures what proposals cost on this machine (kept in the cache
     folder, and looked at again at each start).
 
     Args:
         identity: of the target with its precision, device and threads.
-        crew: the other ranks of tensor parallelism.
+        workers: the other ranks of tensor parallelism.
     """
-    drafter = _drafter(settings, draft, caches, limits, device, crew)
+    drafter = _drafter(settings, draft, caches, limits, device, workers)
     path = profile_path(settings, f"{identity}|{draft.identity}", device)
     profiled = Profiled(target, caches, limits.block_size, device)
     costs = _costs(path, profiled, drafter, report)
@@ -190,15 +190,17 @@ def _drafter(
     caches: Sequence[LayerCache],
     limits: SchedulerConfig,
     device: torch.device,
-    crew: Crew | None,
+    workers: Workers | None,
 ) -> Drafter:
     if draft.model is None or draft.shape is None:
         return _lookup(settings)
     own = allocate_kv(draft.shape, limits.num_allocated_blocks, limits.block_size, device)
     if isinstance(draft.model, GlideModel):
-        glide = RemoteGlide(draft.model, crew) if crew else draft.model
+        glide = RemoteGlide(draft.model, workers) if workers else draft.model
         return GlideDrafter(glide, own, caches, limits.block_size, device)
-    model = RemoteModel(draft.model, crew, "draft_forward", "draft_logits") if crew else draft.model
+    model: Model = draft.model
+    if workers:
+        model = RemoteModel(draft.model, workers, "draft_forward", "draft_logits")
     return ModelDrafter(model, own, limits.block_size, device)
 
 

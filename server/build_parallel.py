@@ -17,15 +17,15 @@ from server.models.config import ModelConfig
 from server.models.layers import Placement
 from server.models.llama import local_config
 from server.models.shard import Shard
-from server.parallel.crew import Crew
+from server.parallel.rank import Rank
 from server.parallel.replay import Replayed, replay
-from server.parallel.seat import Seat
+from server.parallel.workers import Workers
 
 Report = Callable[[str], None]
 T = TypeVar("T")
 
 
-def start_crew(settings: ModelSettings, report: Report) -> Crew | None:
+def start_workers(settings: ModelSettings, report: Report) -> Workers | None:
     """Starts the workers, which begin to load; None without tensor parallelism.
 
     Raises:
@@ -39,11 +39,11 @@ def start_crew(settings: ModelSettings, report: Report) -> Crew | None:
     files = locate_target(settings.model, settings.cache_dir, dtype, report)
     check_ranks(settings, files.config, device)
     plain = load_settings(ModelSettings, **as_given(settings))  # without a server's secrets
-    crew = Crew(size, device, Work(plain, files.folder, dtype))
-    shown = ", ".join(map(str, crew.process_ids))
+    workers = Workers(size, device, Work(plain, files.folder, dtype))
+    shown = ", ".join(map(str, workers.process_ids))
     kind = "GPUs" if device.type == "cuda" else "processes on the CPU"
     report(f"tensor parallelism over {size} {kind}; workers: {shown}")
-    return crew
+    return workers
 
 
 def check_ranks(settings: ModelSettings, config: ModelConfig, device: torch.device) -> None:
@@ -72,13 +72,13 @@ def rank_threads(settings: ModelSettings) -> int:
     return max(1, (settings.threads or default_threads()) // settings.tensor_parallel_size)
 
 
-def guarded(crew: Crew | None, run: Callable[[], T]) -> T:
+def guarded(workers: Workers | None, run: Callable[[], T]) -> T:
     """Runs something in which ranks wait for one another.
 
     Raises:
         WorkerDiedError: it failed, and a worker has ended.
     """
-    return run() if crew is None else crew.guard(run)
+    return run() if workers is None else workers.guard(run)
 
 
 def cache_shape(config: ModelConfig, placement: Placement) -> CacheShape:
@@ -87,14 +87,14 @@ def cache_shape(config: ModelConfig, placement: Placement) -> CacheShape:
     return CacheShape(local.num_layers, local.num_kv_heads, local.head_dim, placement.dtype)
 
 
-def free_everywhere(crew: Crew | None, device: torch.device) -> int:
+def free_everywhere(workers: Workers | None, device: torch.device) -> int:
     """Bytes that each rank may still take, when all have loaded."""
     free = free_memory(device)
-    if crew is None:
+    if workers is None:
         return free
-    others = [int(message["free"]) for message in crew.hear()]
+    others = [int(message["free"]) for message in workers.hear()]
     if device.type == "cpu":  # all the same memory
-        return min(free, *others) // crew.size
+        return min(free, *others) // workers.size
     return min(free, *others)
 
 
@@ -107,25 +107,25 @@ class Work:
     """Of the target, in Hugging Face layout."""
     dtype: torch.dtype
 
-    def __call__(self, seat: Seat) -> None:
+    def __call__(self, rank: Rank) -> None:
         """Loads this rank's part as `build_model` loads rank 0's, then replays its calls."""
         torch.set_num_threads(rank_threads(self.settings))
-        placement = Placement(seat.device, self.dtype, seat.join())
+        placement = Placement(rank.device, self.dtype, rank.join())
         loaded = load_target(read_target(self.folder), placement)
         target = loaded.model
         draft = load_draft(self.settings, target, placement, None, _say_nothing)
         loaded.freeze()
-        seat.tell({"free": free_memory(seat.device)})
-        pool = seat.hear()
+        rank.tell({"free": free_memory(rank.device)})
+        pool = rank.hear()
         if pool is None:
             return
         size = pool["num_blocks"], pool["block_size"]
-        caches = allocate_kv(cache_shape(target.config, placement), *size, seat.device)
+        caches = allocate_kv(cache_shape(target.config, placement), *size, rank.device)
         if draft is None or draft.model is None or draft.shape is None:
-            replay(seat.pipe, seat.device, Replayed(target, caches))
+            replay(rank.pipe, rank.device, Replayed(target, caches))
             return
-        own = allocate_kv(draft.shape, *size, seat.device)
-        replay(seat.pipe, seat.device, Replayed(target, caches, draft.model, own))
+        own = allocate_kv(draft.shape, *size, rank.device)
+        replay(rank.pipe, rank.device, Replayed(target, caches, draft.model, own))
 
 
 def _say_nothing(line: str) -> None:

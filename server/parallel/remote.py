@@ -14,7 +14,7 @@ from server.kernels.types import ChainEnds, Roots
 from server.models.glide import GlideModel
 from server.models.llama import LlamaModel
 from server.parallel.calls import Call, CallName
-from server.parallel.crew import Crew
+from server.parallel.workers import Workers
 
 
 class RemoteModel:
@@ -25,10 +25,10 @@ class RemoteModel:
     """
 
     def __init__(
-        self, model: LlamaModel, crew: Crew, forward: CallName = "forward",
+        self, model: LlamaModel, workers: Workers, forward: CallName = "forward",
         logits: CallName = "logits",
     ) -> None:  # fmt: skip
-        self.model, self.crew = model, crew
+        self.model, self.workers = model, workers
         self._forward: CallName = forward
         self._logits: CallName = logits
 
@@ -36,10 +36,10 @@ class RemoteModel:
         self, token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
     ) -> torch.Tensor:
         call = Call(self._forward, (token_ids, *batch_tensors(batch)), batch_numbers(batch))
-        return self.crew.make(call, lambda: self.model(token_ids, caches, batch))
+        return self.workers.make(call, lambda: self.model(token_ids, caches, batch))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.crew.make(Call(self._logits, (hidden,)), lambda: self.model.logits(hidden))
+        return self.workers.make(Call(self._logits, (hidden,)), lambda: self.model.logits(hidden))
 
 
 class RemoteGlide:
@@ -47,8 +47,8 @@ class RemoteGlide:
 
     drafts_chains = False
 
-    def __init__(self, model: GlideModel, crew: Crew) -> None:
-        self.model, self.crew = model, crew
+    def __init__(self, model: GlideModel, workers: Workers) -> None:
+        self.model, self.workers = model, workers
         self.draft_token_ids = model.draft_token_ids
         self.glimpse_hidden = model.glimpse_hidden
 
@@ -64,7 +64,7 @@ class RemoteGlide:
     ) -> torch.Tensor:
         numbers = batch_numbers(batch) | {"verified_lens": verified_lens, "delay": (delay,)}
         call = Call("glide", (token_ids, *batch_tensors(batch), hidden), numbers)
-        return self.crew.make(
+        return self.workers.make(
             call,
             lambda: self.model.draft(
                 token_ids, caches, target_caches, batch, verified_lens, hidden, delay
@@ -79,7 +79,7 @@ class RemoteGlide:
         batch: TreeBatch,
     ) -> None:
         call = Call("fill", (token_ids, *batch_tensors(batch)), batch_numbers(batch))
-        self.crew.make(call, lambda: self.model.fill(token_ids, caches, target_caches, batch))
+        self.workers.make(call, lambda: self.model.fill(token_ids, caches, target_caches, batch))
 
     def draft_chains(
         self,
@@ -96,14 +96,14 @@ class RemoteGlide:
 class RemoteCopies:
     """`copy_kv` on all ranks: each moves the heads that it has."""
 
-    def __init__(self, crew: Crew) -> None:
-        self.crew = crew
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
 
     def __call__(
         self, caches: Sequence[LayerCache], sources: Sequence[int], targets: Sequence[int]
     ) -> None:
         call = Call("copy_kv", (), {"sources": sources, "targets": targets})
-        self.crew.make(call, lambda: copy_kv(caches, sources, targets))
+        self.workers.make(call, lambda: copy_kv(caches, sources, targets))
 
 
 def batch_tensors(batch: TreeBatch) -> tuple[torch.Tensor | None, ...]:

@@ -33,8 +33,8 @@ from server.kernels.tree import LayerCache
 from server.models.glide import GlideModel
 from server.models.llama import LlamaModel
 from server.models.shard import WHOLE, Shard
-from server.parallel.crew import Crew
 from server.parallel.remote import RemoteCopies, RemoteGlide, RemoteModel
+from server.parallel.workers import Workers
 from tests.engine.test_equality import logprobs, requests
 from tests.engine.tiny import CONFIG, CPU, FREE_DRAFTS, TinyEngine, make_request, tokens
 from tests.parallel.variants import VARIANTS, models, play, pools
@@ -44,7 +44,7 @@ SPECULATED = replace(CONFIG, speculates=True)
 TIGHT = replace(SPECULATED, num_blocks=64, max_num_batched_tokens=40)
 FIRST, *OTHERS = VARIANTS
 
-Ranks = tuple[Crew, Shard]
+Ranks = tuple[Workers, Shard]
 
 
 class RankedEngine(TinyEngine):
@@ -55,13 +55,13 @@ class RankedEngine(TinyEngine):
     """
 
     def __init__(self, name: str, config: SchedulerConfig, ranks: Ranks | None) -> None:
-        crew, shard = ranks or (None, WHOLE)
+        workers, shard = ranks or (None, WHOLE)
         target, draft = models(name, shard)
         caches, own = pools(target, draft, config)
-        model = RemoteModel(target, crew) if crew else target
-        drafter = _drafter(draft, own, caches, config.block_size, crew)
+        model = RemoteModel(target, workers) if workers else target
+        drafter = _drafter(draft, own, caches, config.block_size, workers)
         speculator = Speculator(drafter, PolicyConfig(), AutoPolicy(FREE_DRAFTS))
-        copy = RemoteCopies(crew) if crew else copy_kv
+        copy = RemoteCopies(workers) if workers else copy_kv
         self.scheduler = Scheduler(config)
         self.runner = Runner(
             model, caches, config.block_size, config.eos_token_ids, CPU, speculator, copy=copy
@@ -74,12 +74,12 @@ def _drafter(
     own: list[LayerCache],
     caches: list[LayerCache],
     block_size: int,
-    crew: Crew | None,
+    workers: Workers | None,
 ) -> Drafter:
     if isinstance(draft, GlideModel):
-        glide = RemoteGlide(draft, crew) if crew else draft
+        glide = RemoteGlide(draft, workers) if workers else draft
         return GlideDrafter(glide, own, caches, block_size, CPU)
-    model = RemoteModel(draft, crew, "draft_forward", "draft_logits") if crew else draft
+    model = RemoteModel(draft, workers, "draft_forward", "draft_logits") if workers else draft
     return ModelDrafter(model, own, block_size, CPU)
 
 
@@ -87,11 +87,11 @@ def _drafter(
 def ranks() -> Iterator[Ranks]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    crew = Crew(2, CPU, play)
+    workers = Workers(2, CPU, play)
     try:
-        yield crew, crew.join()
+        yield workers, workers.join()
     finally:
-        crew.close()
+        workers.close()
         torch.set_num_threads(threads)
 
 
@@ -99,10 +99,10 @@ def ranks() -> Iterator[Ranks]:
 def playing(ranks: Ranks, name: str, config: SchedulerConfig) -> Generator[RankedEngine]:
     """Both ranks with a variant; the worker's blocks are as many as `CONFIG` has, whatever of them
     the scheduler hands out."""
-    crew, _ = ranks
-    crew.tell({"variant": list(VARIANTS).index(name)})
+    workers, _ = ranks
+    workers.tell({"variant": list(VARIANTS).index(name)})
     yield RankedEngine(name, config, ranks)
-    crew.tell({"end": 1})
+    workers.tell({"end": 1})
 
 
 def asked(policy: PolicyName) -> list[Request]:

@@ -18,7 +18,7 @@ from server.models.glide_config import GlideConfig, target_shape
 from server.models.layers import Placement
 from tests.engine.tiny import CPU
 from tests.live import LiveServer, run_glidecape, serve
-from tests.parallel.test_crew import gone
+from tests.parallel.test_workers import gone
 from tests.weights.train.checkpoints import CONFIG, write_checkpoint
 from weights.glide import save_glide
 

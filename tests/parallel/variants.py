@@ -22,8 +22,8 @@ from server.models.glide_config import GlideConfig, target_shape
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, local_config
 from server.models.shard import WHOLE, Shard
+from server.parallel.rank import Rank
 from server.parallel.replay import Replayed, replay
-from server.parallel.seat import Seat
 from tests.engine.tiny import CONFIG, CPU, MODEL
 
 TIED = replace(
@@ -166,13 +166,13 @@ class _UntilEnd:
         return received
 
 
-def play(seat: Seat) -> None:
+def play(rank: Rank) -> None:
     """A worker's work: `{"variant": index}`, its calls, `{"end": 1}`, and again."""
     torch.set_num_threads(1)
-    shard = seat.join()
+    shard = rank.join()
     names = list(VARIANTS)
-    while (message := seat.hear()) is not None:
+    while (message := rank.hear()) is not None:
         target, draft = models(names[message["variant"]], shard)
         caches, draft_caches = pools(target, draft)
-        pipe = cast(Connection, _UntilEnd(seat.pipe))
+        pipe = cast(Connection, _UntilEnd(rank.pipe))
         replay(pipe, CPU, Replayed(target, caches, draft, draft_caches))

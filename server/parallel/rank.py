@@ -24,7 +24,7 @@ _TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class Rank:
     """Args:
     rendezvous: file that the ranks find each other through.
     pipe: to rank 0.
@@ -42,11 +42,11 @@ class Seat:
         return join_group(self.rank, self.size, self.rendezvous, self.device)
 
     def tell(self, message: Mapping[str, object]) -> None:
-        """To rank 0, which waits for it (`Crew.hear`)."""
+        """To rank 0, which waits for it (`Workers.hear`)."""
         self.pipe.send_bytes(json.dumps(message).encode())
 
     def hear(self) -> dict[str, int] | None:
-        """What rank 0 tells with `Crew.tell`; None if it has ended or closed."""
+        """What rank 0 tells with `Workers.tell`; None if it has ended or closed."""
         try:
             return json.loads(self.pipe.recv_bytes())
         except (EOFError, ConnectionResetError):
@@ -72,7 +72,7 @@ def join_group(rank: int, size: int, rendezvous: str, device: torch.device) -> S
     return Shard(rank, size)
 
 
-def run_seat(seat: Seat, work: Callable[[Seat], None]) -> None:
+def run_rank(rank: Rank, work: Callable[[Rank], None]) -> None:
     """A worker process from start to end. Its error is rank 0's to tell."""
     # Rank 0 ends its workers, when it has finished the answers it is in: what a terminal or a
     # supervisor sends to all processes of a group is for rank 0.
@@ -80,10 +80,10 @@ def run_seat(seat: Seat, work: Callable[[Seat], None]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        work(seat)
+        work(rank)
     except BaseException as error:
-        logger.debug("rank %d ends", seat.rank, exc_info=True)
-        _tell_error(seat, error)
+        logger.debug("rank %d ends", rank.rank, exc_info=True)
+        _tell_error(rank, error)
         os._exit(1)  # the group's destructor would wait for the other ranks
     if distributed.is_initialized():
         distributed.destroy_process_group()
@@ -97,8 +97,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _tell_error(seat: Seat, error: BaseException) -> None:
+def _tell_error(rank: Rank, error: BaseException) -> None:
     try:
-        seat.tell({"error": f"{type(error).__name__}: {error}"})
+        rank.tell({"error": f"{type(error).__name__}: {error}"})
     except OSError:  # rank 0 has ended first
-        logger.debug("rank 0 does not hear rank %d", seat.rank)
+        logger.debug("rank 0 does not hear rank %d", rank.rank)

@@ -12,8 +12,8 @@ import torch
 
 from server.errors import WorkerDiedError
 from server.parallel.calls import Call, receive
-from server.parallel.crew import Crew
-from server.parallel.seat import Seat
+from server.parallel.rank import Rank
+from server.parallel.workers import Workers
 from tests.engine.tiny import CPU
 
 
@@ -30,80 +30,80 @@ def gone(process_id: int, seconds: float = 20) -> bool:
     return False
 
 
-def listen(seat: Seat) -> None:
-    seat.join()
-    while receive(seat.pipe, seat.device) is not None:
+def listen(rank: Rank) -> None:
+    rank.join()
+    while receive(rank.pipe, rank.device) is not None:
         pass
 
 
-def say_no(seat: Seat) -> None:
-    raise ValueError(f"rank {seat.rank} says no")
+def say_no(rank: Rank) -> None:
+    raise ValueError(f"rank {rank.rank} says no")
 
 
-def leave(seat: Seat) -> None:
+def leave(rank: Rank) -> None:
     os._exit(7)
 
 
-def echo(seat: Seat) -> None:
+def echo(rank: Rank) -> None:
     """Tells sum and shape of the first and of the last tensor of each call."""
-    seat.join()
-    while (call := receive(seat.pipe, seat.device)) is not None:
+    rank.join()
+    while (call := receive(rank.pipe, rank.device)) is not None:
         shapes = [None if t is None else [str(t.dtype), *t.shape] for t in call.tensors]
         sums = [None if t is None else float(t.double().sum()) for t in call.tensors]
-        seat.tell({"shapes": shapes, "sums": sums, "numbers": call.numbers})
+        rank.tell({"shapes": shapes, "sums": sums, "numbers": call.numbers})
 
 
 @pytest.mark.parametrize(
     ("work", "said"),
     [(say_no, "rank 1 of 2 .*ValueError: rank 1 says no"), (leave, "ended with exit code 7")],
 )
-def test_a_worker_that_fails_before_it_joins(work: Callable[[Seat], None], said: str) -> None:
-    crew = Crew(2, CPU, work)
-    (process_id,) = crew.process_ids
+def test_a_worker_that_fails_before_it_joins(work: Callable[[Rank], None], said: str) -> None:
+    workers = Workers(2, CPU, work)
+    (process_id,) = workers.process_ids
     try:
         with pytest.raises(WorkerDiedError, match=said):
-            crew.join()
+            workers.join()
     finally:
-        crew.close()
+        workers.close()
     assert gone(process_id)
 
 
 def test_a_killed_worker_is_told_while_idle_and_in_a_call() -> None:
-    crew = Crew(2, CPU, listen)
+    workers = Workers(2, CPU, listen)
     told: queue.Queue[WorkerDiedError] = queue.Queue()
     try:
-        shard = crew.join()
-        crew.watch(told.put)
-        (process_id,) = crew.process_ids
+        shard = workers.join()
+        workers.watch(told.put)
+        (process_id,) = workers.process_ids
         os.kill(process_id, signal.SIGKILL)
         idle = told.get(timeout=20)
         assert f"rank 1 of 2 (process {process_id}): was ended by signal 9" in str(idle)
         ones = torch.ones(4)
         with pytest.raises(WorkerDiedError, match="signal 9"):
-            crew.make(Call("logits", (ones,)), lambda: shard.sum(ones))
+            workers.make(Call("logits", (ones,)), lambda: shard.sum(ones))
     finally:
-        crew.close()
+        workers.close()
 
 
 def test_signals_for_the_whole_group_are_left_to_rank_0() -> None:
-    crew = Crew(2, CPU, listen)
+    workers = Workers(2, CPU, listen)
     try:
-        crew.join()
-        (process_id,) = crew.process_ids
+        workers.join()
+        (process_id,) = workers.process_ids
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(process_id, number)
-        crew.make(Call("logits", (torch.ones(2),)), lambda: None)
+        workers.make(Call("logits", (torch.ones(2),)), lambda: None)
         assert psutil.Process(process_id).is_running()
     finally:
-        crew.close()
-        crew.close()  # nothing more to do
+        workers.close()
+        workers.close()  # nothing more to do
     assert gone(process_id)
 
 
 def test_calls_arrive_as_they_were_made() -> None:
-    crew = Crew(2, CPU, echo)
+    workers = Workers(2, CPU, echo)
     try:
-        crew.join()
+        workers.join()
         tensors = (
             torch.arange(5),
             None,
@@ -112,8 +112,8 @@ def test_calls_arrive_as_they_were_made() -> None:
             torch.arange(12.0).view(3, 4).t(),  # not contiguous
             torch.empty(0, 4),
         )
-        crew.make(Call("glide", tensors, {"delay": (3,), "context_lens": (1, 2)}), lambda: None)
-        (heard,) = crew.hear()
+        workers.make(Call("glide", tensors, {"delay": (3,), "context_lens": (1, 2)}), lambda: None)
+        (heard,) = workers.hear()
         assert heard["shapes"] == [
             ["torch.int64", 5],
             None,
@@ -124,22 +124,22 @@ def test_calls_arrive_as_they_were_made() -> None:
         ]
         assert heard["sums"] == [10.0, None, 2.0, 10.5, 66.0, 0.0]
         assert heard["numbers"] == {"delay": [3], "context_lens": [1, 2]}
-        crew.make(Call("copy_kv", (), {"sources": [4], "targets": [2]}), lambda: None)
-        (heard,) = crew.hear()
+        workers.make(Call("copy_kv", (), {"sources": [4], "targets": [2]}), lambda: None)
+        (heard,) = workers.hear()
         assert heard == {"shapes": [], "sums": [], "numbers": {"sources": [4], "targets": [2]}}
     finally:
-        crew.close()
+        workers.close()
 
 
 def test_an_error_of_rank_0s_own_stays_its_own() -> None:
-    crew = Crew(2, CPU, listen)
+    workers = Workers(2, CPU, listen)
 
     def fail() -> None:
         raise IndexError("a mistake here")
 
     try:
-        crew.join()
+        workers.join()
         with pytest.raises(IndexError, match="a mistake here"):
-            crew.make(Call("logits", (torch.ones(2),)), fail)
+            workers.make(Call("logits", (torch.ones(2),)), fail)
     finally:
-        crew.close()
+        workers.close()

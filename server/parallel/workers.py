@@ -19,7 +19,7 @@ from torch.distributed import distributed_c10d
 from server.errors import WorkerDiedError
 from server.models.shard import Shard
 from server.parallel.calls import Call, send
-from server.parallel.seat import Seat, join_group, run_seat
+from server.parallel.rank import Rank, join_group, run_rank
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ _GRACE = 5.0
 that should end is killed."""
 
 
-class Crew:
+class Workers:
     """The workers of ranks 1 and up, on this machine.
 
     Args:
@@ -37,7 +37,7 @@ class Crew:
         work: what a worker does; has to be importable by name.
     """
 
-    def __init__(self, size: int, device: torch.device, work: Callable[[Seat], None]) -> None:
+    def __init__(self, size: int, device: torch.device, work: Callable[[Rank], None]) -> None:
         self.size, self.device = size, device
         self._folder = Path(tempfile.mkdtemp(prefix="glidecape-"))
         self._pipes, self._processes = list[Connection](), list[SpawnProcess]()
@@ -49,8 +49,8 @@ class Crew:
         for rank in range(1, size):
             own, theirs = context.Pipe()
             place = torch.device("cuda", rank) if device.type == "cuda" else device
-            seat = Seat(rank, size, self._rendezvous, place, theirs)
-            process = context.Process(target=run_seat, args=(seat, work), name=f"rank {rank}")
+            rank = Rank(rank, size, self._rendezvous, place, theirs)
+            process = context.Process(target=run_rank, args=(rank, work), name=f"rank {rank}")
             process.start()
             theirs.close()
             self._pipes.append(own)
@@ -76,7 +76,7 @@ class Crew:
         return self.guard(lambda: join_group(0, self.size, self._rendezvous, device))
 
     def hear(self) -> list[dict[str, Any]]:
-        """A message (`Seat.tell`) of each worker.
+        """A message (`Rank.tell`) of each worker.
 
         Raises:
             WorkerDiedError: a worker has ended without one.
@@ -95,7 +95,7 @@ class Crew:
         return messages
 
     def tell(self, message: Mapping[str, int]) -> None:
-        """To every worker (`Seat.hear`)."""
+        """To every worker (`Rank.hear`)."""
         body = json.dumps(message).encode()
 
         def send_all() -> None:
