@@ -16,10 +16,10 @@ from typing import Annotated, Any
 
 import typer
 
-from server.build import LoadedModel, build_model
 from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
 from server.engine.types import PolicyName, Request, RequestId, SamplingParams, SpeculationParams
+from server.loading.model import LoadedModel, build_model
 from weights.train.text.json_lines import line_error, read_json_lines
 
 POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "beam", "auto")

@@ -20,7 +20,6 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from server.build import LoadedModel, build_model
 from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
 from server.engine.types import (
@@ -33,6 +32,7 @@ from server.engine.types import (
     SpeculationParams,
     StepStats,
 )
+from server.loading.model import LoadedModel, build_model
 
 CONTEXT = 768
 POOL = "48M"

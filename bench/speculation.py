@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.prompts import PROMPTS
-from server.build import LoadedModel
 from server.engine.drafters.drafter import Committed, EarlyStop
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation.proposal import NUM_CANDIDATES, Proposal
@@ -32,6 +31,7 @@ from server.engine.types import (
     SpeculationParams,
     SpeculationSummary,
 )
+from server.loading.model import LoadedModel
 
 POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "auto")
 LEAF_RATE = 0.6

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from server.build import LoadedModel, build_model
 from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
 from server.engine.types import (
@@ -29,6 +28,7 @@ from server.engine.types import (
     SamplingParams,
     SpeculationParams,
 )
+from server.loading.model import LoadedModel, build_model
 
 SCHEMA = {
     "type": "object",

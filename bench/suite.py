@@ -21,12 +21,13 @@ from bench.served import Served, Server
 from bench.speculation import policies_json, print_policies, run_blocking
 from bench.transformers_peer import TransformersPeer
 from server import __version__
-from server.build import LoadedModel, build_app, build_model
+from server.build import build_app
 from server.cli.terminal import report
 from server.config import ModelSettings, ServerSettings, as_given, load_settings
 from server.engine.types import Request, RequestId, SamplingParams
+from server.loading.machine import default_threads, pick_device, pick_dtype
+from server.loading.model import LoadedModel, build_model
 from server.loading.target import choose_form, read_target
-from server.machine import default_threads, pick_device, pick_dtype
 from server.models.layers import Placement
 from weights.blocks import BLOCKS_FILE
 from weights.locate import locate_model

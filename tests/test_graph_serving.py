@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from server import build
-from server.build import LoadedModel, build_model
 from server.config import ModelSettings, load_settings
 from server.engine.types import (
     PolicyName,
@@ -19,6 +18,7 @@ from server.engine.types import (
     SpeculationParams,
 )
 from server.kernels import dispatch
+from server.loading.model import LoadedModel, build_model
 from tests.engine.tiny import tokens
 
 pytestmark = pytest.mark.real_model

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.log_queue import QueuedHandler
+from server.observe.log_queue import QueuedHandler
 
 
 class Pipe:

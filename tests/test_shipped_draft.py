@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from bench.prompts import PROMPTS
-from server.build import LoadedModel, build_model
 from server.config import ModelSettings, load_settings
 from server.engine.types import Request, RequestId, RequestOutput, SamplingParams, SpeculationParams
+from server.loading.model import LoadedModel, build_model
 from weights.default import DRAFT
 
 pytestmark = pytest.mark.real_model

@@ -19,8 +19,8 @@ from bench.paper.folder import write_whole
 from server.cli.terminal import report, stderr
 from server.config import ModelSettings
 from server.errors import ConfigError
+from server.loading.machine import pick_device
 from server.loading.target import locate_target
-from server.machine import pick_device
 from weights.train.config import Precision, TrainConfig
 from weights.train.features.store import FeatureStore, Shard, read_key
 from weights.train.features.target import TrainTarget

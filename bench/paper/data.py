@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.build import LoadedModel
 from server.errors import ConfigError, InvalidRequestError
+from server.loading.model import LoadedModel
 from server.text.chat_template import ChatTemplate
 from weights.train.text.json_lines import read_json_lines
 from weights.train.text.prompts import Prompt, read_prompts, user_turn

@@ -10,8 +10,8 @@ import server
 from bench.paper.about import About
 from bench.paper.journal import Identity
 from bench.paper.methods import Method
-from server.build import LoadedModel
 from server.config import ModelSettings
+from server.loading.model import LoadedModel
 
 _ELSEWHERE = ("model", "draft", "cache_dir", "prefix_caching")
 """Settings that say where something lies, or that an evaluation sets itself."""

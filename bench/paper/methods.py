@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from server.build import LoadedModel
-from server.build_draft import Report, load_draft, policy_config
 from server.config import ModelSettings
 from server.engine.drafters.drafter import Drafter
 from server.engine.drafters.glide import GlideDrafter
@@ -23,6 +21,8 @@ from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import allocate_kv
 from server.engine.types import SpeculationParams
 from server.errors import ConfigError
+from server.loading.draft import Report, load_draft, policy_config
+from server.loading.model import LoadedModel
 from server.models.glide import GlideModel
 from server.models.glide_config import MODEL_TYPE
 from server.models.layers import Placement

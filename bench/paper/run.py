@@ -27,11 +27,11 @@ from bench.paper.results import Results
 from bench.paper.rounds import Answer
 from bench.paper.session import Session, StepRecorder
 from bench.paper.tables import markdown
-from server.build import LoadedModel, build_model
 from server.cli.terminal import report, stderr
 from server.config import ModelSettings
 from server.errors import ConfigError
-from server.machine import default_threads
+from server.loading.machine import default_threads
+from server.loading.model import LoadedModel, build_model
 from weights.train.card import write_measured
 
 _WARM_UP_TOKENS = 16

@@ -32,7 +32,7 @@ from bench.suite import model_folder, weight_bytes
 from server.cli.terminal import report
 from server.config import DEFAULT_MODEL, ModelSettings, as_given
 from server.errors import ConfigError
-from server.machine import default_threads, pick_device, pick_dtype
+from server.loading.machine import default_threads, pick_device, pick_dtype
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import from_hf, load_hf_tokenizer
 from weights.blocks import BLOCKS_FILE

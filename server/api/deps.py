@@ -17,7 +17,7 @@ from server.engine.types import (
     SpeculationParams,
 )
 from server.engine.types import Request as EngineRequest
-from server.metrics import Metrics
+from server.observe.metrics import Metrics
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer
 

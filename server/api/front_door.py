@@ -23,7 +23,7 @@ from server.api.tools import DROPPED_TOOLS_HEADER
 from server.api.uniform_request import UniformRequestMiddleware
 from server.config import ServerSettings
 from server.errors import ConfigError, InvalidRequestError
-from server.metrics import Metrics
+from server.observe.metrics import Metrics
 
 LOCALHOST = "localhost"
 """Among the origins: pages of this machine, of any port."""

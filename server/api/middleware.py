@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.errors import STATUS_CLIENT_CLOSED
 from server.api.origin import set_origin
-from server.metrics import Metrics
+from server.observe.metrics import Metrics
 
 REQUEST_ID_HEADER = "x-request-id"
 _VALID_ID = re.compile(r"[!-~]{1,128}")

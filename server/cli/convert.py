@@ -23,8 +23,8 @@ def convert(
     settings = load_settings(ModelSettings, model=target)
     check_names(settings)
     report("reading …")
+    from server.loading.machine import pick_device, pick_dtype
     from server.loading.target import locate_target
-    from server.machine import pick_device, pick_dtype
     from weights.glide import convert as convert_draft
 
     dtype = pick_dtype(settings.dtype, pick_device(settings.device))

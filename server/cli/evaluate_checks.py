@@ -47,7 +47,7 @@ def check_ablation(settings: ModelSettings, **given: object) -> None:
 
 
 def _check_device(settings: ModelSettings) -> None:
-    from server.machine import pick_device  # torch takes a second to import
+    from server.loading.machine import pick_device  # torch takes a second to import
 
     found = pick_device("auto")
     if pick_device(settings.device) != found:

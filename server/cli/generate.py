@@ -16,7 +16,7 @@ from server.engine.types import Request, RequestId, RequestOutput, SamplingParam
 from server.errors import ConfigError
 
 if TYPE_CHECKING:
-    from server.build import LoadedModel
+    from server.loading.model import LoadedModel
 
 
 @with_settings(ModelSettings)
@@ -39,7 +39,7 @@ def generate(
     """Answer one prompt and exit."""
     _check_utf8(prompt)
     report("loading …")
-    from server.build import build_model
+    from server.loading.model import build_model
 
     model = build_model(settings, report, _ignore)
     token_ids = _encode(model, prompt, raw)

@@ -18,7 +18,7 @@ from server.cli.terminal import report, stderr
 from server.config import ServerSettings
 from server.engine.async_engine import AsyncEngine
 from server.errors import ConfigError
-from server.logs import configure_logging
+from server.observe.logs import configure_logging
 
 
 @with_settings(ServerSettings)

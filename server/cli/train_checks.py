@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from server.errors import ConfigError
-from server.machine import free_memory
+from server.loading.machine import free_memory
 from server.models.config import ModelConfig
 from server.models.layers import Placement
 from server.models.llama import LlamaModel

@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.build import LoadedModel, build_model
 from server.cli.terminal import report
 from server.cli.train_clock import StageClock
 from server.cli.train_progress import text_progress
@@ -16,8 +15,9 @@ from server.config import ModelSettings
 from server.engine.step.kv_cache import CacheShape
 from server.engine.types import StepStats
 from server.errors import ConfigError
+from server.loading.machine import free_memory, pick_device, pick_dtype
+from server.loading.model import LoadedModel, build_model
 from server.loading.target import locate_target
-from server.machine import free_memory, pick_device, pick_dtype
 from server.models.config import ModelConfig
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer

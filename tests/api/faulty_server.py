@@ -22,7 +22,6 @@ from fastapi import FastAPI
 from server.api.app import create_app
 from server.api.deps import Parts, ServingInfo
 from server.api.front_door import front_door
-from server.build_observers import Observers
 from server.cli.options import with_settings
 from server.cli.serve import bind, run
 from server.config import ServerSettings
@@ -31,7 +30,8 @@ from server.engine.schedule.plan import PlannedSequence, SequenceResult, StepPla
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.types import Grammar, RequestId, StepStats
-from server.logs import configure_logging
+from server.observe.logs import configure_logging
+from server.observe.observers import Observers
 from tests.doubles import EOS_ID, PlainTemplate, byte_tokenizer, ids
 
 MODEL = "tiny/model"

@@ -18,7 +18,7 @@ from server.api.front_door import FrontDoor, front_door
 from server.config import ServerSettings
 from server.engine.grammar.compiler import Vocabulary
 from server.engine.grammar.service import GrammarCompiler
-from server.metrics import Metrics
+from server.observe.metrics import Metrics
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer
 from tests.api import openai_schema, openai_types

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from bench.exactness import OFF, compare, encode
-from server.build import build_model
 from server.config import ModelSettings, load_settings
 from server.engine.types import SpeculationParams
+from server.loading.model import build_model
 
 pytestmark = pytest.mark.real_model
 

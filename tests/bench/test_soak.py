@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from bench.soak import CONTEXT, POOL, Tally, random_request, soak, summary
-from server.build import LoadedModel, build_model
 from server.config import ModelSettings, load_settings
 from server.engine.step.sampler import SamplerRow
+from server.loading.model import LoadedModel, build_model
 
 pytestmark = pytest.mark.real_model
 

@@ -18,7 +18,7 @@ from server.kernels.cpu.instruction_sets import (
     pick,
 )
 from server.kernels.cpu.library import kernels_in_use, native_library
-from server.machine import cpu_kernels, describe_kernels, pick_dtype
+from server.loading.machine import cpu_kernels, describe_kernels, pick_dtype
 from tests.kernels.native_models import INSTRUCTION_SETS_HERE, native_model, random_tokens
 from tests.kernels.paged import CPU, PagedModel
 
@@ -113,7 +113,7 @@ def test_none_leaves_everything_to_torch(monkeypatch: pytest.MonkeyPatch) -> Non
     assert native_library() is None
     assert describe_kernels(CPU, is_fused=False).startswith("torch kernels: no native ones")
     for has_bf16, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr("server.machine.has_avx512_bf16", lambda has=has_bf16: has)
+        monkeypatch.setattr("server.loading.machine.has_avx512_bf16", lambda has=has_bf16: has)
         assert pick_dtype("auto", CPU) is dtype
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 
 from server.config import DType, QuantizationChoice
+from server.loading.machine import default_threads, pick_device
 from server.loading.target import TargetFiles, choose_form, load_target, locate_target
-from server.machine import default_threads, pick_device
 from server.models.layers import Placement
 from server.models.quantization import Quantization
 from server.text.chat_template import ChatTemplate

@@ -9,10 +9,10 @@ import uvloop
 from job_loop import System, run
 
 from server import __version__
-from server.build import LoadedModel, build_model
 from server.cli.terminal import report
 from server.config import ModelSettings, load_settings
 from server.engine.types import Request, RequestId, RequestOutput, SamplingParams
+from server.loading.model import LoadedModel, build_model
 
 
 def load(options: dict[str, Any]) -> System:

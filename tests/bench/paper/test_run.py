@@ -11,11 +11,11 @@ from bench.paper import run as runner
 from bench.paper.run import EvalOptions, run_eval
 from bench.paper.session import Session
 from bench.paper.tables import MEAN
-from server.build import LoadedModel
 from server.config import ModelSettings, load_settings
 from server.errors import CheckpointError, ConfigError, EngineDeadError
+from server.loading.model import LoadedModel
 from tests.bench.paper.tiny_loaded import tiny_loaded
-from tests.test_build_draft import write_draft
+from tests.loading.test_draft import write_draft
 
 METHODS = ["plain", "ngram", "chain", "beam4", "beam8", "cape", "auto"]
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from server.build import LoadedModel
 from server.engine.async_engine import AsyncEngine
 from server.engine.drafters.glide import GlideDrafter
 from server.engine.grammar.compiler import Vocabulary
@@ -18,6 +17,7 @@ from server.engine.step.host.runner import Runner
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import SpeculationParams, StepStats
+from server.loading.model import LoadedModel
 from tests.doubles import PlainTemplate, byte_tokenizer
 from tests.engine.step.host.test_exactness import tiny_glide
 from tests.engine.tiny import CONFIG, CPU, EOS, FREE_DRAFTS, tiny_caches, tiny_model

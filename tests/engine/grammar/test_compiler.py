@@ -207,5 +207,5 @@ async def test_an_engine_without_grammars_says_so() -> None:
 
 
 def test_xgrammar_is_imported_with_the_first_grammar() -> None:
-    code = "import sys, server.build; sys.exit('xgrammar' in sys.modules)"
+    code = "import sys, server.loading.model; sys.exit('xgrammar' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

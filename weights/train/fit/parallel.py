@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from server.machine import default_threads
+from server.loading.machine import default_threads
 
 T = TypeVar("T")
 R = TypeVar("R")

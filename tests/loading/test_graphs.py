@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from server import build_graphs
-from server.build_draft import Draft
-from server.build_graphs import build_graphs as built
-from server.build_graphs import has_graphs
 from server.config import ModelSettings, load_settings
 from server.engine.speculation.tiers import AUTO_TIERS, PLAIN, StepShape, Tier
+from server.loading import graphs as build_graphs
+from server.loading.draft import Draft
+from server.loading.graphs import build_graphs as built
+from server.loading.graphs import has_graphs
 from server.models.layers import Placement
 from tests.engine.step.device.device import DeviceEngine
 from tests.engine.step.host.test_exactness import glide, ngram, tiny_glide
 from tests.engine.tiny import CONFIG, CPU, MODEL, TinyEngine
 
 CUDA = torch.device("cuda")
-NGRAM, GLIDE = Draft(None, None, "ngram"), Draft(tiny_glide(), None, "glide")
+NGRAM = Draft(None, None, "ngram", "ngram")
+GLIDE = Draft(tiny_glide(), None, "glide", "glide")
 
 
 @pytest.mark.parametrize(

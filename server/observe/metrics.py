@@ -12,8 +12,8 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from server.engine.types import FinishedRequest, FinishReason, StepStats
-from server.metric_factory import PREFIX, MetricFactory
-from server.speculation_metrics import SpeculationMetrics
+from server.observe.metric_factory import PREFIX, MetricFactory
+from server.observe.speculation_metrics import SpeculationMetrics
 
 # fmt: off
 _FIRST_TOKEN_BUCKETS = (

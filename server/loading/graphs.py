@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from server.build_draft import DAMAGES, Draft, policy_config, profile_path
 from server.config import ModelSettings
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.speculation.tiers import AUTO_TIERS, PLAIN, Sampling, StepShape, Tier, TierCosts
@@ -19,7 +18,8 @@ from server.engine.step.device.runner import GraphRunner
 from server.engine.step.device.sizes import Sizes, tier_for
 from server.engine.step.host.runner import Runner
 from server.kernels.dispatch import gpu_kernels
-from server.machine import free_memory
+from server.loading.draft import DAMAGES, Draft, policy_config, profile_path
+from server.loading.machine import free_memory
 from server.models.glide import GlideModel
 from server.models.layers import Placement
 

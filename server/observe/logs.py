@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Literal
 
-from server.log_queue import QueuedHandler
+from server.observe.log_queue import QueuedHandler
 
 LogFormat = Literal["text", "json"]
 

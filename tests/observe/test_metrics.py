@@ -13,7 +13,7 @@ from server.engine.types import (
     StepSpeculationStats,
     StepStats,
 )
-from server.metrics import Metrics
+from server.observe.metrics import Metrics
 
 REQUEST = Request(
     RequestId("r"),

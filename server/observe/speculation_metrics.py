@@ -18,7 +18,7 @@ from typing import NamedTuple, get_args
 from prometheus_client import Counter
 
 from server.engine.types import FinishedRequest, PolicyName, ProposalSource, StepSpeculationStats
-from server.metric_factory import MetricFactory
+from server.observe.metric_factory import MetricFactory
 
 _MAX_DEPTH = 16
 _DEPTH_BUCKETS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 14.0, 16.0)

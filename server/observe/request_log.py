@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from server.engine.types import FinishedRequest, SpeculationSummary, StepStats
-from server.logs import FIELDS
+from server.observe.logs import FIELDS
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from typing import TypeVar
 
 import torch
 
-from server.build_draft import load_draft
 from server.config import ModelSettings, as_given, load_settings
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.errors import ConfigError
+from server.loading.draft import load_draft
+from server.loading.machine import default_threads, free_memory, pick_device, pick_dtype
 from server.loading.target import load_target, locate_target, read_target
-from server.machine import default_threads, free_memory, pick_device, pick_dtype
 from server.models.config import ModelConfig
 from server.models.layers import Placement
 from server.models.llama import local_config

@@ -8,17 +8,17 @@ from dataclasses import replace
 
 import pytest
 
-from server.build_observers import Observers
 from server.config import ServerSettings, load_settings
 from server.engine.types import Origin, SpeculationSummary
 from server.errors import ConfigError
-from server.logs import JsonFormatter, TextFormatter
-from server.metrics import Metrics
-from server.request_log import RequestLog
-from server.tracing import RequestTracer
+from server.observe.logs import JsonFormatter, TextFormatter
+from server.observe.metrics import Metrics
+from server.observe.observers import Observers
+from server.observe.request_log import RequestLog
+from server.observe.tracing import RequestTracer
 from tests.collector import collector
 from tests.doubles import byte_tokenizer
-from tests.test_metrics import FINISHED, REQUEST, STEP
+from tests.observe.test_metrics import FINISHED, REQUEST, STEP
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ORIGIN = Origin("http-1", "/v1/completions", f"00-{TRACE}-{SPAN}-01")
@@ -91,7 +91,7 @@ def test_traces_are_not_imported_when_off() -> None:
 
 
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "server.tracing", None)
+    monkeypatch.setitem(sys.modules, "server.observe.tracing", None)
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
 

@@ -95,7 +95,7 @@ class QueuedHandler(logging.Handler):
         if not count:
             return ""
         message = "%d lines of the log were dropped: they came faster than they were read"
-        args = ("server.log_queue", logging.WARNING, __file__, 0, message, (count,), None)
+        args = ("server.observe.log_queue", logging.WARNING, __file__, 0, message, (count,), None)
         return self.format(logging.LogRecord(*args)) + "\n"
 
     def _write(self, data: bytes) -> None:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from server import build_draft
-from server.build_draft import build_speculator, load_draft, policy_config
 from server.config import ModelSettings, load_settings
 from server.engine.drafters.model import ModelDrafter
 from server.engine.drafters.ngram import NgramDrafter
 from server.engine.speculation.costs import CostCurve, StepCosts
 from server.engine.step.host.speculator import Speculator
 from server.errors import ConfigError, UnsupportedModelError
+from server.loading import draft as build_draft
+from server.loading.draft import build_speculator, load_draft, policy_config
 from server.models.config import model_config
 from server.models.layers import Placement
 from server.models.llama import LlamaModel

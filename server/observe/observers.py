@@ -9,14 +9,14 @@ from server import __version__
 from server.config import ServerSettings
 from server.engine.types import StepStats
 from server.errors import ConfigError
-from server.logs import num_dropped_lines
-from server.metrics import Metrics
-from server.request_log import RequestLog
+from server.observe.logs import num_dropped_lines
+from server.observe.metrics import Metrics
+from server.observe.request_log import RequestLog
 from server.text.prompt_text import decode_prompt
 from server.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from server.tracing import RequestTracer
+    from server.observe.tracing import RequestTracer
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def _tracer(settings: ServerSettings, model_name: str) -> "RequestTracer | None"
     if endpoint is not None and not endpoint.startswith(("http://", "https://")):
         raise ConfigError("otlp_endpoint", endpoint, "expected such as http://127.0.0.1:4318")
     try:
-        from server.tracing import RequestTracer
+        from server.observe.tracing import RequestTracer
     except ModuleNotFoundError as error:
         reason = f"traces need the extra otel: pip install 'glidecape[otel]' ({error})"
         if endpoint is None:

@@ -1,0 +1,324 @@
+"""From settings to an engine around a loaded model; it still has to be started.
+
+place    target and draft in memory, in the form in which they run
+size     KV pool, longest sequence, size of a step
+wire     pool, draft's costs, grammars, runner, graphs, engine
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from server.config import DEFAULT_MODEL, ModelSettings
+from server.engine.async_engine import AsyncEngine
+from server.engine.grammar.compiler import Vocabulary
+from server.engine.grammar.service import GrammarCompiler
+from server.engine.grammar.state import GrammarStates
+from server.engine.loop import Executes
+from server.engine.schedule.planner import SchedulerConfig
+from server.engine.schedule.scheduler import Scheduler
+from server.engine.step.host.runner import Runner
+from server.engine.step.host.speculator import Speculator
+from server.engine.step.host.verify import Model
+from server.engine.step.kv_cache import CacheShape, allocate_kv, copy_kv
+from server.engine.types import SamplingDefaults, SpeculationParams, StepStats
+from server.loading.draft import Draft, build_speculator, load_draft
+from server.loading.gpu_memory import check_memory_settings, gpu_memory
+from server.loading.graphs import build_graphs, has_graphs
+from server.loading.limits import check_kv_memory, describe_pool, scheduler_config, short_context
+from server.loading.machine import (
+    cpu_kernels,
+    describe_kernels,
+    pick_device,
+    pick_dtype,
+    return_freed_memory,
+    total_memory,
+)
+from server.loading.ranks import cache_shape, free_everywhere, guarded, rank_threads, start_workers
+from server.loading.target import (
+    LoadedTarget,
+    Report,
+    TargetFiles,
+    choose_form,
+    load_target,
+    locate_target,
+)
+from server.models.layers import Placement
+from server.models.llama import LlamaModel
+from server.models.shard import WHOLE
+from server.parallel.remote import RemoteCopies, RemoteModel
+from server.parallel.workers import Workers
+from server.text.chat_template import ChatTemplate
+from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
+from weights.checkpoint import checkpoint_identity
+from weights.generation_config import read_sampling
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Everything a command needs to run a model."""
+
+    name: str
+    identity: str
+    """Tells checkpoints, precisions and devices apart."""
+    precision: str
+    """For people: such as `bfloat16`, or `q4_1 and q8_0 weights in bfloat16`."""
+    speculation: SpeculationParams
+    """For requests that don't say; policy off where there is no draft."""
+    vocab_size: int
+    """Ids the model knows; the tokenizer's may be fewer."""
+    engine: AsyncEngine
+    runner: Runner
+    """Behind the engine; for measurements that need the model itself. Between requests, from
+    whoever sends them, its speculator may be exchanged."""
+    speculator: Speculator | None
+    grammars: GrammarCompiler
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate
+    default_sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    """For requests that don't say."""
+    workers: Workers | None = None
+    """The other ranks of tensor parallelism."""
+    draft: str = "none"
+    """For people, as `kernels`."""
+    kernels: str = ""
+
+    def close(self) -> None:
+        """Ends the processes beside this one; to be called when the engine has stopped. A process
+        that exits does it too."""
+        if self.workers is not None:
+            self.workers.close()
+
+
+def build_model(
+    settings: ModelSettings,
+    report: Report,
+    observe: Callable[[StepStats], None],
+    step_timeout: float | None = None,
+) -> LoadedModel:
+    """Loads the model and wires the engine; the engine still has to be started.
+
+    Args:
+        observe, step_timeout: see `AsyncEngine`.
+
+    Raises:
+        StartupError: whatever is wrong with the settings or the checkpoint.
+        WorkerDiedError: a process of tensor parallelism ended.
+    """
+    workers = start_workers(settings, report)
+    try:
+        return _build_model(settings, report, observe, step_timeout, workers)
+    except BaseException:
+        if workers is not None:
+            workers.close()
+        raise
+
+
+def _build_model(
+    settings: ModelSettings,
+    report: Report,
+    observe: Callable[[StepStats], None],
+    step_timeout: float | None,
+    workers: Workers | None,
+) -> LoadedModel:
+    device = pick_device(settings.device)
+    check_memory_settings(settings, device)
+    dtype = pick_dtype(settings.dtype, device)
+    torch.set_num_threads(rank_threads(settings))
+    files = locate_target(settings.model, settings.cache_dir, dtype, report)
+    said = read_sampling(files.folder, settings.model, settings.generation_config)
+    sampling = SamplingDefaults(**said)  # pyright: ignore[reportArgumentType]  # top_k is whole
+    hf_tokenizer = load_hf_tokenizer(files.folder)
+    tokenizer = from_hf(hf_tokenizer)
+    placement = Placement(device, dtype, workers.join() if workers else WHOLE)
+    placed = _place(settings, files, placement, workers, report)
+    report(f"sampling, where a request says nothing: {sampling}")
+    limits = _size(settings, placed, tokenizer, report)
+    wired = _wire(settings, placed, limits, tokenizer, report)
+    engine = AsyncEngine(Scheduler(limits), wired.executor, observe, wired.grammars, step_timeout)
+    if workers is not None:
+        workers.watch(engine.fail)
+    name = model_name(settings.model)
+    return LoadedModel(
+        name=name,
+        identity=placed.identity,
+        precision=placed.target.form,
+        speculation=_default_speculation(settings, placed.draft),
+        vocab_size=files.config.vocab_size,
+        engine=engine,
+        runner=wired.runner,
+        speculator=wired.runner.speculator,
+        grammars=wired.grammars,
+        tokenizer=tokenizer,
+        chat_template=ChatTemplate(hf_tokenizer, name),
+        default_sampling=sampling,
+        workers=workers,
+        draft="none" if placed.draft is None else placed.draft.name,
+        kernels=placed.kernels,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """Target and draft in memory, frozen."""
+
+    target: LoadedTarget
+    draft: Draft | None
+    workers: Workers | None
+    identity: str
+    """Of the target with its precision, device and threads."""
+    kernels: str
+    """For people."""
+
+    @property
+    def placement(self) -> Placement:
+        return self.target.model.placement
+
+    @property
+    def shape(self) -> CacheShape:
+        """The target's KV of a token, on this rank."""
+        return cache_shape(self.target.config, self.placement)
+
+
+def _place(
+    settings: ModelSettings,
+    files: TargetFiles,
+    placement: Placement,
+    workers: Workers | None,
+    report: Report,
+) -> _Placed:
+    quantization = None
+    if workers is None:  # blocks of weights are for the native kernels, which run whole models
+        quantization = choose_form(files, placement, settings.quantization)
+    target = load_target(files, placement, quantization)
+    layers = f"{files.config.num_layers} layers, {target.form} on {placement.device}"
+    report(f"loaded {model_name(settings.model)}: {layers}")
+    draft = guarded(
+        workers, lambda: load_draft(settings, target.model, placement, quantization, report)
+    )
+    model = target.freeze()
+    return_freed_memory()
+    kernels = "torch kernels: the native ones run whole models alone"
+    if workers is None:
+        kernels = describe_kernels(placement.device, model.is_fused)
+    report(kernels)
+    if model.is_fused and (draft is None or draft.is_native):
+        # After each parallel operation torch's threads spin for milliseconds, on the cores that the
+        # native kernels' own threads need; what is left to torch is small.
+        torch.set_num_threads(1)
+    identity = _identity(target, rank_threads(settings), workers)
+    return _Placed(target, draft, workers, identity, kernels)
+
+
+def _identity(target: LoadedTarget, num_threads: int, workers: Workers | None) -> str:
+    """Tells checkpoints, forms of weights, kernels, devices, threads and ranks apart."""
+    kind = target.quantization and target.quantization.kind
+    form = f"{target.form}|{kind}|{_kernels_identity(target.model)}"
+    device = target.model.placement.device.type
+    identity = f"{checkpoint_identity(target.files.folder)}|{form}|{device}|{num_threads} threads"
+    return identity + (f"|{workers.size} ranks" if workers else "")
+
+
+def _size(
+    settings: ModelSettings, placed: _Placed, tokenizer: Tokenizer, report: Report
+) -> SchedulerConfig:
+    config, device, draft = placed.target.config, placed.placement.device, placed.draft
+    token_bytes = placed.shape.bytes_per_token
+    if draft is not None and draft.shape is not None:
+        token_bytes += draft.shape.bytes_per_token
+    free = free_everywhere(placed.workers, device)
+    check_kv_memory(settings, free)
+    on_device = has_graphs(settings, device, draft)
+    if device.type == "cuda":
+        total, dtype = total_memory(device), placed.placement.dtype
+        memory = gpu_memory(settings, config, dtype, total, free, on_device)
+        report(str(memory))
+        free = memory.kv
+    limits = scheduler_config(settings, config, token_bytes, free, on_cpu=device.type == "cpu")
+    limits = replace(limits, speculates=draft is not None, runs_ahead=on_device)
+    if tokenizer.eos_id is not None:
+        limits = replace(limits, eos_token_ids=limits.eos_token_ids | {tokenizer.eos_id})
+    report(describe_pool(limits, token_bytes))
+    if warning := short_context(limits, config):
+        report(warning)
+    return limits
+
+
+@dataclass(frozen=True, slots=True)
+class _Wired:
+    """What an engine drives."""
+
+    runner: Runner
+    executor: Executes
+    """The runner, or what runs steps on the device around it."""
+    grammars: GrammarCompiler
+
+
+def _wire(
+    settings: ModelSettings,
+    placed: _Placed,
+    limits: SchedulerConfig,
+    tokenizer: Tokenizer,
+    report: Report,
+) -> _Wired:
+    config, draft, workers = placed.target.config, placed.draft, placed.workers
+    device, model = placed.placement.device, placed.target.model
+    caches = allocate_kv(placed.shape, limits.num_allocated_blocks, limits.block_size, device)
+    target: Model = model
+    if workers is not None:
+        workers.tell({"num_blocks": limits.num_blocks, "block_size": limits.block_size})
+        target = RemoteModel(model, workers)
+    speculator = None
+    if draft is not None:
+        speculator = build_speculator(
+            settings, draft, target, caches, limits, placed.identity, device, report, workers
+        )
+    grammars = GrammarCompiler(_vocabulary(tokenizer, config.vocab_size, limits.eos_token_ids))
+    runner = Runner(
+        target,
+        caches,
+        limits.block_size,
+        limits.eos_token_ids,
+        device,
+        speculator,
+        GrammarStates(grammars.get, limits.eos_token_ids),
+        RemoteCopies(workers) if workers else copy_kv,
+    )
+    executor: Executes = runner
+    if limits.runs_ahead:
+        identity = f"{placed.identity}|{draft.identity if draft else None}"
+        executor = build_graphs(
+            settings, runner, limits, placed.placement, identity, config.hidden_size, report
+        )
+    return _Wired(runner, executor, grammars)
+
+
+def _vocabulary(tokenizer: Tokenizer, size: int, eos_ids: frozenset[int]) -> Vocabulary:
+    encode = partial(tokenizer.encode, add_special_tokens=False)
+    return Vocabulary(size, tokenizer.token_bytes, tokenizer.special_ids, eos_ids, encode)
+
+
+def _kernels_identity(model: LlamaModel) -> str:
+    """Costs and rounding differ between instruction sets. AVX-512 is not named: what was stored
+    before there were others was measured with it."""
+    kernels = cpu_kernels() if model.is_fused else None
+    suffix = "" if kernels in (None, "avx512") else f" {kernels}"
+    return f"fused {model.is_fused}{suffix}"
+
+
+def _default_speculation(settings: ModelSettings, draft: Draft | None) -> SpeculationParams:
+    policy = "off" if draft is None else settings.speculation_policy
+    return SpeculationParams(policy, settings.speculation_depth, settings.speculation_nodes)
+
+
+def model_name(model: str) -> str:
+    """What a model is called in answers: a file's stem, a folder's name, a hub id as it is."""
+    if model == DEFAULT_MODEL:
+        return model
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf":
+        return path.stem
+    return path.resolve().name if path.exists() else model

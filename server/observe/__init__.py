@@ -1,0 +1,1 @@
+"""Who is told of the engine's steps: Prometheus metrics, log lines, OpenTelemetry traces."""
