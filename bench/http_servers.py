@@ -1,5 +1,5 @@
 """What the HTTP server costs: ours (h11, with limits) beside uvicorn's with httptools, which is
-faster and has faults that a server in the open can't have (see `server/api/connection.py`).
+faster and has faults that a server in the open can't have (see `server/api/http/connection.py`).
 
 python -m bench.http_servers [--streams 1,8,32] [--rounds 5]   ->   a table, then one JSON line
 

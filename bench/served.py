@@ -12,8 +12,8 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from server.api.connection import connection_limits, http_options
-from server.api.descriptors import open_files_limit
+from server.api.http.connection import connection_limits, http_options
+from server.api.http.descriptors import open_files_limit
 from server.cli.serve import bind
 from server.config import ServerSettings
 

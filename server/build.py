@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from server import __version__
 from server.api.app import create_app
 from server.api.deps import Parts, ServingInfo
-from server.api.front_door import front_door
+from server.api.door.front_door import front_door
 from server.api.responses.store import ResponseStore, StoreLimits
 from server.config import ServerSettings
 from server.loading.model import LoadedModel, build_model, model_name

@@ -23,7 +23,8 @@
     ├── StepTimeoutError           a step did not end in time; the engine dies of it
     └── WorkerDiedError            a process of tensor parallelism ended; the engine dies of it
 
-This module does not know HTTP frameworks: `server/api/errors.py` turns the tree into responses.
+This module does not know HTTP frameworks: `server/api/http/errors.py` turns the tree into
+responses.
 """
 
 from collections.abc import Mapping, Sequence

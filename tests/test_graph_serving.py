@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 import torch
 
-from server import build
 from server.config import ModelSettings, load_settings
 from server.engine.types import (
     PolicyName,
@@ -18,6 +17,7 @@ from server.engine.types import (
     SpeculationParams,
 )
 from server.kernels import dispatch
+from server.loading import model as loading
 from server.loading.model import LoadedModel, build_model
 from tests.engine.tiny import tokens
 
@@ -42,7 +42,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], LoadedMod
     number = torch.get_num_threads()
 
     def loaded(on_device: bool) -> LoadedModel:
-        monkeypatch.setattr(build, "has_graphs", lambda *_: on_device)
+        monkeypatch.setattr(loading, "has_graphs", lambda *_: on_device)
         return build_model(settings, lines.append, lambda _: None)
 
     lines = list[str]()

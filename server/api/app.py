@@ -6,23 +6,17 @@ from fastapi import FastAPI
 from starlette.routing import Route
 from starlette.types import Lifespan
 
-from server.api.admission import Admission
+from server.api.body.unknown_fields import UnknownFieldLog
+from server.api.chat import route as chat
+from server.api.completions import route as completions
 from server.api.deps import Parts
-from server.api.errors import install_error_handlers
-from server.api.front_door import FrontDoor, middleware
-from server.api.lifecycle import Lifecycle
-from server.api.openapi import describe_api
-from server.api.routes import (
-    chat,
-    completions,
-    health,
-    models,
-    not_offered,
-    playground,
-    response,
-    tokenize,
-)
-from server.api.unknown_fields import UnknownFieldLog
+from server.api.door.admission import Admission
+from server.api.door.front_door import FrontDoor, middleware
+from server.api.http.errors import install_error_handlers
+from server.api.http.lifecycle import Lifecycle
+from server.api.openapi.describe import describe_api
+from server.api.responses import route as responses
+from server.api.service import health, models, not_offered, playground, tokenize
 
 
 def create_app(parts: Parts, door: FrontDoor, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
@@ -35,7 +29,7 @@ def create_app(parts: Parts, door: FrontDoor, lifespan: Lifespan[FastAPI] | None
     """
     # At level debug it writes every chunk: conversations don't belong into logs.
     logging.getLogger("sse_starlette").setLevel(logging.INFO)
-    modules = (chat, completions, response, models, tokenize, health, playground, not_offered)
+    modules = (chat, completions, responses, models, tokenize, health, playground, not_offered)
     routers = [module.router for module in modules]
     routes = [route for router in routers for route in router.routes]
     paths = [route.path for route in routes if isinstance(route, Route)]

@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
-from server.api.long_work import LongWork
+from server.api.http.long_work import LongWork
 from server.api.responses.store import ResponseStore
 from server.engine.types import (
     FinishReason,

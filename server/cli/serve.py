@@ -9,10 +9,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from server import __version__
-from server.api.certificates import check_tls
-from server.api.connection import connection_limits, http_options
-from server.api.descriptors import open_files_limit
-from server.api.http_server import HttpServer, end_at_once, leave
+from server.api.http.certificates import check_tls
+from server.api.http.connection import connection_limits, http_options
+from server.api.http.descriptors import open_files_limit
+from server.api.http.server import HttpServer, end_at_once, leave
 from server.cli.options import with_settings
 from server.cli.terminal import report, stderr
 from server.config import ServerSettings

@@ -16,7 +16,7 @@ import uvicorn
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.api.connection import http_options
+from server.api.http.connection import http_options
 from server.engine.types import Request, RequestOutput
 from tests.api.harness import CONNECTION_LIMITS, make_app
 from tests.doubles import ScriptedEngine, ids

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 
 from server.api.app import create_app
 from server.api.deps import Parts, ServingInfo
-from server.api.front_door import front_door
+from server.api.door.front_door import front_door
 from server.cli.options import with_settings
 from server.cli.serve import bind, run
 from server.config import ServerSettings

@@ -12,9 +12,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.api.app import create_app
-from server.api.connection import ConnectionLimits, connection_limits, http_options
 from server.api.deps import Engine, Parts, ServingInfo
-from server.api.front_door import FrontDoor, front_door
+from server.api.door.front_door import FrontDoor, front_door
+from server.api.http.connection import ConnectionLimits, connection_limits, http_options
 from server.config import ServerSettings
 from server.engine.grammar.compiler import Vocabulary
 from server.engine.grammar.service import GrammarCompiler

@@ -14,7 +14,7 @@ import uvicorn
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from server.api.connection import http_options
+from server.api.http.connection import http_options
 from tests.api.harness import CONNECTION_LIMITS, Json
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.api.admission import Admission, AdmissionLimits, Place
-from server.api.api_keys import KeyDigest
+from server.api.door.admission import Admission, AdmissionLimits, Place
+from server.api.door.api_keys import KeyDigest
 from server.errors import RateLimitError
 
 A, B = KeyDigest(b"a"), KeyDigest(b"b")

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from openai import AsyncOpenAI, AuthenticationError
 
-from server.api.api_keys import ApiKeys
-from server.api.auth import OPEN_PATHS
+from server.api.door.api_keys import ApiKeys
+from server.api.door.auth import OPEN_PATHS
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,

@@ -8,10 +8,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from server.api import answer
-from server.api.admission import Admission, AdmissionLimits
-from server.api.api_keys import ApiKeys
-from server.api.front_door import FrontDoor
+from server.api.door.admission import Admission, AdmissionLimits
+from server.api.door.api_keys import ApiKeys
+from server.api.door.front_door import FrontDoor
+from server.api.generation import answer
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from server.api.crowd import Crowd
+from server.api.http.crowd import Crowd
 
 MAX_MEMBERS, MAX_PER_HOST = 5, 3
 

@@ -15,13 +15,13 @@ from openai.types.chat import completion_create_params as openai_chat
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from server.api.admission import AdmissionLimits
-from server.api.api_keys import ApiKeys
-from server.api.auth import OPEN_PATHS
-from server.api.schemas.chat import ChatRequest
-from server.api.schemas.completion import CompletionRequest
-from server.api.schemas.fields import AdvisoryMark
-from server.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
+from server.api.chat.schema import ChatRequest
+from server.api.completions.schema import CompletionRequest
+from server.api.door.admission import AdmissionLimits
+from server.api.door.api_keys import ApiKeys
+from server.api.door.auth import OPEN_PATHS
+from server.api.generation.schema.fields import AdvisoryMark
+from server.api.service.tokenize_schema import DetokenizeRequest, TokenizeRequest
 from server.config import DEFAULT_MODEL, ServerSettings, parse_bytes
 from server.errors import ErrorCode
 from tests.api.harness import (

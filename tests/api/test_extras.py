@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from server.api.api_keys import ApiKeys
+from server.api.door.api_keys import ApiKeys
 from tests.api.harness import CHAT, COMPLETIONS, DOOR, Json, chat_body, chunks, post
 from tests.api.tiny_server import SPEAKING, tiny_server
 from tests.doubles import EOS_ID, ScriptedEngine, ids, one_by_one

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 import httpx
 import pytest
 
-from server.api import answer
+from server.api.generation import answer
 from server.engine.types import Request, RequestOutput
 from tests.api.harness import (
     CHAT,

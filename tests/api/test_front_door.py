@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.api.front_door import front_door
+from server.api.door.front_door import front_door
 from server.config import ServerSettings, load_settings
 from server.errors import ConfigError
 

@@ -15,13 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
-from server.api import body_limit
-from server.api.json_body import MAX_CONTAINERS, MAX_FIELDS, MAX_VALUES, without_strings
-from server.api.schemas.chat import ChatRequest
-from server.api.schemas.completion import CompletionRequest
-from server.api.schemas.fields import MAX_MESSAGES, MAX_PARTS, MAX_STOP_LENGTH, RequestModel
-from server.api.schemas.response_request import ResponseRequest
-from server.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
+from server.api.body import limit as body_limit
+from server.api.body.json_body import MAX_CONTAINERS, MAX_FIELDS, MAX_VALUES, without_strings
+from server.api.chat.schema import ChatRequest
+from server.api.completions.schema import CompletionRequest
+from server.api.generation.schema.fields import (
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_STOP_LENGTH,
+    RequestModel,
+)
+from server.api.responses.schema.request import ResponseRequest
+from server.api.service.tokenize_schema import DetokenizeRequest, TokenizeRequest
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,

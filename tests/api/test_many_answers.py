@@ -8,7 +8,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from server.api.job_group import choice_seed
+from server.api.generation.job_group import choice_seed
 from tests.api import openai_types
 from tests.api.harness import (
     CHAT,

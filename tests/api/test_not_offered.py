@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from server.api.routes.not_offered import NOT_OFFERED
-from server.api.tools import DROPPED_TOOLS_HEADER
+from server.api.generation.tools import DROPPED_TOOLS_HEADER
+from server.api.service.not_offered import NOT_OFFERED
 from tests.api.harness import CHAT, INFO, Json, assert_error, in_process, make_app
 from tests.api.openai_schema import PUBLISHED
 from tests.api.response_types import RESPONSES, ask, prompt_text

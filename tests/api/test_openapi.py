@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from server.api.api_keys import ApiKeys
-from server.api.auth import OPEN_PATHS
-from server.api.openapi_examples import ERROR_EXAMPLES, EXAMPLES
-from server.api.schemas.chat import ChatCompletion
-from server.api.schemas.completion import Completion
-from server.api.schemas.errors import ErrorBody
-from server.api.schemas.models import ModelCard, ModelList
-from server.api.schemas.response_answer import ResponseObject
-from server.api.schemas.response_items import ItemList
-from server.api.schemas.tokenize import DetokenizeResponse, TokenizeResponse, TokenizerInfo
+from server.api.chat.schema import ChatCompletion
+from server.api.completions.schema import Completion
+from server.api.door.api_keys import ApiKeys
+from server.api.door.auth import OPEN_PATHS
+from server.api.http.error_schema import ErrorBody
+from server.api.openapi.examples import ERROR_EXAMPLES, EXAMPLES
+from server.api.responses.schema.answer import ResponseObject
+from server.api.responses.schema.items import ItemList
+from server.api.service.models_schema import ModelCard, ModelList
+from server.api.service.tokenize_schema import DetokenizeResponse, TokenizeResponse, TokenizerInfo
 from server.config import DEFAULT_MODEL
 from tests.api import openai_types
 from tests.api.harness import CHAT, COMPLETIONS, DOOR, INFO, Json, events, in_process, make_app

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from server.api.admission import AdmissionLimits
+from server.api.door.admission import AdmissionLimits
 from tests.api.harness import CHAT, DOOR, MODEL, assert_error, chat_body, in_process, make_app
 from tests.doubles import ScriptedEngine, one_by_one
 

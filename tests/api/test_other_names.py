@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from server.api.schemas.structured import StructuredFields, StructuredOutputs
-from server.api.structured import NAMES
+from server.api.generation.schema.structured import StructuredFields, StructuredOutputs
+from server.api.generation.structured import NAMES
 from server.engine.types import Grammar
 from tests.api.harness import CHAT, COMPLETIONS, Json, assert_error, chat_body, in_process, make_app
 from tests.api.response_types import RESPONSES

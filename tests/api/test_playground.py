@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.api.api_keys import ApiKeys
-from server.api.routes.playground import FOLDER
+from server.api.door.api_keys import ApiKeys
+from server.api.service.playground import FOLDER
 from tests.api.harness import CHAT, DOOR, assert_error, chat_body, in_process, make_app
 from tests.doubles import ScriptedEngine, one_by_one
 

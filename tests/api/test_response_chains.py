@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from server.api.api_keys import ApiKeys
 from server.api.deps import Parts
+from server.api.door.api_keys import ApiKeys
 from server.api.responses.store import ResponseStore, StoreLimits
 from tests.api.harness import DOOR, Json, assert_error, in_process, make_app
 from tests.api.response_types import RESPONSES, ask, parse, parse_page, prompt_text

@@ -7,8 +7,8 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from server.api import answer as answers
-from server.api.sse import event
+from server.api.generation import answer as answers
+from server.api.http.sse import event
 from server.engine.types import SpeculationParams
 from tests.api.harness import (
     CHAT,

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from server.api.schemas.models import ModelCard
-from server.api.sse import EventStream, TextEvent, event
+from server.api.http.sse import EventStream, TextEvent, event
+from server.api.service.models_schema import ModelCard
 
 
 class Source:

@@ -11,8 +11,8 @@ from httpx import AsyncClient
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from server.api.api_keys import ApiKeys
-from server.api.structured import schema_grammar
+from server.api.door.api_keys import ApiKeys
+from server.api.generation.structured import schema_grammar
 from server.engine.types import Grammar
 from tests.api.harness import (
     CHAT,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from server.api.api_keys import ApiKeys
+from server.api.door.api_keys import ApiKeys
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,

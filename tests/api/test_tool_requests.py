@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from server.api.schemas.chat import ChatRequest
-from server.api.tools import NO_TOOLS, tool_use
+from server.api.chat.schema import ChatRequest
+from server.api.generation.tools import NO_TOOLS, tool_use
 from server.engine.types import Grammar, SamplingParams
 from server.text.tool_formats import FORMATS
 from server.text.tool_grammar import structural_tag

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from server.api.schemas.chat import ChatRequest
-from server.api.schemas.completion import CompletionRequest
-from server.api.schemas.fields import RequestModel
-from server.api.unknown_fields import UnknownFieldLog
+from server.api.body.unknown_fields import UnknownFieldLog
+from server.api.chat.schema import ChatRequest
+from server.api.completions.schema import CompletionRequest
+from server.api.generation.schema.fields import RequestModel
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,

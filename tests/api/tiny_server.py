@@ -11,7 +11,7 @@ import torch
 from fastapi import FastAPI
 
 from server.api.deps import ServingInfo
-from server.api.front_door import FrontDoor
+from server.api.door.front_door import FrontDoor
 from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.state import GrammarStates
 from server.engine.schedule.planner import SchedulerConfig

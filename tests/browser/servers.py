@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, StreamingResponse
 
-from server.api.api_keys import ApiKeys
-from server.api.front_door import FrontDoor
-from server.api.routes import playground
+from server.api.door.api_keys import ApiKeys
+from server.api.door.front_door import FrontDoor
+from server.api.service import playground
 from server.engine.async_engine import AsyncEngine
 from server.engine.types import SpeculationParams
 from tests.api.harness import DOOR, live_app, make_app

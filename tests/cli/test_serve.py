@@ -12,7 +12,7 @@ import typer
 import uvicorn
 from typer.testing import CliRunner
 
-from server.api.certificates import check_tls
+from server.api.http.certificates import check_tls
 from server.cli.options import with_settings
 from server.cli.serve import announce, uvicorn_config
 from server.config import ServerSettings, load_settings

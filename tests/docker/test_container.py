@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from server.api.front_door import front_door
-from server.api.http_server import PARTS_SECONDS
-from server.api.routes import health
+from server.api.door.front_door import front_door
+from server.api.http.server import PARTS_SECONDS
+from server.api.service import health
 from server.config import ServerSettings, load_settings
 
 ROOT = Path(__file__).parents[2]

@@ -7,17 +7,17 @@ from contextlib import aclosing
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api.answer import FIRST_PIECE_SECONDS
 from server.api.deps import Parts
-from server.api.errors import describe
-from server.api.generation import Progress, Started, unless_disconnected
-from server.api.job_group import JobGroup, JobProgress, run_group
+from server.api.generation.answer import FIRST_PIECE_SECONDS
+from server.api.generation.generation import Progress, Started, unless_disconnected
+from server.api.generation.job_group import JobGroup, JobProgress, run_group
+from server.api.http.errors import describe
+from server.api.http.sse import TOLD_ELSEWHERE, EventStream, one_line
 from server.api.responses.items import kept
+from server.api.responses.schema.answer import ResponseError
+from server.api.responses.schema.events import Event
+from server.api.responses.shape import ResponseShape
 from server.api.responses.store import KeptResponse, Owner, ResponseStore, Turn
-from server.api.schemas.response_answer import ResponseError
-from server.api.schemas.response_events import Event
-from server.api.shapes.response import ResponseShape
-from server.api.sse import TOLD_ELSEWHERE, EventStream, one_line
 from server.errors import RequestError
 
 _logger = logging.getLogger(__name__)

@@ -5,10 +5,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from server.api.chat.schema import ChatRequest
+from server.api.generation.schema.common import SamplingFields
+from server.api.generation.schema.structured import JsonObjectFormat, StructuredFields, TextFormat
+from server.api.generation.structured import asked_by_names
 from server.api.responses.conversation import ChatMessages
-from server.api.schemas.chat import ChatRequest
-from server.api.schemas.common import SamplingFields
-from server.api.schemas.response_request import (
+from server.api.responses.schema.request import (
     AllowedToolsChoice,
     ResponseFields,
     ResponseSchemaFormat,
@@ -17,8 +19,6 @@ from server.api.schemas.response_request import (
     ResponseTools,
     ToolReference,
 )
-from server.api.schemas.structured import JsonObjectFormat, StructuredFields, TextFormat
-from server.api.structured import asked_by_names
 from server.errors import InvalidRequestError, RequestError
 
 _Json = dict[str, Any]

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.api.errors import shown
+from server.api.http.errors import shown
 from server.api.responses.items import input_items, kept, read
-from server.api.responses.store import KeptResponse, Owner, ResponseStore, Turn
-from server.api.schemas.response_items import (
+from server.api.responses.schema.items import (
     AnyItem,
     FunctionCall,
     FunctionCallOutput,
@@ -17,7 +16,8 @@ from server.api.schemas.response_items import (
     ReasoningItem,
     RefusalContent,
 )
-from server.api.schemas.response_request import InputTokensRequest, ResponseFields, ResponseRequest
+from server.api.responses.schema.request import InputTokensRequest, ResponseFields, ResponseRequest
+from server.api.responses.store import KeptResponse, Owner, ResponseStore, Turn
 from server.errors import InvalidRequestError, PreviousResponseError
 
 Message = dict[str, Any]

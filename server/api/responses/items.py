@@ -5,10 +5,9 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from server.api.errors import shown
-from server.api.json_schema import check_values
-from server.api.responses.store import KeptItem, Owner, ResponseStore
-from server.api.schemas.response_input import (
+from server.api.generation.json_schema import check_values
+from server.api.http.errors import shown
+from server.api.responses.schema.input import (
     FunctionCallItem,
     FunctionCallOutputItem,
     InputItem,
@@ -20,7 +19,7 @@ from server.api.schemas.response_input import (
     Reasoning,
     Refusal,
 )
-from server.api.schemas.response_items import (
+from server.api.responses.schema.items import (
     ITEM,
     AnyItem,
     FunctionCall,
@@ -32,6 +31,7 @@ from server.api.schemas.response_items import (
     ReasoningItem,
     RefusalContent,
 )
+from server.api.responses.store import KeptItem, Owner, ResponseStore
 from server.errors import InvalidRequestError, NotFoundError
 
 

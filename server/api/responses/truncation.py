@@ -1,11 +1,11 @@
 """`truncation: auto`: a conversation that is too long loses its oldest items until it fits."""
 
 from server.api.deps import Parts
-from server.api.job_group import JobGroup
+from server.api.generation.job_group import JobGroup
+from server.api.generation.translate import chat_jobs
 from server.api.responses.chat_request import chat_request, renamed_fields
 from server.api.responses.conversation import ChatMessages
-from server.api.schemas.response_request import ResponseRequest
-from server.api.translate import chat_jobs
+from server.api.responses.schema.request import ResponseRequest
 from server.errors import ContextLengthError
 
 

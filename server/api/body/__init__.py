@@ -1,0 +1,1 @@
+"""Requests as they are read: bounded, parsed, validated, each error with the name of its field."""

@@ -1,0 +1,43 @@
+"""`POST /v1/chat/completions`."""
+
+import logging
+
+from fastapi import APIRouter, Request, Response
+
+from server.api.body.route import BodyRoute
+from server.api.chat.schema import ChatCompletion, ChatRequest
+from server.api.chat.shape import ChatShape
+from server.api.deps import PartsDep
+from server.api.generation import answer, translate
+from server.api.generation.generation import unless_disconnected
+from server.api.generation.job_group import PromptJobs
+from server.api.generation.tools import say_dropped
+from server.api.openapi.error_answers import ERRORS
+
+router = APIRouter(route_class=BodyRoute)
+_logger = logging.getLogger(__name__)
+
+
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERRORS)
+async def create_chat_completion(
+    body: ChatRequest, http_request: Request, parts: PartsDep
+) -> Response:
+    """Answers a chat; with `stream` as server-sent events that end with `[DONE]`."""
+    group = await unless_disconnected(http_request, translate.chat_jobs(body, parts))
+    _logger.debug("%s user=%r metadata=%r", group.id, body.user, body.metadata or {})
+    head = answer.head(group, parts.info)
+
+    def shape(index: int, prompt: PromptJobs) -> ChatShape:
+        return ChatShape(
+            head,
+            parts.tokenizer,
+            index=index,
+            with_logprobs=bool(body.logprobs),
+            null_usage=body.include_usage,
+            call_mode=prompt.jobs[0].call_mode,
+            prompt_token_ids=prompt.token_ids if body.return_token_ids else None,
+        )
+
+    response = await answer.send(http_request, parts, group, shape, body)
+    say_dropped(response, body.tools)
+    return response

@@ -1,0 +1,144 @@
+"""Answers of `/v1/chat/completions`."""
+
+from collections.abc import Iterable, Sequence
+
+from server.api.chat.schema import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatFinishReason,
+    ChatLogprobs,
+)
+from server.api.generation.generation import Progress
+from server.api.generation.schema.common import Usage
+from server.api.generation.schema.speculation import SpeculationReport
+from server.api.generation.shape import tool_calls
+from server.api.generation.shape.base import Head, has_content, joined_ids
+from server.api.generation.shape.speculation import count_sources, report, step_record
+from server.api.generation.shape.token_logprobs import token_logprob
+from server.api.generation.tools import CallMode
+from server.text.tokenizer import Tokenizer
+
+
+class ChatShape:
+    """See `Shape`.
+
+    Args:
+        index: Of the choice.
+        with_logprobs: The request asked for them.
+        null_usage: Chunks say `"usage": null`, as OpenAI's do when the last one has the counts.
+        prompt_token_ids: If the request asked for token ids.
+        call_mode: Which calls of functions the answer may have.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        tokenizer: Tokenizer,
+        *,
+        index: int = 0,
+        with_logprobs: bool,
+        null_usage: bool,
+        prompt_token_ids: Sequence[int] | None = None,
+        call_mode: CallMode = "none",
+    ) -> None:
+        self._head = head
+        self._tokenizer = tokenizer
+        self._index = index
+        self._prompt_token_ids = None if prompt_token_ids is None else list(prompt_token_ids)
+        self._with_logprobs = with_logprobs
+        self._null_usage = null_usage
+        self._call_mode: CallMode = call_mode
+
+    def first_chunk(self) -> ChatChunk:
+        chunk = self._chunk(tool_calls.first_delta(self._call_mode))
+        chunk.prompt_token_ids = self._prompt_token_ids
+        return chunk
+
+    def prompt_chunk(self, piece: Progress) -> None:
+        """The first chunk has it."""
+
+    def chunks(self, piece: Progress, usage: Usage | None) -> Iterable[ChatChunk]:
+        for chunk in self._chunks(piece):
+            if usage is not None:
+                chunk.usage = usage
+            yield chunk
+
+    def _chunks(self, piece: Progress) -> Iterable[ChatChunk]:
+        if has_content(piece):
+            first, *others = _deltas(piece)
+            chunk = self._chunk(first, logprobs=self._logprobs([piece]))
+            chunk.speculation_trace = count_sources([piece])
+            chunk.speculation_step = step_record(self._tokenizer, piece)
+            chunk.choices[0].token_ids = joined_ids([piece])
+            yield chunk
+            yield from map(self._chunk, others)
+        if piece.finish_reason is not None:
+            chunk = self._chunk(ChatDelta(), finish_reason=self._finish_reason(piece))
+            chunk.speculation = report(piece.speculation)
+            yield chunk
+
+    def usage_chunk(self, usage: Usage) -> ChatChunk:
+        return ChatChunk(**self._head, object="chat.completion.chunk", choices=[], usage=usage)
+
+    def choice(self, pieces: Sequence[Progress]) -> ChatChoice:
+        return ChatChoice(
+            index=self._index,
+            message=self._message(pieces),
+            logprobs=self._logprobs(pieces),
+            finish_reason=self._finish_reason(pieces[-1]),
+            token_ids=joined_ids(pieces),
+        )
+
+    def whole(
+        self, choices: list[ChatChoice], usage: Usage, speculation: SpeculationReport | None
+    ) -> ChatCompletion:
+        return ChatCompletion(
+            **self._head,
+            choices=choices,
+            usage=usage,
+            speculation=speculation,
+            prompt_token_ids=self._prompt_token_ids,
+        )
+
+    def _chunk(
+        self,
+        delta: ChatDelta,
+        *,
+        logprobs: ChatLogprobs | None = None,
+        finish_reason: ChatFinishReason | None = None,
+    ) -> ChatChunk:
+        choice = ChatChunkChoice(
+            index=self._index, delta=delta, logprobs=logprobs, finish_reason=finish_reason
+        )
+        chunk = ChatChunk(**self._head, object="chat.completion.chunk", choices=[choice])
+        if self._null_usage:
+            chunk.usage = None  # now it counts as set, and is written
+        return chunk
+
+    def _message(self, pieces: Sequence[Progress]) -> AssistantMessage:
+        if pieces[-1].events is None:
+            return AssistantMessage(content="".join(piece.text for piece in pieces))
+        events = [event for piece in pieces for event in piece.events or ()]
+        return tool_calls.message(events, self._call_mode)
+
+    def _finish_reason(self, piece: Progress) -> ChatFinishReason:
+        reason = piece.finish_reason or "stop"
+        return tool_calls.finish_reason(reason, piece.num_calls, self._call_mode)
+
+    def _logprobs(self, pieces: Sequence[Progress]) -> ChatLogprobs | None:
+        if not self._with_logprobs:
+            return None
+        entries = (placed.logprobs for piece in pieces for placed in piece.logprobs)
+        content = [token_logprob(self._tokenizer, entry) for entry in entries]
+        return ChatLogprobs(content=content, refusal=None)
+
+
+def _deltas(piece: Progress) -> list[ChatDelta]:
+    """What a piece adds; one delta at least, because logprobs may come without text."""
+    if piece.events is None:
+        return [ChatDelta(content=piece.text)]
+    return [tool_calls.delta(event) for event in piece.events] or [ChatDelta()]

@@ -1,0 +1,32 @@
+"""`POST /v1/completions`."""
+
+import logging
+
+from fastapi import APIRouter, Request, Response
+
+from server.api.body.route import BodyRoute
+from server.api.completions.schema import Completion, CompletionRequest
+from server.api.completions.shape import CompletionShape
+from server.api.deps import PartsDep
+from server.api.generation import answer, translate
+from server.api.generation.generation import unless_disconnected
+from server.api.generation.job_group import PromptJobs
+from server.api.openapi.error_answers import ERRORS
+
+router = APIRouter(route_class=BodyRoute)
+_logger = logging.getLogger(__name__)
+
+
+@router.post("/v1/completions", response_model=Completion, responses=ERRORS)
+async def create_completion(
+    body: CompletionRequest, http_request: Request, parts: PartsDep
+) -> Response:
+    """Continues a prompt; with `stream` as server-sent events that end with `[DONE]`."""
+    group = await unless_disconnected(http_request, translate.completion_jobs(body, parts))
+    _logger.debug("%s user=%r", group.id, body.user)
+    head = answer.head(group, parts.info)
+
+    def shape(index: int, prompt: PromptJobs) -> CompletionShape:
+        return CompletionShape(head, parts.tokenizer, index, prompt, body)
+
+    return await answer.send(http_request, parts, group, shape, body)

@@ -1,0 +1,1 @@
+"""Who may come in, from where, how many at a time; what every answer carries."""

@@ -1,0 +1,67 @@
+"""What happens around every request: its id, and the count of answers. The other layers are in
+`front_door.py`.
+
+Plain ASGI. Starlette's BaseHTTPMiddleware would pass each chunk of a stream through a queue.
+"""
+
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.api.door.origin import set_origin
+from server.api.http.errors import STATUS_CLIENT_CLOSED
+from server.observe.metrics import Metrics
+
+REQUEST_ID_HEADER = "x-request-id"
+_VALID_ID = re.compile(r"[!-~]{1,128}")
+
+
+class RequestMiddleware:
+    """Gives each HTTP request an id (the client's own, if it sent one), sends it back with every
+    answer, and counts the answer by route and status.
+
+    Args:
+        paths: Those of the routes, by which answers are counted that never came to a route.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
+        set_origin(request_id, scope["path"], headers)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status: int | None = None
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            self._metrics.count_http(self._route(scope), status or STATUS_CLIENT_CLOSED)
+
+    def _route(self, scope: Scope) -> str:
+        """The route's pattern. Never just any path: strangers could invent as many as they like."""
+        route = scope.get("route")
+        if route is not None:
+            return getattr(route, "path", "unmatched")
+        return scope["path"] if scope["path"] in self._paths else "unmatched"
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get(REQUEST_ID_HEADER, "")
+    # Anything else could smuggle a line into a log or a header.
+    return given if _VALID_ID.fullmatch(given) else uuid.uuid4().hex

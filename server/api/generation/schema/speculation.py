@@ -1,0 +1,125 @@
+"""The extra field `speculation` of requests and answers, and the trace of a stream's chunks."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from server.api.generation.schema.fields import RequestModel
+from server.engine.types import PolicyName, ProposalSource, TokenSource
+
+MAX_DEPTH = 16
+MAX_NODES = 64
+
+
+class SpeculationOptions(RequestModel):
+    """How the answer is speculated on. Has no influence on its tokens; null means the server's
+    default."""
+
+    policy: PolicyName | None = None
+    max_depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = None
+    """Longest proposal in tokens."""
+    max_nodes: Annotated[int, Field(ge=1, le=MAX_NODES)] | None = None
+    """Most tokens that one step verifies: the proposed ones and the root."""
+    trace: bool | None = None
+    """Say where each token came from."""
+    steps: bool | None = None
+    """Describe each step; only in streams."""
+
+
+class SourceCounts(BaseModel):
+    """Tokens by where they came from."""
+
+    trunk: int
+    """The draft's most probable path."""
+    leaf: int
+    """One of the draft's alternatives to it."""
+    target: int
+    """The model itself: one in each step, the only one where nothing is speculated."""
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+class StepToken(BaseModel):
+    """A token that a step brought."""
+
+    token: str
+    """As logprobs write it."""
+    bytes: list[int]
+    """Its text in UTF-8; may be a part of a character."""
+    source: TokenSource
+    text_offset: int
+    """Where its text begins, in characters of the whole text, markup of calls included. The next
+    token's text begins where this one's ends."""
+
+
+class StepNode(BaseModel):
+    """A token that a step proposed."""
+
+    token: str
+    parent: int
+    """0 is the root, the token before this step's; i is the i-th entry of `nodes`, from 1."""
+    kind: Literal["trunk", "leaf"]
+    source: ProposalSource
+    """`draft`; `lookup`: found in the text so far; `recent`: in a recent answer of this server;
+    `grammar`: forced by it; `beam`."""
+    confidence: float | None
+    """Its probability under the draft; of a lookup what is claimed; null for beams."""
+
+
+class SpeculationStep(BaseModel):
+    """What one step proposed for this choice, and what became of it."""
+
+    tokens: list[StepToken]
+    root: str
+    """The token before this step's."""
+    nodes: list[StepNode]
+    """Empty where nothing was proposed."""
+    accepted: list[int]
+    """Nodes of the accepted path, from the top down."""
+    source: ProposalSource | None
+    """Of the trunk's first token, as the nodes say it; null where nothing was proposed."""
+    draft_seconds: float
+    """Of the whole batch's step; so are the next two."""
+    verify_seconds: float
+    other_seconds: float
+
+
+class SourceReport(BaseModel):
+    """What one source of proposals did."""
+
+    drafted_tokens: int
+    accepted_tokens: int
+
+
+class SpeculationReport(BaseModel):
+    """What speculation did for one answer, or for all choices of a whole one: their sum. Seconds
+    are of the steps it took part in, and those are shared with the other requests of the batch;
+    where choices share a step, its seconds count for each."""
+
+    steps: int
+    drafted_tokens: int
+    accepted_tokens: int
+    leaves_accepted: int
+    tokens_per_step: float
+    accepted_per_position: list[int]
+    """Entry i: steps whose proposal was right at depth i + 1."""
+    by_source: dict[ProposalSource, SourceReport]
+    """Of the sources that proposed something."""
+    draft_seconds: float
+    verify_seconds: float
+    other_seconds: float
+    sources: Annotated[SourceCounts | None, Field(exclude_if=_is_none)] = None
+    """Of the whole answer; only if a trace was asked for, and not in streams: their chunks say
+    it."""
+
+
+SpeculationField = Annotated[SpeculationReport | None, Field(exclude_if=_is_none)]
+"""Left out where nothing was speculated. In a stream: on the chunk with the finish_reason."""
+
+StepField = Annotated[SpeculationStep | None, Field(exclude_if=_is_none)]
+"""The step that brought this chunk; left out if `speculation.steps` was not asked for."""
+
+TraceField = Annotated[SourceCounts | None, Field(exclude_if=_is_none)]
+"""Of the tokens that this chunk brings; left out if no trace was asked for."""

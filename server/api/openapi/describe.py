@@ -1,0 +1,79 @@
+"""The OpenAPI document: what FastAPI derives from the routes, and what it can't know: the key, the
+errors of each operation, streams, examples."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from server.api.door.auth import OPEN_PATHS
+from server.api.openapi.examples import ERROR_EXAMPLES, EXAMPLES
+from server.api.openapi.streams import describe_stream
+
+_Json = dict[str, Any]
+
+_SCHEME = "apiKey"
+
+
+def describe_api(app: FastAPI, *, needs_key: bool) -> None:
+    """Completes the app's document. It is made when it is first asked for.
+
+    Args:
+        needs_key: The server has API keys.
+    """
+    derive = app.openapi
+
+    def openapi() -> _Json:
+        if app.openapi_schema is None:
+            document = derive()
+            for path, operations in document["paths"].items():
+                for method, operation in operations.items():
+                    _complete(operation, path, method, needs_key=needs_key)
+                    example = EXAMPLES.get((method, path))
+                    describe_stream(document, path, example and example.stream)
+            if needs_key:
+                schemes: _Json = document["components"].setdefault("securitySchemes", {})
+                schemes[_SCHEME] = {"type": "http", "scheme": "bearer"}
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # FastAPI's own way to extend it; its routes look it up at each request
+
+
+def _complete(operation: _Json, path: str, method: str, *, needs_key: bool) -> None:
+    locked = needs_key and path not in OPEN_PATHS
+    if locked:
+        operation["security"] = [{_SCHEME: []}]
+    responses: _Json = operation["responses"]
+    example = EXAMPLES.get((method, path))
+    if example is not None:
+        if example.requests:
+            content = operation["requestBody"]["content"]["application/json"]
+            content["examples"] = {name: {"value": body} for name, body in example.requests.items()}
+        responses["200"]["content"]["application/json"]["example"] = example.response
+    if "4XX" in responses:
+        _replace_ranges(responses, path, method, locked=locked)
+
+
+def _replace_ranges(responses: _Json, path: str, method: str, *, locked: bool) -> None:
+    """Each status of its own, where the routes declare ranges."""
+    schema = responses["4XX"]["content"]
+    del responses["4XX"], responses["5XX"]
+    statuses = [500]
+    if locked:
+        statuses.append(401)
+    if method == "post" or "{" in path:
+        statuses.append(404)
+    if path.startswith("/v1/responses/") and method == "get":
+        statuses.append(400)  # for what comes after the question mark
+    if method == "post":
+        statuses += [400, 413, 415, 503]
+        if path.startswith("/v1/"):
+            statuses.append(429)
+    for status in sorted(statuses):
+        description, example = ERROR_EXAMPLES[status]
+        content = {kind: {**media, "example": example} for kind, media in schema.items()}
+        responses[str(status)] = {"description": description, "content": content}
+        if status == 401:
+            responses[str(status)]["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+        if status in (429, 503):
+            responses[str(status)]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}

@@ -1,0 +1,171 @@
+"""`/v1/responses`: the request. Its tools and formats are the chat's, laid out flat."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from server.api.generation.schema.common import MAX_LOGPROBS, Metadata, SamplingFields
+from server.api.generation.schema.fields import (
+    Advisory,
+    RequestModel,
+    Text,
+    TokenCount,
+    Unsupported,
+    branch,
+    by_type,
+    chosen_by,
+    keyword_field,
+    refuse_unless,
+)
+from server.api.generation.schema.structured import JsonObjectFormat, StructuredFields, TextFormat
+from server.api.generation.schema.tools import (
+    MAX_TOOLS,
+    FunctionDefinition,
+    FunctionName,
+    FunctionReference,
+    FunctionType,
+    OtherTool,
+    kind_of_tool,
+)
+from server.api.responses.schema.input import Input, ItemId
+
+LOGPROBS = "message.output_text.logprobs"
+
+Included = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+]
+"""Parts of answers that are left out unless they are asked for. Apart from logprobs, answers here
+have no such parts."""
+
+
+class _Typed(RequestModel):
+    """First among the bases' fields, and so among a body's errors: another type has others."""
+
+    type: FunctionType
+
+
+class ResponseTool(FunctionDefinition, _Typed):
+    async_: Annotated[Any, keyword_field("async"), refuse_unless(False)] = None
+    defer_loading: Unsupported = None
+    allowed_callers: Annotated[Any, refuse_unless([], ["direct"])] = None
+    output_schema: Unsupported = None
+
+
+ResponseTools = Annotated[
+    list[
+        Annotated[
+            Annotated[ResponseTool, branch("function")] | Annotated[OtherTool, branch("other")],
+            chosen_by(kind_of_tool),
+        ]
+    ],
+    Field(max_length=MAX_TOOLS),
+]
+
+
+class ToolReference(FunctionReference, _Typed):
+    pass
+
+
+class AllowedToolsChoice(RequestModel):
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ToolReference], Field(min_length=1, max_length=MAX_TOOLS)]
+
+
+def _kind_of_choice(value: object) -> str:
+    if not isinstance(value, dict):
+        return "mode"
+    return "allowed" if value.get("type") == "allowed_tools" else "named"
+
+
+ResponseToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], branch("mode")]
+    | Annotated[ToolReference, branch("named")]
+    | Annotated[AllowedToolsChoice, branch("allowed")],
+    chosen_by(_kind_of_choice),
+]
+
+
+class ResponseSchemaFormat(RequestModel):
+    type: Literal["json_schema"]
+    name: FunctionName
+    """Has no influence, like the description."""
+    description: Text | None = None
+    schema_: Annotated[dict[str, Any], keyword_field("schema")]
+    strict: bool | None = None
+    """The schema is enforced in any case."""
+
+
+ResponseFormat = Annotated[
+    Annotated[TextFormat, branch("text")]
+    | Annotated[JsonObjectFormat, branch("json_object")]
+    | Annotated[ResponseSchemaFormat, branch("json_schema")],
+    by_type("text", "json_object", "json_schema"),
+]
+
+
+class TextConfig(RequestModel):
+    format: ResponseFormat | None = None
+    verbosity: Advisory = None
+
+
+class ResponseStreamOptions(RequestModel):
+    include_obfuscation: Unsupported = None
+
+
+class ResponseFields(SamplingFields, StructuredFields):
+    """At most one of `text.format` and the structured fields says what the answer is like."""
+
+    instructions: Text | None = None
+    """A system message in front of everything; those of earlier responses are not carried over."""
+    previous_response_id: ItemId | None = None
+    """Goes on where that one ended."""
+    store: bool | None = None
+    """Keep the response; true by default."""
+    stream_options: ResponseStreamOptions | None = None
+    max_output_tokens: TokenCount | None = None
+    include: Annotated[list[Included], Field(max_length=64)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    text: TextConfig | None = None
+    tools: ResponseTools | None = None
+    tool_choice: ResponseToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    metadata: Metadata | None = None
+    """Comes back with the response."""
+
+    truncation: Literal["auto", "disabled"] | None = None
+    """`auto` leaves out the conversation's oldest items where it is too long."""
+    access_programs: Unsupported = None
+    background: Unsupported = None
+    background_options: Unsupported = None
+    image: Unsupported = None
+    reasoning: Advisory = None
+    conversation: Unsupported = None
+    context_management: Unsupported = None
+    max_tool_calls: Advisory = None
+    """Of OpenAI's own tools, which are not offered here."""
+    moderation: Unsupported = None
+    prompt: Unsupported = None
+
+    @property
+    def with_logprobs(self) -> bool:
+        """The answer's text comes with them."""
+        return LOGPROBS in (self.include or ())
+
+
+class ResponseRequest(ResponseFields):
+    input: Input
+
+
+class InputTokensRequest(ResponseFields):
+    """`/v1/responses/input_tokens`: the request whose prompt is counted. What concerns the answer
+    alone may be there, but needn't."""
+
+    input: Input | None = None

@@ -1,0 +1,1 @@
+"""Everything that generates nothing: models, health, tokens, pages, what is not offered."""

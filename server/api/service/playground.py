@@ -1,0 +1,50 @@
+"""The playground at `/`, the API's description at `/docs`, and their files below `/static/`.
+
+The pages are static; they talk to the API like any other client. Nobody needs a key to load them: a
+browser can't send one with a page. The playground asks for the key and sends it with its requests.
+"""
+
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from starlette.staticfiles import StaticFiles
+
+from server.api.door.security_headers import PAGE_POLICY
+
+router = APIRouter(include_in_schema=False)
+
+FOLDER = Path(__file__).parents[1] / "static"
+
+_HEADERS = {"content-security-policy": PAGE_POLICY}
+_REVALIDATE = "no-cache"
+"""Ask each time, by ETag: names stay the same when the server is updated."""
+_KEEP = "public, max-age=31536000, immutable"
+"""Of vendored libraries, whose folders have the version in their name."""
+
+_files = StaticFiles(directory=FOLDER, check_dir=False)
+
+
+@router.get("/")
+async def playground(request: Request) -> Response:
+    """The page."""
+    return await _file("index.html", request)
+
+
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """The page of the API's operations, made of `/openapi.json`. FastAPI's own would load its parts
+    from another host."""
+    return await _file("docs.html", request)
+
+
+@router.get("/static/{path:path}")
+async def static_file(path: str, request: Request) -> Response:
+    """A file that the page loads; 404 where there is none."""
+    return await _file(path, request)
+
+
+async def _file(path: str, request: Request) -> Response:
+    response = await _files.get_response(_files.get_path({"path": path}), request.scope)
+    response.headers.update(_HEADERS)
+    response.headers["cache-control"] = _KEEP if path.startswith("vendor/") else _REVALIDATE
+    return response

@@ -1,0 +1,99 @@
+"""`/tokenize`, `/detokenize`, `/tokenizer_info`: what the model makes of a text, without running
+it."""
+
+from fastapi import APIRouter, Response
+
+from server.api.body.route import BodyRoute
+from server.api.chat.messages import is_long, template_messages
+from server.api.deps import Parts, PartsDep
+from server.api.generation.prompt_tokens import check_token_ids
+from server.api.generation.tools import say_dropped, tool_schemas
+from server.api.generation.translate import check_model
+from server.api.openapi.error_answers import ERRORS
+from server.api.service.tokenize_schema import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+    TokenizerInfo,
+)
+from server.errors import InvalidRequestError
+from server.text.prompt_text import decode_prompt
+from server.text.tokenizer import LONG_TEXT
+
+router = APIRouter(route_class=BodyRoute)
+
+
+@router.post("/tokenize", responses=ERRORS)
+async def tokenize(
+    body: TokenizeRequest, http_response: Response, parts: PartsDep
+) -> TokenizeResponse:
+    """The tokens of a prompt or a chat, as the completion endpoints see them."""
+    check_model(body.model, parts)
+    say_dropped(http_response, body.tools)
+    is_long_chat = is_long(body.messages or [])
+    text, add_special_tokens = await parts.long_work.run(is_long_chat, lambda: _text(body, parts))
+    if body.add_special_tokens is not None:
+        add_special_tokens = body.add_special_tokens
+
+    def answer() -> TokenizeResponse:
+        tokens = parts.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        strings = [parts.tokenizer.vocabulary_string(token_id) for token_id in tokens]
+        return TokenizeResponse(
+            count=len(tokens),
+            max_model_len=parts.engine.max_model_len,
+            tokens=tokens,
+            token_strs=strings if body.return_token_strs else None,
+        )
+
+    return await parts.long_work.run(len(text) >= LONG_TEXT, answer)
+
+
+def _text(body: TokenizeRequest, parts: Parts) -> tuple[str, bool]:
+    """The text, and whether special tokens are added to it by default.
+
+    Raises:
+        InvalidRequestError: there is no text, or there are two.
+    """
+    if body.messages is None:
+        if body.prompt is None:
+            raise InvalidRequestError("prompt: a prompt or messages are needed", "prompt")
+        for field in ("tools", "add_generation_prompt"):
+            if getattr(body, field) is not None:
+                raise InvalidRequestError(f"{field}: needs messages", field)
+        return body.prompt, True
+    if body.prompt is not None:
+        raise InvalidRequestError("prompt: is given beside messages", "prompt")
+    return parts.chat_template.render(
+        template_messages(body.messages, parts.chat_template.tool_format),
+        tool_schemas(body.tools or [], drops_others=parts.info.drops_other_tools),
+        add_generation_prompt=body.add_generation_prompt is not False,
+    ), False
+
+
+@router.get("/tokenizer_info", responses=ERRORS)
+async def tokenizer_info(parts: PartsDep) -> TokenizerInfo:
+    """Special tokens and chat template, for clients that make prompts themselves."""
+    tokenizer = parts.tokenizer
+
+    def text(token_id: int | None) -> str | None:
+        return None if token_id is None else tokenizer.vocabulary_string(token_id)
+
+    return TokenizerInfo(
+        bos_token=text(tokenizer.bos_id),
+        eos_token=text(tokenizer.eos_id),
+        model_max_length=parts.engine.max_model_len,
+        chat_template=parts.chat_template.text,
+    )
+
+
+@router.post("/detokenize", responses=ERRORS)
+async def detokenize(body: DetokenizeRequest, parts: PartsDep) -> DetokenizeResponse:
+    """The text of tokens, special ones included. Bytes that are no UTF-8 become U+FFFD."""
+    check_model(body.model, parts)
+    check_token_ids("tokens", body.tokens, parts.info.vocab_size)
+
+    def answer() -> DetokenizeResponse:
+        return DetokenizeResponse(prompt=decode_prompt(parts.tokenizer, body.tokens).text)
+
+    return await parts.long_work.run(len(body.tokens) >= LONG_TEXT, answer)

@@ -1,1 +1,0 @@
-"""How an answer is written: `Progress` → the JSON of one endpoint, streamed and not."""
