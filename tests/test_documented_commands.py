@@ -114,6 +114,8 @@ SHOWN = {
     "make serve": TARGET,
     "PORT=9000 MODEL=org/name make serve": TARGET,
     "make test": TARGET,
+    "make dev": TARGET,
+    "make test-fast": TARGET,
     "make soak": "soak",
     "make bench-peers": TARGET,
     "make check": TARGET,
