@@ -296,6 +296,8 @@ class FinishedRequest:
     """Prompt tokens whose KV came from the prefix cache."""
     speculation: SpeculationSummary | None = None
     """None where no step has speculated."""
+    grammar_exceeded: str | None = None
+    """What its grammar took more of than its share; the reason is `error` then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,8 +70,9 @@ class RequestTracer:
             start_time=start,
         )
         if ended.reason == "error":
-            span.set_status(StatusCode.ERROR, "the engine stopped")
-            span.set_attribute("error.type", "EngineDeadError")
+            kind, what = _error(ended)
+            span.set_status(StatusCode.ERROR, what)
+            span.set_attribute("error.type", kind)
         self._trace_parts(ended, set_span_in_context(span), start)
         span.end(end)
 
@@ -134,3 +135,10 @@ def _parent(origin: Origin | None) -> Context:
 
 def _nanoseconds(seconds: float) -> int:
     return round(seconds * 1e9)
+
+
+def _error(ended: FinishedRequest) -> tuple[str, str]:
+    """(name of the exception that its client was told, what it says)"""
+    if ended.grammar_exceeded is not None:
+        return "GrammarCostError", f"its grammar took too much: {ended.grammar_exceeded}"
+    return "EngineDeadError", "the engine stopped"

@@ -85,6 +85,20 @@ def test_a_collector_gets_spans() -> None:
     assert root.start_time_unix_nano == spans["queue"].start_time_unix_nano
 
 
+@pytest.mark.parametrize(
+    ("exceeded", "kind"), [(None, "EngineDeadError"), ("time", "GrammarCostError")]
+)
+def test_a_span_says_which_error_its_client_was_told(exceeded: str | None, kind: str) -> None:
+    ended = replace(ENDED, reason="error", grammar_exceeded=exceeded)
+    with collector() as collected:
+        tracer = RequestTracer(collected.url, "tiny", "1")
+        tracer.record(replace(STEP, finished=(ended,)))
+        tracer.close()
+    root = collected.named()["text_completion tiny"]
+    values = {entry.key: entry.value for entry in root.attributes}
+    assert values["error.type"].string_value == kind
+
+
 def test_traces_are_not_imported_when_off() -> None:
     code = "import sys, server.build; assert 'opentelemetry.sdk' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -39,7 +39,13 @@ class Recorder:
             self.inter_token.append((now - times.last_token, count))
         times.last_token = now
 
-    def ended(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
+    def ended(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        now: float,
+        grammar_exceeded: str | None = None,
+    ) -> None:
         """A sequence is over, at whatever stage."""
         times = sequence.timings
         scheduled = now if times.first_scheduled is None else times.first_scheduled
@@ -57,6 +63,7 @@ class Recorder:
                 e2e_seconds=now - times.arrival,
                 num_cached_tokens=sequence.num_cached_tokens or 0,
                 speculation=sequence.speculation,
+                grammar_exceeded=grammar_exceeded,
             )
         )
 

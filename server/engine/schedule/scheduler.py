@@ -64,7 +64,13 @@ class Scheduler:
         else:
             self.waiting.push(sequence)
 
-    def finish(self, request_id: RequestId, reason: FinishReason, now: float) -> None:
+    def finish(
+        self,
+        request_id: RequestId,
+        reason: FinishReason,
+        now: float,
+        grammar_exceeded: str | None = None,
+    ) -> None:
         """Ends a request and frees its blocks; nothing if it has ended already."""
         sequence = self._by_id.pop(request_id, None)
         if sequence is None:
@@ -75,7 +81,7 @@ class Scheduler:
             self.waiting.remove(sequence)
         self._let_go(request_id)
         sequence.release_blocks(self.pool)
-        self.recorder.ended(sequence, reason, now)
+        self.recorder.ended(sequence, reason, now, grammar_exceeded)
 
     def _remove_held(self, sequence: Sequence) -> bool:
         held = self._held.get(sequence.request.shares_prompt_with or RequestId(""), [])
@@ -108,7 +114,7 @@ class Scheduler:
             did = result.sequences[planned.request.request_id]
             if did.grammar_exceeded is not None:
                 outputs.append(given_up(sequence, did.grammar_exceeded))
-                self.finish(planned.request.request_id, "error", now)
+                self.finish(planned.request_id, "error", now, did.grammar_exceeded)
                 continue
             sequence.num_computed += did.num_committed
             sequence.prompt_logprobs.extend(did.prompt_logprobs)
