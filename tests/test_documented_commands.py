@@ -48,7 +48,9 @@ class Form:
 
 
 FORMS = {
-    "generate": Form('glidecape generate "Why?" --trace --max-tokens 2', "2 tokens, first after"),
+    "generate": Form(
+        'glidecape generate "Why?" --trace --max-tokens 2', r"[12] tokens?, first after"
+    ),
     "bench": Form("glidecape bench --new-tokens 8 --rounds 1", '"policies": {"off"'),
     "peers": Form(
         f"glidecape bench peers --peers-python {sys.executable} --new-tokens 2 --rounds 1 "

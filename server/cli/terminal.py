@@ -65,7 +65,8 @@ class Stopwatch:
         now = time.perf_counter()
         if self._first is None:
             return "no tokens"
-        line = f"{num_tokens} tokens, first after {(self._first - self._started) * 1000:.0f} ms"
+        noun = "token" if num_tokens == 1 else "tokens"
+        line = f"{num_tokens} {noun}, first after {(self._first - self._started) * 1000:.0f} ms"
         if num_tokens > 1:
             line += f", then {(num_tokens - 1) / max(now - self._first, 1e-9):.1f} tokens/s"
         return line
