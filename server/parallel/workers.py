@@ -46,11 +46,11 @@ class Workers:
         self._lock = threading.Lock()
         atexit.register(self.close)
         context = multiprocessing.get_context("spawn")
-        for rank in range(1, size):
+        for index in range(1, size):
             own, theirs = context.Pipe()
-            place = torch.device("cuda", rank) if device.type == "cuda" else device
-            rank = Rank(rank, size, self._rendezvous, place, theirs)
-            process = context.Process(target=run_rank, args=(rank, work), name=f"rank {rank}")
+            place = torch.device("cuda", index) if device.type == "cuda" else device
+            rank = Rank(index, size, self._rendezvous, place, theirs)
+            process = context.Process(target=run_rank, args=(rank, work), name=f"rank {index}")
             process.start()
             theirs.close()
             self._pipes.append(own)

@@ -1,6 +1,7 @@
 """While one client attacks, another one's stream goes on and `/health` answers: a server in a
 process of its own, and what is known to have stopped servers."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -160,6 +161,15 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
+def health(url: str) -> int:
+    """Asked over a new connection, as of a stranger. One that is idle may have to give way to
+    others before its request has come; whoever meets that tries again."""
+    for _ in range(3):
+        with contextlib.suppress(httpx.ReadError, httpx.RemoteProtocolError):
+            return httpx.get(f"{url}/health", timeout=PATIENCE).status_code
+    return 0
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_others_are_served_meanwhile(address: Address, name: str) -> None:
     with bystander(address) as other, httpx.Client(timeout=PATIENCE) as client:
@@ -177,8 +187,7 @@ def test_others_are_served_meanwhile(address: Address, name: str) -> None:
         thread = threading.Thread(target=attack)
         thread.start()
         while thread.is_alive():
-            # Each over a new connection, as of a stranger.
-            assert httpx.get(f"{url}/health", timeout=PATIENCE).status_code == 200
+            assert health(url) == 200
             other.wait_for_more(1)
         thread.join()
         other.wait_for_more(5)

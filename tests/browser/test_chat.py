@@ -175,7 +175,8 @@ def test_the_replay_has_equal_text_and_its_own_clock(
         expect(columns.nth(column).locator("[data-figure='tokens/s']")).to_be_visible()
     assert plain["report"] is None
     assert {len(step["tokens"]) for step in plain["steps"]} == {1}
-    expect(columns.nth(1).locator(".step")).to_have_count(60)
+    # As many as the answer has tokens: by chance it may end early.
+    expect(columns.nth(1).locator(".step")).to_have_count(len(plain["steps"]))
     screenshot(page, "replay")
     page.reload()
     expect(page.locator(".verdict")).to_contain_text("equal text")

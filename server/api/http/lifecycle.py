@@ -45,10 +45,14 @@ class Lifecycle:
         """HTTP requests that are being answered."""
         return len(self._open)
 
+    def check_engine(self) -> None:
+        """Raises EngineDeadError if it has stopped."""
+        self._engine.check_health()
+
     @property
     def is_engine_dead(self) -> bool:
         try:
-            self._engine.check_health()
+            self.check_engine()
         except EngineDeadError:
             return True
         return False
@@ -84,6 +88,7 @@ class LifecycleMiddleware:
 
     Raises:
         ShuttingDownError: it came too late, or had not begun to be answered when the server ended.
+        EngineDeadError: the same, where the server ended because its engine died.
     """
 
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
@@ -109,6 +114,8 @@ class LifecycleMiddleware:
             if self._lifecycle.state != "over" or request.has_begun:
                 raise
             request.task.uncancel()
+            # A server that ends because its engine died: its clients hear of that.
+            self._lifecycle.check_engine()
             raise ShuttingDownError from None
         finally:
             self._lifecycle.leave(request)
