@@ -1,11 +1,14 @@
 """Places: who runs, who waits, who is sent away, and that none is lost."""
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.api.door.admission import Admission, AdmissionLimits, Place
 from server.api.door.api_keys import KeyDigest
+from server.api.door.concurrency import wait_for_turn
 from server.errors import RateLimitError
 
 A, B = KeyDigest(b"a"), KeyDigest(b"b")
@@ -242,3 +245,28 @@ def check(
     for place in waiting:
         at_limit = place.owner is not None and running_of[place.owner] == max_per_key
         assert len(running) == max_running or at_limit
+
+
+async def test_who_stops_waiting_lets_those_behind_pass() -> None:
+    """The first in the queue needs more room than there is, and leaves."""
+    door = admission(4, 5)
+    running, heavy = door.enter(None), door.enter(None)
+    door.resize(heavy, 4)
+    behind = door.enter(None)
+    assert runs(running, heavy, behind) == [True, False, False]
+    door.leave(heavy)
+    assert runs(behind) == [True]
+
+
+async def test_a_request_that_is_cancelled_while_it_waits_harms_no_other() -> None:
+    """Its place is still in the queue when another one leaves."""
+    door = admission(1, 2)
+    running, waiting = door.enter(None), door.enter(None)
+    waiter = asyncio.create_task(wait_for_turn(waiting))
+    await asyncio.sleep(0)
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    door.leave(running)
+    assert runs(waiting) == [True]
+    door.leave(waiting)
+    assert door.num_running == 0

@@ -149,3 +149,10 @@ async def test_a_wrong_key_in_the_other_header(headers: dict[str, str]) -> None:
     async with in_process(make_app(ScriptedEngine([]), door=LOCKED)) as client:
         response = await client.get("/v1/models", headers=headers)
     assert_error(response, 401, "invalid_api_key")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_an_open_path_takes_no_body_of_a_stranger(method: str) -> None:
+    async with in_process(make_app(ScriptedEngine([]), door=LOCKED)) as client:
+        response = await client.request(method, "/health", content=b"a" * 100)
+        assert_error(response, 401, "invalid_api_key")

@@ -11,12 +11,19 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.exceptions import RequestValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
 from server.api.body import limit as body_limit
-from server.api.body.json_body import MAX_CONTAINERS, MAX_FIELDS, MAX_VALUES, without_strings
+from server.api.body.json_body import (
+    MAX_CONTAINERS,
+    MAX_FIELDS,
+    MAX_VALUES,
+    read_json,
+    without_strings,
+)
 from server.api.chat.schema import ChatRequest
 from server.api.completions.schema import CompletionRequest
 from server.api.generation.schema.fields import (
@@ -250,3 +257,11 @@ async def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) 
         # What they held is free again.
         for _ in range(3):
             assert statuses(await asyncio.to_thread(exchange, address, [closing + body])) == [200]
+
+
+def test_lists_can_not_hide_in_another_encoding() -> None:
+    """The text has three bytes of a quote: counted as UTF-8, all lists would stand in a string."""
+    text = '["\u2200",' + "[]," * 300_000 + "[]]"
+    with pytest.raises(RequestValidationError):
+        read_json(text.encode("utf-16-le"))
+    assert read_json(b"\xef\xbb\xbf[1]") == [1]

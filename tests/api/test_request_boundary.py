@@ -141,6 +141,17 @@ def test_what_could_be_read_in_two_ways_is_refused(
     assert found[-1] in (400, 501), found
 
 
+@pytest.mark.parametrize(
+    "trailer", [b"x: y\n\n", b"x: y\n\r\n", b"\n", b"x: y\r\n z\r\n\r\n", b"x: y\r\n\n"]
+)
+def test_trailers_are_as_strict_as_heads(server: RecordingServer, trailer: bytes) -> None:
+    """A reader that takes a bare line feed for a part of a value would see no end here."""
+    raw = b"POST /read HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+    found, told = server.exchange([raw + trailer + SMUGGLED + LAST])
+    assert [each for each in told if each.target != "/read"] == []
+    assert found in ([400], [200, 400]), found
+
+
 @pytest.mark.parametrize("version", [b"1.0", b"0.9", b"2.0", b"3", b""])
 def test_chunks_are_of_http_1_1(server: RecordingServer, version: bytes) -> None:
     raw = b"POST /read HTTP/%b\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" % version

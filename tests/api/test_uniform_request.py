@@ -146,3 +146,8 @@ def said(path: str, text: str) -> None:
     else:
         pieces = [event.get("delta", "") for event in found]
     assert "".join(piece or "" for piece in pieces) == TEXT
+
+
+@pytest.mark.parametrize("path", ["http://[", "http://a]/v1/models", "x://\u2100/health"])
+def test_what_is_no_url_is_a_path_of_nothing(path: str) -> None:
+    assert uniform_path(path) == path

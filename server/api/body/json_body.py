@@ -41,7 +41,8 @@ def read_json(body: bytes) -> _Json:
     """
     _check_size(body)
     try:
-        document = json.loads(body)
+        # UTF-8 alone: `_check_size` counts its bytes.
+        document = json.loads(body.decode("utf-8-sig", "surrogatepass"))
     except json.JSONDecodeError as error:
         detail = {
             "type": "json_invalid",

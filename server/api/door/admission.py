@@ -95,8 +95,8 @@ class Admission:
         """Ends a stay, and lets the next one run that can."""
         if place in self._waiting:
             self._end_waiting(place)
-            return
-        self._stop(place)
+        else:
+            self._stop(place)
         self._run_next()
 
     def _run_next(self) -> None:

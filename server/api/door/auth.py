@@ -31,7 +31,7 @@ class ApiKeyMiddleware:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _is_open(scope["path"]):
+        if scope["type"] == "http" and not _is_open(scope):
             owner = self._owner(scope)
             scope.setdefault("state", {})[_KEY_OWNER] = owner
             _CURRENT.set(owner)
@@ -51,8 +51,11 @@ class ApiKeyMiddleware:
         return owner
 
 
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+def _is_open(scope: Scope) -> bool:
+    """Not with a body: strangers must not fill the memory that all bodies share."""
+    path, headers = scope["path"], Headers(scope=scope)
+    has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+    return not has_body and (path in OPEN_PATHS or path.startswith(_OPEN_FOLDER))
 
 
 def current_owner() -> KeyDigest | None:

@@ -53,11 +53,12 @@ async def take_places(http_request: Request, count: int) -> None:
     place: Place = http_request.scope["state"][_PLACE]
     if count > 1:
         admission.resize(place, count)
-        await unless_disconnected(http_request, _turn(place))
+        await unless_disconnected(http_request, wait_for_turn(place))
 
 
-async def _turn(place: Place) -> None:
-    await place.turn
+async def wait_for_turn(place: Place) -> None:
+    """Returns when the place runs."""
+    await asyncio.shield(place.turn)  # who gives up must not cancel it under `Admission`
 
 
 def _generates(scope: Scope) -> bool:

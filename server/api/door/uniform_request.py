@@ -33,7 +33,10 @@ def uniform_path(path: str) -> str:
     "//v1//models/" → "/v1/models", "http://host/v1/models" → "/v1/models"
     """
     if not path.startswith("/") and "://" in path:
-        path = urlsplit(path).path
+        try:
+            path = urlsplit(path).path
+        except ValueError:  # no URL: a path that no route has
+            return path
     if "//" in path:
         path = _SLASHES.sub("/", path)
     return path.rstrip("/") or "/"

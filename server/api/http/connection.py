@@ -236,6 +236,7 @@ class Connection(H11Protocol):
         self._phase_timer = None
         if self.conn.waits:
             self.transport.close()  # Not a byte of a request: there is nothing to answer.
+            self._watch_sending()
         else:
             self._refuse(408, "the request did not arrive in time")
 
@@ -244,7 +245,8 @@ class Connection(H11Protocol):
         self._watch_sending()
 
     def shutdown(self) -> None:
-        super().shutdown()
+        if not self.transport.is_closing():  # else all is said, and h11 may be in any state
+            super().shutdown()
         if self.transport.is_closing():
             self._watch_sending()
 
@@ -286,7 +288,9 @@ class Connection(H11Protocol):
         in any state."""
         exchange = self._exchange
         if exchange is None or exchange.response_complete:
-            self.transport.write(_answer(status, message))
+            # Not where the request at fault has its answer, and only its body still came.
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                self.transport.write(_answer(status, message))
         elif not exchange.response_started:
             self.transport.write(_answer(status, message))
             # Its app must not answer too.

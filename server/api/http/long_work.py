@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -22,5 +22,13 @@ class LongWork:
         """
         if not is_long:
             return work()
-        async with self._turn:
-            return await asyncio.to_thread(work)
+        await self._turn.acquire()
+        task = asyncio.ensure_future(asyncio.to_thread(work))
+        task.add_done_callback(self._end)
+        # Who leaves does not end the thread: the turn is over when the thread is.
+        return await asyncio.shield(task)
+
+    def _end(self, task: "asyncio.Task[Any]") -> None:
+        self._turn.release()
+        if not task.cancelled():
+            task.exception()  # perhaps nobody is left who would look at it

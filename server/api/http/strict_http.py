@@ -10,10 +10,9 @@ from typing import Any
 
 import h11
 from h11 import NEED_DATA, PAUSED
+from h11._receivebuffer import ReceiveBuffer
 
 MAX_HEADERS = 128
-
-_HEAD_END = re.compile(rb"\n\r?\n")
 
 _ODD_LINES = re.compile(rb"(?<!\r)\n|\n[ \t]")
 """A line that ends without CR, or that goes on with the one before (folding): h11 reads both, other
@@ -25,6 +24,17 @@ _BYTES_PER_CHUNK = 64
 hundreds of bytes in a long one."""
 
 
+class _StrictLines(ReceiveBuffer):
+    """h11's buffer, which cuts heads and trailers into lines."""
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        before = bytes(self._data)
+        lines = super().maybe_extract_lines()
+        if lines is not None and _ODD_LINES.search(before, 0, len(before) - len(self._data)):
+            raise h11.RemoteProtocolError("illegal end of a line")
+        return lines
+
+
 class StrictConnection(h11.Connection):
     """The server's side of a connection.
 
@@ -34,6 +44,7 @@ class StrictConnection(h11.Connection):
 
     def __init__(self, max_head_bytes: int) -> None:
         super().__init__(h11.SERVER, max_head_bytes)
+        self._receive_buffer = _StrictLines()
         self.error: h11.RemoteProtocolError | None = None
         """What was wrong with what the client sent."""
         self._head = bytearray()
@@ -67,7 +78,6 @@ class StrictConnection(h11.Connection):
             event = super().next_event()
             if isinstance(event, h11.Request):
                 self._num_chunks = self._num_body_bytes = 0
-                _check_lines(self._head)
                 self._head.clear()
                 _check(event)
                 self._is_head = event.method == b"HEAD"
@@ -105,12 +115,6 @@ class StrictConnection(h11.Connection):
         has_body = not self._is_head and response.status_code not in (204, 304)
         self._sends_chunks = has_body and b"\r\ntransfer-encoding: chunked\r\n" in head.lower()
         return head
-
-
-def _check_lines(head: bytearray) -> None:
-    end = _HEAD_END.search(head)
-    if end is None or _ODD_LINES.search(head, 0, end.end()):
-        raise h11.RemoteProtocolError("illegal end of a line")
 
 
 def _check(request: h11.Request) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from server.engine.grammar.ebnf_text import literal, with_whole_escapes
 from server.engine.grammar.ends import Spelling
+from server.engine.grammar.regular.automaton import TooManyStatesError
 from server.engine.grammar.regular.ebnf import RuleWriter, plain
 from server.engine.grammar.regular.syntax import python_pattern
 from server.engine.grammar.schema import JsonSchema, enforceable
@@ -201,7 +202,11 @@ def regex_ebnf(pattern: str) -> str:
         GrammarError: it is no regular expression, or not all of it can be enforced.
     """
     writer = RuleWriter("text_", plain)
-    return "\n".join([f"root ::= {writer.rule(python_pattern(pattern))}", *writer.rules])
+    try:
+        root = writer.rule(python_pattern(pattern))
+    except TooManyStatesError:
+        raise GrammarError("is too large to be enforced") from None
+    return "\n".join([f"root ::= {root}", *writer.rules])
 
 
 def with_enforceable_schemas(tag: Any) -> Any:

@@ -1,5 +1,6 @@
 """Schemas that must all hold, as one schema. Pure."""
 
+import json
 from typing import Any
 
 from server.engine.grammar.checks import JsonSchema, Path, is_of_type, types
@@ -7,6 +8,13 @@ from server.errors import GrammarError
 
 _SMALLER = frozenset("maximum exclusiveMaximum maxLength maxItems maxProperties".split())
 _LARGER = frozenset("minimum exclusiveMinimum minLength minItems minProperties".split())
+
+_CLOSING = (
+    ("additionalProperties", "properties"),
+    ("additionalProperties", "patternProperties"),
+    ("items", "prefixItems"),
+)
+"""Keywords for what the others, in the same schema, don't name."""
 
 
 def merged(first: Any, second: Any, path: Path, silent: frozenset[str]) -> JsonSchema:
@@ -27,11 +35,12 @@ def merged(first: Any, second: Any, path: Path, silent: frozenset[str]) -> JsonS
         raise GrammarError("is no schema: an object, true or false", path)
     _check_closed(first, second, path)
     _check_closed(second, first, path)
+    first, second = _without_null(first, second), _without_null(second, first)
     result = dict(first)
     for keyword, value in second.items():
         known = keyword in result and keyword not in silent
         result.setdefault(keyword, value)
-        if known and result[keyword] != value:
+        if known and written(result[keyword]) != written(value):
             result[keyword] = _of_both(keyword, result[keyword], value, path, silent)
     return result
 
@@ -46,7 +55,8 @@ def _of_both(keyword: str, first: Any, second: Any, path: Path, silent: frozense
     if keyword == "required" and isinstance(first, list) and isinstance(second, list):
         return list(dict.fromkeys([*first, *second]))
     if keyword == "enum" and isinstance(first, list) and isinstance(second, list):
-        return [value for value in first if value in second]
+        texts = set(map(written, second))
+        return [value for value in first if written(value) in texts]
     if keyword in _SMALLER and is_number:
         return min(first, second)
     if keyword in _LARGER and is_number:
@@ -66,12 +76,41 @@ def _of_both(keyword: str, first: Any, second: Any, path: Path, silent: frozense
 
 def _check_closed(first: dict[str, Any], second: dict[str, Any], path: Path) -> None:
     """What the second says of other properties must not concern those of the first alone."""
-    if "additionalProperties" not in second or second["additionalProperties"] is True:
-        return
-    others = set(first.get("properties", ())) - set(second.get("properties", ()))
-    if others:
-        reason = "additionalProperties of one schema beside properties of another is not supported"
-        raise GrammarError(reason, (*path, "additionalProperties"))
+    for keyword, named in _CLOSING:
+        if second.get(keyword, True) is True:
+            continue
+        if _names(first, named) - _names(second, named):
+            reason = f"{keyword} of one schema beside {named} of another is not supported"
+            raise GrammarError(reason, (*path, keyword))
+
+
+def _names(schema: dict[str, Any], keyword: str) -> set[str]:
+    """What a keyword names: properties and patterns by themselves, places of a list by number."""
+    value = schema.get(keyword, ())
+    return set(map(str, range(len(value)) if isinstance(value, list) else value))
+
+
+def closed(branch: Any) -> Any:
+    """A branch whose unevaluated properties are its additional ones: it knows nothing of the
+    schemas beside it."""
+    if not isinstance(branch, dict) or "unevaluatedProperties" not in branch:
+        return branch
+    rest = {name: value for name, value in branch.items() if name != "unevaluatedProperties"}
+    return {"additionalProperties": branch["unevaluatedProperties"], **rest}
+
+
+def written(value: Any) -> str:
+    """A value's text, to compare by: in Python, true is 1."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, sort_keys=True)
+
+
+def _without_null(schema: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Without OpenAPI's `nullable` where the other schema's types or values have no null."""
+    if other.get("nullable") is True or not {"type", "const", "enum"} & other.keys():
+        return schema
+    return {keyword: value for keyword, value in schema.items() if keyword != "nullable"}
 
 
 def common_types(first: Any, second: Any, path: Path) -> list[str]:

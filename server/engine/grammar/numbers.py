@@ -45,7 +45,7 @@ def integer_schema(schema: dict[str, Any], path: Path) -> Numbers:
     multiple = _multiple(schema, path)
     # Integers that are multiples of a/b in lowest terms are those of a.
     whole = multiple.as_integer_ratio()[0]
-    if not any(name in schema for name in _LIMITS):
+    if (least, most) == (-MAX_INTEGER, MAX_INTEGER):
         if whole > MAX_MULTIPLE:
             raise GrammarError(f"is supported from 1 to {MAX_MULTIPLE}", (*path, "multipleOf"))
         return {"type": "integer", "multipleOf": whole}

@@ -135,7 +135,9 @@ class _Object:
     def _more(self) -> dict[str, JsonSchema] | bool:
         """Schemas of properties without a name in the schema, by patterns of ours; true for any."""
         texts, path = self.converter.texts, self.path
-        others = [without(either(map(text, self.properties)))] if self.properties else []
+        # A property that is declared as false is no additional one either.
+        named = dict.fromkeys([*self.schema.get("properties", {}), *self.properties])
+        others = [without(either(map(text, named)))] if named else []
         others.append(self.allowed_names)
         found: dict[str, JsonSchema] = {}
         for pattern, entry in self.patterns.items():

@@ -28,7 +28,7 @@ from server.engine.grammar.checks import (
     types,
 )
 from server.engine.grammar.disjoint import are_disjoint
-from server.engine.grammar.merge import common_types, merged
+from server.engine.grammar.merge import closed, common_types, merged, written
 from server.engine.grammar.numbers import Numbers, integer_schema, number_schema
 from server.engine.grammar.objects import object_schema
 from server.engine.grammar.regular.expression import ANY_TEXT
@@ -82,7 +82,7 @@ class Converter:
         self.root = root
         self.texts = Texts(root)
         self.definitions: dict[str, JsonSchema] = {}
-        self._defined: dict[str, str] = {}
+        self._defined: dict[tuple[str, ...], str] = {}
 
     def convert(self, schema: Any, path: Path) -> JsonSchema:
         """
@@ -129,7 +129,8 @@ class Converter:
         place = (*path, keyword)
         values = [schema[keyword]] if keyword == "const" else of_type(list, schema[keyword], place)
         if keyword == "const" and "enum" in schema:
-            values = [v for v in values if v in of_type(list, schema["enum"], (*path, "enum"))]
+            texts = set(map(written, of_type(list, schema["enum"], (*path, "enum"))))
+            values = [v for v in values if written(v) in texts]
         # A type beside the values can be honoured: it takes some of them away.
         silent = {keyword, "type", "const", "enum"}
         beside = next((k for k in schema if k in _CONDITIONS and k not in silent), None)
@@ -181,18 +182,19 @@ class Converter:
         found: JsonSchema = beside or True
         for index, branch in enumerate(branches):
             place = (*path, "allOf", str(index))
-            found = merged(found, self.resolve(branch, place), place, _SILENT)
+            found = merged(found, closed(self.resolve(branch, place)), place, _SILENT)
         return self.convert(found, path)
 
     def _with(self, branch: Any, beside: dict[str, Any], path: Path) -> JsonSchema:
-        return merged(self.resolve(branch, path), beside, path, _SILENT)
+        return merged(closed(self.resolve(branch, path)), beside, path, _SILENT)
 
     def resolve(self, schema: Any, path: Path = ()) -> Any:
         """What a reference, or a chain of them, stands for; another schema itself."""
         seen = set[str]()
         while isinstance(schema, dict) and "$ref" in schema:
             reference, place = schema["$ref"], (*path, "$ref")
-            if not isinstance(reference, str) or not reference.startswith("#"):
+            # "#name" is an anchor's, and no way into the schema.
+            if not isinstance(reference, str) or not f"{reference}/".startswith("#/"):
                 raise GrammarError("only references into the schema itself are supported", place)
             if reference in seen:
                 raise GrammarError("the reference leads to itself", place)
@@ -200,7 +202,7 @@ class Converter:
             beside = {k: v for k, v in schema.items() if k in _CONDITIONS and k != "$ref"}
             schema = self._at(reference, place)
             if beside:
-                schema = merged(schema, beside, path, _SILENT)
+                schema = merged(closed(schema), beside, path, _SILENT)
         return schema
 
     def _at(self, reference: str, path: Path) -> Any:
@@ -217,10 +219,10 @@ class Converter:
     def _reference(self, reference: str, path: Path) -> str:
         """To a definition under a name of our own, since xgrammar doesn't take all names."""
         names = _names_of(reference)
-        key = "/".join(names)
+        key = tuple(names)
         if key not in self._defined:
             self._defined[key] = f"d{len(self._defined)}"
-            converted = self.convert(self._at(reference, path), tuple(names))
+            converted = self.convert(self._at(reference, path), key)
             self.definitions[self._defined[key]] = converted
         return f"#/$defs/{self._defined[key]}"
 

@@ -6,6 +6,7 @@ end it, are limited by the system.
 """
 
 import importlib
+import os
 import resource
 import sys
 import threading
@@ -67,6 +68,7 @@ class Refused(NamedTuple):
 
 
 Answer = Proven | Refused
+NO_MEMORY = Refused("needs too much memory to compile")
 
 
 def prove(compiler: Compiler, job: Job) -> Answer:
@@ -78,7 +80,7 @@ def prove(compiler: Compiler, job: Job) -> Answer:
     except RecursionError:
         return Refused("is nested too deep")
     except MemoryError:
-        return Refused("needs too much memory to compile")
+        return NO_MEMORY
 
 
 def _check(job: Check) -> Proven:
@@ -129,7 +131,10 @@ def main(handle: int) -> None:
             except EOFError:
                 return
             _limit_time()
-            server.send(_in_thread(lambda job=job: prove(compiler, job)))
+            answer = _in_thread(lambda job=job: prove(compiler, job))
+            if answer is NO_MEMORY:
+                os._exit(1)  # with all that is cached; whoever waits is told, and starts another
+            server.send(answer)
 
 
 def _received(server: Connection, kind: Callable[..., Tokens]) -> Tokens:

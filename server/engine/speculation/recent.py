@@ -68,12 +68,15 @@ class RecentOutputs:
             self._drop_oldest()
 
     def find(self, tenant: str | None, token_ids: Sequence[int], num_prompt: int) -> Place | None:
-        """The latest answer to the same prompt, where a sequence has no token of its own yet, or
+        """The latest answer to the same prompt that begins as a young sequence does, or the latest
         that has the sequence's last tokens."""
-        if len(token_ids) == num_prompt:
-            found = self._places.get(_key(tenant, token_ids, "prompt"))
+        # The first question comes behind the first token: none is proposed before it.
+        if len(token_ids) - num_prompt < NGRAM:
+            found = self._places.get(_key(tenant, token_ids[:num_prompt], "prompt"))
             if found is not None and self._answers[found[0]].tenant == tenant:
-                return Place(*found, num_equal=num_prompt)
+                place = self.follow(Place(*found, num_equal=num_prompt), token_ids[num_prompt:])
+                if place is not None:
+                    return place
         found = self._places.get(_key(tenant, token_ids[-NGRAM:], "text"))
         if found is None:
             return None
@@ -84,14 +87,16 @@ class RecentOutputs:
 
     def follow(self, place: Place, token_ids: Sequence[int]) -> Place | None:
         """Where the sequence is now in the answer that it was found in; None where it has parted
-        from it, or the answer is gone.
+        from it, or the answer is at its end or gone.
 
         Args:
             token_ids: the sequence's tokens since then.
         """
         answer = self._answers.get(place.answer)
         end = place.position + len(token_ids)
-        if answer is None or list(answer.token_ids[place.position : end]) != list(token_ids):
+        if answer is None or end >= len(answer.token_ids):
+            return None
+        if list(answer.token_ids[place.position : end]) != list(token_ids):
             return None
         return Place(place.answer, end, place.num_equal + len(token_ids))
 

@@ -16,6 +16,30 @@ from server.errors import GrammarError
 from tests.engine.grammar.bytes import matches
 
 REFUSED: list[tuple[Any, str]] = [
+    ({"$ref": "#item", "$defs": {"i": {"$anchor": "item", "type": "string"}}}, "$ref"),
+    (
+        {
+            "allOf": [
+                {"properties": {"a": {}}, "additionalProperties": False},
+                {"patternProperties": {"^x": {}}},
+            ]
+        },
+        "allOf.1.additionalProperties",
+    ),
+    (
+        {"allOf": [{"prefixItems": [{"type": "integer"}]}, {"items": {"type": "string"}}]},
+        "allOf.1.items",
+    ),
+    (
+        {
+            "allOf": [
+                {"properties": {"a": {}}, "unevaluatedProperties": False},
+                {"properties": {"b": {}}},
+            ]
+        },
+        "allOf.1.additionalProperties",
+    ),
+    ({"allOf": [{"enum": [0, 1]}, {"enum": [False, True]}]}, "enum"),
     (False, ""),
     ({"not": {"type": "integer"}}, "not"),
     ({"if": {}, "then": {}}, "if"),
@@ -92,6 +116,37 @@ def test_too_deep() -> None:
 
 # (schema, texts that it allows, texts that it doesn't)
 ENFORCED: list[tuple[Any, list[str], list[str]]] = [
+    (
+        {
+            "type": "object",
+            "properties": {"a": False, "b": {"type": "integer"}},
+            "additionalProperties": True,
+        },
+        ['{"b":1}', '{"c":2}', "{}"],
+        ['{"a":1}', '{"b":1,"a":1}'],
+    ),
+    (
+        {"allOf": [{"type": "string", "nullable": True}, {"type": "string", "minLength": 1}]},
+        ['"a"'],
+        ["null", '""'],
+    ),
+    (
+        {
+            "properties": {"x": {"$ref": "#/$defs/a~1b"}, "y": {"$ref": "#/$defs/a/properties/b"}},
+            "required": ["x", "y"],
+            "$defs": {
+                "a/b": {"type": "string"},
+                "a": {"properties": {"b": {"type": "integer"}}},
+            },
+        },
+        ['{"x":"s","y":1}'],
+        ['{"x":1,"y":1}', '{"x":"s","y":"s"}'],
+    ),
+    (
+        {"type": "integer", "format": "int32", "multipleOf": 500_000_000},
+        ["500000000"],
+        ["5000000000"],
+    ),
     ({"type": "integer", "minimum": 2.5, "exclusiveMaximum": 5}, ["3", "4"], ["2", "5", "3.0"]),
     ({"type": "integer", "exclusiveMinimum": -1.5, "maximum": 0}, ["-1", "0"], ["-2", "1"]),
     ({"type": "integer"}, ["0", "-7", str(MAX_INTEGER)], [str(MAX_INTEGER + 1), "1.0", "01"]),

@@ -20,6 +20,24 @@ def test_the_same_prompt_finds_its_answer() -> None:
     assert recent.find(None, (1, 2), 2) is None
 
 
+def test_the_same_prompt_finds_its_answer_behind_the_first_tokens() -> None:
+    """Before its first token a request proposes nothing."""
+    recent = RecentOutputs(1000)
+    recent.add("a", PROMPT, ANSWER)
+    for count in range(1, NGRAM + 1):
+        place = recent.find("a", [*PROMPT, *ANSWER[:count]], len(PROMPT))
+        assert place is not None
+        assert recent.read(place, 1) == [100 + count]
+    assert recent.find("a", [*PROMPT, 100, 7], len(PROMPT)) is None
+    assert recent.find(None, [*PROMPT, 100], len(PROMPT)) is None
+
+
+def test_at_its_end_an_answer_says_nothing_more() -> None:
+    recent = RecentOutputs(1000)
+    recent.add(None, PROMPT, (5, 6))
+    assert recent.find(None, [*PROMPT, 5, 6], len(PROMPT)) is None
+
+
 def test_another_prompt_finds_it_by_its_text() -> None:
     recent = RecentOutputs(1000)
     recent.add(None, PROMPT, ANSWER)
