@@ -72,7 +72,8 @@ def test_slow_jobs_leave_room_for_others() -> None:
     shared = Shared(seconds=30.0, quick_seconds=0.1)
     slow = [shared.submit("spin 0.6", f"slow {i}", "anna") for i in range(3)]
     quick = shared.submit("say", "quick", "berta")
-    assert quick.result(PATIENCE)[1] == 0
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert quick.result(PATIENCE)[1] == own
     assert [future.result(PATIENCE)[1] for future in slow] == [10, 10, 10]
     assert shared.ended.index("quick") < 2
     assert sorted(shared.ended) == ["quick", "slow 0", "slow 1", "slow 2"]
