@@ -27,6 +27,7 @@ from tests.weights.train.checkpoints import write_checkpoint
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *(p for p in (ROOT / "docs").glob("*.md") if not p.name.startswith("log")),
 )
 _PROGRAM = r"(?:[A-Z_]+=\S+ )*(?:glidecape|python|pip|make|docker)\b"
