@@ -123,7 +123,7 @@ def fetch_sets(
 
 
 def digest_of(lines: Sequence[Line]) -> str:
-    """Of the prompts alone, in their order."""
+    """Digest of the prompts alone, in their order."""
     prompts = [line["messages"][0]["content"] for line in lines]
     return blake2b(json.dumps(prompts).encode(), digest_size=16).hexdigest()
 

@@ -66,8 +66,7 @@ class _Object:
         if not isinstance(schema, dict):
             raise GrammarError("is only supported as an object", place)
         if "enum" in schema or "const" in schema:
-            values = schema.get("enum", [schema.get("const")])
-            listed = [value for value in of_type(list, values, place) if isinstance(value, str)]
+            listed = [v for v in self.converter.values(schema, place) if isinstance(v, str)]
             return either(map(text, listed)), listed
         beside = set(schema) & {"anyOf", "oneOf", "allOf", "not", "if", "$ref"}
         if beside or schema.get("type", "string") != "string":

@@ -16,6 +16,7 @@ from server.errors import GrammarError
 from tests.engine.grammar.bytes import matches
 
 REFUSED: list[tuple[Any, str]] = [
+    ({"propertyNames": {"enum": ["a", "bb"], "maxLength": 1}}, "propertyNames.maxLength"),
     ({"$ref": "#item", "$defs": {"i": {"$anchor": "item", "type": "string"}}}, "$ref"),
     (
         {
