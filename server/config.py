@@ -131,8 +131,8 @@ class ModelSettings(BaseSettings):
 
     recent_outputs: Annotated[int, Field(ge=0, le=2**24)] = 0
     """Tokens of recent answers in which prompt lookup finds continuations too, for requests of the
-    same cache salt; some 150 bytes each; 0 for the request's own text alone. Comparisons that ask the
-    same again are fair with 0 alone."""
+    same cache salt; some 150 bytes each; 0 for the request's own text alone. Comparisons that
+    ask the same again are fair with 0 alone."""
 
     beam_width: Annotated[int, Field(ge=1, le=8)] = 4
     """Beams of the beam policy."""
