@@ -81,7 +81,7 @@ class ServingInfo:
 
 
 class Grammars(Protocol):
-    """What the API needs of `server.engine.grammar.service.GrammarCompiler`."""
+    """What the API needs of `server.engine.grammar.compile.service.GrammarCompiler`."""
 
     async def compile(self, grammar: Grammar, owner: Hashable = None) -> object:
         """Makes it ready for the engine.

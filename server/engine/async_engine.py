@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from server.engine.grammar.compiler import CompiledGrammar
-from server.engine.grammar.service import GrammarCompiler
+from server.engine.grammar.compile.compiler import CompiledGrammar
+from server.engine.grammar.compile.service import GrammarCompiler
 from server.engine.loop import EngineLoop, Executes, Failure, Finish
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.types import FinishReason, Request, RequestId, RequestOutput, StepStats

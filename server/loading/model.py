@@ -14,8 +14,8 @@ import torch
 
 from server.config import DEFAULT_MODEL, ModelSettings
 from server.engine.async_engine import AsyncEngine
-from server.engine.grammar.compiler import Vocabulary
-from server.engine.grammar.service import GrammarCompiler
+from server.engine.grammar.compile.compiler import Vocabulary
+from server.engine.grammar.compile.service import GrammarCompiler
 from server.engine.grammar.state import GrammarStates
 from server.engine.loop import Executes
 from server.engine.schedule.planner import SchedulerConfig

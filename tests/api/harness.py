@@ -16,8 +16,8 @@ from server.api.deps import Engine, Parts, ServingInfo
 from server.api.door.front_door import FrontDoor, front_door
 from server.api.http.connection import ConnectionLimits, connection_limits, http_options
 from server.config import ServerSettings
-from server.engine.grammar.compiler import Vocabulary
-from server.engine.grammar.service import GrammarCompiler
+from server.engine.grammar.compile.compiler import Vocabulary
+from server.engine.grammar.compile.service import GrammarCompiler
 from server.observe.metrics import Metrics
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer

@@ -13,8 +13,8 @@ from typing import cast
 import pytest
 
 from server.engine.async_engine import AsyncEngine
-from server.engine.grammar.compiler import CompiledGrammar
-from server.engine.grammar.service import GrammarCompiler
+from server.engine.grammar.compile.compiler import CompiledGrammar
+from server.engine.grammar.compile.service import GrammarCompiler
 from server.engine.schedule.plan import StepPlan, StepResult
 from server.engine.types import FinishReason, Grammar, RequestId, StepStats
 from server.errors import (

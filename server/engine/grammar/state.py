@@ -6,17 +6,14 @@ comes; the engine's thread alone uses it.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from server.engine.grammar.budget import Meter, end_dearest
+from server.engine.grammar.compile.compiler import CompiledGrammar
 from server.engine.types import Grammar, Request, RequestId
-
-if TYPE_CHECKING:
-    from server.engine.grammar.compiler import CompiledGrammar
 
 _Words = NDArray[np.uint32]
 
@@ -40,7 +37,7 @@ class GrammarState:
 
     def __init__(
         self,
-        compiled: "CompiledGrammar",
+        compiled: CompiledGrammar,
         stop_ids: frozenset[int],
         meter: Meter | None = None,
     ) -> None:

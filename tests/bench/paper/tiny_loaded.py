@@ -8,8 +8,8 @@ import torch
 
 from server.engine.async_engine import AsyncEngine
 from server.engine.drafters.glide import GlideDrafter
-from server.engine.grammar.compiler import Vocabulary
-from server.engine.grammar.service import GrammarCompiler
+from server.engine.grammar.compile.compiler import Vocabulary
+from server.engine.grammar.compile.service import GrammarCompiler
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.policies import PolicyConfig

@@ -2,8 +2,8 @@
 
 from functools import cache
 
-from server.engine.grammar.compiler import Vocabulary
-from server.engine.grammar.service import GrammarCompiler
+from server.engine.grammar.compile.compiler import Vocabulary
+from server.engine.grammar.compile.service import GrammarCompiler
 from server.engine.types import Grammar
 from tests.engine.grammar.in_process import in_process
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any
 
-from server.engine.grammar.compiler import Compiler, Vocabulary
-from server.engine.grammar.service import GrammarCompiler
-from server.engine.grammar.worker import Answer, Job, prove
+from server.engine.grammar.compile.compiler import Compiler, Vocabulary
+from server.engine.grammar.compile.service import GrammarCompiler
+from server.engine.grammar.compile.worker import Answer, Job, prove
 
 
 class InProcess:

@@ -3,8 +3,8 @@
 import json
 from functools import cache
 
-from server.engine.grammar.compiler import Vocabulary
-from server.engine.grammar.service import GrammarCompiler
+from server.engine.grammar.compile.compiler import Vocabulary
+from server.engine.grammar.compile.service import GrammarCompiler
 from server.engine.grammar.state import GrammarState, GrammarStates
 from server.engine.types import Grammar
 from tests.engine.grammar.in_process import in_process

@@ -8,9 +8,9 @@ in blocks, since masks are made for each character of a count otherwise.
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from server.engine.grammar.ebnf_text import character, literal
 from server.engine.grammar.regular.automaton import Automaton, automaton
 from server.engine.grammar.regular.chars import CharSet, char_set, chars
+from server.engine.grammar.regular.ebnf_text import character, literal
 from server.engine.grammar.regular.expression import (
     EMPTY,
     NOTHING,

@@ -6,12 +6,12 @@ import re
 
 import pytest
 
-from server.engine.grammar.compiler import Compiler, Tokens
+from server.engine.grammar.compile.compiler import Compiler, Tokens
+from server.engine.grammar.compile.worker import Compile, Proven, Refused, prove
 from server.engine.grammar.regular.chars import ALL_CHARS, CharSet, char_set, chars
 from server.engine.grammar.regular.ebnf import RuleWriter, Spelling, in_json, plain
 from server.engine.grammar.regular.expression import Char, Expression, text
 from server.engine.grammar.regular.syntax import python_pattern
-from server.engine.grammar.worker import Compile, Proven, Refused, prove
 from server.engine.types import Grammar, GrammarKind
 from tests.engine.grammar.bytes import EOS, compiler, matches
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from server.engine.grammar.worker import Compile, Proven
-from server.engine.grammar.workers import Workers
+from server.engine.grammar.compile.worker import Compile, Proven
+from server.engine.grammar.compile.workers import Workers
 from server.engine.types import Grammar
 from server.errors import GrammarError
 from tests.engine.grammar.bytes import BYTES
@@ -23,7 +23,10 @@ class Shared:
 
     def __init__(self, seconds: float = 5.0, quick_seconds: float = 5.0) -> None:
         self._workers = Workers(
-            BYTES.tokens, seconds, quick_seconds, program="tests.engine.grammar.scripted_worker"
+            BYTES.tokens,
+            seconds,
+            quick_seconds,
+            program="tests.engine.grammar.compile.scripted_worker",
         )
         self.ended = list[str]()
 
@@ -127,14 +130,14 @@ def test_the_real_process() -> None:
 
 IMPORTS = """
 import sys
-from server.engine.grammar import worker
+from server.engine.grammar.compile import worker
 worker._import_xgrammar_alone()
 import xgrammar
 assert xgrammar.Grammar.from_regex("a")
 sys.exit(any(name.startswith(("torch.", "transformers.")) for name in sys.modules))
 """
 MEMORY = """
-from server.engine.grammar import worker
+from server.engine.grammar.compile import worker
 worker._limit_memory()
 held = bytearray(worker.MAX_BYTES // 2)
 try:

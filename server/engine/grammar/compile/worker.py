@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from server.engine.grammar.compiler import Compiler, GrammarText, Tokens, grammar_text
-from server.engine.grammar.ends import can_end
-from server.engine.grammar.schema import enforceable
-from server.engine.grammar.trial import MAX_SECONDS, dearest_call
+from server.engine.grammar.compile.compiler import Compiler, GrammarText, Tokens, grammar_text
+from server.engine.grammar.compile.ends import can_end
+from server.engine.grammar.compile.trial import MAX_SECONDS, dearest_call
+from server.engine.grammar.schema.converter import enforceable
 from server.engine.types import Grammar
 from server.errors import GrammarError
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from server.engine.grammar.checks import Path, counts, of_type
-from server.engine.grammar.formats import FORMATS, UNENFORCED_FORMATS
 from server.engine.grammar.regular.automaton import TooManyStatesError
 from server.engine.grammar.regular.expression import ANY_TEXT, Expression, both
 from server.engine.grammar.regular.length import with_length
 from server.engine.grammar.regular.syntax import python_pattern, schema_pattern
+from server.engine.grammar.schema.checks import Path, counts, of_type
+from server.engine.grammar.schema.formats import FORMATS, UNENFORCED_FORMATS
 from server.errors import GrammarError
 
 MAX_LENGTH = 100_000

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from server.engine.grammar.checks import JsonSchema, Path, is_of_type, types
+from server.engine.grammar.schema.checks import JsonSchema, Path, is_of_type, types
 from server.errors import GrammarError
 
 _SMALLER = frozenset("maximum exclusiveMaximum maxLength maxItems maxProperties".split())

@@ -1,11 +1,23 @@
 """Values of keywords: what they must be. Pure."""
 
-from typing import Any
+from typing import Any, Protocol
 
+from server.engine.grammar.schema.texts import Texts
 from server.errors import GrammarError
 
 JsonSchema = dict[str, Any] | bool
 Path = tuple[str, ...]
+
+
+class Converts(Protocol):
+    """What keywords for arrays and objects need of `converter.py` to convert the schemas inside."""
+
+    @property
+    def texts(self) -> Texts: ...
+    def convert(self, schema: Any, path: Path) -> JsonSchema: ...
+    def resolve(self, schema: Any, path: Path = ()) -> Any: ...
+    def values(self, schema: dict[str, Any], path: Path) -> list[Any]: ...
+
 
 MAX_INTEGER = 2**53 - 1
 """What every JSON reader keeps exactly."""

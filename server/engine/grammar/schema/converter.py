@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from server.engine.grammar.arrays import array_schema
-from server.engine.grammar.checks import (
+from server.engine.grammar.regular.expression import ANY_TEXT
+from server.engine.grammar.schema.arrays import array_schema
+from server.engine.grammar.schema.checks import (
     KEYWORDS_OF,
-    MAX_INTEGER,
     JsonSchema,
     Path,
     check_exact,
@@ -27,13 +27,12 @@ from server.engine.grammar.checks import (
     of_type,
     types,
 )
-from server.engine.grammar.disjoint import are_disjoint
-from server.engine.grammar.merge import closed, common_types, merged, written
-from server.engine.grammar.numbers import Numbers, integer_schema, number_schema
-from server.engine.grammar.objects import object_schema
-from server.engine.grammar.regular.expression import ANY_TEXT
-from server.engine.grammar.strings import MAX_LENGTH, string_texts
-from server.engine.grammar.texts import Texts
+from server.engine.grammar.schema.disjoint import are_disjoint
+from server.engine.grammar.schema.merge import closed, common_types, merged, written
+from server.engine.grammar.schema.numbers import Numbers, integer_schema, number_schema
+from server.engine.grammar.schema.objects import object_schema
+from server.engine.grammar.schema.strings import string_texts
+from server.engine.grammar.schema.texts import Texts
 from server.errors import GrammarError
 
 MAX_DEPTH = 64
@@ -279,6 +278,3 @@ def _names_of(reference: str) -> list[str]:
     """The names on the way of a JSON pointer."""
     parts = unquote(reference[1:]).split("/")[1:]
     return [part.replace("~1", "/").replace("~0", "~") for part in parts]
-
-
-__all__ = ["MAX_DEPTH", "MAX_INTEGER", "MAX_LENGTH", "Enforceable", "JsonSchema", "enforceable"]

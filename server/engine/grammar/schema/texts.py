@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from server.engine.grammar.ebnf_text import literal
 from server.engine.grammar.regular.automaton import TooManyStatesError
 from server.engine.grammar.regular.ebnf import RuleWriter, in_json, plain
+from server.engine.grammar.regular.ebnf_text import literal
 from server.engine.grammar.regular.expression import Expression
 from server.errors import GrammarError
 

@@ -16,9 +16,9 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-from server.engine.grammar.compiler import CompiledGrammar, Compiler, Tokens, Vocabulary
-from server.engine.grammar.worker import Answer, Check, Compile, Job, Proven, Refused
-from server.engine.grammar.workers import QUICK_SECONDS, Workers
+from server.engine.grammar.compile.compiler import CompiledGrammar, Compiler, Tokens, Vocabulary
+from server.engine.grammar.compile.worker import Answer, Check, Compile, Job, Proven, Refused
+from server.engine.grammar.compile.workers import QUICK_SECONDS, Workers
 from server.engine.types import Grammar
 from server.errors import GrammarError, RateLimitError
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.grammar.formats import PATTERNS
+from server.engine.grammar.schema.formats import PATTERNS
 from server.engine.types import Grammar
 from tests.engine.grammar.bytes import matches
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from server.engine.grammar.ebnf_text import literal, with_whole_escapes
-from server.engine.grammar.ends import Spelling
+from server.engine.grammar.compile.ends import Spelling
 from server.engine.grammar.regular.automaton import TooManyStatesError
 from server.engine.grammar.regular.ebnf import RuleWriter, plain
+from server.engine.grammar.regular.ebnf_text import literal, with_whole_escapes
 from server.engine.grammar.regular.syntax import python_pattern
-from server.engine.grammar.schema import JsonSchema, enforceable
+from server.engine.grammar.schema.checks import JsonSchema
+from server.engine.grammar.schema.converter import enforceable
 from server.engine.types import Grammar
 from server.errors import GrammarError
 

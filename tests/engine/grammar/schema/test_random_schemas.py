@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from server.engine.drafters.ngram import NgramDrafter
-from server.engine.grammar.compiler import Vocabulary
-from server.engine.grammar.schema import enforceable
+from server.engine.grammar.compile.compiler import Vocabulary
+from server.engine.grammar.schema.converter import enforceable
 from server.engine.grammar.state import GrammarStates
 from server.engine.types import Grammar, SpeculationParams
 from server.errors import GrammarError

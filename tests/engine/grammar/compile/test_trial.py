@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from xgrammar import GrammarMatcher
 
-from server.engine.grammar import trial
-from server.engine.grammar.compiler import Compiler, GrammarText
-from server.engine.grammar.trial import dearest_call
-from server.engine.grammar.worker import Compile, Proven, Refused, prove
+from server.engine.grammar.compile import trial
+from server.engine.grammar.compile.compiler import Compiler, GrammarText
+from server.engine.grammar.compile.trial import dearest_call
+from server.engine.grammar.compile.worker import Compile, Proven, Refused, prove
 from server.engine.types import Grammar
 from tests.engine.grammar.bytes import BYTES, EOS
 
@@ -47,7 +47,7 @@ def test_what_took_long_to_compile_is_tried_for_longer(
 def test_what_is_dear_is_refused(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Compile(Grammar("ebnf", 'root ::= "a" root | "b"'))
     assert isinstance(prove(compiler, job), Proven)
-    monkeypatch.setattr("server.engine.grammar.worker.MAX_SECONDS", 0.0)
+    monkeypatch.setattr("server.engine.grammar.compile.worker.MAX_SECONDS", 0.0)
     answer = prove(compiler, job)
     assert isinstance(answer, Refused)
     assert "too long to follow" in answer.reason

@@ -8,9 +8,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from server.engine.grammar.compiler import schema_ebnf
-from server.engine.grammar.disjoint import are_disjoint
-from server.engine.grammar.schema import MAX_INTEGER, enforceable
+from server.engine.grammar.compile.compiler import schema_ebnf
+from server.engine.grammar.schema.checks import MAX_INTEGER
+from server.engine.grammar.schema.converter import enforceable
+from server.engine.grammar.schema.disjoint import are_disjoint
 from server.engine.types import Grammar
 from server.errors import GrammarError
 from tests.engine.grammar.bytes import matches

@@ -1,10 +1,8 @@
 """Keywords for objects. Pure."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from server.engine.grammar.checks import JsonSchema, Path, counts, names, of_type
-from server.engine.grammar.merge import merged
 from server.engine.grammar.regular.automaton import derivative
 from server.engine.grammar.regular.expression import (
     ANY_TEXT,
@@ -15,14 +13,13 @@ from server.engine.grammar.regular.expression import (
     text,
     without,
 )
-from server.engine.grammar.strings import pattern_texts, string_texts
+from server.engine.grammar.schema.checks import Converts, JsonSchema, Path, counts, names, of_type
+from server.engine.grammar.schema.merge import merged
+from server.engine.grammar.schema.strings import pattern_texts, string_texts
 from server.errors import GrammarError
 
-if TYPE_CHECKING:
-    from server.engine.grammar.schema import Converter
 
-
-def object_schema(converter: "Converter", schema: dict[str, Any], path: Path) -> JsonSchema:
+def object_schema(converter: Converts, schema: dict[str, Any], path: Path) -> JsonSchema:
     """
     Raises:
         GrammarError: a keyword can't be enforced.
@@ -31,7 +28,7 @@ def object_schema(converter: "Converter", schema: dict[str, Any], path: Path) ->
 
 
 class _Object:
-    def __init__(self, converter: "Converter", schema: dict[str, Any], path: Path) -> None:
+    def __init__(self, converter: Converts, schema: dict[str, Any], path: Path) -> None:
         self.converter, self.schema, self.path = converter, schema, path
         self.required = names(schema.get("required", []), (*path, "required"))
         self.patterns = of_type(

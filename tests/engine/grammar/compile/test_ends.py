@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from server.engine.grammar.compiler import Compiler, GrammarText, Vocabulary
-from server.engine.grammar.ends import Spelling, can_end
-from server.engine.grammar.worker import Compile, Proven, Refused, prove
+from server.engine.grammar.compile.compiler import Compiler, GrammarText, Vocabulary
+from server.engine.grammar.compile.ends import Spelling, can_end
+from server.engine.grammar.compile.worker import Compile, Proven, Refused, prove
 from server.engine.types import Grammar
 from tests.engine.grammar.bytes import BYTES
 

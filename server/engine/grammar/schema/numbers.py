@@ -5,9 +5,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from server.engine.grammar.checks import MAX_INTEGER, Path, is_of_type, number
 from server.engine.grammar.regular.expression import Expression
 from server.engine.grammar.regular.syntax import python_pattern
+from server.engine.grammar.schema.checks import MAX_INTEGER, Path, is_of_type, number
 from server.errors import GrammarError
 
 MAX_MULTIPLE = 1000

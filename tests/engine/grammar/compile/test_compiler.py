@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from server.engine.async_engine import AsyncEngine
-from server.engine.grammar.compiler import (
+from server.engine.grammar.compile.compiler import (
     Vocabulary,
     choice_ebnf,
     with_enforceable_schemas,
 )
-from server.engine.grammar.service import GrammarCompiler
-from server.engine.grammar.worker import Answer, Job
+from server.engine.grammar.compile.service import GrammarCompiler
+from server.engine.grammar.compile.worker import Answer, Job
 from server.engine.types import Grammar
 from server.errors import GrammarError, RateLimitError
 from tests.engine.grammar.bytes import BYTES, matches

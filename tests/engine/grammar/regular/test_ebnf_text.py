@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.grammar.ebnf_text import with_whole_escapes
+from server.engine.grammar.regular.ebnf_text import with_whole_escapes
 from server.engine.types import Grammar
 from server.text.tool_formats import FORMATS
 from server.text.tool_grammar import only_calls, structural_tag

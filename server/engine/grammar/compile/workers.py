@@ -22,8 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from server.engine.grammar.compiler import Tokens
-from server.engine.grammar.worker import Answer, Job, Refused
+from server.engine.grammar.compile.compiler import Tokens
+from server.engine.grammar.compile.worker import Answer, Job, Refused
 from server.errors import GrammarError
 
 _logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ _NICE = 10
 _TICKS = os.sysconf("SC_CLK_TCK")
 _ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(
-        (str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")]))
+        (str(Path(__file__).parents[4]), *filter(None, [os.environ.get("PYTHONPATH")]))
     ),
     "OPENBLAS_NUM_THREADS": "1",
 }
@@ -71,7 +71,7 @@ class Workers:
         seconds: float = COMPILE_SECONDS,
         quick_seconds: float = QUICK_SECONDS,
         num_processes: int = NUM_PROCESSES,
-        program: str = "server.engine.grammar.worker",
+        program: str = "server.engine.grammar.compile.worker",
     ) -> None:
         self._program = program
         self._tokens = tokens

@@ -4,8 +4,8 @@ import os
 import time
 from multiprocessing.connection import Connection
 
-from server.engine.grammar.compiler import GrammarText
-from server.engine.grammar.worker import Compile, Proven
+from server.engine.grammar.compile.compiler import GrammarText
+from server.engine.grammar.compile.worker import Compile, Proven
 
 
 def main(handle: int) -> None:

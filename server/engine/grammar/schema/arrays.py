@@ -2,21 +2,18 @@
 
 import itertools
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from server.engine.grammar.checks import JsonSchema, Path, counts, of_type
 from server.engine.grammar.regular.expression import Expression, either, repeat, sequence, text
+from server.engine.grammar.schema.checks import Converts, JsonSchema, Path, counts, of_type
 from server.errors import GrammarError
-
-if TYPE_CHECKING:
-    from server.engine.grammar.schema import Converter
 
 _MAX_ORDERS = 4
 """So many different values are listed in every order: there are 64 lists of them, and 325 of 5."""
 _MAX_UNIQUE = 40
 
 
-def array_schema(converter: "Converter", schema: dict[str, Any], path: Path) -> JsonSchema:
+def array_schema(converter: Converts, schema: dict[str, Any], path: Path) -> JsonSchema:
     """
     Raises:
         GrammarError: a keyword can't be enforced.
@@ -51,7 +48,7 @@ def _of_2020(schema: dict[str, Any], path: Path) -> dict[str, Any]:
     return schema
 
 
-def _prefix(converter: "Converter", value: Any, path: Path) -> list[JsonSchema]:
+def _prefix(converter: Converts, value: Any, path: Path) -> list[JsonSchema]:
     entries = of_type(list, value, path)
     if not entries:
         raise GrammarError("prefixItems is empty", path)
@@ -59,7 +56,7 @@ def _prefix(converter: "Converter", value: Any, path: Path) -> list[JsonSchema]:
 
 
 def _unique(
-    converter: "Converter", schema: dict[str, Any], limits: dict[str, int], path: Path
+    converter: Converts, schema: dict[str, Any], limits: dict[str, int], path: Path
 ) -> JsonSchema:
     """Arrays of distinct listed values: in every order where they are few, else in the
     schema's."""
@@ -93,14 +90,14 @@ def _in_order(values: list[Any], least: int) -> Expression:
     return sequence((text("["), inside, text("]")))
 
 
-def _tuple(converter: "Converter", values: list[Any]) -> JsonSchema:
+def _tuple(converter: Converts, values: list[Any]) -> JsonSchema:
     made: dict[str, Any] = {"type": "array", "minItems": len(values), "maxItems": len(values)}
     if values:
         made["prefixItems"] = [converter.texts.listed([value]) for value in values]
     return made | {"items": False}
 
 
-def _listed(converter: "Converter", schema: dict[str, Any], path: Path) -> list[Any] | None:
+def _listed(converter: Converts, schema: dict[str, Any], path: Path) -> list[Any] | None:
     if "prefixItems" in schema or "items" not in schema:
         return None
     place = (*path, "items")

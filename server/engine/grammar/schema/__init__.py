@@ -1,0 +1,1 @@
+"""JSON schemas as schemas that xgrammar enforces to the letter. Pure."""
