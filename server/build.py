@@ -18,7 +18,7 @@ from server.config import ServerSettings
 from server.loading.model import LoadedModel, build_model, model_name
 from server.loading.target import Report
 from server.observe.observers import Observers
-from server.text.tool_formats import FORMATS
+from server.text.tools.formats import FORMATS
 
 _STOP_SECONDS = 3.0
 """That a server that ends waits for the step it is in."""

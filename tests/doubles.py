@@ -11,7 +11,7 @@ from server.engine.types import FinishReason, Request, RequestId, RequestOutput,
 from server.errors import EngineDeadError, InvalidRequestError, ShuttingDownError
 from server.text.chat_template import ChatTemplate, Message, ToolSchema
 from server.text.tokenizer import Tokenizer
-from server.text.tool_formats import FORMATS, FormatName
+from server.text.tools.formats import FORMATS, FormatName
 
 BOS, EOS = "<s>", "</s>"
 BOS_ID, EOS_ID = 256, 257

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from server import __version__
-from server.cli.chat import chat
+from server.cli.chat.chat import chat
 from server.cli.convert import convert
 from server.cli.data import data
 from server.cli.evaluate import evaluate
@@ -32,7 +32,6 @@ def make_app() -> typer.Typer:
         app.command(cls=Command, context_settings=HELP_NAMES)(command)
     app.add_typer(bench_app())
     app.callback()(_version_option)
-    # eval is a name of Python's own.
     # eval is a name of Python's own.
     app.command("eval", cls=Command, context_settings=HELP_NAMES)(evaluate)
     return app

@@ -1,8 +1,6 @@
 """What this machine offers: device, precision, free memory. Asked once, at start."""
 
-import ctypes
 import os
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -77,15 +75,6 @@ def pick_dtype(wanted: DType, device: torch.device) -> torch.dtype:
         }[wanted]
     native = device.type == "cuda" or kernels is not None or has_avx512_bf16()
     return torch.bfloat16 if native else torch.float32
-
-
-def return_freed_memory() -> None:
-    """Gives back to the system what the C library keeps of memory that was freed.
-
-    Loading frees hundreds of megabytes in pieces that glibc would hold on to. Elsewhere: nothing.
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def free_memory(device: torch.device) -> int:

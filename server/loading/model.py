@@ -34,7 +34,6 @@ from server.loading.machine import (
     describe_kernels,
     pick_device,
     pick_dtype,
-    return_freed_memory,
     total_memory,
 )
 from server.loading.ranks import cache_shape, free_everywhere, guarded, rank_threads, start_workers
@@ -46,6 +45,7 @@ from server.loading.target import (
     load_target,
     locate_target,
 )
+from server.memory import give_back_memory
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
 from server.models.shard import WHOLE
@@ -200,7 +200,7 @@ def _place(
         workers, lambda: load_draft(settings, target.model, placement, quantization, report)
     )
     model = target.freeze()
-    return_freed_memory()
+    give_back_memory()
     kernels = "torch kernels: the native ones run whole models alone"
     if workers is None:
         kernels = describe_kernels(placement.device, model.is_fused)

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from server.errors import InvalidRequestError
-from server.text.tool_formats import ToolFormat, detect_format
-from server.text.tool_prompt import has_calls, without_tools
+from server.text.tools.formats import ToolFormat, detect_format
+from server.text.tools.prompt import has_calls, without_tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -63,7 +63,7 @@ class ChatTemplate:
     ) -> str:
         """Text of the chat, up to where the assistant's next turn begins.
 
-        Where the template knows no tools, `tool_prompt.py` says it in plain messages.
+        Where the template knows no tools, `tools/prompt.py` says it in plain messages.
 
         The template writes every special token itself: encode the result with
         `add_special_tokens=False`, or the prompt starts with two BOS.

@@ -12,8 +12,8 @@ from typing import Generic, NamedTuple, TypeVar
 from server.text.detokenizer import Detokenizer
 from server.text.stop import StopStrings
 from server.text.tokenizer import Tokenizer
-from server.text.tool_parsers.events import AnswerEvent, ContentDelta
-from server.text.tool_parsers.parser import ToolParser
+from server.text.tools.events import AnswerEvent, ContentDelta
+from server.text.tools.parser import ToolParser
 
 L = TypeVar("L")
 """Whatever the caller keeps for each token; logprobs, but this module doesn't look inside."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer as BackendTokenizer
 
 from server.errors import CheckpointError, UnsupportedModelError
-from server.text.memory import give_back_memory
+from server.memory import give_back_memory
 from server.text.token_bytes import TokenBytes
 
 if TYPE_CHECKING:

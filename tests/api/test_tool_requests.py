@@ -9,8 +9,8 @@ import pytest
 from server.api.chat.schema import ChatRequest
 from server.api.generation.tools import NO_TOOLS, tool_use
 from server.engine.types import Grammar, SamplingParams
-from server.text.tool_formats import FORMATS
-from server.text.tool_grammar import structural_tag
+from server.text.tools.formats import FORMATS
+from server.text.tools.grammar import structural_tag
 from tests.api.harness import CHAT, assert_error, chat_body, in_process, make_app, post
 from tests.api.tool_chats import (
     CLOCK,

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from server.cli.chat import chat
+from server.cli.chat.chat import chat
 from server.errors import ConfigError
 
 MODELS = json.dumps({"data": [{"id": "tiny"}]}).encode()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.conversation import COMMANDS, HELP, CommandError, Conversation
+from server.cli.chat.conversation import COMMANDS, HELP, CommandError, Conversation
 from tests.doubles import PlainTemplate
 from weights.train.text.prompts import read_prompts
 
@@ -85,8 +85,8 @@ def test_help_lists_every_command() -> None:
 
 
 TALK = """
-from server.cli.conversation import COMMANDS
-from server.cli.line_editing import edit_lines
+from server.cli.chat.conversation import COMMANDS
+from server.cli.chat.line_editing import edit_lines
 edit_lines(COMMANDS)
 for _ in range(2):
     print("GOT", repr(input("> ")), flush=True)

@@ -4,7 +4,7 @@ from tokenizers import AddedToken
 
 from server.text.stream import TextDelta, TextStream
 from server.text.tokenizer import Tokenizer
-from server.text.tool_formats import FORMATS, FormatName
+from server.text.tools.formats import FORMATS, FormatName
 from tests.doubles import EOS_ID, byte_backend, byte_tokenizer, ids
 from tests.text.tool_parsers.examples import NAMES, ONE, summary
 

@@ -11,8 +11,8 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from server.text.stream import TextDelta, TextStream
 from server.text.tokenizer import Tokenizer
-from server.text.tool_formats import FORMATS
-from server.text.tool_parsers.events import whole_answer
+from server.text.tools.events import whole_answer
+from server.text.tools.formats import FORMATS
 
 PIECES = [
     *(b" \xc3", b"\xa9", b"a\xf0\x9f", b"\x99\x82 b", b"\xc3\xa9\xc3", b"EN", b"D", b"aE", b"<EN"),

@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 
 from server.config import ToolParserName
-from server.text.tool_formats import FORMATS, FormatName, detect_format
-from server.text.tools import FunctionCall
+from server.text.tools.formats import FORMATS, FormatName, detect_format
+from server.text.tools.functions import FunctionCall
 from tests.text.tool_parsers.examples import read, summary
 
 CALLS = [FunctionCall("1", "f", '{"a": [1, "}"]}'), FunctionCall("2", "g", "{}")]

@@ -7,9 +7,9 @@ import pytest
 import xgrammar
 
 from server.engine.types import Grammar
-from server.text.tool_formats import FORMATS, FormatName
-from server.text.tool_grammar import only_calls, structural_tag, text_and_calls
-from server.text.tools import FunctionCall, FunctionTool
+from server.text.tools.formats import FORMATS, FormatName
+from server.text.tools.functions import FunctionCall, FunctionTool
+from server.text.tools.grammar import only_calls, structural_tag, text_and_calls
 from tests.engine.grammar.bytes import matches
 from tests.text.tool_parsers.examples import read, summary
 

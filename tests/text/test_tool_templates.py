@@ -7,7 +7,7 @@ import pytest
 
 from server.errors import InvalidRequestError
 from server.text.chat_template import ChatTemplate, Message
-from server.text.tool_formats import FORMATS
+from server.text.tools.formats import FORMATS
 from tests.doubles import BOS, EOS, byte_backend
 
 HERMES = """{% if tools %}<system>{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}\

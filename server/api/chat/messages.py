@@ -11,7 +11,7 @@ from server.api.http.errors import shown
 from server.errors import InvalidRequestError
 from server.text.chat_template import Message
 from server.text.tokenizer import LONG_TEXT
-from server.text.tool_formats import ToolFormat
+from server.text.tools.formats import ToolFormat
 
 _ROLES_OF = {
     "tool_calls": ("assistant",),

@@ -24,7 +24,7 @@ from server.engine.types import (
 )
 from server.errors import GlidecapeError
 from server.text.stream import PlacedLogprobs, TextDelta, TextStream
-from server.text.tool_parsers.events import AnswerEvent
+from server.text.tools.events import AnswerEvent
 
 T = TypeVar("T")
 

@@ -22,11 +22,11 @@ from server.api.http.errors import shown
 from server.engine.types import Grammar
 from server.errors import InvalidRequestError, UnsupportedFieldError
 from server.text.chat_template import ToolSchema
-from server.text.tool_formats import ToolFormat
-from server.text.tool_grammar import only_calls, structural_tag, text_and_calls
-from server.text.tool_parsers.parser import Enforced, ToolParser
-from server.text.tool_parsers.section import OBJECT_OPENER
-from server.text.tools import FunctionTool
+from server.text.tools.formats import ToolFormat
+from server.text.tools.functions import FunctionTool
+from server.text.tools.grammar import only_calls, structural_tag, text_and_calls
+from server.text.tools.parser import Enforced, ToolParser
+from server.text.tools.section import OBJECT_OPENER
 
 AnyTool = FunctionToolField | OtherTool
 

@@ -26,7 +26,7 @@ from server.api.responses.schema.items import (
     OutputTextContent,
 )
 from server.text.tokenizer import Tokenizer
-from server.text.tool_parsers import events
+from server.text.tools import events
 
 
 class ResponseOutput:

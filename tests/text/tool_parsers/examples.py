@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from server.text.tool_formats import FORMATS, FormatName
-from server.text.tool_parsers.events import AnswerEvent, ArgumentsDelta, CallStart, whole_answer
-from server.text.tool_parsers.parser import Enforced
+from server.text.tools.events import AnswerEvent, ArgumentsDelta, CallStart, whole_answer
+from server.text.tools.formats import FORMATS, FormatName
+from server.text.tools.parser import Enforced
 
 NAMES = frozenset(("f", "g"))
 

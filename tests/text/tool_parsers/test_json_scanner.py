@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.text.tool_parsers.json_scanner import JsonScanner
+from server.text.tools.json_scanner import JsonScanner
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none()

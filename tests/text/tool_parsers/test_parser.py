@@ -4,9 +4,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from server.text.tool_formats import FORMATS, FormatName
-from server.text.tool_parsers.events import ArgumentsDelta, CallStart, ContentDelta, EventSink
-from server.text.tools import FunctionCall
+from server.text.tools.events import ArgumentsDelta, CallStart, ContentDelta, EventSink
+from server.text.tools.formats import FORMATS, FormatName
+from server.text.tools.functions import FunctionCall
 from tests.text.tool_parsers.examples import (
     EXAMPLES,
     NAMES,

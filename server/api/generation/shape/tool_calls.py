@@ -10,14 +10,14 @@ from server.api.generation.schema.tools import (
     ToolCallDelta,
 )
 from server.api.generation.tools import CallMode
-from server.text.tool_parsers.events import (
+from server.text.tools.events import (
     AnswerEvent,
     ArgumentsDelta,
     CallStart,
     ContentDelta,
     whole_answer,
 )
-from server.text.tools import FunctionCall
+from server.text.tools.functions import FunctionCall
 
 
 def has_content(mode: CallMode) -> bool:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from server.engine.grammar.regular.ebnf_text import with_whole_escapes
 from server.engine.types import Grammar
-from server.text.tool_formats import FORMATS
-from server.text.tool_grammar import only_calls, structural_tag
-from server.text.tools import FunctionCall, FunctionTool
+from server.text.tools.formats import FORMATS
+from server.text.tools.functions import FunctionCall, FunctionTool
+from server.text.tools.grammar import only_calls, structural_tag
 from tests.engine.grammar.bytes import matches
 
 HEXADECIMAL = "0123456789abcdefABCDEF"

@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from server.text.tool_formats import ToolFormat
-from server.text.tools import FunctionTool
+from server.text.tools.formats import ToolFormat
+from server.text.tools.functions import FunctionTool
 
 _Format = dict[str, Any]
 """A format of xgrammar's structural tags."""

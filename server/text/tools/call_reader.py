@@ -4,7 +4,7 @@ import json
 from collections.abc import Set
 from typing import Any, Final, Literal, Protocol
 
-from server.text.tool_parsers.json_scanner import JsonScanner
+from server.text.tools.json_scanner import JsonScanner
 
 BARE_MARKS: Final = ("[CALL_ID]", "[ARGS]")
 """May stand between a name and its arguments where a call is no object."""

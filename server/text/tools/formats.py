@@ -16,9 +16,9 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from server.text.tool_parsers.parser import Enforced, ToolParser
-from server.text.tool_parsers.section import OBJECT_OPENER, Markup
-from server.text.tools import FunctionCall
+from server.text.tools.functions import FunctionCall
+from server.text.tools.parser import Enforced, ToolParser
+from server.text.tools.section import OBJECT_OPENER, Markup
 
 FormatName = Literal["hermes", "llama3", "mistral", "mistral_args", "smollm2"]
 

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from server.text.tools import FunctionCall
+from server.text.tools.functions import FunctionCall
 
 
 class ContentDelta(NamedTuple):

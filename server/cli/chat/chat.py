@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from server.cli.conversation import COMMANDS, CommandError, Conversation
-from server.cli.line_editing import edit_lines
+from server.cli.chat.conversation import COMMANDS, CommandError, Conversation
+from server.cli.chat.line_editing import edit_lines
 from server.cli.terminal import Stopwatch, describe_speculation, stderr, write_answer
 from server.config import check_environment
 from server.errors import ConfigError, GlidecapeError

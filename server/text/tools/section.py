@@ -4,9 +4,9 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from server.text.tool_parsers.call_reader import BARE_MARKS, BareCall, CallObject, CallReader
-from server.text.tool_parsers.events import EventSink
-from server.text.tool_parsers.json_scanner import WHITESPACE
+from server.text.tools.call_reader import BARE_MARKS, BareCall, CallObject, CallReader
+from server.text.tools.events import EventSink
+from server.text.tools.json_scanner import WHITESPACE
 
 OBJECT_OPENER: Final = "{"
 """As an opener: the call itself begins, without a marker."""

@@ -1,6 +1,6 @@
 """Tools for chat templates that know none: as a system message, and past calls as plain text.
 
-The format of calls stays the model's own (`tool_formats.py`); the results of calls go into user
+The format of calls stays the model's own (`formats.py`); the results of calls go into user
 turns. A model that was never trained on calls makes little of it, except where a grammar forces it.
 """
 
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from server.text.tool_formats import ToolFormat
-from server.text.tools import FunctionCall
+from server.text.tools.formats import ToolFormat
+from server.text.tools.functions import FunctionCall
 
 Message = dict[str, Any]
 """As chat templates take it."""

@@ -4,9 +4,9 @@ from collections import deque
 from collections.abc import Set
 from typing import Literal
 
-from server.text.tool_parsers.events import AnswerEvent, EventSink
-from server.text.tool_parsers.json_scanner import WHITESPACE
-from server.text.tool_parsers.section import OBJECT_OPENER, CallSection, Markup, longest_beginning
+from server.text.tools.events import AnswerEvent, EventSink
+from server.text.tools.json_scanner import WHITESPACE
+from server.text.tools.section import OBJECT_OPENER, CallSection, Markup, longest_beginning
 
 Enforced = Literal["nothing", "calls", "only_calls"]
 """What a grammar makes sure of: nothing, that whatever begins like a call is one, or that the
