@@ -1,5 +1,5 @@
 """Examples of the OpenAPI document: for each operation requests and an answer, and one of each
-error. `tests/api/test_openapi.py` sends the requests and parses the answers."""
+error. `tests/api/openapi/test_openapi.py` sends the requests and parses the answers."""
 
 from typing import Any
 

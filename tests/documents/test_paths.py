@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TREES = ("", "server", "server/engine", "server/engine/speculation", "server/engine/step", "docs")
 """Folders that a page's paths start from: a page about the engine says `step/host/verify.py`."""

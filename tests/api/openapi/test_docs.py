@@ -36,7 +36,7 @@ from tests.api.harness import (
 )
 from tests.doubles import ScriptedEngine, one_by_one
 
-DOCS = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+DOCS = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
 
 
 def table(heading: str) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """The real server, engine's thread and all, around a model that does what a prompt tells it: for
 tests of what happens when things go wrong. It has the options of `glidecape serve`.
 
-    python -m tests.api.faulty_server --port 0 --drain-seconds 1
+    python -m tests.api.http.faulty_server --port 0 --drain-seconds 1
 
 Every answer is `aaa…`, a token each 10 ms. A prompt that has one of these words makes
 
@@ -35,7 +35,7 @@ from server.observe.observers import Observers
 from tests.doubles import EOS_ID, PlainTemplate, byte_tokenizer, ids
 
 MODEL = "tiny/model"
-COMMAND = (sys.executable, "-m", "tests.api.faulty_server")
+COMMAND = (sys.executable, "-m", "tests.api.http.faulty_server")
 
 SECONDS_PER_STEP = 0.01
 

@@ -1,6 +1,6 @@
 """A server in a process of its own that says how long its event loop was kept from other work.
 
-python -m tests.api.attacked   ->   its port
+python -m tests.api.http.attacked   ->   its port
 
 `GET /stall` answers the most CPU seconds that the process spent between two turns of its event
 loop, and begins anew. CPU time, and not the clock's: what other processes take is not its fault.

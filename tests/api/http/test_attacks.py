@@ -15,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
+from tests.api.body.test_hostile_bodies import HOSTILE
 from tests.api.harness import CHAT, chat_body
 from tests.api.raw_http import exchange, statuses
-from tests.api.test_hostile_bodies import HOSTILE
 
 Address = tuple[str, int]
 Attack = Callable[[Address], None]
@@ -34,7 +34,7 @@ HEAD = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n".
 
 @pytest.fixture(scope="module")
 def address() -> Generator[Address]:
-    command = [sys.executable, "-m", "tests.api.attacked"]
+    command = [sys.executable, "-m", "tests.api.http.attacked"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         if process.stdout is None:
             raise RuntimeError("no stdout")

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.faulty_server import COMMAND
 from tests.api.harness import CHAT, COMPLETIONS, assert_error, chat_body, events
+from tests.api.http.faulty_server import COMMAND
 from tests.live import LiveServer, serve
 
 Json = dict[str, Any]

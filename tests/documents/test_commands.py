@@ -2,7 +2,7 @@
 shortest form. A command without an entry below fails the test, as does an entry that no page shows.
 
 docs/log.md and its archive are left out: their commands are of the day that they stand under. Those
-with curl in docs/api.md are run by tests/api/test_doc_examples.py.
+with curl in docs/api.md are run by tests/documents/test_api_examples.py.
 """
 
 import json
@@ -24,7 +24,7 @@ from tests.parallel.test_serving import write_draft
 from tests.weights.test_glide_formats import authors_tensors, write_authors, write_target
 from tests.weights.train.checkpoints import write_checkpoint
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = (
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",

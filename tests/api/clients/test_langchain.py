@@ -10,8 +10,8 @@ from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, SecretStr
 
 from server.engine.types import Request
+from tests.api.clients.test_tool_sdk import TurnsEngine
 from tests.api.harness import MODEL, live_server
-from tests.api.test_tool_sdk import TurnsEngine
 from tests.api.tool_chats import call_text, says
 from tests.doubles import ScriptedEngine, one_by_one
 
