@@ -21,7 +21,7 @@ PACKAGES := server weights bench tests
 UNIT_TESTS := $(addprefix tests/,engine/schedule engine/speculation engine/drafters text models \
   engine/step/host/test_accept.py engine/step/host/test_commit.py engine/step/host/test_stats.py \
   engine/step/test_sampler.py engine/step/test_truncation.py kernels/test_reference.py \
-  weights/test_checkpoint.py weights/test_gguf_file.py weights/test_glide.py)
+  weights/test_checkpoint.py weights/gguf/test_file.py weights/test_glide.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help serve dev test test-fast browser prometheus pictures test-litellm soak check bench bench-peers format clean

@@ -19,6 +19,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from bench.machine.suite import model_folder
 from bench.peers.suite import describe_machine, encode_prompts
 from bench.peers.systems import (
     OURS_PLAIN,
@@ -33,7 +34,6 @@ from bench.peers.systems import (
 )
 from bench.peers.worker import Worker
 from bench.peers.workloads import Prompt, Workload
-from bench.suite import model_folder
 from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
 from server.errors import CheckpointError, ConfigError

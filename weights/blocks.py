@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from server.errors import CheckpointError
 from server.kernels.quantized import BLOCK_BYTES, QuantizedKind, QuantizedWeight
-from weights.gguf_file import GGUFTensor
+from weights.gguf.file import GGUFTensor
 
 BLOCKS_FILE = "blocks.safetensors"
 _Q4_0 = gguf.GGMLQuantizationType.Q4_0

@@ -6,11 +6,14 @@ from pathlib import Path
 import torch
 
 from server.config import DEFAULT_MODEL
+from server.errors import CheckpointError
 from weights.checkpoint import weight_files
-from weights.conversion_cache import converted_gguf
 from weights.default import default_gguf
-from weights.hub import download
+from weights.gguf.conversion_cache import converted_gguf
 from weights.model_names import check_folder, check_model_name
+
+_HUB_FILES = ["*.json", "model*.safetensors", "tokenizer*", "*.jinja", "vocab*", "merges.txt"]
+"""No pytorch_model.bin, and none of the `consolidated` or `original` copies some models have."""
 
 
 def locate_model(
@@ -44,3 +47,24 @@ def _checked_folder(folder: Path) -> Path:
     check_folder(folder)
     weight_files(folder)
     return folder
+
+
+def download(model: str, report: Callable[[str], None]) -> Path:
+    """Downloads a checkpoint from the Hugging Face hub into its usual cache and returns the
+    snapshot's folder. What is in the hub's cache already is not fetched again.
+
+    Raises:
+        CheckpointError: no such repository, no permission, no network.
+    """
+    # Imported here: only a hub id needs it, and it takes a while.
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    report(f"looking up {model} on the Hugging Face hub")
+    try:
+        return Path(snapshot_download(model, allow_patterns=_HUB_FILES))
+    except (OSError, httpx.HTTPError, HFValidationError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = f"is no local folder, and the hub says: {lines[0]}"
+        raise CheckpointError(model, reason) from None

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from bench.paper.folder import write_whole
+from bench.paper.results.folder import write_whole
 from server.cli.terminal import report, stderr
 from server.config import ModelSettings
 from server.errors import ConfigError

@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.paper.about import About, describe
-from bench.paper.agreement import TeacherForced
-from bench.paper.contamination import Contamination, find_contamination
-from bench.paper.data import DataSets, EncodedPrompt, check_files, read_data
-from bench.paper.figures import PromptResult
-from bench.paper.folder import ResultsFolder
-from bench.paper.identity import run_identity
-from bench.paper.journal import Identity, Journal, round_key
-from bench.paper.methods import (
+from bench.paper.data.contamination import Contamination, find_contamination
+from bench.paper.data.sets import DataSets, EncodedPrompt, check_files, read_data
+from bench.paper.measure.about import About, describe
+from bench.paper.measure.agreement import TeacherForced
+from bench.paper.measure.methods import (
     CHAIN_DEPTH,
     Method,
     MethodName,
@@ -22,11 +18,15 @@ from bench.paper.methods import (
     make_methods,
     parse_names,
 )
+from bench.paper.measure.rounds import Answer
+from bench.paper.measure.session import Session, StepRecorder
 from bench.paper.progress import RoundProgress
-from bench.paper.results import Results
-from bench.paper.rounds import Answer
-from bench.paper.session import Session, StepRecorder
-from bench.paper.tables import markdown
+from bench.paper.report.figures import PromptResult
+from bench.paper.report.tables import markdown
+from bench.paper.results.folder import ResultsFolder
+from bench.paper.results.identity import run_identity
+from bench.paper.results.journal import Identity, Journal, round_key
+from bench.paper.results.results import Results
 from server.cli.terminal import report, stderr
 from server.config import ModelSettings
 from server.errors import ConfigError

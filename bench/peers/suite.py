@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from bench.limits import Limits, measure_limits
+from bench.machine.limits import Limits, measure_limits
+from bench.machine.suite import model_folder, weight_bytes
 from bench.peers.rounds import measure
 from bench.peers.systems import (
     OURS,
@@ -28,7 +29,6 @@ from bench.peers.table import as_json, make_table, notes
 from bench.peers.worker import Worker
 from bench.peers.workloads import Prompt, Workload, make_workloads
 from bench.prompts import PROMPTS
-from bench.suite import model_folder, weight_bytes
 from server.cli.terminal import report
 from server.config import DEFAULT_MODEL, ModelSettings, as_given
 from server.errors import ConfigError

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bench.limits import Limits
+from bench.machine.limits import Limits
 from bench.peers.rounds import Results
 
 

@@ -16,7 +16,7 @@ def data(
     ] = None,
 ) -> None:
     """Fetch the paper's five evaluation sets."""
-    from bench.paper.fetch import HOME, SETS, fetch_sets
+    from bench.paper.data.fetch import HOME, SETS, fetch_sets
 
     fetch_sets(folder, home or HOME, report)
     files = " ".join(str(folder / f"{public.name}.jsonl") for public in SETS)

@@ -33,7 +33,7 @@ def bench(
     if context.invoked_subcommand is not None:
         _refuse_options(context, context.invoked_subcommand)
         return
-    from bench.suite import run_suite
+    from bench.machine.suite import run_suite
 
     run_suite(settings, new_tokens, rounds, transformers)
 

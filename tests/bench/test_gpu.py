@@ -1,4 +1,4 @@
-"""`bench/gpu.py` from end to end on a tiny model; its arithmetic on made-up times."""
+"""`bench/gpu` from end to end on a tiny model; its arithmetic on made-up times."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import gpu
+from bench.gpu import steps as gpu
 
 
 def test_every_section_runs_and_lands_in_the_json(tmp_path: Path) -> None:

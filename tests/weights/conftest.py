@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from weights.gguf import convert_gguf
+from weights.gguf.convert import convert_gguf
 
 HIDDEN, INTERMEDIATE, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, VOCABULARY = 32, 48, 4, 2, 8, 40
 

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 from server.errors import CheckpointError
 from server.kernels.quantized import BLOCK_BYTES, QuantizedKind
-from tests.weights.test_gguf_types import random_blocks
+from tests.weights.gguf.test_types import random_blocks
 from weights.blocks import BLOCKS_FILE, read_blocks, write_blocks
-from weights.gguf import half_split_rows
-from weights.gguf_file import read_gguf
+from weights.gguf.convert import half_split_rows
+from weights.gguf.file import read_gguf
 
 WriteGGUF = Callable[..., Path]
 Convert = Callable[..., tuple[Path, dict[str, torch.Tensor]]]

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from bench.paper.agreement import Agreement
-from bench.paper.figures import PromptResult
-from bench.paper.methods import MethodName
-from bench.paper.rounds import Answer, Step
+from bench.paper.measure.agreement import Agreement
+from bench.paper.measure.methods import MethodName
+from bench.paper.measure.rounds import Answer, Step
+from bench.paper.report.figures import PromptResult
 
 
 def plain(num_tokens: int, seconds: float) -> Answer:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bench.paper import run as runner
+from bench.paper.measure.session import Session
+from bench.paper.report.tables import MEAN
 from bench.paper.run import EvalOptions, run_eval
-from bench.paper.session import Session
-from bench.paper.tables import MEAN
 from server.config import ModelSettings, load_settings
 from server.errors import CheckpointError, ConfigError, EngineDeadError
 from server.loading.model import LoadedModel

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.limits import Limits
+from bench.machine.limits import Limits
 from bench.peers.rounds import Results, measure
 from bench.peers.systems import OURS, OURS_PLAIN, PEERS, System
 from bench.peers.table import as_json, best_peer, make_table, notes

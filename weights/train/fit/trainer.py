@@ -1,9 +1,13 @@
 """The training loop."""
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -18,7 +22,6 @@ from weights.train.fit.draft import TrainableDraft
 from weights.train.fit.head_loss import head_loss
 from weights.train.fit.parallel import Workers
 from weights.train.fit.schedule import Budget, learning_rate
-from weights.train.fit.undisturbed import undisturbed
 
 
 class StepResult(NamedTuple):
@@ -109,7 +112,7 @@ class Trainer:
         while budget.progress(state.step, state.seconds) < 1:
             batches = self.order.batches(state.epoch)
             for samples in batches[state.batch :]:
-                with undisturbed():  # weights and counters are kept together
+                with _undisturbed():  # weights and counters are kept together
                     result = self._step(samples, budget.progress(state.step, state.seconds))
                     state.step, state.batch = state.step + 1, state.batch + 1
                     state.tokens += result.tokens
@@ -186,3 +189,29 @@ def _summed(parts: Sequence[StepResult], tokens: int) -> StepResult:
     rows = tuple(map(sum, zip(*(part.rows for part in parts), strict=True)))
     right = tuple(map(sum, zip(*(part.right for part in parts), strict=True)))
     return StepResult(sum(part.loss for part in parts), rows, right, tokens)
+
+
+@contextmanager
+def _undisturbed() -> Generator[None, None, None]:
+    """Ctrl-C within the block is raised behind it.
+
+    Only the main thread gets signals; in others, and where Ctrl-C does something else than raise
+    KeyboardInterrupt, nothing is changed.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    was_pressed = False
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal was_pressed
+        was_pressed = True
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if was_pressed:
+        raise KeyboardInterrupt

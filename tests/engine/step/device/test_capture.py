@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bench.gpu_models import BLOCK_SIZE, SHAPES, random_pair
+from bench.gpu.models import BLOCK_SIZE, SHAPES, random_pair
 from server.engine.speculation.cape import CapeConfig
 from server.engine.speculation.tiers import StepShape, Tier, TierCosts
 from server.engine.step.device.capture import Graphs

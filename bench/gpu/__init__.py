@@ -1,0 +1,1 @@
+"""What a GPU makes of a model's steps, and what it could do at best."""

@@ -1,0 +1,1 @@
+"""`glidecape bench`: the speed and memory of the server on this machine."""

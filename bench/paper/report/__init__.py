@@ -1,0 +1,1 @@
+"""Figures of measured rounds, with intervals, and their tables. Pure."""

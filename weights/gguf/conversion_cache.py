@@ -1,0 +1,168 @@
+"""Converted models on disk: each GGUF file is converted once per dtype.
+
+A folder under its final name is complete: it is made under another name and renamed. A lock makes
+a second process wait for the first one's result instead of doing the work again. Checksums tell
+whether the files are still what was written. They find accidents, not forgers: CRC-32, piece by
+piece on all cores, takes less time than reading a checkpoint does.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from server.errors import CheckpointError
+from weights.gguf.convert import convert_gguf
+
+CONVERTER_VERSION = 3
+"""Part of the key: raise it when the same file would be converted differently."""
+
+MARKER = "complete.json"
+"""Checksums of a finished conversion's files, by name."""
+
+_PIECE_BYTES = 2**24
+"""Bytes of a file that one thread checks at a time."""
+
+
+def converted_gguf(
+    path: Path, cache_dir: Path, dtype: torch.dtype, report: Callable[[str], None]
+) -> Path:
+    """Folder with the converted model, made now if it is not there yet.
+
+    Args:
+        path: The GGUF file.
+        cache_dir: Folders are made under its `models/`.
+        dtype: Of the converted weights.
+        report: Gets lines for a person.
+
+    Raises:
+        CheckpointError: the file can't be read, or the cache not be written.
+        UnsupportedModelError: the file asks for something that is not implemented.
+    """
+    folder = cache_dir / "models" / _folder_name(path, dtype)
+    if is_complete(folder, report):
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.parent / ".lock", report):
+            if not is_complete(
+                folder, lambda line: None
+            ):  # else another process made it while this one waited
+                _convert(path, folder, dtype, report)
+    except OSError as error:
+        raise CheckpointError(folder, f"can't be written: {error.strerror or error}") from None
+    return folder
+
+
+def is_complete(folder: Path, report: Callable[[str], None]) -> bool:
+    """Whether every file is there with the bytes it had when the conversion ended. Damaged ones
+    could be anything to those who read them: wrong weights, or an index beyond the memory's end."""
+    if not folder.exists():
+        return False
+    damaged = _damaged(folder)
+    if damaged is not None:
+        report(f"{folder / damaged} is damaged: the model is converted anew")
+    return damaged is None
+
+
+def _damaged(folder: Path) -> str | None:
+    try:
+        marker: Any = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        listed = {str(name): str(found) for name, found in marker.items()}
+        return _first_damaged(folder, listed) if listed else MARKER
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return MARKER
+
+
+def _convert(path: Path, folder: Path, dtype: torch.dtype, report: Callable[[str], None]) -> None:
+    megabytes = path.stat().st_size / 1e6
+    report(f"converting {path.name} ({megabytes:.0f} MB) to {_dtype_name(dtype)}, once")
+    started = time.monotonic()
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # it is not complete, or this would not run
+    partial.mkdir()
+    try:
+        convert_gguf(path, partial, dtype)
+        (partial / MARKER).write_text(json.dumps(_checksums(partial)), encoding="utf-8")
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    report(f"converted in {time.monotonic() - started:.1f} s, kept in {folder}")
+
+
+@contextmanager
+def _locked(path: Path, report: Callable[[str], None]) -> Generator[None]:
+    """Holds the lock file; the system releases it if the process is killed."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report("waiting for another process that is converting a model")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _folder_name(path: Path, dtype: torch.dtype) -> str:
+    """`<stem>-<dtype>-<key>`; the key changes when the file or the converter does."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise CheckpointError(path, error.strerror or str(error)) from None
+    identity = f"{status.st_size}-{status.st_mtime_ns}-{CONVERTER_VERSION}"
+    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return f"{path.stem}-{_dtype_name(dtype)}-{key}"
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _checksum(path: Path) -> str:
+    """A file's checksum: its size, and a CRC over those of its pieces.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    size = path.stat().st_size
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            pieces = range(0, size, _PIECE_BYTES)
+            found = pool.map(
+                lambda start: zlib.crc32(os.pread(descriptor, _PIECE_BYTES, start)), pieces
+            )
+            joined = b"".join(crc.to_bytes(4) for crc in found)
+    finally:
+        os.close(descriptor)
+    return f"{size}-{zlib.crc32(joined):08x}"
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """The checksum of every file in a folder, by name.
+
+    Raises:
+        OSError: one can't be read.
+    """
+    return {file.name: _checksum(file) for file in sorted(folder.iterdir())}
+
+
+def _first_damaged(folder: Path, expected: Mapping[str, str]) -> str | None:
+    """Name of a file that is missing or has other bytes, or None. What is cheap to see is looked
+    for first."""
+    for name, stored in expected.items():
+        path = folder / name
+        if not path.is_file() or not stored.startswith(f"{path.stat().st_size}-"):
+            return name
+    return next((name for name in expected if _checksum(folder / name) != expected[name]), None)

@@ -1,0 +1,130 @@
+"""Converts a GGUF file into a folder in Hugging Face layout.
+
+Tensors are dequantised by the gguf package in pieces of rows and written at once; of the quantised
+blocks, which are written beside them, all are in memory at once.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from server.errors import CheckpointError, UnsupportedModelError
+from server.kernels.quantized import QuantizedKind
+from server.models.config import model_config
+from weights.blocks import stored_blocks, write_blocks
+from weights.checkpoint import SINGLE_FILE
+from weights.gguf.config import gguf_architecture, huggingface_config, token_ids
+from weights.gguf.file import GGUFFile, GGUFTensor, read_gguf
+from weights.gguf.names import ROPE_FREQUENCIES, huggingface_names
+from weights.gguf.safetensors_writer import write_safetensors
+from weights.gguf.tokenizer import write_tokenizer
+
+_PIECE_ELEMENTS = 2**22
+"""Elements dequantised at a time: 16 MiB as float32, a few times that inside gguf."""
+
+
+def convert_gguf(path: Path, folder: Path, dtype: torch.dtype) -> None:
+    """Writes config.json, generation_config.json, model.safetensors, the quantised blocks and the
+    tokenizer's files.
+
+    Args:
+        path: The GGUF file.
+        folder: An existing, empty folder.
+        dtype: Of the written weights; float32 holds the dequantised values exactly.
+
+    Raises:
+        CheckpointError: the file is unreadable, truncated or incomplete.
+        UnsupportedModelError: it asks for something that is not implemented.
+        OSError: the folder can't be written.
+    """
+    file = read_gguf(path)
+    config = huggingface_config(file)
+    model_config(config)  # refuses what the model code can't run before the long part starts
+    names = _names(file, config["num_hidden_layers"])
+    write_tokenizer(file, folder)
+    _write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
+    _write_json(folder / "generation_config.json", token_ids(file))
+    # llama.cpp's rotary kernel pairs neighbours, so llama's q and k rows are stored interleaved.
+    interleaved = gguf_architecture(file) == "llama"
+    pieces = (
+        torch.from_numpy(piece)
+        for ours in names
+        for piece in _pieces(file.tensors[ours], config["head_dim"] if interleaved else None)
+    )
+    shapes = {theirs: file.tensors[ours].shape for ours, theirs in names.items()}
+    write_safetensors(folder / SINGLE_FILE, shapes, dtype, pieces)
+    head_dim = config["head_dim"] if interleaved else None
+    write_blocks(folder, _blocks(file, names, head_dim))
+
+
+def _blocks(
+    file: GGUFFile, names: dict[str, str], rotary_head_dim: int | None
+) -> Iterator[tuple[str, QuantizedKind, torch.Tensor]]:
+    for ours, theirs in names.items():
+        tensor = file.tensors[ours]
+        found = stored_blocks(tensor, _row_order(ours, tensor.shape[0], rotary_head_dim))
+        if found is not None:
+            yield theirs, *found
+
+
+def half_split_rows(num_rows: int, head_dim: int) -> npt.NDArray[np.int64]:
+    """Order that takes q or k rows from interleaved to half-split rotary layout.
+
+    Row r of the result is stored row `order[r]`. Heads of 4: stored rows 0 1 2 3 are the pairs
+    (0, 1) and (2, 3); half-split puts the pairs' first members before their second: 0 2 1 3.
+    """
+    stored = np.arange(num_rows).reshape(-1, head_dim // 2, 2)
+    return stored.swapaxes(1, 2).reshape(-1)
+
+
+def _names(file: GGUFFile, num_layers: int) -> dict[str, str]:
+    """The file's tensors: GGUF name → Hugging Face name. Rotary factors are in the config."""
+    known = huggingface_names(gguf_architecture(file), num_layers)
+    unknown = [name for name in file.tensors if name not in known and name != ROPE_FREQUENCIES]
+    if unknown:
+        shown = ", ".join(unknown[:8])
+        raise UnsupportedModelError(
+            f"{file.path}: {len(unknown)} tensors are not supported, among them {shown}"
+        )
+    missing = [f"blk.{i}.attn_q.weight" for i in range(num_layers)]
+    missing = [name for name in missing if name not in file.tensors]
+    if missing:
+        raise CheckpointError(file.path, f"has no tensor {missing[0]}")
+    return {name: known[name] for name in file.tensors if name in known}
+
+
+def _pieces(tensor: GGUFTensor, rotary_head_dim: int | None) -> Iterator[npt.NDArray[np.float32]]:
+    """The tensor's values, row by row, a few rows at a time.
+
+    Args:
+        rotary_head_dim: Head width if q and k are stored interleaved, else None.
+    """
+    block_size, block_bytes = gguf.GGML_QUANT_SIZES[tensor.type]
+    # A vector has a row per element if it can be cut anywhere: biases are reordered like rows.
+    width = tensor.shape[-1] if len(tensor.shape) > 1 else block_size
+    rows = tensor.data.reshape(-1, width // block_size * block_bytes)
+    order = _row_order(tensor.name, len(rows), rotary_head_dim)
+    step = max(1, _PIECE_ELEMENTS // width)
+    for start in range(0, len(rows), step):
+        piece = rows[order[start : start + step]]
+        yield np.ascontiguousarray(gguf.quants.dequantize(piece, tensor.type), dtype=np.float32)
+
+
+def _row_order(name: str, num_rows: int, rotary_head_dim: int | None) -> npt.NDArray[np.int64]:
+    if rotary_head_dim is None or not (".attn_q." in name or ".attn_k." in name):
+        return np.arange(num_rows)
+    if num_rows % rotary_head_dim:
+        raise CheckpointError(
+            name, f"{num_rows} rows are no multiple of the head's {rotary_head_dim}"
+        )
+    return half_split_rows(num_rows, rotary_head_dim)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
