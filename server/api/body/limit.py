@@ -9,8 +9,8 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.body.receiving import body_message
 from server.api.http.errors import shown
+from server.api.http.receiving import body_message
 from server.errors import BodyTooLargeError, RateLimitError, UnsupportedMediaTypeError
 
 MAX_LONGEST_BODIES = 64

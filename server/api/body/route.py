@@ -10,9 +10,9 @@ from pydantic import TypeAdapter
 
 from server.api.body.json_body import LONG_BODY, read_json, validated
 from server.api.body.limit import forget_body
-from server.api.body.receiving import body_message, replayed
 from server.api.body.unknown_fields import UnknownFieldLog
 from server.api.deps import Parts
+from server.api.http.receiving import body_message, replayed
 
 
 class _ReadRequest(Request):

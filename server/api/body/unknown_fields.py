@@ -1,7 +1,7 @@
 """Request fields that no schema knows: refused, or left out with a warning.
 
-The schemas refuse them, at any depth (`schemas/fields.py`). Leaving them out is done here, once one
-was refused: requests without unknown fields cost nothing.
+The schemas refuse them, at any depth (`generation/schema/fields.py`). Leaving them out is done
+here, once one was refused, so that requests without unknown fields cost nothing.
 """
 
 import logging

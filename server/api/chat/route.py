@@ -7,12 +7,13 @@ from fastapi import APIRouter, Request, Response
 from server.api.body.route import BodyRoute
 from server.api.chat.schema import ChatCompletion, ChatRequest
 from server.api.chat.shape import ChatShape
+from server.api.chat.translate import chat_jobs
 from server.api.deps import PartsDep
-from server.api.generation import answer, translate
-from server.api.generation.generation import unless_disconnected
+from server.api.generation import answer
 from server.api.generation.job_group import PromptJobs
 from server.api.generation.tools import say_dropped
-from server.api.openapi.error_answers import ERRORS
+from server.api.http.receiving import unless_disconnected
+from server.api.openapi.errors import ERRORS
 
 router = APIRouter(route_class=BodyRoute)
 _logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ async def create_chat_completion(
     body: ChatRequest, http_request: Request, parts: PartsDep
 ) -> Response:
     """Answers a chat; with `stream` as server-sent events that end with `[DONE]`."""
-    group = await unless_disconnected(http_request, translate.chat_jobs(body, parts))
+    group = await unless_disconnected(http_request, chat_jobs(body, parts))
     _logger.debug("%s user=%r metadata=%r", group.id, body.user, body.metadata or {})
     head = answer.head(group, parts.info)
 

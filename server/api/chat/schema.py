@@ -10,6 +10,7 @@ from server.api.generation.schema.common import (
     Metadata,
     SamplingRequest,
     TokenIdsField,
+    TokenLogprob,
     Usage,
 )
 from server.api.generation.schema.fields import (
@@ -35,7 +36,6 @@ from server.api.generation.schema.tools import (
 )
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length"]
 ChatFinishReason = Literal["stop", "length", "tool_calls"]
 
 
@@ -142,16 +142,6 @@ class ChatRequest(SamplingRequest):
     store: Advisory = None
     """Chats are never kept."""
     moderation: Unsupported = None
-
-
-class TopLogprob(BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(TopLogprob):
-    top_logprobs: list[TopLogprob]
 
 
 class ChatLogprobs(BaseModel):

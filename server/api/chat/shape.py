@@ -12,15 +12,27 @@ from server.api.chat.schema import (
     ChatFinishReason,
     ChatLogprobs,
 )
-from server.api.generation.generation import Progress
-from server.api.generation.schema.common import Usage
+from server.api.generation.job import Progress
+from server.api.generation.schema.common import FinishReason, Usage
 from server.api.generation.schema.speculation import SpeculationReport
-from server.api.generation.shape import tool_calls
-from server.api.generation.shape.base import Head, has_content, joined_ids
-from server.api.generation.shape.speculation import count_sources, report, step_record
-from server.api.generation.shape.token_logprobs import token_logprob
-from server.api.generation.tools import CallMode
+from server.api.generation.schema.tools import (
+    AnswerFunction,
+    AnswerToolCall,
+    FunctionDelta,
+    ToolCallDelta,
+)
+from server.api.generation.shape import Head, has_content, joined_ids, token_logprob
+from server.api.generation.speculation import count_sources, report, step_record
+from server.api.generation.tools import CallMode, allows_content
 from server.text.tokenizer import Tokenizer
+from server.text.tools.events import (
+    AnswerEvent,
+    ArgumentsDelta,
+    CallStart,
+    ContentDelta,
+    whole_answer,
+)
+from server.text.tools.functions import FunctionCall
 
 
 class ChatShape:
@@ -54,7 +66,7 @@ class ChatShape:
         self._call_mode: CallMode = call_mode
 
     def first_chunk(self) -> ChatChunk:
-        chunk = self._chunk(tool_calls.first_delta(self._call_mode))
+        chunk = self._chunk(_first_delta(self._call_mode))
         chunk.prompt_token_ids = self._prompt_token_ids
         return chunk
 
@@ -123,11 +135,11 @@ class ChatShape:
         if pieces[-1].events is None:
             return AssistantMessage(content="".join(piece.text for piece in pieces))
         events = [event for piece in pieces for event in piece.events or ()]
-        return tool_calls.message(events, self._call_mode)
+        return _message_of(events, self._call_mode)
 
     def _finish_reason(self, piece: Progress) -> ChatFinishReason:
         reason = piece.finish_reason or "stop"
-        return tool_calls.finish_reason(reason, piece.num_calls, self._call_mode)
+        return _finish_reason(reason, piece.num_calls, self._call_mode)
 
     def _logprobs(self, pieces: Sequence[Progress]) -> ChatLogprobs | None:
         if not self._with_logprobs:
@@ -141,4 +153,44 @@ def _deltas(piece: Progress) -> list[ChatDelta]:
     """What a piece adds; one delta at least, because logprobs may come without text."""
     if piece.events is None:
         return [ChatDelta(content=piece.text)]
-    return [tool_calls.delta(event) for event in piece.events] or [ChatDelta()]
+    return [_delta(event) for event in piece.events] or [ChatDelta()]
+
+
+def _message_of(events: Sequence[AnswerEvent], mode: CallMode) -> AssistantMessage:
+    """The message that an answer's events add up to."""
+    content, calls = whole_answer(events)
+    if not calls:
+        return AssistantMessage(content=content if allows_content(mode) else None)
+    return AssistantMessage(content=content or None, tool_calls=[_whole(call) for call in calls])
+
+
+def _first_delta(mode: CallMode) -> ChatDelta:
+    """Before any text. As long as nobody knows whether there will be any, the content is null."""
+    return ChatDelta(role="assistant", content="" if mode == "none" else None)
+
+
+def _delta(event: AnswerEvent) -> ChatDelta:
+    """One event in a stream."""
+    match event:
+        case ContentDelta(text):
+            return ChatDelta(content=text)
+        case CallStart(index, call_id, name):
+            function = FunctionDelta(name=name, arguments="")
+            call = ToolCallDelta(index=index, id=call_id, type="function", function=function)
+            return ChatDelta(tool_calls=[call])
+        case ArgumentsDelta(index, text):
+            call = ToolCallDelta(index=index, function=FunctionDelta(arguments=text))
+            return ChatDelta(tool_calls=[call])
+
+
+def _finish_reason(reason: FinishReason, num_calls: int, mode: CallMode) -> ChatFinishReason:
+    """As OpenAI has it: a call that the model chose to make ends an answer by `tool_calls`; where
+    the request named the function, the answer simply stops."""
+    if reason == "stop" and num_calls and mode != "named":
+        return "tool_calls"
+    return reason
+
+
+def _whole(call: FunctionCall) -> AnswerToolCall:
+    function = AnswerFunction(name=call.name, arguments=call.arguments)
+    return AnswerToolCall(id=call.call_id, function=function)

@@ -7,11 +7,12 @@ from fastapi import APIRouter, Request, Response
 from server.api.body.route import BodyRoute
 from server.api.completions.schema import Completion, CompletionRequest
 from server.api.completions.shape import CompletionShape
+from server.api.completions.translate import completion_jobs
 from server.api.deps import PartsDep
-from server.api.generation import answer, translate
-from server.api.generation.generation import unless_disconnected
+from server.api.generation import answer
 from server.api.generation.job_group import PromptJobs
-from server.api.openapi.error_answers import ERRORS
+from server.api.http.receiving import unless_disconnected
+from server.api.openapi.errors import ERRORS
 
 router = APIRouter(route_class=BodyRoute)
 _logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ async def create_completion(
     body: CompletionRequest, http_request: Request, parts: PartsDep
 ) -> Response:
     """Continues a prompt; with `stream` as server-sent events that end with `[DONE]`."""
-    group = await unless_disconnected(http_request, translate.completion_jobs(body, parts))
+    group = await unless_disconnected(http_request, completion_jobs(body, parts))
     _logger.debug("%s user=%r", group.id, body.user)
     head = answer.head(group, parts.info)
 

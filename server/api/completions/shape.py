@@ -2,19 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 
-from server.api.chat.schema import FinishReason
 from server.api.completions.schema import (
     Completion,
     CompletionChoice,
     CompletionLogprobs,
     CompletionRequest,
 )
-from server.api.generation.generation import Progress
+from server.api.generation.job import Progress
 from server.api.generation.job_group import PromptJobs
-from server.api.generation.schema.common import Usage
+from server.api.generation.schema.common import FinishReason, Usage
 from server.api.generation.schema.speculation import SpeculationReport
-from server.api.generation.shape.base import MIN_LOGPROB, Head, has_content, joined_ids
-from server.api.generation.shape.speculation import count_sources, report, step_record
+from server.api.generation.shape import MIN_LOGPROB, Head, has_content, joined_ids
+from server.api.generation.speculation import count_sources, report, step_record
 from server.engine.types import TokenLogprobs
 from server.text.stream import PlacedLogprobs
 from server.text.tokenizer import Tokenizer

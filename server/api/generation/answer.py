@@ -1,8 +1,10 @@
 """Runs the jobs of a request and sends the answer, streamed or whole, in the endpoint's shape."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -10,7 +12,7 @@ from starlette.responses import Response
 
 from server.api.deps import Parts, ServingInfo
 from server.api.door.concurrency import take_places
-from server.api.generation.generation import Progress, Started, unless_disconnected
+from server.api.generation.job import Progress
 from server.api.generation.job_group import (
     JobGroup,
     JobProgress,
@@ -19,9 +21,12 @@ from server.api.generation.job_group import (
     run_group,
 )
 from server.api.generation.schema.common import PromptTokensDetails, SamplingRequest, Usage
-from server.api.generation.shape.base import ChoiceT, Head, Shape
-from server.api.generation.shape.speculation import whole_report
+from server.api.generation.shape import ChoiceT, Head, Shape
+from server.api.generation.speculation import whole_report
+from server.api.http.receiving import unless_disconnected
 from server.api.http.sse import DONE, EventStream, TextEvent, event, with_error_event
+
+T = TypeVar("T")
 
 FIRST_PIECE_SECONDS = 3.0
 """A stream's status waits for the first token, so that an early failure is a real 500; but not
@@ -61,6 +66,57 @@ async def send(
     return await _send_stream(http_request, parts, group, shapes, body)
 
 
+class Started(Generic[T]):
+    """Work whose first piece may already be here; iterate it once.
+
+    Exists so that an answer's status can wait for the first piece, without waiting for ever.
+    """
+
+    def __init__(self, pieces: AsyncGenerator[T, None]) -> None:
+        self._pieces = pieces
+        self._first = asyncio.create_task(self._next())
+
+    async def wait_first(self, timeout_s: float) -> None:
+        """Waits for the first piece or for `timeout_s` seconds.
+
+        Raises:
+            Exception: it failed within that time.
+        """
+        await asyncio.wait({self._first}, timeout=timeout_s)
+        if self._first.done():
+            self._first.result()
+
+    async def pieces(self) -> AsyncGenerator[T, None]:
+        yield await self._first
+        async for piece in self._pieces:
+            yield piece
+
+    async def aclose(self) -> None:
+        self._first.cancel()
+        # Its outcome has been seen in `wait_first` or `pieces`, or nobody is left to see it.
+        await asyncio.gather(self._first, return_exceptions=True)
+        await self._pieces.aclose()
+
+    async def _next(self) -> T:
+        return await anext(self._pieces)
+
+
+async def start(http_request: Request, parts: Parts, group: JobGroup) -> Started[JobProgress]:
+    """Runs the jobs of a stream, and waits a while for its first piece.
+
+    Raises:
+        EngineDeadError: the engine died within that time.
+        ClientDisconnect: the client left.
+    """
+    started = Started(run_group(parts.engine, group))
+    try:
+        await unless_disconnected(http_request, started.wait_first(FIRST_PIECE_SECONDS))
+    except BaseException:
+        await started.aclose()
+        raise
+    return started
+
+
 async def _send_whole(
     http_request: Request, parts: Parts, group: JobGroup, shapes: Sequence[Shape[ChoiceT]]
 ) -> Response:
@@ -86,12 +142,7 @@ async def _send_stream(
     Raises:
         EngineDeadError: before anything was sent. Later failures become an event.
     """
-    started = Started(run_group(parts.engine, group))
-    try:
-        await unless_disconnected(http_request, started.wait_first(FIRST_PIECE_SECONDS))
-    except BaseException:
-        await started.aclose()
-        raise
+    started = await start(http_request, parts, group)
     events = _events(started.pieces(), group, shapes, body)
     return EventStream(with_error_event(events), started, parts.info.sse_ping_seconds)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from server.api.deps import Engine
-from server.api.generation.generation import Job, Progress, run_job
+from server.api.generation.job import Job, Progress, run_job
 from server.text.prompt_text import PromptText
 
 

@@ -10,7 +10,6 @@ from typing import Any, Final, Literal
 from starlette.responses import Response
 
 from server.api.body.field_path import MAX_NAME
-from server.api.chat.schema import ChatRequest
 from server.api.generation.json_schema import check_object_schema
 from server.api.generation.schema.tools import (
     AllowedToolChoice,
@@ -32,6 +31,11 @@ AnyTool = FunctionToolField | OtherTool
 
 CallMode = Literal["none", "auto", "required", "named"]
 """Calls: impossible, as the model likes, at least one, exactly one of a given function."""
+
+
+def allows_content(mode: CallMode) -> bool:
+    """Whether an answer may be anything else than calls."""
+    return mode in ("none", "auto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +106,23 @@ class ToolUse:
 NO_TOOLS: Final = ToolUse("none")
 
 
-def tool_use(body: ChatRequest, *, drops_others: bool = False) -> ToolUse:
-    """
+def tool_use(
+    given: Sequence[AnyTool],
+    choice: NamedTool | AllowedToolChoice | Literal["none", "auto", "required"] | None,
+    *,
+    parallel: bool,
+    drops_others: bool,
+) -> ToolUse:
+    """Works out what a request's tools and its choice among them mean.
+
     Args:
+        parallel: An answer may have several calls.
         drops_others: Tools that are no functions are left out; else refused.
 
     Raises:
         InvalidRequestError: the tools or the choice make no sense.
     """
-    choice, parallel = body.tool_choice, body.parallel_tool_calls is not False
-    tools = _function_tools(body.tools or [], drops_others=drops_others)
+    tools = _function_tools(given, drops_others=drops_others)
     if not tools:
         if choice in (None, "none", "auto"):
             return NO_TOOLS

@@ -1,34 +1,27 @@
-"""Validated bodies → what the engine takes. What only the model can tell is checked here: token
-ids against the vocabulary, lengths against the context."""
+"""Fields that chats and completions share → what the engine takes.
 
-import asyncio
+What only the model can tell is checked here: token ids against the vocabulary, lengths against the
+context. Each endpoint's own fields are translated beside its schema.
+"""
+
 import random
 import re
 import uuid
 from dataclasses import replace
 
-from server.api.chat.messages import is_long, template_messages
-from server.api.chat.schema import ChatRequest
-from server.api.completions.prompts import PromptField, echoed, prompt_fields, prompt_tokens
-from server.api.completions.schema import CompletionRequest
 from server.api.deps import Parts, ServingInfo
 from server.api.door.auth import current_owner
-from server.api.door.origin import current_origin
-from server.api.generation.context_room import max_tokens, room_for
-from server.api.generation.generation import Job
-from server.api.generation.job_group import JobGroup, PromptJobs, choice_seed
-from server.api.generation.prompt_tokens import check_token_ids, encode_text
+from server.api.door.request import current_origin
+from server.api.generation.job import Job
+from server.api.generation.job_group import choice_seed
+from server.api.generation.prompt_tokens import check_token_ids
 from server.api.generation.schema.common import SamplingRequest
 from server.api.generation.schema.speculation import SpeculationOptions
-from server.api.generation.structured import answer_grammar, check_schemas, compile_grammar
-from server.api.generation.tools import NO_TOOLS, ToolUse, tool_places, tool_use
+from server.api.generation.tools import ToolUse
 from server.api.http.errors import shown
-from server.engine.types import Grammar, Request, RequestId, SamplingParams, SpeculationParams
-from server.errors import InvalidRequestError, ModelNotFoundError
+from server.engine.types import Request, RequestId, SamplingParams, SpeculationParams
+from server.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
 from server.text.stream import TextStream
-
-DEFAULT_COMPLETION_TOKENS = 16
-"""OpenAI's default of /v1/completions."""
 
 _MIN_TEMPERATURE = 1e-5
 """Below it logits would overflow when divided; such a temperature means greedy."""
@@ -36,99 +29,11 @@ _MIN_TEMPERATURE = 1e-5
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
-async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
+def check_common(body: SamplingRequest, parts: Parts) -> None:
     """
     Raises:
-        RequestError: the body asks for something that can't be done.
+        RequestError: another model is asked for, or fields contradict each other.
     """
-    _check_common(body, parts)
-    if body.top_logprobs is not None and not body.logprobs:
-        raise InvalidRequestError("top_logprobs: needs logprobs to be true", "top_logprobs")
-    tools = tool_use(body, drops_others=parts.info.drops_other_tools)
-    prompt = await _chat_prompt(body, tools, parts)
-    given = _chat_max_tokens(body)
-    room = room_for("messages", len(prompt), parts.engine.max_model_len)
-    limit = max_tokens(room, given, default=None)
-    num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    params = _sampling_params(body, limit, num_logprobs, parts.info)
-    tools = replace(tools, content=await answer_grammar(body, parts))
-    params = replace(params, grammar=await _chat_grammar(body, tools, parts))
-    name = _group_name("chatcmpl")
-    jobs = _jobs(name, 0, body.n or 1, body, prompt, params, parts, tools, continues_text=False)
-    return JobGroup(name, (PromptJobs(jobs, len(jobs)),))
-
-
-async def _chat_grammar(body: ChatRequest, tools: ToolUse, parts: Parts) -> Grammar | None:
-    """What the answer may be: calls, or what is asked of its content."""
-    grammar = tools.grammar(parts.chat_template.tool_format)
-    if grammar is not None and grammar is not tools.content:
-        places = tool_places(body.tools or [])
-        schemas = {
-            f"{places[tool.name]}.function.parameters": dict(tool.parameters)
-            for tool in tools.enforced()
-        }
-        if parts.grammars.find(grammar) is None:
-            await check_schemas(schemas, parts)
-        await compile_grammar("tools", grammar, parts)
-    return grammar
-
-
-async def completion_jobs(body: CompletionRequest, parts: Parts) -> JobGroup:
-    """
-    Raises:
-        RequestError: the body asks for something that can't be done.
-    """
-    _check_common(body, parts)
-    _check_completion(body)
-    name = _group_name("cmpl")
-    prompts: list[PromptJobs] = []
-    num_jobs = 0
-    for field in prompt_fields(body):
-        prompts.append(await _prompt_jobs(name, num_jobs, field, body, parts))
-        num_jobs += len(prompts[-1].jobs)
-        await asyncio.sleep(0)  # many short prompts take as long as a long one
-    return JobGroup(name, tuple(prompts))
-
-
-def _check_completion(body: CompletionRequest) -> None:
-    """What fields say together."""
-    if body.max_tokens == 0 and not body.echo:
-        raise InvalidRequestError("max_tokens: 0 needs echo to be true", "max_tokens")
-    if body.best_of is not None:
-        if body.best_of < (body.n or 1):
-            raise InvalidRequestError(
-                f"best_of: {body.best_of} is less than n, {body.n}", "best_of"
-            )
-        if body.best_of > 1 and body.stream:
-            raise InvalidRequestError("best_of: can't be streamed", "best_of")
-
-
-async def _prompt_jobs(
-    name: str, first: int, field: PromptField, body: CompletionRequest, parts: Parts
-) -> PromptJobs:
-    """
-    Args:
-        first: Jobs that other prompts have.
-    """
-    prompt = await prompt_tokens(field, parts)
-    num_choices = body.n or 1
-    num_jobs = max(num_choices, body.best_of or 1)
-    given = None if body.max_tokens is None else ("max_tokens", body.max_tokens)
-    room = room_for(field.name, len(prompt), parts.engine.max_model_len, given)
-    limit = max_tokens(room, given, default=DEFAULT_COMPLETION_TOKENS)
-    num_logprobs = body.logprobs
-    if num_jobs > num_choices and num_logprobs is None:
-        num_logprobs = 0  # the best are chosen by them
-    params = _sampling_params(body, limit, num_logprobs, parts.info)
-    params = replace(params, grammar=await answer_grammar(body, parts))
-    if body.echo and body.logprobs is not None:
-        params = replace(params, prompt_logprobs=body.logprobs)
-    jobs = _jobs(name, first, num_jobs, body, prompt, params, parts, NO_TOOLS, continues_text=True)
-    echo = await echoed(field.value, prompt, parts.tokenizer) if body.echo else None
-    return PromptJobs(jobs, num_choices, echo)
-
-
-def _check_common(body: SamplingRequest, parts: Parts) -> None:
     check_model(body.model, parts)
     if body.stream_options is not None and not body.stream:
         raise InvalidRequestError("stream_options: needs stream to be true", "stream_options")
@@ -155,44 +60,53 @@ def check_model(name: str | None, parts: Parts) -> None:
         )
 
 
-async def chat_prompt(body: ChatRequest, parts: Parts) -> list[int]:
-    """The token ids that the model is shown, however many.
+def answer_length(
+    prompt_field: str,
+    num_prompt_tokens: int,
+    max_model_len: int,
+    given: tuple[str, int] | None,
+    *,
+    default: int | None,
+) -> int:
+    """Most tokens of the answer. A default gives way to the context, a client's wish doesn't.
+
+    Args:
+        prompt_field: Of the request, for messages.
+        given: Field and value of the wish, if there is one.
+        default: Without a wish; None for all that the prompt leaves of the context.
 
     Raises:
-        RequestError: the body asks for something that can't be done.
+        ContextLengthError: the context has no room for the answer.
     """
-    _check_common(body, parts)
-    tools = tool_use(body, drops_others=parts.info.drops_other_tools)
-    return await _chat_prompt(body, tools, parts)
-
-
-async def _chat_prompt(body: ChatRequest, tools: ToolUse, parts: Parts) -> list[int]:
-    def render() -> str:
-        messages = template_messages(body.messages, parts.chat_template.tool_format)
-        return parts.chat_template.render(messages, tools.schemas())
-
-    text = await parts.long_work.run(is_long(body.messages), render)
-    token_ids = await encode_text("messages", text, parts, add_special_tokens=False)
-    if not token_ids:
-        raise InvalidRequestError("messages: the chat template makes nothing of them", "messages")
-    return token_ids
-
-
-def _chat_max_tokens(body: ChatRequest) -> tuple[str, int] | None:
-    """The field that limits the answer, and its value."""
-    old, new = body.max_tokens, body.max_completion_tokens
-    if old is not None and new is not None and old != new:
-        raise InvalidRequestError(
-            f"max_tokens: is {old}, but max_completion_tokens is {new}", "max_tokens"
+    most = f"this model's maximum context length is {max_model_len} tokens, but"
+    num_free = max_model_len - num_prompt_tokens
+    asks_for_none = given is not None and given[1] == 0
+    if num_free < (0 if asks_for_none else 1):
+        raise ContextLengthError(
+            f"{prompt_field}: {most} the prompt has {num_prompt_tokens} and leaves no room for an"
+            " answer",
+            prompt_field,
         )
-    if new is not None:
-        return "max_completion_tokens", new
-    return None if old is None else ("max_tokens", old)
+    if given is None:
+        return num_free if default is None else min(default, num_free)
+    field, value = given
+    if value > num_free:
+        raise ContextLengthError(
+            f"{field}: {most} {num_prompt_tokens + value} were requested ({num_prompt_tokens} in"
+            f" the prompt, {value} in the answer)",
+            field,
+        )
+    return value
 
 
-def _sampling_params(
+def sampling_params(
     body: SamplingRequest, max_tokens: int, num_logprobs: int | None, info: ServingInfo
 ) -> SamplingParams:
+    """How tokens are drawn: the request's wishes, and the server's defaults for the others.
+
+    Raises:
+        InvalidRequestError: a token id is not the model's, or the answer can't be so long.
+    """
     min_tokens = body.min_tokens or 0
     if min_tokens > max_tokens:
         raise InvalidRequestError(
@@ -254,11 +168,12 @@ def _speculation_params(
     )
 
 
-def _group_name(prefix: str) -> str:
+def group_name(prefix: str) -> str:
+    """A new id for an answer, and for the group of jobs that make it."""
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
-def _jobs(
+def prompt_jobs(
     group_name: str,
     first: int,
     count: int,

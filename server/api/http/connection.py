@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from server.api.http.crowd import Crowd
-from server.api.http.error_schema import ErrorBody, ErrorDetail
+from server.api.http.errors import ErrorBody, ErrorDetail
 from server.api.http.strict_http import StrictConnection
 from server.config import ServerSettings
 from server.errors import ErrorCode

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from server.api.body.field_path import MAX_NAME, field_path
 from server.api.generation.schema.fields import UNKNOWN_TYPE
-from server.api.http.error_schema import ErrorBody, ErrorDetail
-from server.errors import EngineDeadError, ErrorCode, RequestError, ShuttingDownError
+from server.errors import EngineDeadError, ErrorCode, ErrorType, RequestError, ShuttingDownError
 
 _logger = logging.getLogger(__name__)
 
@@ -34,6 +34,20 @@ def shown(value: object) -> str:
     """A value of the client's in a message: never longer than a line."""
     text = _short_repr.repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: ErrorType
+    param: str | None
+    """The field at fault, as a path: `messages.0.role`."""
+    code: ErrorCode
+
+
+class ErrorBody(BaseModel):
+    """OpenAI's error body."""
+
+    error: ErrorDetail
 
 
 class ErrorAnswer(NamedTuple):

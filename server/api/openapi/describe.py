@@ -4,14 +4,26 @@ errors of each operation, streams, examples."""
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import TypeAdapter
 
+from server.api.chat.schema import ChatChunk
+from server.api.completions.schema import Completion
 from server.api.door.auth import OPEN_PATHS
-from server.api.openapi.examples import ERROR_EXAMPLES, EXAMPLES
-from server.api.openapi.streams import describe_stream
+from server.api.openapi.errors import ERROR_EXAMPLES
+from server.api.openapi.examples import EXAMPLES
+from server.api.responses.schema.events import Event
 
 _Json = dict[str, Any]
 
 _SCHEME = "apiKey"
+_DONE: _Json = {"const": "[DONE]"}
+_CHUNKS: dict[str, tuple[str, TypeAdapter[Any], tuple[_Json, ...]]] = {
+    "/v1/chat/completions": ("ChatChunk", TypeAdapter(ChatChunk), (_DONE,)),
+    "/v1/completions": ("Completion", TypeAdapter(Completion), (_DONE,)),
+    "/v1/responses": ("ResponseEvent", TypeAdapter(Event), ()),
+}
+"""Path → name and type of what its events carry, and what else their data may be."""
+_PREFIX = "#/components/schemas/"
 
 
 def describe_api(app: FastAPI, *, needs_key: bool) -> None:
@@ -29,7 +41,7 @@ def describe_api(app: FastAPI, *, needs_key: bool) -> None:
                 for method, operation in operations.items():
                     _complete(operation, path, method, needs_key=needs_key)
                     example = EXAMPLES.get((method, path))
-                    describe_stream(document, path, example and example.stream)
+                    _describe_stream(document, path, example and example.stream)
             if needs_key:
                 schemes: _Json = document["components"].setdefault("securitySchemes", {})
                 schemes[_SCHEME] = {"type": "http", "scheme": "bearer"}
@@ -77,3 +89,35 @@ def _replace_ranges(responses: _Json, path: str, method: str, *, locked: bool) -
             responses[str(status)]["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
         if status in (429, 503):
             responses[str(status)]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
+
+
+def _describe_stream(document: _Json, path: str, example: str | None) -> None:
+    """Adds a stream to the answers of an operation that has one.
+
+    FastAPI can describe only streams that it frames itself. As there, `itemSchema` (OpenAPI 3.2,
+    unknown to older readers) describes one event.
+
+    Args:
+        document: Whose components get the chunk's schema.
+    """
+    if path not in _CHUNKS:
+        return
+    name, chunk, others = _CHUNKS[path]
+    schema = chunk.json_schema(mode="serialization", ref_template=f"{_PREFIX}{{model}}")
+    components: _Json = document["components"]["schemas"]
+    for inside_name, inside in schema.pop("$defs").items():
+        components.setdefault(inside_name, inside)
+    components.setdefault(name, schema)
+    content: _Json = document["paths"][path]["post"]["responses"]["200"]["content"]
+    content["text/event-stream"] = {"itemSchema": _event(name, others), "example": example}
+
+
+def _event(name: str, others: tuple[_Json, ...]) -> _Json:
+    """A document, or an error, after which nothing comes."""
+    documents = [{"$ref": f"{_PREFIX}{each}"} for each in (name, "ErrorBody")]
+    document = {"contentMediaType": "application/json", "contentSchema": {"anyOf": documents}}
+    return {
+        "type": "object",
+        "properties": {"data": {"type": "string", "anyOf": [*others, document]}},
+        "required": ["data"],
+    }

@@ -1,12 +1,24 @@
-"""Examples of the OpenAPI document: for each operation requests and an answer, and one of each
-error. `tests/api/openapi/test_openapi.py` sends the requests and parses the answers."""
+"""Examples of the OpenAPI document: for each operation requests and an answer.
 
-from typing import Any
+`tests/api/openapi/test_openapi.py` sends the requests and parses the answers.
+"""
 
-from server.api.openapi.example import Example
-from server.api.openapi.responses import RESPONSE_EXAMPLES
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 _Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Example of one operation."""
+
+    response: _Json
+    requests: dict[str, _Json] = field(default_factory=dict[str, _Json])
+    """By name; none where there is no body."""
+    stream: str | None = None
+
 
 _MODEL = "smollm2-135m-instruct"
 _HEAD: _Json = {
@@ -20,7 +32,8 @@ _USAGE: _Json = {
     "total_tokens": 45,
     "prompt_tokens_details": {"cached_tokens": 32},
 }
-_QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+_QUESTION: Final = "What is the capital of France?"
+_MESSAGES = [{"role": "user", "content": _QUESTION}]
 _CARD: _Json = {
     "id": _MODEL,
     "object": "model",
@@ -33,14 +46,14 @@ _CARD: _Json = {
 
 _CHAT = Example(
     requests={
-        "a question": {"messages": _QUESTION, "max_tokens": 32},
+        "a question": {"messages": _MESSAGES, "max_tokens": 32},
         "a stream": {
-            "messages": _QUESTION,
+            "messages": _MESSAGES,
             "max_tokens": 32,
             "stream": True,
             "stream_options": {"include_usage": True},
         },
-        "three answers": {"messages": _QUESTION, "max_tokens": 32, "n": 3, "seed": 7},
+        "three answers": {"messages": _MESSAGES, "max_tokens": 32, "n": 3, "seed": 7},
     },
     response={
         "id": "chatcmpl-5f0c1b",
@@ -94,8 +107,110 @@ _COMPLETION = Example(
     ),
 )
 
+_RESPONSE_ID: Final = "resp_5f0c1b"
+_TEXT: _Json = {
+    "type": "output_text",
+    "text": "The capital of France is Paris.",
+    "annotations": [],
+    "logprobs": [],
+}
+_RESPONSE: _Json = {
+    "id": _RESPONSE_ID,
+    "object": "response",
+    "created_at": 1_764_000_000,
+    "status": "completed",
+    "completed_at": 1_764_000_001,
+    "background": False,
+    "error": None,
+    "incomplete_details": None,
+    "instructions": None,
+    "max_output_tokens": 32,
+    "frequency_penalty": 0.0,
+    "max_tool_calls": None,
+    "metadata": {},
+    "model": "smollm2-135m-instruct",
+    "output": [
+        {
+            "id": "msg_7a31d0",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [_TEXT],
+        }
+    ],
+    "parallel_tool_calls": True,
+    "presence_penalty": 0.0,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "reasoning": None,
+    "safety_identifier": None,
+    "service_tier": "default",
+    "store": True,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "usage": {
+        "input_tokens": 37,
+        "input_tokens_details": {"cached_tokens": 32, "cache_write_tokens": 0},
+        "output_tokens": 8,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 45,
+    },
+    "user": None,
+}
+_EVENT: _Json = {"type": "response.completed", "sequence_number": 14, "response": _RESPONSE}
+
+_RESPONSE_EXAMPLES: Final[dict[tuple[str, str], Example]] = {
+    ("post", "/v1/responses"): Example(
+        requests={
+            "a question": {"input": _QUESTION, "max_output_tokens": 32},
+            "a conversation": {
+                "instructions": "Be brief.",
+                "input": [
+                    {"role": "user", "content": _QUESTION},
+                    {"role": "assistant", "content": "Paris."},
+                    {"role": "user", "content": [{"type": "input_text", "text": "And of Italy?"}]},
+                ],
+                "store": False,
+            },
+            "a stream": {"input": _QUESTION, "stream": True, "max_output_tokens": 32},
+        },
+        response=_RESPONSE,
+        stream=f"event: response.completed\ndata: {json.dumps(_EVENT)}\n\n",
+    ),
+    ("post", "/v1/responses/input_tokens"): Example(
+        requests={"a question": {"input": _QUESTION}},
+        response={"object": "response.input_tokens", "input_tokens": 37},
+    ),
+    ("get", "/v1/responses/{response_id}"): Example(_RESPONSE),
+    ("delete", "/v1/responses/{response_id}"): Example(
+        {"id": _RESPONSE_ID, "object": "response", "deleted": True}
+    ),
+    ("get", "/v1/responses/{response_id}/input_items"): Example(
+        {
+            "object": "list",
+            "data": [
+                {
+                    "id": "msg_1c242a",
+                    "type": "message",
+                    "role": "user",
+                    "status": "completed",
+                    "content": [{"type": "input_text", "text": _QUESTION}],
+                }
+            ],
+            "first_id": "msg_1c242a",
+            "last_id": "msg_1c242a",
+            "has_more": False,
+        }
+    ),
+}
+
 EXAMPLES: dict[tuple[str, str], Example] = {
-    **RESPONSE_EXAMPLES,
+    **_RESPONSE_EXAMPLES,
     ("post", "/v1/chat/completions"): _CHAT,
     ("post", "/v1/completions"): _COMPLETION,
     ("get", "/v1/models"): Example({"object": "list", "data": [_CARD]}),
@@ -113,7 +228,7 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("post", "/tokenize"): Example(
         requests={
             "a text": {"prompt": "Hello, world", "return_token_strs": True},
-            "a chat": {"messages": _QUESTION},
+            "a chat": {"messages": _MESSAGES},
         },
         response={
             "count": 3,
@@ -130,57 +245,3 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("get", "/version"): Example({"version": "0.1.0"}),
 }
 """By method and path."""
-
-
-def _error(message: str, kind: str, code: str, param: str | None = None) -> _Json:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-_BAD = "invalid_request_error"
-ERROR_EXAMPLES: dict[int, tuple[str, _Json]] = {
-    400: (
-        "The body is no JSON, or a field is wrong, unknown or not supported",
-        _error(
-            "top_p: Input should be less than or equal to 1, got 5", _BAD, "invalid_value", "top_p"
-        ),
-    ),
-    401: (
-        "The API key is missing or not valid",
-        _error("the API key is not valid here", _BAD, "invalid_api_key"),
-    ),
-    404: (
-        "Another model is asked for than the one that is served, or what is not kept here",
-        _error(
-            f"model 'gpt-4' does not exist; '{_MODEL}' is served", _BAD, "model_not_found", "model"
-        ),
-    ),
-    413: (
-        "The body is too long",
-        _error("the body is longer than 4194304 bytes", _BAD, "request_too_large"),
-    ),
-    415: (
-        "The body is compressed",
-        _error(
-            "bodies with content-encoding 'gzip' are not read here; send it as it is",
-            _BAD,
-            "unsupported_media_type",
-        ),
-    ),
-    429: (
-        "Too many requests run and wait",
-        _error(
-            "too many requests: 1024 run and 1024 wait; try again later",
-            "requests",
-            "rate_limit_exceeded",
-        ),
-    ),
-    500: (
-        "The engine has died, or the server has a fault",
-        _error("the engine has stopped", "server_error", "internal_error"),
-    ),
-    503: (
-        "The server is about to end",
-        _error("the server is shutting down", "server_error", "shutting_down"),
-    ),
-}
-"""By status: a description and a body."""

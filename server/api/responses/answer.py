@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.deps import Parts
-from server.api.generation.answer import FIRST_PIECE_SECONDS
-from server.api.generation.generation import Progress, Started, unless_disconnected
+from server.api.generation.answer import Started, start
+from server.api.generation.job import Progress
 from server.api.generation.job_group import JobGroup, JobProgress, run_group
 from server.api.http.errors import describe
+from server.api.http.receiving import unless_disconnected
 from server.api.http.sse import TOLD_ELSEWHERE, EventStream, one_line
 from server.api.responses.items import kept
 from server.api.responses.schema.answer import ResponseError
@@ -81,12 +82,7 @@ async def send_stream(
     Raises:
         EngineDeadError: before anything was sent. Later failures become an event.
     """
-    started = Started(run_group(parts.engine, group))
-    try:
-        await unless_disconnected(http_request, started.wait_first(FIRST_PIECE_SECONDS))
-    except BaseException:
-        await started.aclose()
-        raise
+    started = await start(http_request, parts, group)
     stream = _Stream(started, shape, record)
     return EventStream(stream.events(), stream, parts.info.sse_ping_seconds)
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from server.api.chat.schema import TokenLogprob
-from server.api.generation.generation import Progress
-from server.api.generation.shape.token_logprobs import token_logprob
+from server.api.generation.job import Progress
+from server.api.generation.schema.common import TokenLogprob
+from server.api.generation.shape import token_logprob
 from server.api.responses.items import new_id
 from server.api.responses.schema.events import (
     ArgumentsDelta,

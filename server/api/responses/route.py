@@ -8,24 +8,27 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from server.api.body.route import BodyRoute
+from server.api.chat.translate import chat_prompt
 from server.api.deps import Parts, PartsDep
 from server.api.door.auth import key_owner
-from server.api.generation.generation import unless_disconnected
 from server.api.generation.tools import say_dropped
-from server.api.generation.translate import chat_prompt
 from server.api.http.errors import shown
-from server.api.openapi.error_answers import ERRORS
+from server.api.http.receiving import unless_disconnected
+from server.api.openapi.errors import ERRORS
 from server.api.responses.answer import Record, send_stream, send_whole
-from server.api.responses.chat_request import chat_request, renamed_fields
 from server.api.responses.conversation import conversation
 from server.api.responses.items import read
 from server.api.responses.schema.answer import DeletedResponse, InputTokens, ResponseObject
 from server.api.responses.schema.items import ItemList
-from server.api.responses.schema.query import InputItemsQuery, RetrieveQuery
-from server.api.responses.schema.request import InputTokensRequest, ResponseRequest
+from server.api.responses.schema.request import (
+    InputItemsQuery,
+    InputTokensRequest,
+    ResponseRequest,
+    RetrieveQuery,
+)
 from server.api.responses.shape import ResponseShape, first_state
 from server.api.responses.store import KeptItem, KeptResponse
-from server.api.responses.truncation import response_jobs
+from server.api.responses.translate import chat_request, renamed_fields, response_jobs
 from server.errors import InvalidRequestError, NotFoundError, UnsupportedFieldError
 
 router = APIRouter(route_class=BodyRoute)

@@ -6,11 +6,9 @@ from itertools import count
 from typing import Any, Literal
 
 from server.api.deps import ServingInfo
-from server.api.generation.generation import Progress
-from server.api.generation.shape.speculation import whole_report
-from server.api.generation.shape.tool_calls import has_content
-from server.api.generation.tools import CallMode
-from server.api.responses.chat_request import is_strict
+from server.api.generation.job import Progress
+from server.api.generation.speculation import whole_report
+from server.api.generation.tools import CallMode, allows_content
 from server.api.responses.output import ResponseOutput
 from server.api.responses.schema.answer import (
     IncompleteDetails,
@@ -24,6 +22,7 @@ from server.api.responses.schema.answer import (
 from server.api.responses.schema.events import Event, StateEvent
 from server.api.responses.schema.request import ResponseRequest, ResponseTool
 from server.api.responses.store import ResponseStatus
+from server.api.responses.translate import is_strict
 from server.text.tokenizer import Tokenizer
 
 
@@ -52,7 +51,7 @@ class ResponseShape:
         self._prompt_token_ids = prompt_token_ids
         self._token_ids: list[int] | None = [] if with_token_ids else None
         self._numbers = count()
-        only_calls = not has_content(call_mode)
+        only_calls = not allows_content(call_mode)
         self._output = ResponseOutput(tokenizer, self._numbers, only_calls=only_calls)
         self._last: Progress | None = None
         self._traced: list[Progress] = []

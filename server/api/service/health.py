@@ -12,8 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from server.api.deps import Parts, PartsDep
-from server.api.http.error_schema import ErrorBody
-from server.api.http.errors import describe
+from server.api.http.errors import ErrorBody, describe
 from server.api.http.lifecycle import Lifecycle
 from server.errors import EngineDeadError
 

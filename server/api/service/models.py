@@ -1,13 +1,31 @@
 """`GET /v1/models`: the one model served here."""
 
+from typing import Literal
+
 from fastapi import APIRouter
+from pydantic import BaseModel
 
 from server.api.deps import Parts, PartsDep
 from server.api.generation.translate import check_model
-from server.api.openapi.error_answers import ERRORS
-from server.api.service.models_schema import ModelCard, ModelList
+from server.api.openapi.errors import ERRORS
 
 router = APIRouter()
+
+
+class ModelCard(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["glidecape"] = "glidecape"
+    root: str
+    """The model that this one was made of: itself. vLLM's."""
+    max_model_len: int
+    """Longest sequence (prompt and answer) in tokens."""
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
 
 
 @router.get("/v1/models", responses=ERRORS)

@@ -33,7 +33,7 @@ from server.api.generation.schema.fields import (
     RequestModel,
 )
 from server.api.responses.schema.request import ResponseRequest
-from server.api.service.tokenize_schema import DetokenizeRequest, TokenizeRequest
+from server.api.service.tokenize import DetokenizeRequest, TokenizeRequest
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from server.api.chat.schema import ChatRequest
-from server.api.generation.tools import NO_TOOLS, tool_use
+from server.api.chat.translate import chat_tools
+from server.api.generation.tools import NO_TOOLS
 from server.engine.types import Grammar, SamplingParams
 from server.text.tools.formats import FORMATS
 from server.text.tools.grammar import structural_tag
@@ -322,7 +323,7 @@ CONTENTS = [
 def test_content_of_a_given_form_or_calls(content: Grammar, good: str, bad: str) -> None:
     """Where the model is free to call, its text still follows what the request says of it."""
     form = FORMATS["hermes"]
-    tools = tool_use(ChatRequest.model_validate(tool_body(), strict=True))
+    tools = chat_tools(ChatRequest.model_validate(tool_body(), strict=True), drops_others=False)
     found = replace(tools, content=content).grammar(form)
     assert found is not None
     wanted = json.loads(found.text)["format"]
@@ -330,6 +331,7 @@ def test_content_of_a_given_form_or_calls(content: Grammar, good: str, bad: str)
     assert accepts(wanted, call_text())
     for text in (bad, good + call_text(), call_text("clock", '{"a": 1}'), ""):
         assert not accepts(wanted, text), text
-    required = tool_use(ChatRequest.model_validate(tool_body(tool_choice="required"), strict=True))
+    body = ChatRequest.model_validate(tool_body(tool_choice="required"), strict=True)
+    required = chat_tools(body, drops_others=False)
     assert replace(required, content=content).grammar(form) == required.grammar(form)
     assert replace(NO_TOOLS, content=content).grammar(form) == content

@@ -14,8 +14,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from server.api.body.receiving import disconnected
 from server.api.http.connection import ConnectionLimits, connection_limits
+from server.api.http.receiving import disconnected
 from server.config import ServerSettings, load_settings
 from tests.api.harness import CHAT, CONNECTION_LIMITS, chat_body, live_app, make_app
 from tests.api.raw_http import address_of, exchange, read_all, refusal, statuses

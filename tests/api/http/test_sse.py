@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from server.api.http.sse import EventStream, TextEvent, event
-from server.api.service.models_schema import ModelCard
+from server.api.service.models import ModelCard
 
 
 class Source:

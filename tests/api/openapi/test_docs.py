@@ -21,7 +21,7 @@ from server.api.door.admission import AdmissionLimits
 from server.api.door.api_keys import ApiKeys
 from server.api.door.auth import OPEN_PATHS
 from server.api.generation.schema.fields import AdvisoryMark
-from server.api.service.tokenize_schema import DetokenizeRequest, TokenizeRequest
+from server.api.service.tokenize import DetokenizeRequest, TokenizeRequest
 from server.config import DEFAULT_MODEL, ServerSettings, parse_bytes
 from server.errors import ErrorCode
 from tests.api.harness import (

@@ -9,12 +9,13 @@ from server.api.chat.schema import ChatCompletion
 from server.api.completions.schema import Completion
 from server.api.door.api_keys import ApiKeys
 from server.api.door.auth import OPEN_PATHS
-from server.api.http.error_schema import ErrorBody
-from server.api.openapi.examples import ERROR_EXAMPLES, EXAMPLES
+from server.api.http.errors import ErrorBody
+from server.api.openapi.errors import ERROR_EXAMPLES
+from server.api.openapi.examples import EXAMPLES
 from server.api.responses.schema.answer import ResponseObject
 from server.api.responses.schema.items import ItemList
-from server.api.service.models_schema import ModelCard, ModelList
-from server.api.service.tokenize_schema import DetokenizeResponse, TokenizeResponse, TokenizerInfo
+from server.api.service.models import ModelCard, ModelList
+from server.api.service.tokenize import DetokenizeResponse, TokenizeResponse, TokenizerInfo
 from server.config import DEFAULT_MODEL
 from tests.api import openai_types
 from tests.api.harness import CHAT, COMPLETIONS, DOOR, INFO, Json, events, in_process, make_app

@@ -1,6 +1,6 @@
-"""Fields that chat and completion requests share, and the usage both report."""
+"""What requests and answers of the generating endpoints share."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -123,6 +123,20 @@ def _is_none(value: object) -> bool:
 
 TokenIdsField = Annotated[list[int] | None, Field(exclude_if=_is_none)]
 """Left out if `return_token_ids` was not asked for."""
+
+
+FinishReason = Literal["stop", "length"]
+"""Why an answer ended that the client got whole."""
+
+
+class TopLogprob(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
 
 
 class PromptTokensDetails(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter
 
-from server.api.chat.schema import TokenLogprob
+from server.api.generation.schema.common import TokenLogprob
 from server.api.responses.schema.input import ItemStatus
 
 

@@ -1,4 +1,8 @@
-"""A response is an answer to a chat: the request in the chat's terms, errors in the response's."""
+"""A response's request → a chat's request → jobs for the engine.
+
+A response is an answer to a chat. Errors that name the chat's fields name the response's instead.
+With `truncation: auto` a conversation that is too long loses its oldest items until it fits.
+"""
 
 import re
 from collections.abc import Generator
@@ -6,6 +10,9 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from server.api.chat.schema import ChatRequest
+from server.api.chat.translate import chat_jobs
+from server.api.deps import Parts
+from server.api.generation.job_group import JobGroup
 from server.api.generation.schema.common import SamplingFields
 from server.api.generation.schema.structured import JsonObjectFormat, StructuredFields, TextFormat
 from server.api.generation.structured import asked_by_names
@@ -13,13 +20,14 @@ from server.api.responses.conversation import ChatMessages
 from server.api.responses.schema.request import (
     AllowedToolsChoice,
     ResponseFields,
+    ResponseRequest,
     ResponseSchemaFormat,
     ResponseTool,
     ResponseToolChoice,
     ResponseTools,
     ToolReference,
 )
-from server.errors import InvalidRequestError, RequestError
+from server.errors import ContextLengthError, InvalidRequestError, RequestError
 
 _Json = dict[str, Any]
 
@@ -35,8 +43,83 @@ _RENAMED: Final = (
 """Beginnings of the chat's field names, as patterns, and what they are here."""
 
 
-def chat_request(body: ResponseFields, chat: ChatMessages) -> ChatRequest:
+async def response_jobs(body: ResponseRequest, chat: ChatMessages, parts: Parts) -> JobGroup:
+    """The jobs of a response; with `truncation: auto` of the longest end of its conversation that
+    fits the context, behind its system messages.
+
+    Raises:
+        RequestError: the body asks for something that can't be done; errors name its fields.
     """
+    try:
+        return await _jobs(body, chat, parts)
+    except ContextLengthError as error:
+        if body.truncation != "auto":
+            raise
+        return await _jobs_of_an_end(body, chat, parts, error)
+
+
+async def _jobs_of_an_end(
+    body: ResponseRequest, chat: ChatMessages, parts: Parts, error: ContextLengthError
+) -> JobGroup:
+    for begins in (_user_turns(chat), _turns(chat)):
+        found = await _longest_end(body, chat, parts, begins)
+        if found is not None:
+            return found
+    raise error
+
+
+async def _longest_end(
+    body: ResponseRequest, chat: ChatMessages, parts: Parts, begins: list[int]
+) -> JobGroup | None:
+    """Finds the longest end that fits, by bisection: each try costs a tokenization.
+
+    Args:
+        begins: Places where an end may begin, in order.
+    """
+    found: JobGroup | None = None
+    low, high = 0, len(begins)
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            found = await _jobs(body, _end(chat, begins[middle]), parts)
+            high = middle
+        except ContextLengthError:
+            low = middle + 1
+    return found
+
+
+async def _jobs(body: ResponseRequest, chat: ChatMessages, parts: Parts) -> JobGroup:
+    with renamed_fields(chat):
+        return await chat_jobs(chat_request(body, chat), parts)
+
+
+def _is_system(chat: ChatMessages, index: int) -> bool:
+    return chat.messages[index]["role"] in ("system", "developer")
+
+
+def _user_turns(chat: ChatMessages) -> list[int]:
+    """Where a user speaks. Most chat templates want that to come first."""
+    return [i for i, message in enumerate(chat.messages) if message["role"] == "user"]
+
+
+def _turns(chat: ChatMessages) -> list[int]:
+    """Where anybody speaks; a tool's result would be nothing without its call."""
+    return [
+        index
+        for index, message in enumerate(chat.messages)
+        if message["role"] != "tool" and not _is_system(chat, index)
+    ]
+
+
+def _end(chat: ChatMessages, begin: int) -> ChatMessages:
+    """What is left if the conversation begins there, besides what the system said before."""
+    kept = [i for i in range(len(chat.messages)) if i >= begin or _is_system(chat, i)]
+    return ChatMessages([chat.messages[i] for i in kept], [chat.places[i] for i in kept])
+
+
+def chat_request(body: ResponseFields, chat: ChatMessages) -> ChatRequest:
+    """The request in the chat's terms.
+
     Raises:
         InvalidRequestError: fields contradict each other.
     """

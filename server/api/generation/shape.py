@@ -1,13 +1,15 @@
-"""What the answers of all endpoints have in common."""
+"""How answers are written: what the shapes of all endpoints have in common."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypedDict, TypeVar
 
 from pydantic import BaseModel
 
-from server.api.generation.generation import Progress
-from server.api.generation.schema.common import Usage
+from server.api.generation.job import Progress
+from server.api.generation.schema.common import TokenLogprob, TopLogprob, Usage
 from server.api.generation.schema.speculation import SpeculationReport
+from server.engine.types import TokenLogprobs
+from server.text.tokenizer import Tokenizer
 
 # JSON has no -inf, which is what an impossible token has; OpenAI writes this instead.
 MIN_LOGPROB = -9999.0
@@ -70,3 +72,20 @@ def joined_ids(pieces: Sequence[Progress]) -> list[int] | None:
     if pieces[-1].token_ids is None:
         return None
     return [token_id for piece in pieces for token_id in piece.token_ids or ()]
+
+
+def token_logprob(tokenizer: Tokenizer, chosen: TokenLogprobs) -> TokenLogprob:
+    """A token's logprobs as chats and responses write them."""
+    alternatives = [_top(tokenizer, token_id, logprob) for token_id, logprob in chosen.top]
+    own = _top(tokenizer, chosen.token_id, chosen.logprob)
+    return TokenLogprob(
+        token=own.token, logprob=own.logprob, bytes=own.bytes, top_logprobs=alternatives
+    )
+
+
+def _top(tokenizer: Tokenizer, token_id: int, logprob: float) -> TopLogprob:
+    return TopLogprob(
+        token=tokenizer.token_string(token_id),
+        logprob=max(logprob, MIN_LOGPROB),
+        bytes=list(tokenizer.token_bytes(token_id)),
+    )

@@ -1,18 +1,15 @@
-"""One running request: engine outputs → text, until it ends or the client leaves.
+"""One generation: the engine's outputs → pieces of the answer, until it ends.
 
-Knows neither chat nor completion, nor how an answer is written (`shapes/`).
+Knows neither chat nor completion, nor how an answer is written (`shape.py`).
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
-from starlette.requests import ClientDisconnect, Request
-
-from server.api.chat.schema import FinishReason
 from server.api.deps import Engine
+from server.api.generation.schema.common import FinishReason
 from server.api.generation.tools import CallMode
 from server.engine.types import Request as EngineRequest
 from server.engine.types import (
@@ -25,8 +22,6 @@ from server.engine.types import (
 from server.errors import GlidecapeError
 from server.text.stream import PlacedLogprobs, TextDelta, TextStream
 from server.text.tools.events import AnswerEvent
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,63 +153,3 @@ def _traced(
         output.sources[:num_counting],
         delta.offsets,
     )
-
-
-class Started(Generic[T]):
-    """Work whose first piece may already be here; iterate it once.
-
-    Exists so that an answer's status can wait for the first piece, without waiting for ever.
-    """
-
-    def __init__(self, pieces: AsyncGenerator[T, None]) -> None:
-        self._pieces = pieces
-        self._first = asyncio.create_task(self._next())
-
-    async def wait_first(self, timeout_s: float) -> None:
-        """Waits for the first piece or for `timeout_s` seconds.
-
-        Raises:
-            Exception: it failed within that time.
-        """
-        await asyncio.wait({self._first}, timeout=timeout_s)
-        if self._first.done():
-            self._first.result()
-
-    async def pieces(self) -> AsyncGenerator[T, None]:
-        yield await self._first
-        async for piece in self._pieces:
-            yield piece
-
-    async def aclose(self) -> None:
-        self._first.cancel()
-        # Its outcome has been seen in `wait_first` or `pieces`, or nobody is left to see it.
-        await asyncio.gather(self._first, return_exceptions=True)
-        await self._pieces.aclose()
-
-    async def _next(self) -> T:
-        return await anext(self._pieces)
-
-
-async def unless_disconnected(http_request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work`, but cancels it as soon as the client goes away.
-
-    Raises:
-        ClientDisconnect: it did.
-    """
-    task = asyncio.create_task(work)
-    watch = asyncio.create_task(_disconnect(http_request))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
-    finally:
-        task.cancel()
-        watch.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
-
-
-async def _disconnect(http_request: Request) -> None:
-    """Returns when the client is gone. The body has been read, so no other message is lost."""
-    while (await http_request.receive())["type"] != "http.disconnect":
-        pass

@@ -1,20 +1,22 @@
-"""What happens around every request: its id, and the count of answers. The other layers are in
-`front_door.py`.
+"""What happens around every HTTP request: it gets an id, its origin is kept for whoever makes the
+engine's requests of it, and its answer is counted.
 
 Plain ASGI. Starlette's BaseHTTPMiddleware would pass each chunk of a stream through a queue.
 """
 
 import re
 import uuid
+from contextvars import ContextVar
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.door.origin import set_origin
 from server.api.http.errors import STATUS_CLIENT_CLOSED
+from server.engine.types import Origin
 from server.observe.metrics import Metrics
 
 REQUEST_ID_HEADER = "x-request-id"
+_ORIGIN = ContextVar[Origin | None]("origin", default=None)
 _VALID_ID = re.compile(r"[!-~]{1,128}")
 
 
@@ -37,7 +39,8 @@ class RequestMiddleware:
             return
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
-        set_origin(request_id, scope["path"], headers)
+        trace = headers.get("traceparent"), headers.get("tracestate")  # W3C Trace Context
+        _ORIGIN.set(Origin(request_id, scope["path"], *trace))
         scope.setdefault("state", {})["request_id"] = request_id
         status: int | None = None
 
@@ -59,6 +62,11 @@ class RequestMiddleware:
         if route is not None:
             return getattr(route, "path", "unmatched")
         return scope["path"] if scope["path"] in self._paths else "unmatched"
+
+
+def current_origin() -> Origin | None:
+    """The HTTP request that is being served; None outside of one."""
+    return _ORIGIN.get()
 
 
 def _request_id(headers: Headers) -> str:

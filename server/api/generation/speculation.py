@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import reduce
 from itertools import zip_longest
 
-from server.api.generation.generation import Progress
+from server.api.generation.job import Progress
 from server.api.generation.schema.speculation import (
     SourceCounts,
     SourceReport,

@@ -1,0 +1,102 @@
+"""A chat's request → jobs for the engine."""
+
+from dataclasses import replace
+
+from server.api.chat.messages import is_long, template_messages
+from server.api.chat.schema import ChatRequest
+from server.api.deps import Parts
+from server.api.generation.job_group import JobGroup, PromptJobs
+from server.api.generation.prompt_tokens import encode_text
+from server.api.generation.structured import answer_grammar, check_schemas, compile_grammar
+from server.api.generation.tools import ToolUse, tool_places, tool_use
+from server.api.generation.translate import (
+    answer_length,
+    check_common,
+    group_name,
+    prompt_jobs,
+    sampling_params,
+)
+from server.engine.types import Grammar
+from server.errors import InvalidRequestError
+
+
+async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
+    """The jobs of a chat: one for each of its answers.
+
+    Raises:
+        RequestError: the body asks for something that can't be done.
+    """
+    check_common(body, parts)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequestError("top_logprobs: needs logprobs to be true", "top_logprobs")
+    tools = chat_tools(body, drops_others=parts.info.drops_other_tools)
+    prompt = await _prompt(body, tools, parts)
+    given, max_model_len = _max_tokens(body), parts.engine.max_model_len
+    limit = answer_length("messages", len(prompt), max_model_len, given, default=None)
+    num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    params = sampling_params(body, limit, num_logprobs, parts.info)
+    tools = replace(tools, content=await answer_grammar(body, parts))
+    params = replace(params, grammar=await _grammar(body, tools, parts))
+    name = group_name("chatcmpl")
+    jobs = prompt_jobs(
+        name, 0, body.n or 1, body, prompt, params, parts, tools, continues_text=False
+    )
+    return JobGroup(name, (PromptJobs(jobs, len(jobs)),))
+
+
+async def _grammar(body: ChatRequest, tools: ToolUse, parts: Parts) -> Grammar | None:
+    """What the answer may be: calls, or what is asked of its content."""
+    grammar = tools.grammar(parts.chat_template.tool_format)
+    if grammar is not None and grammar is not tools.content:
+        places = tool_places(body.tools or [])
+        schemas = {
+            f"{places[tool.name]}.function.parameters": dict(tool.parameters)
+            for tool in tools.enforced()
+        }
+        if parts.grammars.find(grammar) is None:
+            await check_schemas(schemas, parts)
+        await compile_grammar("tools", grammar, parts)
+    return grammar
+
+
+async def chat_prompt(body: ChatRequest, parts: Parts) -> list[int]:
+    """The token ids that the model is shown, however many.
+
+    Raises:
+        RequestError: the body asks for something that can't be done.
+    """
+    check_common(body, parts)
+    tools = chat_tools(body, drops_others=parts.info.drops_other_tools)
+    return await _prompt(body, tools, parts)
+
+
+def chat_tools(body: ChatRequest, *, drops_others: bool) -> ToolUse:
+    """What the request says of tools; see `tool_use`."""
+    parallel = body.parallel_tool_calls is not False
+    return tool_use(
+        body.tools or [], body.tool_choice, parallel=parallel, drops_others=drops_others
+    )
+
+
+async def _prompt(body: ChatRequest, tools: ToolUse, parts: Parts) -> list[int]:
+    def render() -> str:
+        messages = template_messages(body.messages, parts.chat_template.tool_format)
+        return parts.chat_template.render(messages, tools.schemas())
+
+    text = await parts.long_work.run(is_long(body.messages), render)
+    token_ids = await encode_text("messages", text, parts, add_special_tokens=False)
+    if not token_ids:
+        raise InvalidRequestError("messages: the chat template makes nothing of them", "messages")
+    return token_ids
+
+
+def _max_tokens(body: ChatRequest) -> tuple[str, int] | None:
+    """The field that limits the answer, and its value."""
+    old, new = body.max_tokens, body.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        raise InvalidRequestError(
+            f"max_tokens: is {old}, but max_completion_tokens is {new}", "max_tokens"
+        )
+    if new is not None:
+        return "max_completion_tokens", new
+    return None if old is None else ("max_tokens", old)
