@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.progress import BarColumn, Progress, TextColumn
 
 from server.cli.terminal import report, stderr
-from server.cli.train_progress import clock
+from weights.train.progress import clock
 
 _LINE_SECONDS = 30.0
 """Between lines, where there is no terminal to draw a bar on."""

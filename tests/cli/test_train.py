@@ -4,22 +4,18 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from server.cli import train_checks, train_clock, train_draft, train_text
-from server.cli.train import closing_words, parse_count, train
-from server.cli.train_progress import clock, describe
-from server.config import ModelSettings, load_settings
+from server.cli.train import parse_count, train
 from server.errors import CheckpointError, ConfigError
-from server.models.config import model_config
 from tests.weights.train.checkpoints import write_checkpoint
-from weights.checkpoint import read_config
+from weights.train import checks, pipeline, time_plan, work_folder
 from weights.train.config import TrainConfig
+from weights.train.text import stage
 from weights.train.text.generate import Progress
 
 Run = Callable[..., None]
@@ -41,7 +37,7 @@ def run(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def call(*, works: bool = False, **options: Any) -> None:
         if not works:
-            monkeypatch.setattr(train_text, "build_model", work)
+            monkeypatch.setattr(stage, "build_model", work)
         small: dict[str, Any] = {
             "tokens": "3k",
             "minutes": 0.0,
@@ -75,14 +71,6 @@ def test_counts_that_are_none(text: str) -> None:
         parse_count("tokens", text)
 
 
-def test_a_draft_that_has_seen_next_to_nothing_is_not_praised() -> None:
-    few = "\n".join(closing_words(12, "m", Path("drafts/x")))
-    assert few.startswith("warning: the draft in drafts/x has seen 12 tokens of text")
-    assert "more --minutes" in few and few.endswith("--model m --draft drafts/x")
-    enough = closing_words(50_000, "m", Path("drafts/x"))
-    assert enough == ["the draft is in drafts/x; serve it with", few.splitlines()[-1]]
-
-
 def test_bad_options_are_refused_before_any_work(run: Run, tmp_path: Path) -> None:
     missing = tmp_path / "none.jsonl"
     draft = tmp_path / "draft"
@@ -110,25 +98,9 @@ def test_an_unknown_target(run: Run) -> None:
 def test_a_machine_too_small(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"work=.*MiB are needed, the disk has"):
         run(tokens="900G")
-    monkeypatch.setattr(train_checks, "free_memory", lambda device: 2**20)
+    monkeypatch.setattr(checks, "free_memory", lambda device: 2**20)
     with pytest.raises(ConfigError, match=r"target=.*takes about 0\.5 GiB of memory, 0\.0 GiB"):
         run()
-
-
-def test_answers_at_once_are_as_many_as_the_memory_holds(target: Path) -> None:
-    settings = load_settings(ModelSettings, model=str(target), dtype="float32")
-    source = train_text.read_source(settings, None, writes=True)
-    plan = train_text.TextPlan(1000, None, None, max_new_tokens=352, seed=0)
-    typical = (160 + 352) * 3 * 2 * 2 * 8 * 4  # tokens, layers, k and v, heads, head_dim, bytes
-    sized, at_once = train_text.size_engine(settings, source, plan)
-    assert (at_once, sized.max_num_seqs, sized.max_model_len) == (32, 32, 512)
-    assert sized.kv_memory == 32 * typical
-    small = settings.model_copy(update={"kv_memory": 5 * typical + 1})
-    sized, at_once = train_text.size_engine(small, source, plan)
-    assert (at_once, sized.kv_memory) == (5, 5 * typical)
-    asked = replace(plan, concurrency=100)
-    sized, at_once = train_text.size_engine(settings, source, asked)
-    assert (at_once, sized.max_num_batched_tokens) == (100, 400)
 
 
 def test_a_broken_prompt_is_named_by_its_line(run: Run, tmp_path: Path) -> None:
@@ -180,23 +152,6 @@ def test_from_nothing_to_a_draft_and_on(
             run(tokens="30k", **{name: value})
 
 
-def test_what_is_written_is_not_needed_again(
-    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needed = list[int]()
-    monkeypatch.setattr(train_checks, "check_disk", lambda folder, count: needed.append(count))
-    config = TrainConfig((tmp_path / "t",), tmp_path / "out", tmp_path / "work")
-    shape = model_config(read_config(target))
-    train_checks.check_machine(config, shape, 10**6)
-    (tmp_path / "work" / "features").mkdir(parents=True)
-    for name, size in (("text.jsonl", 3000), ("features/a.safetensors", 10**6)):
-        (tmp_path / "work" / name).write_bytes(bytes(size))
-    train_checks.check_machine(config, shape, 10**6)
-    assert needed[0] - needed[1] == 1_003_000
-    train_checks.check_machine(config, shape, 1000)
-    assert needed[2] == train_checks.SPARE_BYTES
-
-
 def test_the_forwards_time_is_noted_on_the_way(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,8 +166,8 @@ def test_the_forwards_time_is_noted_on_the_way(
             noted.append(notes["forward_seconds"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_clock, "_NOTE_SECONDS", 0.0)
-    monkeypatch.setattr(train_draft, "prepare", prepare)
+    monkeypatch.setattr(work_folder, "_NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline, "prepare", prepare)
     for _ in range(2):
         with pytest.raises(typer.Exit):
             run(tokens="0", text=[some_text(tmp_path)])
@@ -228,7 +183,7 @@ def test_device_and_precision_of_the_server_are_those_of_the_training(
         found.extend((config.precision, *arguments[2:]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_draft, "load_for_training", load)
+    monkeypatch.setattr(pipeline, "load_for_training", load)
     monkeypatch.setenv("GLIDECAPE_DEVICE", "cpu")
     monkeypatch.setenv("GLIDECAPE_DTYPE", "bfloat16")
     monkeypatch.setenv("GLIDECAPE_QUANTIZATION", "none")
@@ -244,8 +199,8 @@ def test_a_plan_with_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As if the target's forward took no time: what is planned follows from the text's seconds.
-    monkeypatch.setattr(train_draft, "_LEAST_SECONDS", 0.0)
-    monkeypatch.setattr(train_draft, "_forward_rate", lambda *_: 1e9)
+    monkeypatch.setattr(time_plan, "_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(time_plan, "_forward_rate", lambda *_: 1e9)
     run(works=True, tokens="20M", minutes=0.25, epochs=None)
     told = capsys.readouterr().err
     assert "as many as 0:06 allow, of 0:15 in all" in told
@@ -276,16 +231,9 @@ def test_ctrl_c_says_how_to_go_on(
     async def interrupted(*arguments: object) -> Progress:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_text, "generate_text", interrupted)
+    monkeypatch.setattr(stage, "generate_text", interrupted)
     with pytest.raises(typer.Exit) as stopped:
         run(works=True)
     assert stopped.value.exit_code == 130
     told = capsys.readouterr().err.replace("\n", "")
     assert f"the same command goes on from {tmp_path / 'out.work'}" in told
-
-
-def test_the_line_of_progress() -> None:
-    progress = Progress(5_000, 20, 250.0, 20.0, 0)
-    assert describe(progress, 20_000, None) == "5,000 of 20,000 tokens, 250/s, 1:00 left"
-    assert describe(progress, 20_000, 30.0) == "5,000 of 20,000 tokens, 250/s, 0:10 left"
-    assert clock(3725.2) == "1:02:05"

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from server.errors import CheckpointError, ConfigError
 from server.models.glide_config import GlideConfig, config_dict
+from server.report import Report
 from weights.checkpoint import read_json
 from weights.train.config import TrainConfig, glimpsed_layers
 from weights.train.features.store import (
@@ -27,14 +28,13 @@ from weights.train.features.vocab import draft_vocabulary
 from weights.train.features.writer import FeatureWriter, write_features
 from weights.train.fit.batches import Located, locate
 from weights.train.fit.checkpoint import RunState, check_checkpoint
-from weights.train.fit.progress import feature_bar
-from weights.train.fit.run import RunData, TrainingRun, run_identity, validation_line
+from weights.train.fit.figures import validation_line
+from weights.train.fit.run import RunData, TrainingRun, run_identity
 from weights.train.fit.validate import Validation
 from weights.train.fit.warm_start import draft_config
 from weights.train.out_folder import holds_draft, is_own_draft
+from weights.train.progress import feature_bar, reporter
 from weights.train.text.samples import PromptIds, Sample, read_samples
-
-Report = Callable[[str], None]
 
 
 class Trained(NamedTuple):
@@ -83,7 +83,7 @@ def prepare(
         StartupError: bad settings, text that can't be read, too little disk, a folder that holds
             something else. Before any work, but for what fails while writing.
     """
-    report = _reporter(console)
+    report = reporter(console)
     wanted = _draft_config(config, target)
     check_out(config, wanted)
     samples = read_samples(
@@ -110,7 +110,7 @@ def prepare(
 
 def learn(config: TrainConfig, target: TrainTarget, data: RunData, console: Console) -> Trained:
     """Trains on what `prepare` gave, and writes the draft."""
-    report = _reporter(console)
+    report = reporter(console)
     if not data.held_out:
         report("no figures: nothing is held out, the text has too few different prompts")
     run = TrainingRun(config, _draft_config(config, target), target, data, report)
@@ -226,10 +226,6 @@ def _described(samples: Sequence[Sample]) -> str:
     tokens = sum(sample.num_tokens for sample in samples)
     learnt = sum(sample.num_labels for sample in samples)
     return f"{len(samples):,} samples, {tokens:,} tokens, {learnt:,} of them learnt"
-
-
-def _reporter(console: Console) -> Report:
-    return lambda line: console.print(line, highlight=False, soft_wrap=True)
 
 
 def _as_json(value: dict[str, object]) -> dict[str, object]:

@@ -9,6 +9,7 @@ everything else                           features and checkpoints of stage 2
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ Identity = Mapping[str, str | int | None]
 """Setting → value; what the files of a work folder depend on."""
 
 RUN_FILE, _NOTES, _LOCK = "run.json", "notes.json", "lock"
+_NOTE_SECONDS = 5.0
+"""Between notes of the time spent: what a kill can take from the plan."""
 
 
 def check_disk(folder: Path, num_bytes: int) -> None:
@@ -102,6 +105,32 @@ class WorkFolder:
         with suppress(CheckpointError, TypeError, ValueError):
             return {name: float(figure) for name, figure in read_json(path).items()}
         return {}  # only the plan of the time hangs on them
+
+
+class StageClock:
+    """Notes the time that a stage has taken, over all runs, so that a run that is started again
+    keeps to the same plan.
+
+    Args:
+        name: of the note.
+        began: monotonic seconds.
+    """
+
+    def __init__(self, work: WorkFolder, name: str, began: float) -> None:
+        self._work, self._name = work, name
+        self.earlier = work.recall(name) or 0.0
+        """Seconds, of runs before this one."""
+        self._began = self._noted = began
+
+    def tick(self) -> None:
+        """To be called often."""
+        if time.monotonic() - self._noted >= _NOTE_SECONDS:
+            self.note()
+
+    def note(self) -> None:
+        """On disk when this returns."""
+        self._noted = time.monotonic()
+        self._work.note(**{self._name: self.earlier + self._noted - self._began})
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:

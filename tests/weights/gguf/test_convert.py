@@ -38,9 +38,8 @@ def test_large_tensors_go_in_pieces(
     tensors: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        "weights.gguf.convert._PIECE_ELEMENTS", 100
-    )  # three rows, which divides nothing
+    # Three rows, which divides nothing.
+    monkeypatch.setattr("weights.gguf.convert._PIECE_ELEMENTS", 100)
     weights = convert(write_gguf())[1]
     embedding = weights["model.embed_tokens.weight"].numpy()
     assert np.array_equal(embedding, tensors["token_embd.weight"])

@@ -1,7 +1,7 @@
 """One training run: features in, a draft out, with checkpoints, figures and a live line."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -11,24 +11,32 @@ from rich.console import Console
 
 from server.models.glide import TOKEN_TABLE
 from server.models.glide_config import GlideConfig, config_dict
+from server.report import Report
 from weights.glide import save_glide
 from weights.train.config import TrainConfig
 from weights.train.features.store import FeatureStore
 from weights.train.features.target import TrainTarget
 from weights.train.fit.batches import EpochOrder, FeatureReader, Located
 from weights.train.fit.checkpoint import RunState, load_checkpoint, save_checkpoint
-from weights.train.fit.curve import draw_curve, train_record, validation_record, write_curve
 from weights.train.fit.draft import TrainableDraft
+from weights.train.fit.figures import (
+    Averages,
+    draw_curve,
+    train_record,
+    training_line,
+    validation_line,
+    validation_record,
+    write_curve,
+)
 from weights.train.fit.parallel import Workers
 from weights.train.fit.precision import pick_precision
-from weights.train.fit.progress import Averages, Display, live_line, training_line
 from weights.train.fit.schedule import Budget
 from weights.train.fit.trainer import Learner, StepResult, Trainer, make_optimizer
 from weights.train.fit.validate import Validation, Validator
 from weights.train.fit.warm_start import warm_start
 from weights.train.out_folder import note_draft
+from weights.train.progress import Display, live_line
 
-Report = Callable[[str], None]
 _RECORD_STEPS = 20
 _DEFAULT_EPOCHS = 3.0
 FIXED = ("seed", "batch_tokens", "micro_batch_tokens", "learning_rate", "warmup", "weight_decay")
@@ -200,15 +208,6 @@ class _Watch:
         if now - self._saved > run.config.checkpoint_seconds:
             run.checkpoint()
             self._saved = time.perf_counter()
-
-
-def validation_line(step: int, result: Validation) -> str:
-    agreement = " ".join(f"{share * 100:.1f}" for share in result.agreement)
-    return (
-        f"held-out text after step {step:,}: loss {result.loss:.3f}, agreement at delay 1, 2, …: "
-        f"{agreement} %, a chain of {len(result.agreement)} gives {result.chain_tokens:.2f} "
-        "tokens a step"
-    )
 
 
 def run_identity(

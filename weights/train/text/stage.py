@@ -8,9 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.cli.terminal import report
-from server.cli.train_clock import StageClock
-from server.cli.train_progress import text_progress
+from rich.console import Console
+
 from server.config import ModelSettings
 from server.engine.step.kv_cache import CacheShape
 from server.engine.types import StepStats
@@ -19,15 +18,17 @@ from server.loading.machine import free_memory, pick_device, pick_dtype
 from server.loading.model import LoadedModel, build_model
 from server.loading.target import locate_target
 from server.models.config import ModelConfig
+from server.report import Report
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
+from weights.train.progress import reporter, text_bar
 from weights.train.text.generate import TEXT_FILE, GenerationConfig, Progress, generate_text
 from weights.train.text.prompts import Prompt, prompt_encoder, read_prompts, usable_template
 from weights.train.text.samples import read_samples
 from weights.train.text.self_prompts import user_header
 from weights.train.text.store import TextStore
 from weights.train.text.target import TextTarget
-from weights.train.work_folder import WorkFolder
+from weights.train.work_folder import StageClock, WorkFolder
 
 TEXT_SECONDS = "text_seconds"
 """Note in the work folder: time of this stage, over all runs."""
@@ -65,7 +66,9 @@ class Source:
     prompts: Sequence[Prompt]
 
 
-def read_source(settings: ModelSettings, prompts: Path | None, *, writes: bool) -> Source:
+def read_source(
+    settings: ModelSettings, prompts: Path | None, report: Report, *, writes: bool
+) -> Source:
     """Reads everything that may be wrong with what the user gave, before any work.
 
     Args:
@@ -103,7 +106,9 @@ def count_given(paths: Sequence[Path], source: Source) -> int:
     return sum(sample.num_labels for sample in samples)
 
 
-def write_text(settings: ModelSettings, source: Source, work: WorkFolder, plan: TextPlan) -> None:
+def write_text(
+    settings: ModelSettings, source: Source, work: WorkFolder, plan: TextPlan, console: Console
+) -> None:
     """Loads the engine, writes text into the work folder, and lets go of the engine's memory;
     nothing if there is enough text already.
 
@@ -112,7 +117,7 @@ def write_text(settings: ModelSettings, source: Source, work: WorkFolder, plan: 
         CheckpointError: a file of the work folder is broken, or the disk is full.
         EngineDeadError: the engine crashed.
     """
-    began = time.monotonic()
+    report, began = reporter(console), time.monotonic()
     with closing(TextStore(work.path / TEXT_FILE)) as store:
         if store.num_tokens >= plan.num_tokens:
             report(f"text: {store.num_tokens:,} tokens are there already")
@@ -124,7 +129,7 @@ def write_text(settings: ModelSettings, source: Source, work: WorkFolder, plan: 
     report(f"writing text, {concurrency} answers at once")
     clock = StageClock(work, TEXT_SECONDS, began)
     try:
-        with text_progress(config.num_tokens, seconds) as show:
+        with text_bar(console, config.num_tokens, seconds) as show:
 
             def both(progress: Progress) -> None:
                 show(progress)

@@ -1,4 +1,6 @@
-"""Whether the machine has disk and memory for a `glidecape train`; asked before any work."""
+"""Whether a training run can end well: disk, memory, and a resumed run's settings. Checked before
+any work.
+"""
 
 import shutil
 from pathlib import Path

@@ -1,16 +1,19 @@
-"""The lines a person sees, and the picture of the curve."""
+"""Means over steps, the line of a running training, and the picture of its curve."""
 
-import io
 import re
 import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from weights.train.fit.checkpoint import RunState
-from weights.train.fit.curve import draw_curve, train_record, validation_record
-from weights.train.fit.progress import Averages, feature_bar, live_line, training_line
+from weights.train.fit.figures import (
+    Averages,
+    draw_curve,
+    train_record,
+    training_line,
+    validation_record,
+)
 from weights.train.fit.schedule import Budget
 from weights.train.fit.trainer import StepResult
 from weights.train.fit.validate import Validation
@@ -36,20 +39,6 @@ def test_line() -> None:
         r"[\d,]+ tokens/s, 1:02:05 left",
         line,
     )
-
-
-@pytest.mark.parametrize("is_terminal", [False, True])
-def test_both_kinds_of_output(is_terminal: bool) -> None:
-    console = Console(file=(file := io.StringIO()), force_terminal=is_terminal, width=120)
-    with feature_bar(console, 100) as advance:
-        advance(40)
-        advance(60)
-    with live_line(console) as show:
-        show("now")
-        show("later")
-    text = file.getvalue()
-    assert "target's forward" in text
-    assert ("later" in text) is is_terminal, "without a terminal a line now and then is enough"
 
 
 def test_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

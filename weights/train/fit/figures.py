@@ -1,4 +1,5 @@
-"""The run as figures: `curve.jsonl`, a record per line, and a picture of it.
+"""The figures of a run: means over its latest steps, as a line, and as `curve.jsonl`, a record per
+line, with a picture of it.
 
 {"kind": "train", "step", "epoch", "tokens", "seconds", "loss", "agreement", "learning_rate"}
 {"kind": "validation", "step", "epoch", "tokens", "seconds", "loss", "agreement",
@@ -6,13 +7,73 @@
 """
 
 import json
+import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from weights.train.fit.checkpoint import RunState
-from weights.train.fit.progress import Averages
+from weights.train.fit.schedule import Budget
+from weights.train.fit.trainer import StepResult
 from weights.train.fit.validate import Validation
+from weights.train.progress import clock
+
+_WINDOW = 50
+"""Steps that the figures are averaged over."""
+
+
+class Averages:
+    """Mean figures of the latest steps."""
+
+    def __init__(self) -> None:
+        self._results = deque[tuple[StepResult, float]](maxlen=_WINDOW)
+        self._last = time.perf_counter()
+
+    def add(self, result: StepResult) -> None:
+        now = time.perf_counter()
+        self._results.append((result, now - self._last))
+        self._last = now
+
+    @property
+    def loss(self) -> float:
+        return sum(result.loss for result, _ in self._results) / max(1, len(self._results))
+
+    @property
+    def tokens_per_second(self) -> float:
+        seconds = sum(spent for _, spent in self._results)
+        return sum(result.tokens for result, _ in self._results) / max(seconds, 1e-9)
+
+    @property
+    def seconds_per_step(self) -> float:
+        return sum(spent for _, spent in self._results) / max(1, len(self._results))
+
+    @property
+    def agreement(self) -> tuple[float, ...]:
+        """Per delay from 1."""
+        rows = zip(*(result.rows for result, _ in self._results), strict=True)
+        right = zip(*(result.right for result, _ in self._results), strict=True)
+        return tuple(sum(r) / max(1, sum(n)) for r, n in zip(right, rows, strict=True))
+
+
+def training_line(state: RunState, averages: Averages, budget: Budget) -> str:
+    """Loss, agreement per delay, rate, time left."""
+    left = budget.seconds_left(state.step, state.seconds, averages.seconds_per_step)
+    agreement = " ".join(f"{share * 100:.0f}" for share in averages.agreement)
+    return (
+        f"step {state.step:,}, epoch {state.epoch + 1}: loss {averages.loss:.3f}, agreement at "
+        f"delay 1, 2, …: {agreement} %, {averages.tokens_per_second:,.0f} tokens/s, "
+        f"{clock(left)} left"
+    )
+
+
+def validation_line(step: int, result: Validation) -> str:
+    agreement = " ".join(f"{share * 100:.1f}" for share in result.agreement)
+    return (
+        f"held-out text after step {step:,}: loss {result.loss:.3f}, agreement at delay 1, 2, …: "
+        f"{agreement} %, a chain of {len(result.agreement)} gives {result.chain_tokens:.2f} "
+        "tokens a step"
+    )
 
 
 def train_record(state: RunState, averages: Averages, rate: float) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from server.cli.train_time import TimedText
 from weights.train.features.store import FeatureShape, Shard, plan_shards
 from weights.train.text.samples import Sample
+from weights.train.time_plan import TimedText
 
 SHAPE = FeatureShape(1, 2, 8, 0, 4, torch.float32)
 

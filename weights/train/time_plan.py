@@ -1,98 +1,110 @@
-"""Stage 2 of `glidecape train`: shares the time that is left between the target's forward over the
-text and the training itself, and runs both."""
+"""Shares the time that is left after the text between the target's forward over it and the training
+itself. What is on disk already costs none.
+"""
 
-import math
-import shlex
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
-from server.cli.terminal import report, stderr
-from server.cli.train_checks import room_for_features
-from server.cli.train_clock import StageClock
-from server.cli.train_progress import clock
-from server.cli.train_time import TimedText
-from server.config import ModelSettings
 from server.errors import ConfigError
-from weights.train.card import write_card
+from server.report import Report
 from weights.train.config import TrainConfig, glimpsed_layers
-from weights.train.features.store import FOLDER, FeatureKey, Shard, plan_shards, stored_bytes
+from weights.train.features.store import (
+    FOLDER,
+    FeatureKey,
+    FeatureShape,
+    Shard,
+    left_over_bytes,
+    plan_shards,
+    stored_bytes,
+    within,
+)
 from weights.train.features.writer import FeatureWriter
-from weights.train.load import TrainingSource, load_for_training
+from weights.train.load import TrainingSource
+from weights.train.progress import clock
 from weights.train.text.samples import Sample, read_samples
-from weights.train.train import learn, prepare
 from weights.train.work_folder import WorkFolder
 
 _PROBE_TOKENS = 4096
+"""Tokens that the speed of the target's forward is measured on."""
 _MOST_FEATURES = 0.6
 """Of the time after the text, for the target's forward; text that takes longer is left out."""
 _LEAST_SECONDS = 5.0
 """Shorter than this, nothing is learnt."""
-_FORWARD_SECONDS = "forward_seconds"
-"""Note in the work folder: time before the training itself, over all runs."""
 
 
-def train_draft(
-    settings: ModelSettings, config: TrainConfig, work: WorkFolder, seconds: float | None
-) -> int:
-    """Loads the target, trains, and writes the draft's card. Returns how many tokens the draft has
-    learnt to predict.
+@dataclass(frozen=True, slots=True)
+class TimedText:
+    """The text of a run, and those of its features that are there."""
 
-    Args:
-        seconds: for loading, the target's forward and the training, over all runs; None for no
-            limit.
+    shards: Sequence[Shard]
+    shape: FeatureShape
+    stored: Mapping[str, int]
+    """As `stored_bytes` gives it."""
 
-    Raises:
-        StartupError: as `weights.train.train`; or the time is too short.
-    """
-    spent = StageClock(work, _FORWARD_SECONDS, time.monotonic())
-    end = math.inf if seconds is None else time.monotonic() + seconds - spent.earlier
-    try:
-        config = replace(config, feature_bytes=room_for_features(work.path))
-        loaded = load_for_training(
-            settings.model, config, settings.cache_dir, report,
-            settings.device, settings.dtype, settings.quantization,
-        )  # fmt: skip
-        spent.note()
-        deadline = math.inf
-        if seconds is not None:
-            config, deadline = _timed(config, loaded, work, seconds, end)
-        data = prepare(
-            config, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, stderr, deadline,
-            spent.tick,
-        )  # fmt: skip
-    finally:
-        spent.note()
-    trained = learn(config, loaded.target, data, stderr)
-    write_card(config, settings.model, trained, f"glidecape {shlex.join(sys.argv[1:])}")
-    return sum(at.sample.num_labels for at in trained.data.training)
+    @property
+    def num_tokens(self) -> int:
+        return _num_tokens(self.shards)
+
+    @property
+    def missing(self) -> list[Shard]:
+        return [shard for shard in self.shards if shard.name not in self.stored]
+
+    @property
+    def num_done(self) -> int:
+        """Tokens that the target has read."""
+        return self.num_tokens - _num_tokens(self.missing)
+
+    def share(self, tokens: float) -> float:
+        """Share of the features' bytes, 0 to 1: those that are there, and of the others as many
+        as go with so many tokens."""
+        missing = self.missing
+        if tokens >= _num_tokens(missing):
+            return 1.0
+        whole, lacking = self.shape.num_bytes(self.shards), self.shape.num_bytes(missing)
+        return (whole - lacking * (1 - tokens / _num_tokens(missing))) / whole
+
+    def limit(self, share: float) -> int | None:
+        """Most bytes for `within`; None where everything is taken."""
+        if share >= 1:
+            return None
+        most = round(share * self.shape.num_bytes(self.shards))
+        return max(1, most + left_over_bytes(self.shards, self.stored))
+
+    def tokens_to_do(self, share: float) -> int:
+        """That the target has still to read."""
+        chosen = within(self.shards, self.shape, self.limit(share), self.stored)
+        return _num_tokens([shard for shard in chosen if shard.name not in self.stored])
 
 
-def _timed(
+def plan_time(
     config: TrainConfig,
     loaded: TrainingSource,
     work: WorkFolder,
     seconds: float,
     end: float,
+    report: Report,
 ) -> tuple[TrainConfig, float]:
-    """The config with a limit for the training itself, and for the text where it is too much; and
-    the monotonic second at which the training has to begin.
+    """Returns the config with a limit for the training itself, and for the text where it is too
+    much; and the monotonic second at which the training has to begin.
 
     A run that is started again keeps the limits of the first one, as long as time and text are the
     same: the learning rate follows the plan.
 
     Args:
-        seconds: as `train_draft` takes them.
-        end: monotonic seconds, if nothing was trained yet.
+        seconds: for loading, the target's forward and the training, over all runs.
+        end: monotonic seconds at which they are over, if nothing was trained yet.
+
+    Raises:
+        ConfigError: no time is left for the training.
     """
     samples = read_samples(
         config.text, loaded.prompt_ids, loaded.target.config.vocab_size, config.max_sample_tokens
     )
     writer = _writer(config, loaded)
     text = TimedText(plan_shards(samples), writer.shape(), stored_bytes(work.path / FOLDER))
-    training, share = _plan(writer, text, work, seconds, end)
+    training, share = _plan(writer, text, work, seconds, end, report)
     if training < _LEAST_SECONDS:
         reason = "no time is left to train in; give more, or less text"
         raise ConfigError("minutes", round(seconds / 60, 2), reason)
@@ -109,8 +121,10 @@ def _plan(
     work: WorkFolder,
     seconds: float,
     end: float,
+    report: Report,
 ) -> tuple[float, float]:
-    """Seconds for the training itself, and the share of the text that there is time for."""
+    """Seconds for the training itself, and the share of the text that there is time for. A plan
+    that was made for the same time and text stays."""
     planned_for = {"planned_seconds": seconds, "planned_tokens": float(text.num_tokens)}
     training, share = work.recall("training_seconds"), work.recall("text_share")
     if training is None or share is None or any(
@@ -157,3 +171,7 @@ def _writer(config: TrainConfig, loaded: TrainingSource) -> FeatureWriter:
         vocabulary=tuple(range(size)),
     )
     return FeatureWriter(loaded.target, key)
+
+
+def _num_tokens(shards: Sequence[Shard]) -> int:
+    return sum(shard.num_tokens for shard in shards)

@@ -1,0 +1,6 @@
+"""Progress of work that takes long, told to a person line by line."""
+
+from collections.abc import Callable
+
+Report = Callable[[str], None]
+"""Takes a line that says what is under way or what came of it."""

@@ -1,0 +1,195 @@
+"""`glidecape train` from end to end: a draft for a model, in three stages.
+
+    1. text       the target writes answers to prompts, its own or the user's   text/stage.py
+    2. features   one forward of the target over the text                       train.py
+    3. training   the draft learns from them                                    train.py
+
+Everything on the way lies in a work folder; the same job goes on where the last run stopped.
+"""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+from rich.console import Console
+
+from server.config import ModelSettings
+from weights.train.card import write_card
+from weights.train.checks import check_machine, check_resumed, room_for_features
+from weights.train.config import TrainConfig
+from weights.train.load import load_for_training
+from weights.train.out_folder import check_out
+from weights.train.progress import clock, reporter
+from weights.train.text.stage import (
+    TEXT_SECONDS,
+    Source,
+    TextPlan,
+    count_given,
+    read_source,
+    write_text,
+)
+from weights.train.time_plan import plan_time
+from weights.train.train import learn, prepare
+from weights.train.work_folder import StageClock, WorkFolder
+
+_TEXT_SHARE = 0.4
+"""Of the time for everything, at most, for writing text. The target's forward over that text takes
+most of as long again on a CPU, and the training needs some epochs."""
+_NO_TIME = 0.01
+"""Of the time for everything: loading the engine for less is not worth it."""
+_USEFUL_TOKENS = 50_000
+"""Text below which nobody should expect a speedup. Half a million gave 49.5 % agreement on the
+default model."""
+_FORWARD_SECONDS = "forward_seconds"
+"""Note in the work folder: time before the training itself, over all runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob:
+    """What is asked for."""
+
+    settings: ModelSettings
+    """Of the target."""
+    config: TrainConfig
+    """Its text is the user's, then the file in the work folder that stage 1 writes."""
+    num_tokens: int
+    """Of text to learn from, the user's own included; 0 writes none."""
+    seconds: float | None
+    """For everything; None for no limit."""
+    prompts: Path | None
+    """The user's, for stage 1; None where the target writes them itself."""
+    at_once: int | None
+    """Answers written at once; None for as many as fit."""
+    max_new_tokens: int
+    """Longest answer that is written."""
+    command: str
+    """How to make the draft again, for its card."""
+
+    @property
+    def written_text(self) -> Path:
+        """The file of stage 1."""
+        return self.config.text[-1]
+
+    def identity(self) -> dict[str, str | int | None]:
+        """What a resumed run must have the same."""
+        prompts = None
+        if self.prompts is not None:
+            prompts = blake2b(self.prompts.read_bytes(), digest_size=8).hexdigest()
+        return {
+            "target": self.settings.model,
+            "prompts": prompts,
+            "seed": self.config.seed,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+
+def make_draft(job: TrainJob, console: Console) -> None:
+    """Runs all stages, each from where it was. What may be wrong with the files and the machine is
+    found before any work.
+
+    Args:
+        console: for progress.
+
+    Raises:
+        StartupError: settings, files, memory, disk or time won't do.
+        EngineDeadError: the engine that writes the text crashed.
+        TrainingError: a step can't be learnt from.
+    """
+    config = job.config
+    check_out(config.out, config.work)
+    source = read_source(job.settings, job.prompts, reporter(console), writes=job.num_tokens > 0)
+    check_machine(config, source.config, job.num_tokens if job.seconds is None else None)
+    with WorkFolder(config.work, job.identity()) as work:
+        check_resumed(config, source.config)
+        _write_text(job, source, work, console)
+        num_learnt = _train(job, work, console)
+    for line in closing_words(num_learnt, job.settings.model, config.out):
+        reporter(console)(line)
+
+
+def _write_text(job: TrainJob, source: Source, work: WorkFolder, console: Console) -> None:
+    """Stage 1, as far as the user's own text is not enough and the time allows."""
+    report = reporter(console)
+    given = job.config.text[:-1]
+    num_given = count_given(given, source) if given else 0
+    num_wanted = max(0, job.num_tokens - num_given)
+    report(_plan(job.seconds, num_given, num_wanted))
+    if num_wanted == 0:
+        return
+    deadline = None
+    if job.seconds is not None:
+        left = job.seconds * _TEXT_SHARE - (work.recall(TEXT_SECONDS) or 0.0)
+        if left < job.seconds * _NO_TIME:
+            report("text: its time was used up by an earlier run")
+            return
+        deadline = time.monotonic() + left
+    plan = TextPlan(num_wanted, deadline, job.at_once, job.max_new_tokens, job.config.seed)
+    write_text(job.settings, source, work, plan, console)
+
+
+def _plan(seconds: float | None, num_given: int, num_wanted: int) -> str:
+    """The stages and their time, for a person."""
+    given = f"{num_given:,} tokens of text given, " if num_given else ""
+    if seconds is None:
+        return f"plan: {given}{num_wanted:,} tokens to be written, then features and training"
+    if not num_wanted:
+        return f"plan: {given}{clock(seconds)} for features and training"
+    text = clock(seconds * _TEXT_SHARE)
+    return (
+        f"plan: {given}{num_wanted:,} tokens to be written or as many as {text} allow, of "
+        f"{clock(seconds)} in all; the rest is for features and training"
+    )
+
+
+def _train(job: TrainJob, work: WorkFolder, console: Console) -> int:
+    """Stages 2 and 3 in the time that is left, and the draft's card. Returns how many tokens the
+    draft has learnt to predict."""
+    settings, report, seconds = job.settings, reporter(console), job.seconds
+    spent = StageClock(work, _FORWARD_SECONDS, time.monotonic())
+    end = deadline = math.inf
+    if seconds is not None:
+        seconds -= work.recall(TEXT_SECONDS) or 0.0
+        end = time.monotonic() + seconds - spent.earlier
+    text = job.config.text if _has_text(job.written_text) else job.config.text[:-1]
+    try:
+        config = replace(job.config, text=text, feature_bytes=room_for_features(work.path))
+        loaded = load_for_training(
+            settings.model, config, settings.cache_dir, report,
+            settings.device, settings.dtype, settings.quantization,
+        )  # fmt: skip
+        spent.note()
+        if seconds is not None:
+            config, deadline = plan_time(config, loaded, work, seconds, end, report)
+        data = prepare(
+            config, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, console, deadline,
+            spent.tick,
+        )  # fmt: skip
+    finally:
+        spent.note()
+    trained = learn(config, loaded.target, data, console)
+    write_card(config, settings.model, trained, job.command)
+    return sum(at.sample.num_labels for at in trained.data.training)
+
+
+def closing_words(num_learnt: int, target: str, out: Path) -> list[str]:
+    """Where the draft is and what to do with it.
+
+    Args:
+        num_learnt: tokens of text that it was trained to predict.
+    """
+    serve = f"  glidecape serve --model {target} --draft {out}"
+    if num_learnt >= _USEFUL_TOKENS:
+        return [f"the draft is in {out}; serve it with", serve]
+    return [
+        f"warning: the draft in {out} has seen {num_learnt:,} tokens of text and will hardly ever "
+        f"be right; from some {_USEFUL_TOKENS:,} on one begins to pay.",
+        "The same command goes on with more --minutes and --tokens, or with --text.",
+        "To try it all the same:",
+        serve,
+    ]
+
+
+def _has_text(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
