@@ -15,8 +15,8 @@ from server.api.deps import Parts, ServingInfo
 from server.api.door.front_door import front_door
 from server.api.responses.store import ResponseStore, StoreLimits
 from server.config import ServerSettings
-from server.loading.model import LoadedModel, build_model, model_name
-from server.loading.target import Report
+from server.loading.model import LoadedModel, build_model
+from server.loading.target import Report, model_name
 from server.observe.observers import Observers
 from server.text.tools.formats import FORMATS
 

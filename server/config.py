@@ -28,6 +28,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 ENV_PREFIX = "GLIDECAPE_"
 
 PolicyName = Literal["off", "chain", "cape", "beam", "auto"]
+"""How many tokens a step proposes, and in which shape: see `engine/speculation/policies.py`."""
 
 PrefixCaching = Literal["per-key", "shared", "off"]
 
@@ -38,6 +39,8 @@ ToolParserName = Literal["auto", "hermes", "llama3", "mistral", "mistral_args", 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 GenerationConfig = Literal["model", "openai"]
+
+LogFormat = Literal["text", "json"]
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -322,7 +325,7 @@ class ServerSettings(ModelSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe message that is logged; info has a line for each generation."""
 
-    log_format: Literal["text", "json"] = "text"
+    log_format: LogFormat = "text"
     """Form of log lines: for people, or a JSON object each."""
 
     log_prompts: bool = False

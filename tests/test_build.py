@@ -9,8 +9,8 @@ import torch
 from server.config import DEFAULT_MODEL, ModelSettings, load_settings
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.errors import ConfigError
-from server.loading.limits import scheduler_config, short_context
-from server.loading.model import model_name
+from server.loading.memory import scheduler_config, short_context
+from server.loading.target import model_name
 from tests.engine.tiny import CONFIG, MODEL
 
 SHAPE = CacheShape(num_layers=2, num_kv_heads=2, head_dim=8, dtype=torch.bfloat16)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, NewType
 
+from server.config import PolicyName
+
 TokenId = NewType("TokenId", int)
 BlockId = NewType("BlockId", int)
 RequestId = NewType("RequestId", str)
@@ -105,9 +107,6 @@ class SamplingParams:
             or not math.isclose(self.repetition_penalty, 1.0)
         )
 
-
-PolicyName = Literal["off", "chain", "cape", "beam", "auto"]
-"""How many tokens a step proposes, and in which shape: see `speculation/policies.py`."""
 
 TokenSource = Literal["trunk", "leaf", "target"]
 """Where an emitted token came from: the draft's own chain, one of its alternatives, or the target

@@ -1,13 +1,8 @@
-"""The draft's half of the composition root: what `--draft` names, and what it costs here."""
+"""From `--draft` to a speculator: the draft is loaded, gets KV of its own, and is measured."""
 
-import json
-import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from hashlib import blake2b
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from platform import processor
 
 import torch
 
@@ -19,20 +14,21 @@ from server.engine.drafters.ngram import NgramDrafter
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.cape import CapeConfig
-from server.engine.speculation.costs import CostCurve, LiveCosts, StepCosts
+from server.engine.speculation.costs import LiveCosts
 from server.engine.speculation.policies import PolicyConfig
 from server.engine.speculation.recent import RecentOutputs
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.host.verify import Model
 from server.engine.step.kv_cache import CacheShape, allocate_kv
-from server.engine.step.profile import Profiled, measure_costs, still_hold
+from server.engine.step.profile import Profiled
 from server.errors import UnsupportedModelError
 from server.kernels.tree import LayerCache
-from server.loading.target import load_target, read_target
+from server.loading.costs import profile_path, step_costs
+from server.loading.target import Report, load_target, read_target
 from server.models.config import ModelConfig
 from server.models.glide import GlideModel
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, local_config
+from server.models.llama import LlamaModel
 from server.models.quantization import DRAFT_QUANTIZATION, Quantization
 from server.parallel.remote import RemoteGlide, RemoteModel
 from server.parallel.workers import Workers
@@ -42,11 +38,6 @@ from weights.glide import load_glide
 from weights.locate import locate_model
 from weights.model_names import check_draft_name
 from weights.quantization import can_quantize
-
-Report = Callable[[str], None]
-
-DAMAGES = ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError
-"""What reading a file of figures raises whose bytes are damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +93,9 @@ def load_draft(
     config = files.config
     _check_vocabulary(config, target.config)
     form = DRAFT_QUANTIZATION if quantization and can_quantize(config) else None
-    model = load_target(files, placement, form).freeze()
+    loaded = load_target(files, placement, form)
     report(f"loaded draft model {folder.name}: {config.num_layers} layers")
-    num_kv_heads = local_config(config, placement.shard).num_kv_heads
-    shape = CacheShape(config.num_layers, num_kv_heads, config.head_dim, placement.dtype)
-    return Draft(model, shape, checkpoint_identity(folder), folder.name)
+    return Draft(loaded.freeze(), loaded.kv_shape, checkpoint_identity(folder), folder.name)
 
 
 def build_speculator(
@@ -130,7 +119,7 @@ def build_speculator(
     drafter = _drafter(settings, draft, caches, limits, device, workers)
     path = profile_path(settings, f"{identity}|{draft.identity}", device)
     profiled = Profiled(target, caches, limits.block_size, device)
-    costs = _costs(path, profiled, drafter, report)
+    costs = step_costs(path, profiled, drafter, report)
     one, eight = costs.verify(1) * 1000, costs.verify(8) * 1000
     report(
         f"speculating with {drafter.name}: a step of 1 token {one:.1f} ms, of 8 {eight:.1f} ms, "
@@ -146,14 +135,6 @@ def _lookup(settings: ModelSettings) -> NgramDrafter:
     """Prompt lookup, over recent answers too."""
     most = settings.recent_outputs
     return NgramDrafter(recent=RecentOutputs(most) if most else None)
-
-
-def profile_path(settings: ModelSettings, identity: str, device: torch.device) -> Path:
-    """Where measurements are kept of what `identity` names, on this machine."""
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    what = f"{identity}|{machine}|{torch.get_num_threads()}"
-    key = blake2b(what.encode(), digest_size=8).hexdigest()
-    return settings.cache_dir.expanduser() / "profiles" / f"{key}.json"
 
 
 def policy_config(settings: ModelSettings) -> PolicyConfig:
@@ -202,39 +183,3 @@ def _drafter(
     if workers:
         model = RemoteModel(draft.model, workers, "draft_forward", "draft_logits")
     return ModelDrafter(model, own, limits.block_size, device)
-
-
-def _costs(path: Path, target: Profiled, drafter: Drafter, report: Report) -> StepCosts:
-    """Those of an earlier start, as far as they hold; else measured, and kept where that can be."""
-    stored = _stored_costs(path, report)
-    if stored is not None and still_hold(stored, target):
-        return stored
-    report("measuring the cost of proposals on this machine …")
-    costs = measure_costs(target, drafter)
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(costs)), encoding="utf-8")
-    return costs
-
-
-def _stored_costs(path: Path, report: Report) -> StepCosts | None:
-    """None for a damaged or missing file: costs are then measured anew."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return StepCosts(_stored_curve(stored["verify"]), _stored_curve(stored["draft"], True))
-    except OSError:
-        return None
-    except DAMAGES:
-        report(f"{path} is damaged")
-        return None
-
-
-def _stored_curve(stored: dict[str, list[float]], is_free: bool = False) -> CostCurve:
-    """is_free: a look-up may have taken no time that the clock sees."""
-    rows = tuple(int(count) for count in stored["rows"])
-    seconds = tuple(float(value) for value in stored["seconds"])
-    is_curve = 2 <= len(rows) == len(seconds) and list(rows) == sorted({0, *rows})[1:]
-    is_cost = list(seconds) == sorted(seconds) and (is_free or seconds[0] > 0)
-    if not is_curve or not is_cost or not all(0 <= value < math.inf for value in seconds):
-        raise ValueError("not a cost curve")
-    return CostCurve(rows, seconds)

@@ -1,11 +1,7 @@
-"""The composition root's part for steps on the device: whether there are any, and their graphs."""
+"""Steps on the device: whether there are any, and the CUDA graphs that are captured at start."""
 
-import json
-import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 
@@ -18,12 +14,13 @@ from server.engine.step.device.runner import GraphRunner
 from server.engine.step.device.sizes import Sizes, tier_for
 from server.engine.step.host.runner import Runner
 from server.kernels.dispatch import gpu_kernels
-from server.loading.draft import DAMAGES, Draft, policy_config, profile_path
+from server.loading.costs import profile_path, store_tiers, stored_tiers
+from server.loading.draft import Draft, policy_config
 from server.loading.machine import free_memory
+from server.loading.target import Report
 from server.models.glide import GlideModel
 from server.models.layers import Placement
 
-Report = Callable[[str], None]
 _CAPTURED_AT_START: tuple[Sampling, ...] = ("greedy", "drawn")
 
 
@@ -52,12 +49,12 @@ def build_graphs(
         hidden_size: of the target.
     """
     path = profile_path(settings, f"{identity}|tiers", runner.device)
-    costs = TierCosts(_stored(path))
+    costs = TierCosts(stored_tiers(path))
     hidden = hidden_size, placement.dtype
     config = policy_config(settings)
     found = graph_runner(runner, limits, hidden, costs, _tiers(settings), config)
     _capture(found.graphs, found.sizes, settings, report)
-    _store(path, costs)
+    store_tiers(path, costs)
     return found
 
 
@@ -94,20 +91,3 @@ def _capture(graphs: Graphs, sizes: Sizes, settings: ModelSettings, report: Repo
     taken = max(free - free_memory(device), 0) / 2**20
     seconds = time.monotonic() - started
     report(f"captured {count} CUDA graphs in {seconds:.0f} s; they take {taken:,.0f} MiB")
-
-
-def _stored(path: Path) -> dict[tuple[int, Tier], float]:
-    """Empty for a damaged or missing file: the costs are then measured anew."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        found = {(int(b), Tier(int(d), int(n))): float(s) for b, d, n, s in rows}
-    except (OSError, *DAMAGES):
-        return {}
-    return found if all(0 < seconds < math.inf for seconds in found.values()) else {}
-
-
-def _store(path: Path, costs: TierCosts) -> None:
-    rows = [[batch, *tier, seconds] for (batch, tier), seconds in costs.seconds.items()]
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rows), encoding="utf-8")

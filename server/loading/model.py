@@ -8,11 +8,10 @@ wire     pool, draft's costs, grammars, runner, graphs, engine
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from server.config import DEFAULT_MODEL, ModelSettings
+from server.config import ModelSettings
 from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.compile.compiler import Vocabulary
 from server.engine.grammar.compile.service import GrammarCompiler
@@ -23,20 +22,18 @@ from server.engine.schedule.scheduler import Scheduler
 from server.engine.step.host.runner import Runner
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.host.verify import Model
-from server.engine.step.kv_cache import CacheShape, allocate_kv, copy_kv
+from server.engine.step.kv_cache import allocate_kv, copy_kv
 from server.engine.types import SamplingDefaults, SpeculationParams, StepStats
 from server.loading.draft import Draft, build_speculator, load_draft
-from server.loading.gpu_memory import check_memory_settings, gpu_memory
 from server.loading.graphs import build_graphs, has_graphs
-from server.loading.limits import check_kv_memory, describe_pool, scheduler_config, short_context
 from server.loading.machine import (
     cpu_kernels,
     describe_kernels,
     pick_device,
     pick_dtype,
-    total_memory,
 )
-from server.loading.ranks import cache_shape, free_everywhere, guarded, rank_threads, start_workers
+from server.loading.memory import check_memory_settings, share_memory
+from server.loading.ranks import free_everywhere, guarded, rank_threads, start_workers
 from server.loading.target import (
     LoadedTarget,
     Report,
@@ -44,6 +41,7 @@ from server.loading.target import (
     choose_form,
     load_target,
     locate_target,
+    model_name,
 )
 from server.memory import give_back_memory
 from server.models.layers import Placement
@@ -177,11 +175,6 @@ class _Placed:
     def placement(self) -> Placement:
         return self.target.model.placement
 
-    @property
-    def shape(self) -> CacheShape:
-        """The target's KV of a token, on this rank."""
-        return cache_shape(self.target.config, self.placement)
-
 
 def _place(
     settings: ModelSettings,
@@ -226,24 +219,15 @@ def _size(
     settings: ModelSettings, placed: _Placed, tokenizer: Tokenizer, report: Report
 ) -> SchedulerConfig:
     config, device, draft = placed.target.config, placed.placement.device, placed.draft
-    token_bytes = placed.shape.bytes_per_token
+    token_bytes = placed.target.kv_shape.bytes_per_token
     if draft is not None and draft.shape is not None:
         token_bytes += draft.shape.bytes_per_token
-    free = free_everywhere(placed.workers, device)
-    check_kv_memory(settings, free)
     on_device = has_graphs(settings, device, draft)
-    if device.type == "cuda":
-        total, dtype = total_memory(device), placed.placement.dtype
-        memory = gpu_memory(settings, config, dtype, total, free, on_device)
-        report(str(memory))
-        free = memory.kv
-    limits = scheduler_config(settings, config, token_bytes, free, on_cpu=device.type == "cpu")
+    free = free_everywhere(placed.workers, device)
+    limits = share_memory(settings, config, placed.placement, token_bytes, free, on_device, report)
     limits = replace(limits, speculates=draft is not None, runs_ahead=on_device)
     if tokenizer.eos_id is not None:
         limits = replace(limits, eos_token_ids=limits.eos_token_ids | {tokenizer.eos_id})
-    report(describe_pool(limits, token_bytes))
-    if warning := short_context(limits, config):
-        report(warning)
     return limits
 
 
@@ -266,7 +250,9 @@ def _wire(
 ) -> _Wired:
     config, draft, workers = placed.target.config, placed.draft, placed.workers
     device, model = placed.placement.device, placed.target.model
-    caches = allocate_kv(placed.shape, limits.num_allocated_blocks, limits.block_size, device)
+    caches = allocate_kv(
+        placed.target.kv_shape, limits.num_allocated_blocks, limits.block_size, device
+    )
     target: Model = model
     if workers is not None:
         workers.tell({"num_blocks": limits.num_blocks, "block_size": limits.block_size})
@@ -312,13 +298,3 @@ def _kernels_identity(model: LlamaModel) -> str:
 def _default_speculation(settings: ModelSettings, draft: Draft | None) -> SpeculationParams:
     policy = "off" if draft is None else settings.speculation_policy
     return SpeculationParams(policy, settings.speculation_depth, settings.speculation_nodes)
-
-
-def model_name(model: str) -> str:
-    """What a model is called in answers: a file's stem, a folder's name, a hub id as it is."""
-    if model == DEFAULT_MODEL:
-        return model
-    path = Path(model).expanduser()
-    if path.suffix == ".gguf":
-        return path.stem
-    return path.resolve().name if path.exists() else model

@@ -1,4 +1,4 @@
-"""Tensor parallelism's part of the composition root: what is refused, and what a worker wires."""
+"""Tensor parallelism at start: what is refused, how workers start, and what each of them does."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,20 +8,18 @@ from typing import TypeVar
 import torch
 
 from server.config import ModelSettings, as_given, load_settings
-from server.engine.step.kv_cache import CacheShape, allocate_kv
+from server.engine.step.kv_cache import allocate_kv
 from server.errors import ConfigError
 from server.loading.draft import load_draft
 from server.loading.machine import default_threads, free_memory, pick_device, pick_dtype
-from server.loading.target import load_target, locate_target, read_target
+from server.loading.target import Report, load_target, locate_target, read_target
 from server.models.config import ModelConfig
 from server.models.layers import Placement
-from server.models.llama import local_config
 from server.models.shard import Shard
 from server.parallel.rank import Rank
 from server.parallel.replay import Replayed, replay
 from server.parallel.workers import Workers
 
-Report = Callable[[str], None]
 T = TypeVar("T")
 
 
@@ -81,12 +79,6 @@ def guarded(workers: Workers | None, run: Callable[[], T]) -> T:
     return run() if workers is None else workers.guard(run)
 
 
-def cache_shape(config: ModelConfig, placement: Placement) -> CacheShape:
-    """KV that a rank keeps per token."""
-    local = local_config(config, placement.shard)
-    return CacheShape(local.num_layers, local.num_kv_heads, local.head_dim, placement.dtype)
-
-
 def free_everywhere(workers: Workers | None, device: torch.device) -> int:
     """Bytes that each rank may still take, when all have loaded."""
     free = free_memory(device)
@@ -120,7 +112,7 @@ class Work:
         if pool is None:
             return
         size = pool["num_blocks"], pool["block_size"]
-        caches = allocate_kv(cache_shape(target.config, placement), *size, rank.device)
+        caches = allocate_kv(loaded.kv_shape, *size, rank.device)
         if draft is None or draft.model is None or draft.shape is None:
             replay(rank.pipe, rank.device, Replayed(target, caches))
             return

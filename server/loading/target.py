@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import torch
 
-from server.config import QuantizationChoice
+from server.config import DEFAULT_MODEL, QuantizationChoice
+from server.engine.step.kv_cache import CacheShape
 from server.models.config import ModelConfig, model_config
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaModel, local_config
 from server.models.quantization import Quantization
 from weights.checkpoint import load_weights, read_config
 from weights.locate import locate_model
@@ -51,10 +52,27 @@ class LoadedTarget:
         """For people: such as `bfloat16`, or `q4_1 and q8_0 weights in bfloat16`."""
         return describe(self.quantization, self.model.placement.dtype)
 
+    @property
+    def kv_shape(self) -> CacheShape:
+        """KV of one token on this rank."""
+        placement = self.model.placement
+        local = local_config(self.config, placement.shard)
+        return CacheShape(local.num_layers, local.num_kv_heads, local.head_dim, placement.dtype)
+
     def freeze(self) -> LlamaModel:
         """Moves the weights to the machine's fastest layout."""
         self.model.freeze(self.quantization)
         return self.model
+
+
+def model_name(model: str) -> str:
+    """What a model is called in answers: a file's stem, a folder's name, a hub id as it is."""
+    if model == DEFAULT_MODEL:
+        return model
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf":
+        return path.stem
+    return path.resolve().name if path.exists() else model
 
 
 def locate_target(model: str, cache_dir: Path, dtype: torch.dtype, report: Report) -> TargetFiles:

@@ -5,11 +5,9 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from typing import Literal
 
+from server.config import LogFormat
 from server.observe.log_queue import QueuedHandler
-
-LogFormat = Literal["text", "json"]
 
 FIELDS = "fields"
 """A record's attribute (`extra={FIELDS: …}`) with what its line says beside the message."""

@@ -15,7 +15,7 @@ from server.engine.drafters.ngram import NgramDrafter
 from server.engine.speculation.costs import CostCurve, StepCosts
 from server.engine.step.host.speculator import Speculator
 from server.errors import ConfigError, UnsupportedModelError
-from server.loading import draft as build_draft
+from server.loading import costs
 from server.loading.draft import build_speculator, load_draft, policy_config
 from server.models.config import model_config
 from server.models.layers import Placement
@@ -84,8 +84,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         calls.append(type(drafter).__name__)
         return COSTS
 
-    monkeypatch.setattr(build_draft, "measure_costs", measure)
-    monkeypatch.setattr(build_draft, "still_hold", lambda costs, target: True)
+    monkeypatch.setattr(costs, "measure_costs", measure)
+    monkeypatch.setattr(costs, "still_hold", lambda costs, target: True)
     return calls
 
 
@@ -99,7 +99,7 @@ def test_costs_that_no_longer_hold_are_measured_again(
         asked.append(costs)
         return False
 
-    monkeypatch.setattr(build_draft, "still_hold", holds)
+    monkeypatch.setattr(costs, "still_hold", holds)
     speculator(tmp_path, "ngram")
     assert asked == [COSTS]
     assert len(measured) == 2

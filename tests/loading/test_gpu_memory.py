@@ -6,8 +6,7 @@ import torch
 from server.config import ModelSettings, load_settings
 from server.errors import ConfigError
 from server.kernels.triton import ATTENTION_WORKSPACE
-from server.loading.gpu_memory import GpuMemory, check_memory_settings, gpu_memory
-from server.loading.limits import scheduler_config
+from server.loading.memory import GpuMemory, check_memory_settings, gpu_memory, scheduler_config
 from tests.engine.tiny import MODEL
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

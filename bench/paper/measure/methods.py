@@ -21,8 +21,9 @@ from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import allocate_kv
 from server.engine.types import SpeculationParams
 from server.errors import ConfigError
-from server.loading.draft import Report, load_draft, policy_config
+from server.loading.draft import load_draft, policy_config
 from server.loading.model import LoadedModel
+from server.loading.target import Report
 from server.models.glide import GlideModel
 from server.models.glide_config import MODEL_TYPE
 from server.models.layers import Placement
