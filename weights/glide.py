@@ -14,8 +14,9 @@ from safetensors.torch import save
 from server.errors import CheckpointError
 from server.kernels.quantized import Weight
 from server.models.config import ModelConfig
-from server.models.glide import TOKEN_TABLE, GlideModel
+from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, check_fits, config_dict, glide_config
+from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
 from weights.checkpoint import SINGLE_FILE, load_weights, read_json, weight_files
 from weights.glide_formats import read_published
@@ -40,26 +41,26 @@ def load_glide(
         CheckpointError: a file is missing or broken, tensors are missing, left over or misshapen.
         UnsupportedModelError: the config is wrong, or the draft does not fit the target.
     """
-    model = GlideModel(glide_config(read_json(folder / "config.json")), target, placement)
-    slots = model.slots()
+    config = glide_config(read_json(folder / "config.json"))
+    parameters = GlideParameters(config, target, placement)
+    slots = parameters.slots()
     table = slots.pop(TOKEN_TABLE, None)
     load_weights(
         folder,
         slots,
-        lambda name: model.ignorable(name) or (table is not None and name == TOKEN_TABLE),
-        model.slices(),
+        lambda name: parameters.ignorable(name) or (table is not None and name == TOKEN_TABLE),
+        parameters.slices(),
     )
     if table is not None:
         _load_table(folder, table, target.vocab_size)
-    model.freeze(target_embedding, target_head)
-    return model
+    return parameters.freeze(target_embedding, target_head)
 
 
 def save_glide(folder: Path, config: GlideConfig, tensors: Mapping[str, torch.Tensor]) -> None:
     """Writes a draft; config.json comes last, so that a folder that has it is complete.
 
     Args:
-        tensors: by the names of `GlideModel.slots`, each in the precision it is to be kept in.
+        tensors: by the names of `GlideParameters.slots`, each in the precision it is to be kept in.
 
     Raises:
         CheckpointError: the folder can't be written.
@@ -130,7 +131,7 @@ def _check_complete(
     source: Path, tensors: Mapping[str, torch.Tensor], config: GlideConfig, target: ModelConfig
 ) -> None:
     """Exactly the draft's tensors, in its shapes."""
-    slots = GlideModel(config, target, Placement(torch.device("meta"), torch.float32)).slots()
+    slots = GlideParameters(config, target, Placement(torch.device("meta"), torch.float32)).slots()
     for problem, found in (
         ("is missing", [name for name in slots if name not in tensors]),
         ("has left-over", [name for name in tensors if name not in slots]),

@@ -11,8 +11,9 @@ from server.loading.target import load_target, read_target
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape
+from server.models.glide_parameters import GlideParameters
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaModel, LlamaParameters
 
 BLOCK_SIZE = 16
 _LAYERS_IN_ALL = {"llama-2-7b": 32, "llama-3-8b": 32, "vicuna-33b": 60, "tiny": 2}
@@ -89,7 +90,7 @@ def random_pair(config: ModelConfig, placement: Placement, num_tokens: int) -> P
     Args:
         num_tokens: of the KV pool.
     """
-    target = LlamaModel(config, placement)
+    target = LlamaParameters(config, placement)
     _randomise(target.slots())
     return _paired(target, placement, num_tokens)
 
@@ -97,23 +98,22 @@ def random_pair(config: ModelConfig, placement: Placement, num_tokens: int) -> P
 @torch.inference_mode()
 def loaded_pair(folder: Path, placement: Placement, num_tokens: int) -> Pair:
     """A checkpoint in Hugging Face layout, with a random draft."""
-    return _paired(load_target(read_target(folder), placement).model, placement, num_tokens)
+    return _paired(load_target(read_target(folder), placement).parameters, placement, num_tokens)
 
 
-def _paired(target: LlamaModel, placement: Placement, num_tokens: int) -> Pair:
+def _paired(target: LlamaParameters, placement: Placement, num_tokens: int) -> Pair:
     config = target.config
-    draft = GlideModel(_draft_config(config), config, placement)
-    slots = draft.slots()
+    draft_parameters = GlideParameters(_draft_config(config), config, placement)
+    slots = draft_parameters.slots()
     _randomise({name: slot for name, slot in slots.items() if slot.is_floating_point()})
-    draft.freeze(target.embedding.data, target.head(None))
-    target.freeze()
+    draft = draft_parameters.freeze(target.embedding, target.head())
     num_blocks = -(-num_tokens // BLOCK_SIZE)
     caches = allocate_kv(
         kv_shape(config, placement.dtype), num_blocks, BLOCK_SIZE, placement.device
     )
     shape = CacheShape(*draft.cache_shape, placement.dtype)
     own = allocate_kv(shape, num_blocks, BLOCK_SIZE, placement.device)
-    return Pair(target, caches, draft, own)
+    return Pair(target.freeze(), caches, draft, own)
 
 
 def _draft_config(target: ModelConfig) -> GlideConfig:

@@ -1,6 +1,6 @@
 """The kernels that models call, chosen for the machine. One signature each, `reference`'s."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Protocol
 
@@ -119,21 +119,20 @@ def logits_linear(weight: Weight, dtype: torch.dtype | None = None) -> LinearFn:
 
 
 def fused_decoder(
-    shape: DecoderShape, sample: Weight, layers: Sequence[Callable[[], LayerWeights]]
+    shape: DecoderShape, sample: Weight, layers: Iterator[LayerWeights]
 ) -> DecoderFn | None:
     """All decoder layers as one call, or None where the machine has only the single kernels.
 
     Args:
         sample: one of the weights, for its format and device.
-        layers: each gives one layer's weights and forgets them, so that the model is never held
-            twice.
+        layers: asked for one layer at a time, so that the model is never held twice.
     """
     if not native.supports(shape, sample):
         return None
     quantized = isinstance(sample, QuantizedWeight)
     decoder = native.NativeDecoder(shape, quantized, torch.get_num_threads())
-    for index, take_weights in enumerate(layers):
-        decoder.set_layer(index, take_weights())
+    for index in range(shape.num_layers):
+        decoder.set_layer(index, next(layers))
     return decoder
 
 

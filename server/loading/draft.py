@@ -28,7 +28,7 @@ from server.loading.target import Report, load_target, read_target
 from server.models.config import ModelConfig
 from server.models.glide import GlideModel
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaModel, LlamaParameters
 from server.models.quantization import DRAFT_QUANTIZATION, Quantization
 from server.parallel.remote import RemoteGlide, RemoteModel
 from server.parallel.workers import Workers
@@ -62,15 +62,15 @@ class Draft:
 
 def load_draft(
     settings: ModelSettings,
-    target: LlamaModel,
+    target: LlamaParameters,
     placement: Placement,
     quantization: Quantization | None,
     report: Report,
 ) -> Draft | None:
-    """What `--draft` names; None for none. The target must not be frozen yet: a draft may share
-    its embedding and head.
+    """What `--draft` names; None for none.
 
     Args:
+        target: a draft may share its embedding and head.
         quantization: of the target; where it has one, the draft's weights are kept in 4 bits.
 
     Raises:
@@ -81,21 +81,32 @@ def load_draft(
         return None
     if name == "ngram":
         return Draft(None, None, "ngram", "prompt lookup")
-    folder = _folder(name, settings, placement, report)
+    folder = locate_draft(name, settings, placement, report)
     if read_json(folder / "config.json").get("model_type") == "glide":
-        embedding = target.embedding.data
         head = target.head(quantization)
-        glide = load_glide(folder, target.config, placement, embedding, head)
+        glide = load_glide(folder, target.config, placement, target.embedding, head)
         report(f"loaded GliDe draft {folder.name}: {glide.cache_shape.num_layers} layers")
         shape = CacheShape(*glide.cache_shape, placement.dtype)
         return Draft(glide, shape, checkpoint_identity(folder), folder.name)
+    model, shape = load_draft_model(folder, target.config, placement, quantization, report)
+    return Draft(model, shape, checkpoint_identity(folder), folder.name)
+
+
+def load_draft_model(
+    folder: Path,
+    target: ModelConfig,
+    placement: Placement,
+    quantization: Quantization | None,
+    report: Report,
+) -> tuple[LlamaModel, CacheShape]:
+    """A language model as draft, and its KV per token; arguments and errors as above."""
     files = read_target(folder)
     config = files.config
-    _check_vocabulary(config, target.config)
+    _check_vocabulary(config, target)
     form = DRAFT_QUANTIZATION if quantization and can_quantize(config) else None
     loaded = load_target(files, placement, form)
     report(f"loaded draft model {folder.name}: {config.num_layers} layers")
-    return Draft(loaded.freeze(), loaded.kv_shape, checkpoint_identity(folder), folder.name)
+    return loaded.freeze(), loaded.kv_shape
 
 
 def build_speculator(
@@ -149,7 +160,12 @@ def _named(settings: ModelSettings) -> str:
     return str(default.DRAFT) if settings.model == DEFAULT_MODEL else "none"
 
 
-def _folder(name: str, settings: ModelSettings, placement: Placement, report: Report) -> Path:
+def locate_draft(name: str, settings: ModelSettings, placement: Placement, report: Report) -> Path:
+    """The folder of a draft, which may be a hub id.
+
+    Raises:
+        StartupError: there is no such draft.
+    """
     check_draft_name(name)
     path = Path(name).expanduser()
     if path.is_dir():

@@ -22,7 +22,7 @@ from server.engine.schedule.scheduler import Scheduler
 from server.engine.step.host.runner import Runner
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.host.verify import Model
-from server.engine.step.kv_cache import allocate_kv, copy_kv
+from server.engine.step.kv_cache import CacheShape, allocate_kv, copy_kv
 from server.engine.types import SamplingDefaults, SpeculationParams, StepStats
 from server.loading.draft import Draft, build_speculator, load_draft
 from server.loading.graphs import build_graphs, has_graphs
@@ -133,6 +133,7 @@ def _build_model(
     tokenizer = from_hf(hf_tokenizer)
     placement = Placement(device, dtype, workers.join() if workers else WHOLE)
     placed = _place(settings, files, placement, workers, report)
+    give_back_memory()
     report(f"sampling, where a request says nothing: {sampling}")
     limits = _size(settings, placed, tokenizer, report)
     wired = _wire(settings, placed, limits, tokenizer, report)
@@ -143,7 +144,7 @@ def _build_model(
     return LoadedModel(
         name=name,
         identity=placed.identity,
-        precision=placed.target.form,
+        precision=placed.form,
         speculation=_default_speculation(settings, placed.draft),
         vocab_size=files.config.vocab_size,
         engine=engine,
@@ -161,9 +162,13 @@ def _build_model(
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """Target and draft in memory, frozen."""
+    """Target and draft in memory, ready to run."""
 
-    target: LoadedTarget
+    target: LlamaModel
+    kv_shape: CacheShape
+    """The target's KV of a token, on this rank."""
+    form: str
+    """Of the target's weights, for people."""
     draft: Draft | None
     workers: Workers | None
     identity: str
@@ -173,7 +178,7 @@ class _Placed:
 
     @property
     def placement(self) -> Placement:
-        return self.target.model.placement
+        return self.target.placement
 
 
 def _place(
@@ -190,10 +195,9 @@ def _place(
     layers = f"{files.config.num_layers} layers, {target.form} on {placement.device}"
     report(f"loaded {model_name(settings.model)}: {layers}")
     draft = guarded(
-        workers, lambda: load_draft(settings, target.model, placement, quantization, report)
+        workers, lambda: load_draft(settings, target.parameters, placement, quantization, report)
     )
     model = target.freeze()
-    give_back_memory()
     kernels = "torch kernels: the native ones run whole models alone"
     if workers is None:
         kernels = describe_kernels(placement.device, model.is_fused)
@@ -202,15 +206,17 @@ def _place(
         # After each parallel operation torch's threads spin for milliseconds, on the cores that the
         # native kernels' own threads need; what is left to torch is small.
         torch.set_num_threads(1)
-    identity = _identity(target, rank_threads(settings), workers)
-    return _Placed(target, draft, workers, identity, kernels)
+    identity = _identity(target, model, rank_threads(settings), workers)
+    return _Placed(model, target.kv_shape, target.form, draft, workers, identity, kernels)
 
 
-def _identity(target: LoadedTarget, num_threads: int, workers: Workers | None) -> str:
+def _identity(
+    target: LoadedTarget, model: LlamaModel, num_threads: int, workers: Workers | None
+) -> str:
     """Tells checkpoints, forms of weights, kernels, devices, threads and ranks apart."""
     kind = target.quantization and target.quantization.kind
-    form = f"{target.form}|{kind}|{_kernels_identity(target.model)}"
-    device = target.model.placement.device.type
+    form = f"{target.form}|{kind}|{_kernels_identity(model)}"
+    device = model.placement.device.type
     identity = f"{checkpoint_identity(target.files.folder)}|{form}|{device}|{num_threads} threads"
     return identity + (f"|{workers.size} ranks" if workers else "")
 
@@ -219,7 +225,7 @@ def _size(
     settings: ModelSettings, placed: _Placed, tokenizer: Tokenizer, report: Report
 ) -> SchedulerConfig:
     config, device, draft = placed.target.config, placed.placement.device, placed.draft
-    token_bytes = placed.target.kv_shape.bytes_per_token
+    token_bytes = placed.kv_shape.bytes_per_token
     if draft is not None and draft.shape is not None:
         token_bytes += draft.shape.bytes_per_token
     on_device = has_graphs(settings, device, draft)
@@ -249,10 +255,8 @@ def _wire(
     report: Report,
 ) -> _Wired:
     config, draft, workers = placed.target.config, placed.draft, placed.workers
-    device, model = placed.placement.device, placed.target.model
-    caches = allocate_kv(
-        placed.target.kv_shape, limits.num_allocated_blocks, limits.block_size, device
-    )
+    device, model = placed.placement.device, placed.target
+    caches = allocate_kv(placed.kv_shape, limits.num_allocated_blocks, limits.block_size, device)
     target: Model = model
     if workers is not None:
         workers.tell({"num_blocks": limits.num_blocks, "block_size": limits.block_size})

@@ -104,15 +104,15 @@ class Work:
         torch.set_num_threads(rank_threads(self.settings))
         placement = Placement(rank.device, self.dtype, rank.join())
         loaded = load_target(read_target(self.folder), placement)
-        target = loaded.model
-        draft = load_draft(self.settings, target, placement, None, _say_nothing)
-        loaded.freeze()
+        draft = load_draft(self.settings, loaded.parameters, placement, None, _say_nothing)
+        target, kv_shape = loaded.freeze(), loaded.kv_shape
+        del loaded
         rank.tell({"free": free_memory(rank.device)})
         pool = rank.hear()
         if pool is None:
             return
         size = pool["num_blocks"], pool["block_size"]
-        caches = allocate_kv(loaded.kv_shape, *size, rank.device)
+        caches = allocate_kv(kv_shape, *size, rank.device)
         if draft is None or draft.model is None or draft.shape is None:
             replay(rank.pipe, rank.device, Replayed(target, caches))
             return

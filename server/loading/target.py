@@ -1,7 +1,7 @@
 """The one way from the name of a model to its weights on a device.
 
     locate_target   what `--model` names -> files on this disk, their config read
-    load_target     files -> a model with its weights, not frozen yet: a draft may share them
+    load_target     files -> the parameters of a model: a draft may share some of them
 
 Used by the server, its ranks, drafts that are models themselves, training and benchmarks.
 """
@@ -16,8 +16,9 @@ import torch
 from server.config import DEFAULT_MODEL, QuantizationChoice
 from server.engine.step.kv_cache import CacheShape
 from server.models.config import ModelConfig, model_config
+from server.models.decoder_layer import local_config
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, local_config
+from server.models.llama import LlamaModel, LlamaParameters
 from server.models.quantization import Quantization
 from weights.checkpoint import load_weights, read_config
 from weights.locate import locate_model
@@ -36,10 +37,10 @@ class TargetFiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LoadedTarget:
-    """A model whose weights are in place. It runs when it is frozen."""
+    """The parameters of a model, of which freezing makes the model."""
 
     files: TargetFiles
-    model: LlamaModel
+    parameters: LlamaParameters
     quantization: Quantization | None
     """The form that freezing brings its linear weights into; None keeps them as they are."""
 
@@ -50,19 +51,18 @@ class LoadedTarget:
     @property
     def form(self) -> str:
         """For people: such as `bfloat16`, or `q4_1 and q8_0 weights in bfloat16`."""
-        return describe(self.quantization, self.model.placement.dtype)
+        return describe(self.quantization, self.parameters.placement.dtype)
 
     @property
     def kv_shape(self) -> CacheShape:
         """KV of one token on this rank."""
-        placement = self.model.placement
+        placement = self.parameters.placement
         local = local_config(self.config, placement.shard)
         return CacheShape(local.num_layers, local.num_kv_heads, local.head_dim, placement.dtype)
 
     def freeze(self) -> LlamaModel:
-        """Moves the weights to the machine's fastest layout."""
-        self.model.freeze(self.quantization)
-        return self.model
+        """The model, with the weights in the machine's fastest layout."""
+        return self.parameters.freeze(self.quantization)
 
 
 def model_name(model: str) -> str:
@@ -118,6 +118,6 @@ def load_target(
     Raises:
         StartupError: weights are missing, left over, or of another shape.
     """
-    model = LlamaModel(files.config, placement)
-    load_weights(files.folder, model.slots(), model.ignorable, model.slices())
-    return LoadedTarget(files, model, quantization)
+    parameters = LlamaParameters(files.config, placement)
+    load_weights(files.folder, parameters.slots(), parameters.ignorable, parameters.slices())
+    return LoadedTarget(files, parameters, quantization)

@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from server.kernels.dispatch import attention_for, kernels_for
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import CosSin
 from server.models.config import ModelConfig
+from server.models.decoder_layer import DecoderLayer, LayerParameters
 from server.models.glide_config import GlideConfig
 from server.models.layers import FusedLinear, Placement, RMSNorm, Slots
-from server.models.llama import DecoderLayer
-from server.models.quantization import Quantization
 
 
 class GlideStep(NamedTuple):
@@ -49,14 +47,12 @@ class SummedLinear(FusedLinear):
         return {f"{name}.weight": piece for name, piece in zip(self.inputs, pieces, strict=True)}
 
 
-class Glimpse(nn.Module):
-    """Cross-attention of one draft layer over one or more layers of the target's KV. The target's
-    keys are rotated already; the queries are rotated at their own absolute positions."""
+class GlimpseParameters:
+    """Of the cross-attention of one draft layer."""
 
     def __init__(
         self, config: GlideConfig, target: ModelConfig, index: int, placement: Placement
     ) -> None:
-        super().__init__()
         self.prefix = f"model.layers.{index}"
         self.head_dim = target.head_dim
         # Of the target's heads those whose KV this rank has.
@@ -79,10 +75,22 @@ class Glimpse(nn.Module):
     def slots(self) -> Slots:
         slots = self.query.slots() | self.output.slots()
         if self.norm is not None:
-            slots[f"{self.prefix}.cross_attention_layernorm.weight"] = self.norm.weight.data
+            slots[f"{self.prefix}.cross_attention_layernorm.weight"] = self.norm.weight
         return slots
 
-    def forward(self, x: torch.Tensor, step: GlideStep) -> torch.Tensor:
+
+class Glimpse:
+    """Cross-attention of one draft layer over one or more layers of the target's KV. The target's
+    keys are rotated already; the queries are rotated at their own absolute positions."""
+
+    def __init__(self, parameters: GlimpseParameters) -> None:
+        self.head_dim, self.num_heads = parameters.head_dim, parameters.num_heads
+        self.layers, self.windows = parameters.layers, parameters.windows
+        self.norm = parameters.norm
+        self.query = parameters.query.freeze()
+        self.output = parameters.output.freeze()
+
+    def __call__(self, x: torch.Tensor, step: GlideStep) -> torch.Tensor:
         """[rows, hidden] -> [rows, hidden]"""
         query = self.query(x if self.norm is None else self.norm(x))
         rotated = kernels_for(x).rotary(query.view(len(x), -1, self.head_dim), *step.cross_cos_sin)
@@ -95,26 +103,28 @@ class Glimpse(nn.Module):
         return self.output(attended.reshape(len(x), -1))
 
 
-class GlideLayer(DecoderLayer):
-    """A decoder layer with a glimpse between self-attention and SwiGLU; without one where the draft
-    reads no target layer."""
+class GlideLayerParameters(LayerParameters):
+    """A decoder layer's, and those of a glimpse where the layer reads some of the target's."""
 
     def __init__(
         self, config: GlideConfig, target: ModelConfig, index: int, placement: Placement
     ) -> None:
         super().__init__(layer_config(config), index, placement)
-        self.glimpse: Glimpse | None = None
+        self.glimpse: GlimpseParameters | None = None
         if config.glimpsed_layers(index):
-            self.glimpse = Glimpse(config, target, index, placement)
+            self.glimpse = GlimpseParameters(config, target, index, placement)
 
     def slots(self) -> Slots:
         return super().slots() | (self.glimpse.slots() if self.glimpse is not None else {})
 
-    def freeze(self, quantization: Quantization | None = None) -> None:
-        super().freeze(quantization)
-        if self.glimpse is not None:
-            self.glimpse.query.freeze(quantization)
-            self.glimpse.output.freeze(quantization)
+
+class GlideLayer(DecoderLayer):
+    """A decoder layer with a glimpse between self-attention and SwiGLU; without one where the draft
+    reads no target layer."""
+
+    def __init__(self, parameters: GlideLayerParameters) -> None:
+        super().__init__(parameters, None)
+        self.glimpse = Glimpse(parameters.glimpse) if parameters.glimpse is not None else None
 
     def run(
         self, x: torch.Tensor, cache: LayerCache, step: GlideStep, hint: torch.Tensor | None

@@ -1,13 +1,12 @@
-"""The pieces of a transformer layer: linear and norm modules that load, then freeze.
+"""The pieces of a transformer layer: norms, and the parameters of linear layers.
 
-A module is made with empty weights, filled through its `slots` (checkpoint name -> tensor to copy
-into), and frozen: linear weights move to the machine's fastest layout and the plain ones go.
+Parameters are made empty, and filled through `slots` (checkpoint name -> tensor to copy into).
+`freeze` makes of them what runs: a product with the weight in the machine's fastest layout.
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from server.kernels import dispatch as kernels
 from server.kernels.dispatch import kernels_for
@@ -27,20 +26,18 @@ class Placement:
     dtype: torch.dtype
     shard: Shard = WHOLE
 
-    def empty(self, *shape: int) -> nn.Parameter:
-        tensor = torch.empty(*shape, device=self.device, dtype=self.dtype)
-        return nn.Parameter(tensor, requires_grad=False)
+    def empty(self, *shape: int) -> torch.Tensor:
+        return torch.empty(*shape, device=self.device, dtype=self.dtype)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm:
     """Root-mean-square norm with a learned weight [dim]."""
 
     def __init__(self, dim: int, eps: float, placement: Placement) -> None:
-        super().__init__()
         self.weight = placement.empty(dim)
         self.eps = eps
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return kernels_for(x).rms_norm(x, self.weight.to(x.dtype), self.eps)
 
     def add(self, x: torch.Tensor, update: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,8 +45,9 @@ class RMSNorm(nn.Module):
         return kernels_for(x).add_rms_norm(x, update, self.weight.to(x.dtype), self.eps)
 
 
-class FusedLinear(nn.Module):
-    """One matrix product for several of a checkpoint's projections of the same input.
+class FusedLinear:
+    """The parameters of one matrix product for several of a checkpoint's projections of the same
+    input.
 
     Args:
         parts: checkpoint name (without `.weight`) -> output features, in output order.
@@ -64,50 +62,34 @@ class FusedLinear(nn.Module):
         placement: Placement,
         reduce: Reduce | None = None,
     ) -> None:
-        super().__init__()
         self.parts = parts
         self.reduce = reduce
         out_features = sum(parts.values())
-        self.weight: torch.Tensor | None = placement.empty(out_features, in_features)
+        self.weight = placement.empty(out_features, in_features)
         self.bias = placement.empty(out_features) if bias else None
-        self.apply_linear: LinearFn | None = None
 
     def slots(self) -> Slots:
         """Checkpoint tensor names -> the rows of the fused tensors they fill."""
-        if self.weight is None:
-            raise RuntimeError("a frozen layer can't be loaded again")
         slots, start = Slots(), 0
         for name, rows in self.parts.items():
-            slots[f"{name}.weight"] = self.weight.data[start : start + rows]
+            slots[f"{name}.weight"] = self.weight[start : start + rows]
             if self.bias is not None:
-                slots[f"{name}.bias"] = self.bias.data[start : start + rows]
+                slots[f"{name}.bias"] = self.bias[start : start + rows]
             start += rows
         return slots
 
-    def take_weight(self, quantization: Quantization | None = None) -> Weight:
-        """The loaded weight [sum of the parts' features, in_features], which is forgotten here."""
-        if self.weight is None:
-            raise RuntimeError("the layer's weight has been taken already")
-        weight, self.weight = self.weight.data, None
+    def weight_in(self, quantization: Quantization | None) -> Weight:
+        """The weight [sum of the parts' features, in_features] in the form it is kept in."""
         if quantization is None:
-            return weight
-        return quantization.of([f"{name}.weight" for name in self.parts], weight)
+            return self.weight
+        return quantization.of([f"{name}.weight" for name in self.parts], self.weight)
 
-    def freeze(self, quantization: Quantization | None = None) -> None:
-        """Moves the loaded weight into the machine's layout."""
-        dtype = None if self.weight is None else self.weight.dtype
-        weight = self.take_weight(quantization)
-        if self.reduce is None:
-            self.apply_linear = kernels.linear(weight, self.bias, dtype)
-        else:
-            product = kernels.linear(weight, None, dtype)
-            self.apply_linear = _reduced(product, self.reduce, self.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def freeze(self, quantization: Quantization | None = None) -> LinearFn:
         """[rows, in_features] -> [rows, sum of the parts' features]"""
-        if self.apply_linear is None:
-            raise RuntimeError("freeze() the model after loading it")
-        return self.apply_linear(x)
+        weight, dtype = self.weight_in(quantization), self.weight.dtype
+        if self.reduce is None:
+            return kernels.linear(weight, self.bias, dtype)
+        return _reduced(kernels.linear(weight, None, dtype), self.reduce, self.bias)
 
 
 def _reduced(product: LinearFn, reduce: Reduce, bias: torch.Tensor | None) -> LinearFn:

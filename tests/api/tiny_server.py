@@ -18,7 +18,7 @@ from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.types import StepStats
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaModel, LlamaParameters
 from tests.api.harness import DOOR, INFO, byte_grammars, in_process, make_app
 from tests.doubles import EOS_ID
 from tests.engine.step.host.test_exactness import ngram
@@ -35,15 +35,14 @@ def byte_model(max_position: int = MODEL.max_position) -> LlamaModel:
     config = replace(
         MODEL, vocab_size=EOS_ID + 1, max_position=max_position, eos_token_ids=(EOS_ID,)
     )
-    model = LlamaModel(config, Placement(CPU, torch.float32))
+    parameters = LlamaParameters(config, Placement(CPU, torch.float32))
     generator = torch.Generator().manual_seed(11)
-    for name, slot in model.slots().items():
+    for name, slot in parameters.slots().items():
         if "norm" in name:
             slot.fill_(1.0)
         else:
             slot.normal_(0.0, 0.2, generator=generator)
-    model.freeze()
-    return model
+    return parameters.freeze()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ import torch
 
 from server.config import DEFAULT_MODEL, ModelSettings, load_settings
 from server.models.config import model_config
-from server.models.glide import TOKEN_TABLE, GlideModel
 from server.models.glide_config import GlideConfig, target_shape
+from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
 from tests.live import run_glidecape
 from weights.checkpoint import read_config
@@ -37,7 +37,7 @@ def draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
         glimpse_hidden=True,
         draft_vocab_size=512,
     )
-    slots = GlideModel(config, target, Placement(torch.device("cpu"), torch.float32)).slots()
+    slots = GlideParameters(config, target, Placement(torch.device("cpu"), torch.float32)).slots()
     generator = torch.Generator().manual_seed(1)
     weights = {
         name: torch.arange(512)

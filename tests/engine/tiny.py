@@ -23,7 +23,7 @@ from server.engine.types import Request, RequestId, RequestOutput, SamplingParam
 from server.kernels.tree import LayerCache
 from server.models.config import ModelConfig, RopeConfig
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaModel, LlamaParameters
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 61
@@ -58,15 +58,14 @@ CONFIG = SchedulerConfig(
 @cache
 def tiny_model() -> LlamaModel:
     """Random weights, sharp enough that tokens depend on their whole context."""
-    model = LlamaModel(MODEL, Placement(CPU, torch.float32))
+    parameters = LlamaParameters(MODEL, Placement(CPU, torch.float32))
     generator = torch.Generator().manual_seed(7)
-    for name, slot in model.slots().items():
+    for name, slot in parameters.slots().items():
         if "norm" in name:
             slot.fill_(1.0)
         else:
             slot.normal_(0.0, 0.2, generator=generator)
-    model.freeze()
-    return model
+    return parameters.freeze()
 
 
 def caches_of(model: LlamaModel, config: SchedulerConfig) -> list[LayerCache]:

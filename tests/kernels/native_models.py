@@ -17,7 +17,7 @@ from server.kernels.cpu.instruction_sets import (
 )
 from server.models.config import ModelConfig, RopeConfig
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaModel, LlamaParameters
 from tests.kernels.paged import CPU, make_model
 
 VOCAB_SIZE = 101
@@ -75,10 +75,10 @@ def random_weights(name: str) -> dict[str, torch.Tensor]:
 
 def draw_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
     """float32 tensors with bfloat16 values, so that precisions differ in the arithmetic alone."""
-    model = LlamaModel(config, Placement(CPU, torch.float32))
+    parameters = LlamaParameters(config, Placement(CPU, torch.float32))
     generator = torch.Generator().manual_seed(3)
     weights = dict[str, torch.Tensor]()
-    for slot_name, slot in model.slots().items():
+    for slot_name, slot in parameters.slots().items():
         tensor = torch.empty(slot.shape)
         if "norm" in slot_name:
             tensor.uniform_(0.4, 1.8, generator=generator)

@@ -8,7 +8,7 @@ import torch
 from server.kernels.tree import LayerCache, TreeBatch
 from server.models.config import ModelConfig
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaModel, LlamaParameters
 from server.models.quantization import Quantization
 
 CPU = torch.device("cpu")
@@ -125,11 +125,10 @@ def make_model(
     quantization: Quantization | None = None,
 ) -> LlamaModel:
     """A frozen model; `weights` must name exactly its slots."""
-    model = LlamaModel(config, Placement(CPU, dtype))
-    slots = model.slots()
-    names = {name for name in weights if not model.ignorable(name)}
+    parameters = LlamaParameters(config, Placement(CPU, dtype))
+    slots = parameters.slots()
+    names = {name for name in weights if not parameters.ignorable(name)}
     assert set(slots) == names
     for name, slot in slots.items():
         slot.copy_(weights[name])
-    model.freeze(quantization)
-    return model
+    return parameters.freeze(quantization)

@@ -9,7 +9,7 @@ from server.kernels import dispatch
 from server.kernels.cpu import decoder as native
 from server.kernels.linear import can_pack, packed_linear, reference_linear
 from server.kernels.types import DecoderShape
-from server.models import llama
+from server.models import decoder_layer
 from tests.kernels.native_models import (
     native_model,
     needs_native,
@@ -80,7 +80,7 @@ def test_bfloat16_takes_the_native_decoder_and_head(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(dispatch, "linear", fail)
     for name in ("kernels_for", "attention_for"):
-        monkeypatch.setattr(llama, name, fail)
+        monkeypatch.setattr(decoder_layer, name, fail)
     assert PagedModel(native_model("all-96")).run(TOKENS, [30]).dtype is torch.float32
 
 
@@ -94,14 +94,14 @@ def test_sizes_the_native_decoder_does_not_take(sizes: dict[str, int]) -> None:
     sample = torch.empty(4, 32, dtype=torch.bfloat16)
     assert native.supports(SHAPE, sample)
     assert not native.supports(replace(SHAPE, **sizes), sample)
-    assert dispatch.fused_decoder(replace(SHAPE, **sizes), sample, []) is None
+    assert dispatch.fused_decoder(replace(SHAPE, **sizes), sample, iter([])) is None
 
 
 def test_nothing_is_native_without_the_library() -> None:
     with without_native_library():
         weight = torch.randn(6, 4).bfloat16()
         assert not native.supports_linear(weight)
-        assert dispatch.fused_decoder(SHAPE, weight, []) is None
+        assert dispatch.fused_decoder(SHAPE, weight, iter([])) is None
         x = torch.randn(3, 4).bfloat16()
         logits = dispatch.logits_linear(weight)(x)
         assert logits.dtype is torch.float32

@@ -184,11 +184,10 @@ def test_wrong_caches_are_refused() -> None:
 
 def test_caller_keeps_its_input() -> None:
     model = native_model("mha-64")
-    decoder = model._fused_layers  # pyright: ignore[reportPrivateUsage]
-    assert decoder is not None
+    assert model.is_fused
     pool = PagedModel(model)
     batch = tree_batch(pool.tables, 4, (Nodes(0, 0, [1, 2]),))
     x = torch.randn(2, 80)
     kept = x.clone()
-    decoder(x, model.rotary(batch.positions, torch.float32), pool.caches, batch)
+    model.layers(x, model.rotary(batch.positions, torch.float32), pool.caches, batch)
     assert torch.equal(x, kept)

@@ -1,18 +1,15 @@
 """The native decoder with quantized weights: no further from the dequantized model than 8-bit
 activations take it, and bit-identical however a token comes to be computed."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 
 from server.kernels.cpu.decoder import NativeDecoder
 from server.kernels.quantized import QuantizedKind, QuantizedWeight, Weight, quantize
-from server.kernels.types import LayerWeights
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, decoder_shape
+from server.models.llama import LlamaModel, LlamaParameters, decoder_shape
 from server.models.quantization import Quantization
 from tests.kernels.native_models import needs_native, random_tokens, without_native_library
 from tests.kernels.paged import CPU, Nodes, PagedModel, make_model
@@ -157,33 +154,33 @@ def test_stored_blocks_of_both_kinds_are_used_as_they_are() -> None:
 )
 def test_a_head_takes_its_stored_blocks(name: str, stored_name: str) -> None:
     """A tied one those of the embedding."""
-    model = LlamaModel(VARIANTS[name], Placement(CPU, torch.bfloat16))
+    parameters = LlamaParameters(VARIANTS[name], Placement(CPU, torch.bfloat16))
     stored = {stored_name: quantize(random_weights(name)[stored_name], "q4_1")}
-    head = model.head(Quantization("q8_0", stored))
+    head = parameters.head(Quantization("q8_0", stored))
     assert isinstance(head, QuantizedWeight)
     assert head.kind == "q4_1"
     assert torch.equal(head.blocks, stored[stored_name].blocks)
 
 
-def take_layer(quantization: Quantization | None) -> tuple[LlamaModel, Callable[[], LayerWeights]]:
-    model = LlamaModel(VARIANTS["mha-64"], Placement(CPU, torch.bfloat16))
-    for name, slot in model.slots().items():
-        slot.copy_(random_weights("mha-64")[name])
-    return model, partial(model.layers[0].take_weights, quantization)
+def parameters_of(name: str) -> LlamaParameters:
+    parameters = LlamaParameters(VARIANTS[name], Placement(CPU, torch.bfloat16))
+    for slot_name, slot in parameters.slots().items():
+        slot.copy_(random_weights(name)[slot_name])
+    return parameters
 
 
 @needs_native()
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("field", ["qkv", "output", "gate_up", "down"])
 def test_mixing_quantized_and_plain_weights_is_refused(field: str, kind: QuantizedKind) -> None:
-    model, plain = take_layer(None)
-    _, quantized = take_layer(Quantization(kind))
-    all_plain, all_quantized = plain(), quantized()
+    parameters = parameters_of("mha-64")
+    all_plain = parameters.layers[0].weights(None)
+    all_quantized = parameters.layers[0].weights(Quantization(kind))
     for quantized_decoder, most, odd in (
         (True, all_quantized, all_plain),
         (False, all_plain, all_quantized),
     ):
-        decoder = NativeDecoder(decoder_shape(model.config), quantized_decoder, num_threads=1)
+        decoder = NativeDecoder(decoder_shape(parameters.config), quantized_decoder, num_threads=1)
         decoder.set_layer(0, most)
         part: Weight = getattr(odd, field)
         with pytest.raises(ValueError, match="all quantized or all in bfloat16"):

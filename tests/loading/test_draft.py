@@ -19,7 +19,7 @@ from server.loading import costs
 from server.loading.draft import build_speculator, load_draft, policy_config
 from server.models.config import model_config
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaParameters
 from tests.engine.tiny import CONFIG, CPU, MODEL, tiny_caches, tiny_model
 
 PLACEMENT = Placement(CPU, torch.float32)
@@ -30,9 +30,8 @@ def settings(tmp_path: Path, draft: str, **given: object) -> ModelSettings:
     return load_settings(ModelSettings, draft=draft, cache_dir=tmp_path / "cache", **given)
 
 
-def target() -> LlamaModel:
-    """Not frozen, as `load_draft` wants it."""
-    return LlamaModel(MODEL, PLACEMENT)
+def target() -> LlamaParameters:
+    return LlamaParameters(MODEL, PLACEMENT)
 
 
 def write_draft(folder: Path, vocab_size: int, **config: object) -> str:
@@ -54,9 +53,9 @@ def write_draft(folder: Path, vocab_size: int, **config: object) -> str:
         "tie_word_embeddings": False,
     }
     (folder / "config.json").write_text(json.dumps(values | config), encoding="utf-8")
-    model = LlamaModel(model_config(values | {"eos_token_id": None}), PLACEMENT)
+    parameters = LlamaParameters(model_config(values | {"eos_token_id": None}), PLACEMENT)
     save_file(
-        {name: torch.ones(slot.shape) for name, slot in model.slots().items()},
+        {name: torch.ones(slot.shape) for name, slot in parameters.slots().items()},
         folder / "model.safetensors",
     )
     return str(folder)

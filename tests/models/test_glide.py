@@ -8,7 +8,7 @@ import torch
 
 from server.kernels.tree import LayerCache
 from server.models.config import ModelConfig, RopeConfig
-from server.models.glide import GlideModel
+from server.models.glide_parameters import GlideParameters
 from server.models.layers import Placement
 from tests.kernels.paged import Nodes, garbage_cache, shuffled_tables, tree_batch
 from tests.models.test_glide_reference import (
@@ -242,9 +242,9 @@ def test_trimmed_logits_are_columns_of_the_whole() -> None:
 @pytest.mark.parametrize("missing", ["embedding", "head"])
 def test_shared_weights_are_demanded(missing: str) -> None:
     draft = DRAFTS["paper"]
-    model = GlideModel(draft.config, draft.target, Placement(CPU, torch.float32))
+    parameters = GlideParameters(draft.config, draft.target, Placement(CPU, torch.float32))
     with pytest.raises(ValueError, match=f"target's {missing}"):
-        model.freeze(
+        parameters.freeze(
             None if missing == "embedding" else draft.target_embedding,
             None if missing == "head" else draft.target_head,
         )

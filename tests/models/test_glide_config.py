@@ -9,8 +9,8 @@ import torch
 
 from server.errors import UnsupportedModelError
 from server.models.config import RopeConfig
-from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, check_fits, config_dict, glide_config
+from server.models.glide_parameters import GlideParameters
 from server.models.layers import Placement
 from tests.models.test_glide_reference import CPU, make_draft, target_config
 
@@ -109,7 +109,7 @@ def test_misfit_names_both_numbers(name: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
         check_fits(PLAIN, other)
     with pytest.raises(UnsupportedModelError, match=message):
-        GlideModel(PLAIN, other, Placement(CPU, torch.float32))
+        GlideParameters(PLAIN, other, Placement(CPU, torch.float32))
 
 
 def test_what_is_not_used_may_differ() -> None:

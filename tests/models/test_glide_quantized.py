@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from server.kernels.quantized import QuantizedKind, QuantizedWeight, quantize
-from server.models.glide import TOKEN_TABLE, GlideModel
+from server.models.glide import GlideModel
+from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
 from tests.kernels.native_models import needs_native, without_native_library
 from tests.kernels.paged import CPU
@@ -49,12 +50,11 @@ CASES = [(name, kind) for name in DRAFTS for kind in KINDS]
 
 def quantized_model(draft: Draft, kind: QuantizedKind) -> GlideModel:
     """The draft as it is loaded beside a target whose head is quantized."""
-    model = GlideModel(draft.config, draft.target, Placement(CPU, torch.bfloat16))
-    for name, slot in model.slots().items():
+    parameters = GlideParameters(draft.config, draft.target, Placement(CPU, torch.bfloat16))
+    for name, slot in parameters.slots().items():
         slot.copy_(draft.weights[name])
     head = quantize(draft.target_head, kind)
-    model.freeze(draft.target_embedding.bfloat16(), head)
-    return model
+    return parameters.freeze(draft.target_embedding.bfloat16(), head)
 
 
 def dequantized(draft: Draft, kind: QuantizedKind) -> Draft:
@@ -142,7 +142,7 @@ def test_fallback_is_torch_with_a_dequantized_head(name: str, kind: QuantizedKin
 def test_blocks_of_the_head_are_not_copied_where_all_are_proposed() -> None:
     draft = DRAFTS["paper"]
     head = quantize(draft.target_head, "q4_1")
-    model = GlideModel(draft.config, draft.target, Placement(CPU, torch.bfloat16))
-    taken = model._take_head(head)  # pyright: ignore[reportPrivateUsage]
+    parameters = GlideParameters(draft.config, draft.target, Placement(CPU, torch.bfloat16))
+    taken = parameters._head(head)  # pyright: ignore[reportPrivateUsage]
     assert isinstance(taken, QuantizedWeight)
     assert taken.blocks.data_ptr() == head.blocks.data_ptr()

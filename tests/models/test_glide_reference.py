@@ -9,8 +9,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from server.models.config import ModelConfig, RopeConfig
-from server.models.glide import TOKEN_TABLE, GlideModel
+from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape
+from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
 
 CPU = torch.device("cpu")
@@ -31,18 +32,17 @@ class Draft:
     target_head: torch.Tensor
 
     def model(self, dtype: torch.dtype = torch.float32) -> GlideModel:
-        """Frozen; the weights must name exactly its slots."""
-        model = GlideModel(self.config, self.target, Placement(CPU, dtype))
-        slots = model.slots()
+        """The weights must name exactly its slots."""
+        parameters = GlideParameters(self.config, self.target, Placement(CPU, dtype))
+        slots = parameters.slots()
         assert set(slots) == set(self.weights)
         for name, slot in slots.items():
             slot.copy_(self.weights[name])
         shared = (self.target_embedding.to(dtype), self.target_head.to(dtype))
-        model.freeze(
+        return parameters.freeze(
             None if self.config.own_embedding else shared[0],
             None if self.config.own_head else shared[1],
         )
-        return model
 
 
 def target_config(**changes: object) -> ModelConfig:
@@ -64,7 +64,7 @@ def make_draft(target: ModelConfig | None = None, **changes: object) -> Draft:
     }  # fmt: skip
     config = GlideConfig(**settings | changes)  # pyright: ignore[reportArgumentType]
     generator = torch.Generator().manual_seed(3)
-    slots = GlideModel(config, target, Placement(CPU, torch.float32)).slots()
+    slots = GlideParameters(config, target, Placement(CPU, torch.float32)).slots()
     weights = {name: _random(name, slot, generator) for name, slot in slots.items()}
     if TOKEN_TABLE in slots:
         order = torch.randperm(target.vocab_size, generator=generator)

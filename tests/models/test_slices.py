@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 
 from server.errors import CheckpointError
 from server.models.config import ModelConfig
-from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape
+from server.models.glide_parameters import GlideParameters
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaParameters
 from server.models.shard import Shard
 from tests.engine.tiny import CPU, MODEL
 from weights.checkpoint import load_weights
@@ -40,7 +40,7 @@ def placed(rank: int, size: int) -> Placement:
     return Placement(CPU, torch.float32, Shard(rank, size))
 
 
-def write(folder: Path, model: LlamaModel | GlideModel) -> dict[str, torch.Tensor]:
+def write(folder: Path, model: LlamaParameters | GlideParameters) -> dict[str, torch.Tensor]:
     """A checkpoint of random tensors for a whole model."""
     tensors = {
         name: torch.randn(slot.shape)
@@ -51,7 +51,7 @@ def write(folder: Path, model: LlamaModel | GlideModel) -> dict[str, torch.Tenso
     return tensors
 
 
-def loaded(folder: Path, model: LlamaModel | GlideModel) -> dict[str, torch.Tensor]:
+def loaded(folder: Path, model: LlamaParameters | GlideParameters) -> dict[str, torch.Tensor]:
     slots = {name: slot for name, slot in model.slots().items() if slot.is_floating_point()}
     load_weights(folder, slots, model.ignorable, model.slices())
     return slots
@@ -98,10 +98,10 @@ def test_which_heads_can_be_shared_out(heads: int, kv_heads: int, size: int, fit
 def test_a_rank_loads_slices_of_the_whole_tensors(
     config: ModelConfig, size: int, tmp_path: Path
 ) -> None:
-    tensors = write(tmp_path, LlamaModel(config, placed(0, 1)))
+    tensors = write(tmp_path, LlamaParameters(config, placed(0, 1)))
     prefix, head_dim = "model.layers.1.", config.head_dim
     for rank in range(size):
-        got = loaded(tmp_path, LlamaModel(config, placed(rank, size)))
+        got = loaded(tmp_path, LlamaParameters(config, placed(rank, size)))
         assert got.keys() == tensors.keys()
         heads, inner = 4 // size, 48 // size
         query = slice(rank * heads * head_dim, (rank + 1) * heads * head_dim)
@@ -131,10 +131,10 @@ def test_a_rank_loads_slices_of_the_whole_tensors(
 
 
 def test_a_draft_takes_the_targets_heads_for_its_glimpse(tmp_path: Path) -> None:
-    tensors = write(tmp_path, GlideModel(DRAFT, MODEL, placed(0, 1)))
+    tensors = write(tmp_path, GlideParameters(DRAFT, MODEL, placed(0, 1)))
     layer = "model.layers.0."
     for rank in range(2):
-        got = loaded(tmp_path, GlideModel(DRAFT, MODEL, placed(rank, 2)))
+        got = loaded(tmp_path, GlideParameters(DRAFT, MODEL, placed(rank, 2)))
         assert got.keys() == tensors.keys()
         half = slice(rank * 16, rank * 16 + 16)
         for j in range(2):
@@ -152,10 +152,10 @@ def test_a_draft_takes_the_targets_heads_for_its_glimpse(tmp_path: Path) -> None
 
 def test_a_drafts_heads_that_do_not_divide_are_on_every_rank(tmp_path: Path) -> None:
     config = replace(DRAFT, num_heads=3, num_kv_heads=3)
-    tensors = write(tmp_path, GlideModel(config, MODEL, placed(0, 1)))
-    model = GlideModel(config, MODEL, placed(1, 2))
-    got = loaded(tmp_path, model)
-    assert model.cache_shape.num_kv_heads == 3
+    tensors = write(tmp_path, GlideParameters(config, MODEL, placed(0, 1)))
+    parameters = GlideParameters(config, MODEL, placed(1, 2))
+    got = loaded(tmp_path, parameters)
+    assert parameters.layers[0].config.num_kv_heads == 3
     for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
         full = f"model.layers.0.self_attn.{name}.weight"
         assert torch.equal(got[full], tensors[full])
@@ -164,9 +164,9 @@ def test_a_drafts_heads_that_do_not_divide_are_on_every_rank(tmp_path: Path) -> 
 
 
 def test_a_misshapen_tensor_is_refused_with_the_whole_shape(tmp_path: Path) -> None:
-    model = LlamaModel(MODEL, placed(0, 1))
+    model = LlamaParameters(MODEL, placed(0, 1))
     tensors = write(tmp_path, model)
     name = "model.layers.0.self_attn.o_proj.weight"
     save_file(tensors | {name: torch.zeros(32, 16)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"shape \[32, 16\], the model needs \[32, 32\]"):
-        loaded(tmp_path, LlamaModel(MODEL, placed(1, 2)))
+        loaded(tmp_path, LlamaParameters(MODEL, placed(1, 2)))

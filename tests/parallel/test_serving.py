@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from server.models.config import model_config
-from server.models.glide import TOKEN_TABLE, GlideModel
 from server.models.glide_config import GlideConfig, target_shape
+from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
 from tests.engine.tiny import CPU
 from tests.live import LiveServer, run_glidecape, serve
@@ -51,7 +51,7 @@ def write_draft(folder: Path) -> None:
         glimpse_hidden=True,
         draft_vocab_size=101,
     )
-    tensors = GlideModel(config, target, Placement(CPU, torch.float32)).slots()
+    tensors = GlideParameters(config, target, Placement(CPU, torch.float32)).slots()
     generator = torch.Generator().manual_seed(5)
     for name, slot in tensors.items():
         if name == TOKEN_TABLE:

@@ -17,10 +17,12 @@ from server.engine.schedule.planner import SchedulerConfig
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
 from server.models.config import ModelConfig
-from server.models.glide import TOKEN_TABLE, GlideModel
+from server.models.decoder_layer import local_config
+from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape
+from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, local_config
+from server.models.llama import LlamaModel, LlamaParameters
 from server.models.shard import WHOLE, Shard
 from server.parallel.rank import Rank
 from server.parallel.replay import Replayed, replay
@@ -93,10 +95,10 @@ VARIANTS: Mapping[str, Variant] = {
 @cache
 def weights(name: str, part: str) -> dict[str, torch.Tensor]:
     """Random tensors of a whole model, the same in every process. part: target or draft"""
-    model = _models(name, WHOLE)[0 if part == "target" else 1]
+    parameters = _parameters(name, WHOLE)[0 if part == "target" else 1]
     generator = torch.Generator().manual_seed(7)
     tensors = dict[str, torch.Tensor]()
-    for slot_name, slot in model.slots().items():
+    for slot_name, slot in parameters.slots().items():
         made = torch.empty(slot.shape, dtype=torch.float64)
         if slot_name == TOKEN_TABLE:
             made = torch.randperm(MODEL.vocab_size, generator=generator)[: len(slot)]
@@ -108,31 +110,34 @@ def weights(name: str, part: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _models(name: str, shard: Shard) -> tuple[LlamaModel, GlideModel | LlamaModel]:
+def _parameters(
+    name: str, shard: Shard
+) -> tuple[LlamaParameters, GlideParameters | LlamaParameters]:
     placement = Placement(CPU, torch.float64, shard)
     variant = VARIANTS[name]
-    target = LlamaModel(variant.target, placement)
+    target = LlamaParameters(variant.target, placement)
     if isinstance(variant.draft, GlideConfig):
-        return target, GlideModel(variant.draft, variant.target, placement)
-    return target, LlamaModel(variant.draft, placement)
+        return target, GlideParameters(variant.draft, variant.target, placement)
+    return target, LlamaParameters(variant.draft, placement)
 
 
 def models(name: str, shard: Shard) -> tuple[LlamaModel, GlideModel | LlamaModel]:
     """Target and draft, ready to run."""
-    target, draft = _models(name, shard)
+    target, draft = _parameters(name, shard)
     _fill(target, weights(name, "target"))
     _fill(draft, weights(name, "draft"))
-    if isinstance(draft, GlideModel):
-        draft.freeze(target.embedding.data, target.head())
+    if isinstance(draft, GlideParameters):
+        drafting = draft.freeze(target.embedding, target.head())
     else:
-        draft.freeze()
-    target.freeze()
-    return target, draft
+        drafting = draft.freeze()
+    return target.freeze(), drafting
 
 
-def _fill(model: LlamaModel | GlideModel, tensors: Mapping[str, torch.Tensor]) -> None:
-    slices = model.slices()
-    for name, slot in model.slots().items():
+def _fill(
+    parameters: LlamaParameters | GlideParameters, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    slices = parameters.slices()
+    for name, slot in parameters.slots().items():
         whole = tensors[name]
         slot.copy_(slices[name].of(whole) if name in slices else whole)
 

@@ -14,7 +14,7 @@ from server.engine.step.host.runner import Runner
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.models.config import model_config
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaParameters
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import load_hf_tokenizer
 from tests.engine.tiny import make_request
@@ -67,9 +67,9 @@ def test_greedy_answers_equal_transformers(
 ) -> None:
     """Token by token, all prompts in one batch here and one by one there."""
     config = model_config(read_config(folder))
-    model = LlamaModel(config, Placement(CPU, torch.float32))
-    load_weights(folder, model.slots(), model.ignorable)
-    model.freeze()
+    parameters = LlamaParameters(config, Placement(CPU, torch.float32))
+    load_weights(folder, parameters.slots(), parameters.ignorable)
+    model = parameters.freeze()
     shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, torch.float32)
     eos = frozenset(config.eos_token_ids)
     limits = SchedulerConfig(64, 16, 512, 8, 64, True, eos)

@@ -11,7 +11,7 @@ from server.errors import ConfigError
 from server.loading.machine import free_memory
 from server.models.config import ModelConfig
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaParameters
 from weights.train.config import TrainConfig, glimpsed_layers
 from weights.train.features.store import (
     FEATURE_DTYPES,
@@ -52,8 +52,8 @@ def check_machine(config: TrainConfig, target: ModelConfig, num_tokens: int | No
         needed += min(_feature_bytes(config, target, num_tokens), config.feature_bytes or 2**63)
         needed = max(0, needed - _bytes_there(config.work))
     check_disk(config.work, needed + SPARE_BYTES)
-    model = LlamaModel(target, Placement(torch.device("meta"), torch.float32))
-    memory = sum(slot.numel() for slot in model.slots().values()) * _MEMORY_PER_WEIGHT
+    parameters = LlamaParameters(target, Placement(torch.device("meta"), torch.float32))
+    memory = sum(slot.numel() for slot in parameters.slots().values()) * _MEMORY_PER_WEIGHT
     free = free_memory(torch.device("cpu"))
     if memory + _SPARE_MEMORY > free:
         reason = (

@@ -57,8 +57,8 @@ def load_for_training(
     source = _Source(model, cache_dir, report)
     files, placement, form = _form(source, config, pick_device(device), dtype, quantization)
     shape = files.config
-    network = load_target(files, placement, form).model
-    target = prepare_target(network, glimpsed_layers(config, shape), form)
+    parameters = load_target(files, placement, form).parameters
+    target = prepare_target(parameters, glimpsed_layers(config, shape), form)
     name = files.folder.name
     report(f"loaded {name}: {shape.num_layers} layers, {target.form} on {placement.device}")
     hf_tokenizer = load_hf_tokenizer(files.folder)

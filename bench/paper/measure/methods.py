@@ -21,7 +21,7 @@ from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import allocate_kv
 from server.engine.types import SpeculationParams
 from server.errors import ConfigError
-from server.loading.draft import load_draft, policy_config
+from server.loading.draft import load_draft_model, locate_draft, policy_config
 from server.loading.model import LoadedModel
 from server.loading.target import Report
 from server.models.glide import GlideModel
@@ -159,11 +159,11 @@ def _small_model(
     target = model.runner.model
     if not isinstance(target, LlamaModel):
         raise RuntimeError("the target is no Llama-family model")
-    placement = Placement(glide.device, glide.caches[0].keys.dtype)
-    draft_settings = settings.model_copy(update={"draft": name})
-    draft = load_draft(draft_settings, target, placement, None, report)
-    if draft is None or draft.shape is None or not isinstance(draft.model, LlamaModel):
+    if name in ("none", "ngram", "auto"):
         raise ConfigError("draft_model", name, "expected a small language model")
+    placement = Placement(glide.device, glide.caches[0].keys.dtype)
+    folder = locate_draft(name, settings, placement, report)
+    draft, shape = load_draft_model(folder, target.config, placement, None, report)
     num_blocks = len(glide.caches[0].keys)
-    caches = allocate_kv(draft.shape, num_blocks, glide.block_size, glide.device)
-    return ModelDrafter(draft.model, caches, glide.block_size, glide.device)
+    caches = allocate_kv(shape, num_blocks, glide.block_size, glide.device)
+    return ModelDrafter(draft, caches, glide.block_size, glide.device)

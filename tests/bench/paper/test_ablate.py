@@ -15,7 +15,7 @@ from bench.paper.ablate import AblationOptions, Variant, ablate, run_ablation, t
 from server.config import ModelSettings
 from server.errors import ConfigError
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaParameters
 from tests.engine.tiny import CPU, EOS, MODEL
 from weights.train.features.store import read_key
 from weights.train.features.target import TrainTarget, prepare_target
@@ -27,14 +27,14 @@ BLIND = Variant("none", (), False)
 
 
 def target() -> TrainTarget:
-    model = LlamaModel(MODEL, Placement(CPU, torch.float32))
+    parameters = LlamaParameters(MODEL, Placement(CPU, torch.float32))
     generator = torch.Generator().manual_seed(7)
-    for name, slot in model.slots().items():
+    for name, slot in parameters.slots().items():
         if "norm" in name:
             slot.fill_(1.0)
         else:
             slot.normal_(0.0, 0.2, generator=generator)
-    return prepare_target(model, (0, 1))
+    return prepare_target(parameters, (0, 1))
 
 
 def write_text(path: Path) -> Path:

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from server.models.config import model_config
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaParameters
 from tests.doubles import BOS, EOS, EOS_ID, byte_backend, ids
 
 TEMPLATE = (
@@ -48,10 +48,12 @@ def write_checkpoint(folder: Path, template: str | None = TEMPLATE) -> Path:
 
 def _weights() -> dict[str, torch.Tensor]:
     """The first dimension is always large, and the head holds it against all but letters."""
-    model = LlamaModel(model_config(CONFIG), Placement(torch.device("cpu"), torch.float32))
+    parameters = LlamaParameters(
+        model_config(CONFIG), Placement(torch.device("cpu"), torch.float32)
+    )
     generator = torch.Generator().manual_seed(3)
     tensors: dict[str, torch.Tensor] = {}
-    for name, slot in model.slots().items():
+    for name, slot in parameters.slots().items():
         size = 1.0 if "embed" in name or "head" in name else 0.2
         random = torch.randn(slot.shape, generator=generator) * size
         tensors[name] = torch.ones(slot.shape) if "norm" in name else random

@@ -12,7 +12,7 @@ from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
 from server.models.config import ModelConfig
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaParameters
 from weights.train.config import TrainConfig
 from weights.train.features.target import TrainTarget, prepare_target
 
@@ -31,14 +31,14 @@ def tiny_target(
         "intermediate_size": 48, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2,
         "head_dim": 8, "rms_norm_eps": 1e-5, "max_position": 256, "tie_word_embeddings": False,
     }  # fmt: skip
-    model = LlamaModel(ModelConfig(**settings | changes), Placement(CPU, torch.float32))
+    parameters = LlamaParameters(ModelConfig(**settings | changes), Placement(CPU, torch.float32))
     generator = torch.Generator().manual_seed(seed)
-    for name, slot in model.slots().items():
+    for name, slot in parameters.slots().items():
         if "norm" in name:
             slot.fill_(1.0)
         else:
             slot.copy_(torch.randn(slot.shape, generator=generator) * _spread(name))
-    return prepare_target(model, glimpse_layers)
+    return prepare_target(parameters, glimpse_layers)
 
 
 def _spread(name: str) -> float:

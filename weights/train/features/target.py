@@ -7,7 +7,7 @@ from hashlib import blake2b
 import torch
 
 from server.models.config import ModelConfig
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaModel, LlamaParameters
 from server.models.quantization import Quantization
 from weights.quantization import describe
 
@@ -35,32 +35,33 @@ class TrainTarget:
 
 
 def prepare_target(
-    model: LlamaModel, glimpse_layers: Sequence[int], quantization: Quantization | None = None
+    parameters: LlamaParameters,
+    glimpse_layers: Sequence[int],
+    quantization: Quantization | None = None,
 ) -> TrainTarget:
-    """Freezes a loaded model, keeping what a draft needs.
+    """Freezes loaded parameters, keeping what a draft needs.
 
     Args:
         glimpse_layers: counted from 0.
     """
-    slots, last = model.slots(), model.config.num_layers - 1
+    slots, last = parameters.slots(), parameters.config.num_layers - 1
     names = [name for name in slots if name.startswith(f"model.layers.{last}.")]
     for layer in glimpse_layers:
         names += [name for name in slots if name.startswith(f"model.layers.{layer}.self_attn.")]
     weights = {name: slots[name].detach().float().clone() for name in names}
     weights["model.norm.weight"] = slots["model.norm.weight"].detach().float().clone()
-    embedding = model.embedding.data
-    head = embedding if model.head_weight is None else model.head_weight.data
-    identity = _identity(model)
-    form = describe(quantization, model.placement.dtype)
-    model.freeze(quantization)
+    embedding, head = parameters.embedding, parameters.head_weight
+    identity = _identity(parameters)
+    form = describe(quantization, parameters.placement.dtype)
+    model = parameters.freeze(quantization)
     return TrainTarget(model, embedding, head, weights, identity, form)
 
 
-def _identity(model: LlamaModel) -> str:
+def _identity(parameters: LlamaParameters) -> str:
     """Digest of the shape and of a sample of every tensor, rounded to bfloat16: a checkpoint that
     was converted to float32 here and to bfloat16 there has one identity."""
-    digest = blake2b(repr(model.config).encode(), digest_size=12)
-    for name, tensor in sorted(model.slots().items()):
+    digest = blake2b(repr(parameters.config).encode(), digest_size=12)
+    for name, tensor in sorted(parameters.slots().items()):
         sample = tensor.detach().flatten()[:64].to(torch.bfloat16).cpu()
         digest.update(name.encode() + sample.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()

@@ -28,7 +28,7 @@ CosSin = tuple[torch.Tensor, torch.Tensor]
 
 
 class TrainableDraft(nn.Module):
-    """Its state dict has the names and shapes of `GlideModel.slots`, the table of ids excepted.
+    """Its state dict has the names and shapes of `GlideParameters.slots`, but for the table of ids.
     Everything is float32; products run in the precision of an enclosing autocast.
 
     Args:

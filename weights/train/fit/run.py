@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from server.models.glide import TOKEN_TABLE
 from server.models.glide_config import GlideConfig, config_dict
+from server.models.glide_parameters import TOKEN_TABLE
 from server.report import Report
 from weights.glide import save_glide
 from weights.train.config import TrainConfig

@@ -25,7 +25,7 @@ from server.engine.grammar.state import GrammarStates
 from server.engine.types import Grammar, SpeculationParams
 from server.errors import GrammarError
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaModel, LlamaParameters
 from tests.engine.grammar.in_process import in_process
 from tests.engine.tiny import CONFIG, CPU, MODEL, TinyEngine, make_request, tokens
 
@@ -129,15 +129,14 @@ def schemas() -> list[dict[str, Any]]:
 def model() -> LlamaModel:
     config = replace(MODEL, vocab_size=EOS + 1, num_layers=1, max_position=2 * MAX_TOKENS,
                      sliding_windows=(24,), eos_token_ids=(EOS,))  # fmt: skip
-    made = LlamaModel(config, Placement(CPU, torch.float32))
+    parameters = LlamaParameters(config, Placement(CPU, torch.float32))
     generator = torch.Generator().manual_seed(11)
-    for name, slot in made.slots().items():
+    for name, slot in parameters.slots().items():
         if "norm" in name:
             slot.fill_(1.0)
         else:
             slot.normal_(0.0, 0.2, generator=generator)
-    made.freeze()
-    return made
+    return parameters.freeze()
 
 
 def encode(text: str) -> list[int]:

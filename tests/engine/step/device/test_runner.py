@@ -19,9 +19,9 @@ from server.engine.step.device.step import DeviceStep
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import PolicyName, Request, RequestId, SpeculationParams
 from server.kernels import reference
-from server.models.glide import GlideModel
+from server.models.glide_parameters import GlideParameters
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaParameters
 from tests.engine.step.device.device import DeviceEngine
 from tests.engine.step.device.test_exactness import oracle
 from tests.engine.step.host.test_exactness import glide, speculated, tiny_glide
@@ -210,9 +210,11 @@ def test_more_requests_than_seats_have_ever_been_taken() -> None:
 def meta_step() -> DeviceStep:
     """On tensors without values: whoever asks for one fails."""
     placement = Placement(META, torch.float32)
-    target, draft = LlamaModel(MODEL, placement), GlideModel(tiny_glide().config, MODEL, placement)
-    draft.freeze(target.embedding.data, target.head())
-    target.freeze()
+    parameters = LlamaParameters(MODEL, placement)
+    draft = GlideParameters(tiny_glide().config, MODEL, placement).freeze(
+        parameters.embedding, parameters.head()
+    )
+    target = parameters.freeze()
     shape = CacheShape(MODEL.num_layers, MODEL.num_kv_heads, MODEL.head_dim, torch.float32)
     caches = allocate_kv(shape, 65, 4, META)
     own = allocate_kv(CacheShape(*draft.cache_shape, torch.float32), 65, 4, META)

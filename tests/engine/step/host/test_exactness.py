@@ -19,9 +19,10 @@ from server.engine.drafters.ngram import NgramDrafter
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import PolicyName, Request, RequestOutput, SpeculationParams
-from server.kernels.tree import LayerCache
+from server.kernels.tree import LayerCache, TreeBatch
 from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape
+from server.models.glide_parameters import GlideParameters
 from server.models.layers import Placement
 from tests.engine.drafters.oracle import OracleDrafter
 from tests.engine.test_equality import alone, assert_equal, requests
@@ -88,16 +89,15 @@ def tiny_glide() -> GlideModel:
         cross_norm=True,
         target=target_shape(MODEL),
     )
-    model = GlideModel(config, MODEL, Placement(CPU, torch.float32))
+    parameters = GlideParameters(config, MODEL, Placement(CPU, torch.float32))
     generator = torch.Generator().manual_seed(3)
-    for slot in model.slots().values():
+    for slot in parameters.slots().values():
         if slot.dtype is torch.int64:
             slot.copy_(torch.randperm(61, generator=generator)[: len(slot)])
         else:
             slot.normal_(0.0, 0.3, generator=generator)
     weights = [torch.randn(61, MODEL.hidden_size, generator=generator) for _ in range(2)]
-    model.freeze(*weights)
-    return model
+    return parameters.freeze(*weights)
 
 
 DRAFTERS = {"oracle": oracle, "ngram": ngram, "draft_model": same_model, "glide": glide}
@@ -179,14 +179,16 @@ def test_max_nodes_and_max_depth_are_kept() -> None:
     class Counted:
         """The model, counting the rows that reach its head."""
 
-        def __call__(self, *arguments: object) -> torch.Tensor:
-            return tiny_model()(*arguments)
+        def __call__(
+            self, token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
+        ) -> torch.Tensor:
+            return tiny_model()(token_ids, caches, batch)
 
         def logits(self, hidden: torch.Tensor) -> torch.Tensor:
             rows.append(len(hidden))
             return original(hidden)
 
-    engine.runner.verify.model = Counted()  # pyright: ignore[reportAttributeAccessIssue]
+    engine.runner.verify.model = Counted()
     params = SpeculationParams(policy="cape", max_depth=2, max_nodes=6)
     request = replace(requests()[0], speculation=params)
     outputs = engine.run([request])[request.request_id]

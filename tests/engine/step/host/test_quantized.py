@@ -20,10 +20,11 @@ from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import PolicyName, Request, RequestOutput, SpeculationParams
 from server.kernels.quantized import QuantizedKind, Weight
 from server.kernels.tree import LayerCache
-from server.models.glide import TOKEN_TABLE, GlideModel
+from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape
+from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaModel, LlamaParameters
 from server.models.quantization import Quantization
 from tests.engine.drafters.oracle import OracleDrafter
 from tests.engine.test_equality import logprobs, requests
@@ -55,32 +56,31 @@ class Models(NamedTuple):
 @cache
 def models(kind: QuantizedKind) -> Models:
     """Random weights; the draft shares the target's embedding and quantized head."""
-    target = LlamaModel(TARGET, BFLOAT16)
+    parameters = LlamaParameters(TARGET, BFLOAT16)
     generator = torch.Generator().manual_seed(7)
-    for name, slot in target.slots().items():
+    for name, slot in parameters.slots().items():
         if "norm" in name:
             slot.fill_(1.0)
         else:
             slot.normal_(0.0, 0.2, generator=generator)
     quantization = Quantization(kind)
     with torch_threads(2):
-        draft = _draft(target.embedding.data, target.head(quantization))
-        target.freeze(quantization)
+        draft = _draft(parameters.embedding, parameters.head(quantization))
+        target = parameters.freeze(quantization)
     assert target.is_fused
     assert draft.drafts_chains
     return Models(target, draft)
 
 
 def _draft(embedding: torch.Tensor, head: Weight) -> GlideModel:
-    model = GlideModel(DRAFT, TARGET, BFLOAT16)
+    parameters = GlideParameters(DRAFT, TARGET, BFLOAT16)
     generator = torch.Generator().manual_seed(3)
-    for name, slot in model.slots().items():
+    for name, slot in parameters.slots().items():
         if name == TOKEN_TABLE:
             slot.copy_(torch.randperm(TARGET.vocab_size, generator=generator)[: len(slot)])
         else:
             slot.normal_(0.0, 0.3, generator=generator)
-    model.freeze(embedding, head)
-    return model
+    return parameters.freeze(embedding, head)
 
 
 @cache

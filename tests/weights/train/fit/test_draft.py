@@ -8,7 +8,7 @@ import torch
 
 from server.errors import UnsupportedModelError
 from server.models.config import RopeConfig
-from server.models.glide import TOKEN_TABLE
+from server.models.glide_parameters import TOKEN_TABLE
 from tests.models.test_glide import PagedDraft, paged_chain
 from tests.models.test_glide_reference import (
     KV,
