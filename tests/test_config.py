@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from server.config import ModelSettings, ServerSettings, as_given, load_settings, parse_bytes
+from server.config import ModelSettings, ServerSettings, as_given, load_settings
 from server.errors import ConfigError
+from server.setting_types import parse_bytes
 
 
 def test_overrides_beat_the_environment_beats_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

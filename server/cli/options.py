@@ -8,7 +8,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic.fields import FieldInfo
 
-from server.config import GROUPS, ModelSettings, Repeatable, load_settings
+from server.config import GROUPS, ModelSettings, load_settings
+from server.setting_types import Repeatable
 from weights.model_names import check_draft_name, check_model_name
 
 S = TypeVar("S", bound=ModelSettings)

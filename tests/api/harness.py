@@ -14,7 +14,8 @@ from fastapi import FastAPI
 from server.api.app import create_app
 from server.api.deps import Engine, Parts, ServingInfo
 from server.api.door.front_door import FrontDoor, front_door
-from server.api.http.connection import ConnectionLimits, connection_limits, http_options
+from server.api.http.connection import http_options
+from server.api.http.limits import ConnectionLimits, connection_limits
 from server.config import ServerSettings
 from server.engine.grammar.compile.compiler import Vocabulary
 from server.engine.grammar.compile.service import GrammarCompiler

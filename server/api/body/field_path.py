@@ -38,10 +38,11 @@ MAX_NAME = 80
 """Characters of a field's name that are sent back."""
 
 
+def shown_name(name: str) -> str:
+    """A client's name as it can be sent back: short, and without half surrogates."""
+    return name.encode(errors="backslashreplace").decode()[:MAX_NAME]
+
+
 def field_path(location: Sequence[str | int], body: Any) -> list[str]:
     """The names on the way to a location, as text that can be sent back."""
-    # Only a key from the body can be odd; it must survive being encoded.
-    return [
-        str(step.key).encode(errors="backslashreplace").decode()[:MAX_NAME]
-        for step in steps(location, body)
-    ]
+    return [shown_name(str(step.key)) for step in steps(location, body)]

@@ -6,7 +6,7 @@ Whether a grammar can be made of it is found out where that is done.
 import math
 from typing import Any
 
-from server.api.body.field_path import MAX_NAME
+from server.api.body.field_path import shown_name
 from server.api.http.errors import shown
 from server.errors import InvalidRequestError
 
@@ -33,7 +33,7 @@ def check_object_schema(schema: dict[str, Any], path: str) -> None:
         _refuse(f"{path}.properties", "must be an object", properties)
     for name, value in properties.items():
         if not isinstance(value, dict | bool):
-            _refuse(f"{path}.properties.{name[:MAX_NAME]}", "must be a JSON schema", value)
+            _refuse(f"{path}.properties.{shown_name(name)}", "must be a JSON schema", value)
     required = schema.get("required", [])
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
         _refuse(f"{path}.required", "must be a list of names", required)

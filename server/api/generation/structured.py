@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
-from server.api.body.field_path import MAX_NAME
+from server.api.body.field_path import shown_name
 from server.api.deps import Parts
 from server.api.door.auth import current_owner
 from server.api.generation.schema.structured import (
@@ -106,9 +106,7 @@ async def check_schemas(schemas: Mapping[str, object], parts: Parts) -> None:
 
 
 def _refused(field: str, error: GrammarError) -> InvalidRequestError:
-    # Names from a schema can be odd; they must survive being encoded.
-    names = (name.encode(errors="backslashreplace").decode() for name in error.path)
-    place = ".".join([field, *(name[:MAX_NAME] for name in names)])
+    place = ".".join([field, *map(shown_name, error.path)])
     return InvalidRequestError(f"{place}: {error.message}", place)
 
 

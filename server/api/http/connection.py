@@ -8,7 +8,6 @@ of a head's length. Knows neither the app nor its routes; what it refuses has no
 import asyncio
 import collections
 import time
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal, TypedDict
 
@@ -18,8 +17,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from server.api.http.crowd import Crowd
 from server.api.http.errors import ErrorBody, ErrorDetail
+from server.api.http.limits import ConnectionLimits
 from server.api.http.strict_http import StrictConnection
-from server.config import ServerSettings
 from server.errors import ErrorCode
 
 _PIECE = 16_384
@@ -38,45 +37,6 @@ _LAST = (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
 _READING = (h11.IDLE, h11.SEND_BODY)
 """Of a head or a body. Else a whole request is here, and what comes after it (pipelining) waits for
 its answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """What clients may hold open, and for how long. Times are in seconds."""
-
-    max_connections: int
-    max_per_client: int | None
-    """Connections from one address; None for no limit of their own."""
-    max_head_bytes: int
-    """Of a request line and its headers."""
-    head_seconds: float
-    """From a connection's opening, or a request's first byte, to the end of its headers."""
-    body_seconds: float
-    """From there to the end of the body."""
-    keep_alive_seconds: int
-    """Between a request's end and the next one's beginning."""
-    send_seconds: float
-    """How long a client may leave unread what was sent to it."""
-
-
-_OTHER_FILES = 256
-"""Open files that are no client's connections."""
-
-
-def connection_limits(settings: ServerSettings, open_files: int) -> ConnectionLimits:
-    """
-    Args:
-        open_files: Most that the process may have open.
-    """
-    return ConnectionLimits(
-        max_connections=max(1, min(settings.max_connections, open_files - _OTHER_FILES)),
-        max_per_client=settings.max_connections_per_client,
-        max_head_bytes=settings.max_head_size,
-        head_seconds=settings.head_seconds,
-        body_seconds=settings.body_seconds,
-        keep_alive_seconds=settings.keep_alive_seconds,
-        send_seconds=settings.send_seconds,
-    )
 
 
 class HttpOptions(TypedDict):

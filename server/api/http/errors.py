@@ -45,8 +45,6 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """OpenAI's error body."""
-
     error: ErrorDetail
 
 

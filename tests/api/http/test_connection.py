@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from server.api.http.connection import ConnectionLimits, connection_limits
+from server.api.http.limits import ConnectionLimits, connection_limits
 from server.api.http.receiving import disconnected
 from server.config import ServerSettings, load_settings
 from tests.api.harness import CHAT, CONNECTION_LIMITS, chat_body, live_app, make_app

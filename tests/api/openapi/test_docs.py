@@ -22,8 +22,9 @@ from server.api.door.api_keys import ApiKeys
 from server.api.door.auth import OPEN_PATHS
 from server.api.generation.schema.fields import AdvisoryMark
 from server.api.service.tokenize import DetokenizeRequest, TokenizeRequest
-from server.config import DEFAULT_MODEL, ServerSettings, parse_bytes
+from server.config import DEFAULT_MODEL, ServerSettings
 from server.errors import ErrorCode
+from server.setting_types import parse_bytes
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,

@@ -9,6 +9,7 @@ from server.api.generation.schema.fields import (
     Advisory,
     AdvisoryMark,
     Int64,
+    Omittable,
     RequestModel,
     Stop,
     Text,
@@ -117,11 +118,7 @@ class SamplingRequest(SamplingFields, StructuredRequest):
         return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
 
-def _is_none(value: object) -> bool:
-    return value is None
-
-
-TokenIdsField = Annotated[list[int] | None, Field(exclude_if=_is_none)]
+TokenIdsField = Omittable[list[int]]
 """Left out if `return_token_ids` was not asked for."""
 
 

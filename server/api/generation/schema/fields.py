@@ -1,9 +1,8 @@
-"""Building blocks of request bodies: strict base model, field types, unions, refused and advisory
-fields."""
+"""Building blocks of schemas: strict base model, field types, unions, unsupported fields."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -45,6 +44,16 @@ class RequestModel(BaseModel):
         return schema
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+T = TypeVar("T")
+
+Omittable = Annotated[T | None, Field(exclude_if=_is_none)]
+"""A field of an answer that is left out of its JSON where it is None."""
+
+
 def _check_utf8(value: str) -> str:
     # JSON can carry half a surrogate pair ("\ud800"), which no tokenizer takes.
     try:
@@ -56,6 +65,10 @@ def _check_utf8(value: str) -> str:
 
 Text = Annotated[str, AfterValidator(_check_utf8)]
 """A string that can be encoded as UTF-8."""
+
+
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+"""Of a function or a schema: needs no escaping anywhere."""
 
 
 _BRANCH = "<branch {}>"

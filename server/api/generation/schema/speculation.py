@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from server.api.generation.schema.fields import RequestModel
+from server.api.generation.schema.fields import Omittable, RequestModel
 from server.engine.types import PolicyName, ProposalSource, TokenSource
 
 MAX_DEPTH = 16
@@ -35,10 +35,6 @@ class SourceCounts(BaseModel):
     """One of the draft's alternatives to it."""
     target: int
     """The model itself: one in each step, the only one where nothing is speculated."""
-
-
-def _is_none(value: object) -> bool:
-    return value is None
 
 
 class StepToken(BaseModel):
@@ -110,16 +106,16 @@ class SpeculationReport(BaseModel):
     draft_seconds: float
     verify_seconds: float
     other_seconds: float
-    sources: Annotated[SourceCounts | None, Field(exclude_if=_is_none)] = None
+    sources: Omittable[SourceCounts] = None
     """Of the whole answer; only if a trace was asked for, and not in streams: their chunks say
     it."""
 
 
-SpeculationField = Annotated[SpeculationReport | None, Field(exclude_if=_is_none)]
+SpeculationField = Omittable[SpeculationReport]
 """Left out where nothing was speculated. In a stream: on the chunk with the finish_reason."""
 
-StepField = Annotated[SpeculationStep | None, Field(exclude_if=_is_none)]
+StepField = Omittable[SpeculationStep]
 """The step that brought this chunk; left out if `speculation.steps` was not asked for."""
 
-TraceField = Annotated[SourceCounts | None, Field(exclude_if=_is_none)]
+TraceField = Omittable[SourceCounts]
 """Of the tokens that this chunk brings; left out if no trace was asked for."""

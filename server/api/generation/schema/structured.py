@@ -6,6 +6,7 @@ from pydantic import Field
 
 from server.api.generation.schema.fields import (
     Advisory,
+    Name,
     RequestModel,
     Text,
     Unsupported,
@@ -20,7 +21,7 @@ MAX_GRAMMAR_BYTES = 65_536
 
 
 class JsonSchemaSpec(RequestModel):
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: Name
     description: Text | None = None
     """For people; like `name` it has no influence."""
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None

@@ -5,7 +5,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from server.api.generation.schema.fields import Advisory, RequestModel, Text, branch, chosen_by
+from server.api.generation.schema.fields import (
+    Advisory,
+    Name,
+    Omittable,
+    RequestModel,
+    Text,
+    branch,
+    chosen_by,
+)
 
 MAX_TOOLS = 128
 """OpenAI's limit."""
@@ -23,11 +31,10 @@ FunctionType = Annotated[
     AfterValidator(_refuse_other_tools),
     WithJsonSchema({"type": "string", "const": "function"}),
 ]
-FunctionName = Annotated[Text, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class FunctionDefinition(RequestModel):
-    name: FunctionName
+    name: Name
     description: Text | None = None
     parameters: dict[str, Any] | None = None
     """JSON schema of an object; none for no arguments. `api/generation/json_schema.py` looks into
@@ -89,7 +96,8 @@ class AllowedToolChoice(RequestModel):
     allowed_tools: AllowedTools
 
 
-def _kind_of_choice(value: object) -> str:
+def kind_of_choice(value: object) -> str:
+    """Branch of a union of modes, named tools, and allowed ones."""
     if not isinstance(value, dict):
         return "mode"
     return "allowed" if value.get("type") == "allowed_tools" else "named"
@@ -99,7 +107,7 @@ ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], branch("mode")]
     | Annotated[NamedTool, branch("named")]
     | Annotated[AllowedToolChoice, branch("allowed")],
-    chosen_by(_kind_of_choice),
+    chosen_by(kind_of_choice),
 ]
 
 
@@ -149,11 +157,7 @@ class AnswerToolCall(BaseModel):
     function: AnswerFunction
 
 
-def _is_none(value: object) -> bool:
-    return value is None
-
-
-AnswerToolCalls = Annotated[list[AnswerToolCall] | None, Field(exclude_if=_is_none)]
+AnswerToolCalls = Omittable[list[AnswerToolCall]]
 """Left out where there is no call."""
 
 

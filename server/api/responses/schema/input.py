@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 from server.api.generation.schema.fields import (
     MAX_PARTS,
     Advisory,
+    Name,
     RequestModel,
     Text,
     Unsupported,
@@ -17,7 +18,7 @@ from server.api.generation.schema.fields import (
     refuse_unless,
     string_or_list,
 )
-from server.api.generation.schema.tools import CallArguments, FunctionName
+from server.api.generation.schema.tools import CallArguments
 
 ItemId = Annotated[Text, Field(min_length=1, max_length=128)]
 CallId = Annotated[Text, Field(min_length=1, max_length=128)]
@@ -106,7 +107,7 @@ class FunctionCallItem(CallFields):
 
     type: Literal["function_call"]
     call_id: CallId
-    name: FunctionName
+    name: Name
     arguments: CallArguments
     id: ItemId | None = None
     status: ItemStatus | None = None
@@ -122,7 +123,7 @@ class FunctionCallOutputItem(CallFields):
     output: CallOutput
     id: ItemId | None = None
     status: ItemStatus | None = None
-    name: FunctionName | None = None
+    name: Name | None = None
     """The function's; shown to the model by some templates."""
 
 

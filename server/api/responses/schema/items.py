@@ -5,11 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter
 
 from server.api.generation.schema.common import TokenLogprob
+from server.api.generation.schema.fields import Omittable
 from server.api.responses.schema.input import ItemStatus
-
-
-def _is_none(value: object) -> bool:
-    return value is None
 
 
 class InputTextContent(BaseModel):
@@ -54,7 +51,7 @@ class FunctionCallOutput(BaseModel):
     call_id: str
     output: str | list[InputTextContent]
     status: ItemStatus = "completed"
-    name: Annotated[str | None, Field(exclude_if=_is_none)] = None
+    name: Omittable[str] = None
 
 
 class FunctionCall(BaseModel):
@@ -73,9 +70,9 @@ class ReasoningItem(BaseModel):
     id: str
     type: Literal["reasoning"] = "reasoning"
     summary: list[Any]
-    content: Annotated[list[Any] | None, Field(exclude_if=_is_none)] = None
-    encrypted_content: Annotated[str | None, Field(exclude_if=_is_none)] = None
-    status: Annotated[ItemStatus | None, Field(exclude_if=_is_none)] = None
+    content: Omittable[list[Any]] = None
+    encrypted_content: Omittable[str] = None
+    status: Omittable[ItemStatus] = None
 
 
 OutputItem = OutputMessage | FunctionCall

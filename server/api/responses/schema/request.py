@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.api.generation.schema.common import MAX_LOGPROBS, Metadata, SamplingFields
 from server.api.generation.schema.fields import (
     Advisory,
+    Name,
     RequestModel,
     Text,
     TokenCount,
@@ -21,10 +22,10 @@ from server.api.generation.schema.structured import JsonObjectFormat, Structured
 from server.api.generation.schema.tools import (
     MAX_TOOLS,
     FunctionDefinition,
-    FunctionName,
     FunctionReference,
     FunctionType,
     OtherTool,
+    kind_of_choice,
     kind_of_tool,
 )
 from server.api.responses.schema.input import Input, ItemId
@@ -79,23 +80,17 @@ class AllowedToolsChoice(RequestModel):
     tools: Annotated[list[ToolReference], Field(min_length=1, max_length=MAX_TOOLS)]
 
 
-def _kind_of_choice(value: object) -> str:
-    if not isinstance(value, dict):
-        return "mode"
-    return "allowed" if value.get("type") == "allowed_tools" else "named"
-
-
 ResponseToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], branch("mode")]
     | Annotated[ToolReference, branch("named")]
     | Annotated[AllowedToolsChoice, branch("allowed")],
-    chosen_by(_kind_of_choice),
+    chosen_by(kind_of_choice),
 ]
 
 
 class ResponseSchemaFormat(RequestModel):
     type: Literal["json_schema"]
-    name: FunctionName
+    name: Name
     """Has no influence, like the description."""
     description: Text | None = None
     schema_: Annotated[dict[str, Any], keyword_field("schema")]

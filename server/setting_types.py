@@ -1,0 +1,44 @@
+"""What the value of a setting may look like, as text of a command line or of the environment."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BeforeValidator, SecretStr
+from pydantic_settings import NoDecode
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_bytes(value: object) -> object:
+    """`"512M"` → 536870912. Other types pass through for pydantic to judge."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", value, re.IGNORECASE)
+    if match is None:
+        raise ValueError("expected a size such as 512M or 2G")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def parse_list(value: object) -> object:
+    """`"0.3,0.6"` → `["0.3", "0.6"]`."""
+    return value.split(",") if isinstance(value, str) else value
+
+
+def parse_texts(value: object) -> object:
+    """`"a, b"` → `["a", "b"]`; nothing is no entry."""
+    if not isinstance(value, str):
+        return value
+    return [text for part in value.split(",") if (text := part.strip())]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeatable:
+    """Marks a list whose command-line option is given once per entry."""
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Floats = Annotated[tuple[float, ...], NoDecode, BeforeValidator(parse_list)]
+Ints = Annotated[tuple[int, ...], NoDecode, BeforeValidator(parse_list)]
+Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_texts)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(parse_texts), Repeatable()]
