@@ -21,11 +21,12 @@ from server.observe.observers import Observers
 from server.text.tools.formats import FORMATS
 
 _STOP_SECONDS = 3.0
-"""That a server that ends waits for the step it is in."""
+"""How long a server that ends waits for the step it is in."""
 
 
 def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, LoadedModel]:
-    """The HTTP app around a model; its lifespan starts and stops the engine.
+    """Loads a model and builds the HTTP app around it; the app's lifespan starts and stops the
+    engine.
 
     Raises:
         StartupError: as `build_model`.
@@ -73,14 +74,14 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         if await model.engine.stop(_STOP_SECONDS):
             model.close()
         elif model.workers is not None:
-            model.workers.kill()  # it waits for the step that hangs
+            model.workers.kill()  # a worker waits for the step that hangs
         await asyncio.to_thread(observers.close)
 
     return create_app(parts, door, lifespan), model
 
 
 def _facts(model: LoadedModel) -> dict[str, str]:
-    """What serves here, for the status page and for dashboards."""
+    """Facts about the server, for the status page and for dashboards."""
     return {
         "version": __version__,
         "draft": model.draft,

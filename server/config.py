@@ -309,9 +309,9 @@ S = TypeVar("S", bound=ModelSettings)
 
 
 def as_given(settings: ModelSettings) -> dict[str, Any]:
-    """What somebody chose of the settings of a model, plain enough for JSON, to be handed to
-    `load_settings` in another process or for another class. Defaults stay unsaid: a check that asks
-    what was given would take them for a choice.
+    """The settings of a model that were given, in JSON's types, for `load_settings` in another
+    process or of another class. Defaults are left out: checks of what was given would take them for
+    a choice.
     """
     fields = set(ModelSettings.model_fields)  # and not a server's secrets
     return settings.model_dump(mode="json", exclude_unset=True, include=fields)

@@ -86,7 +86,7 @@ class RequestError(GlidecapeError):
     """A request that can't be served, with what OpenAI's error body needs.
 
     Args:
-        message: For a person; names the field and the bad value.
+        message: Names the field and the bad value, for a person.
         param: The offending field, `messages.0.role` for nested ones, or None.
     """
 
@@ -94,7 +94,7 @@ class RequestError(GlidecapeError):
     type: ClassVar[ErrorType] = "invalid_request_error"
     code: ClassVar[ErrorCode] = "invalid_value"
     headers: ClassVar[Mapping[str, str]] = {}
-    """Of HTTP, sent with the answer."""
+    """HTTP headers that are sent with the answer."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -113,10 +113,10 @@ class ContextLengthError(InvalidRequestError):
 
 
 class GrammarError(InvalidRequestError):
-    """What an answer shall be like can't be enforced.
+    """What the answer is asked to be like can't be enforced.
 
     Args:
-        reason: For a person, without the field.
+        reason: What is wrong, for a person; does not name the field.
         path: Place inside of a JSON schema: `("properties", "a", "minimum")`.
     """
 
@@ -126,10 +126,10 @@ class GrammarError(InvalidRequestError):
 
 
 class GrammarCostError(InvalidRequestError):
-    """What an answer shall be like takes more to follow than a request may have; in mid-answer.
+    """Following the answer's grammar takes more than a request may use; raised in mid-answer.
 
     Args:
-        what: It takes too much of.
+        what: What it takes too much of.
     """
 
     def __init__(self, what: str) -> None:

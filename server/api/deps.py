@@ -41,7 +41,7 @@ class Engine(Protocol):
         ...
 
     def finish(self, request_id: RequestId, reason: FinishReason) -> None:
-        """Says why a request ends that the caller is about to close."""
+        """Sets the reason of a request that the caller is about to close."""
         ...
 
     def end_requests(self) -> None:
@@ -67,7 +67,7 @@ class ServingInfo:
     system_fingerprint: str
     """Stays the same as long as model and settings do: `fp_…`."""
     default_sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
-    """For requests that don't say."""
+    """Values for requests that don't set them."""
     sse_ping_seconds: float = 15.0
     drops_other_tools: bool = False
     """Tools that are no functions are left out of requests; else refused."""
@@ -75,9 +75,9 @@ class ServingInfo:
     """Requests of different API keys share nothing that the engine keeps: neither blocks of the
     prefix cache nor answers that proposals are looked up in."""
     can_speculate: bool = False
-    """There is a draft."""
+    """Whether there is a draft."""
     default_speculation: SpeculationParams = field(default_factory=SpeculationParams)
-    """For requests that don't say; off where there is no draft."""
+    """Values for requests that don't set them; off where there is no draft."""
 
 
 class Grammars(Protocol):
@@ -96,7 +96,7 @@ class Grammars(Protocol):
         ...
 
     def find(self, grammar: Grammar) -> object | None:
-        """None unless it is ready already."""
+        """The compiled grammar; None if it is not ready yet."""
         ...
 
     async def check_schemas(self, schemas: Sequence[object], owner: Hashable = None) -> None:

@@ -61,7 +61,7 @@ def generate(
 
 
 def _ignore(stats: StepStats) -> None:
-    """Offline, nobody scrapes metrics."""
+    """Drops the step's figures: without a server there are no metrics."""
 
 
 def _check_utf8(prompt: str) -> None:
@@ -100,7 +100,7 @@ async def _stream(model: "LoadedModel", request: Request, raw: bool) -> None:
                     ended=output.finish_reason is not None,
                     has_stop_token=output.stop_token_id is not None,
                 )
-                # Between trees nobody could read the answer; it comes behind them.
+                # An answer between trees could not be read: it is printed after them.
                 if request.speculation.traced:
                     answer.append(delta.text)
                 else:

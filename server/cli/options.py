@@ -45,8 +45,7 @@ def with_settings(cls: type[S]) -> Callable[[Callable[..., None]], Callable[...,
 
 
 def check_names(settings: ModelSettings) -> None:
-    """What is wrong with the names of model and draft is said before the seconds that importing
-    torch takes.
+    """Checks the names of model and draft before torch is imported, which takes seconds.
 
     Raises:
         StartupError: there is no such model or draft.
@@ -56,8 +55,8 @@ def check_names(settings: ModelSettings) -> None:
 
 
 def _given(value: object) -> object:
-    """None, which leaves the setting to the environment, also for a repeatable option without an
-    entry."""
+    """A repeatable option without an entry counts as not given: None leaves the setting to the
+    environment."""
     return None if value == [] else value
 
 
@@ -82,7 +81,8 @@ def _option(name: str, field: FieldInfo, group: str) -> inspect.Parameter:
 
 
 def _default(flag: str, field: FieldInfo) -> str:
-    """As it would be given; where there is none the setting's own words say what happens."""
+    """The default as one would type it. Where there is none, the setting's help says what
+    happens."""
     default = field.default
     if isinstance(default, bool):
         return f"  [default: {flag if default else f'--no-{flag[2:]}'}]"

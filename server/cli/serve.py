@@ -44,7 +44,7 @@ def run(
     """Serves until a signal or the engine's death, and ends the process.
 
     Args:
-        name: Of the model, for people.
+        name: The model's, for people.
     """
     server = HttpServer(
         uvicorn_config(app, settings),

@@ -1,1 +1,2 @@
-"""From settings to what runs: the target, its draft, memory, costs, graphs, the other ranks."""
+"""From settings to a running model. `model.py` is the way through; the other files are its
+steps."""

@@ -22,7 +22,7 @@ _DAMAGES = ValueError, TypeError, LookupError, AttributeError, OverflowError, Re
 
 
 def profile_path(settings: ModelSettings, identity: str, device: torch.device) -> Path:
-    """Where measurements are kept of what `identity` names, on this machine."""
+    """The file in which this machine's measurements of what `identity` names are kept."""
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     what = f"{identity}|{machine}|{torch.get_num_threads()}"
     key = blake2b(what.encode(), digest_size=8).hexdigest()

@@ -45,12 +45,12 @@ class Draft:
     """A loaded draft before it has KV."""
 
     model: GlideModel | LlamaModel | None
-    """None for prompt lookup."""
+    """The loaded model; None for prompt lookup."""
     shape: CacheShape | None
     """KV per token, in the same pool of blocks as the target's."""
     identity: str
     name: str
-    """For people."""
+    """The draft's name, for people."""
 
     @property
     def is_native(self) -> bool:

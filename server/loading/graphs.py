@@ -59,7 +59,7 @@ def build_graphs(
 
 
 def _first_tiers(settings: ModelSettings, sizes: Sizes) -> Sequence[Tier]:
-    """Those that requests which say nothing of speculation need."""
+    """The tiers that requests with the server's own policy need."""
     policy, can_draft = settings.speculation_policy, sizes.can_draft
     if can_draft and policy in ("chain", "cape"):
         depth, nodes = settings.speculation_depth, settings.speculation_nodes
@@ -68,7 +68,7 @@ def _first_tiers(settings: ModelSettings, sizes: Sizes) -> Sequence[Tier]:
 
 
 def _tiers(settings: ModelSettings) -> tuple[Tier, ...]:
-    """Those of `auto` within what a step may propose."""
+    """The tiers of `auto` within what a step may propose."""
     depth = settings.speculation_depth or max(tier.depth for tier in AUTO_TIERS)
     nodes = settings.speculation_nodes
     return tuple(tier for tier in AUTO_TIERS if tier.depth <= depth and tier.nodes <= nodes)

@@ -66,7 +66,7 @@ def pick_dtype(wanted: DType, device: torch.device) -> torch.dtype:
     Raises:
         ConfigError: the native kernels asked for can't serve.
     """
-    kernels = cpu_kernels()  # asked in any case, so that a wrong wish is told at start
+    kernels = cpu_kernels()  # asked in any case, so that a wrong wish fails at start
     if wanted != "auto":
         return {
             "float32": torch.float32,

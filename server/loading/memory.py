@@ -20,9 +20,9 @@ from server.models.layers import Placement
 _SHORT_CONTEXT = 256
 """Tokens below which most chats get no answer: a template alone may have fifty."""
 _SEQUENCES_BY_DEFAULT = 3
-"""Full-length sequences the KV pool holds on a CPU where nobody says how large it shall be."""
+"""Full-length sequences that the KV pool holds on a CPU where no size is set."""
 _OF_DEVICES = {"cpu": "gpu_memory_utilization", "cuda": "kv_memory_fraction"}
-"""Settings that mean nothing there."""
+"""Settings that mean nothing on a device."""
 _ALIVE = 3
 """Tensors of a layer's widest kind that live at once, and of logits."""
 _LOGIT_BYTES = 4
@@ -36,7 +36,7 @@ class GpuMemory:
 
     total: int
     used: int
-    """By weights, drafts, and other programs."""
+    """Taken by weights, drafts, and other programs."""
     steps: int
     """Set aside for what a step computes."""
     graphs: int
@@ -64,7 +64,7 @@ def gpu_memory(
     free: int,
     has_graphs: bool,
 ) -> GpuMemory:
-    """To be called when the models are loaded.
+    """Works out a GPU's shares once the models are loaded.
 
     Args:
         total, free: bytes of the GPU.
@@ -82,7 +82,8 @@ def gpu_memory(
 
 
 def check_memory_settings(settings: ModelSettings, device: torch.device) -> None:
-    """
+    """Refuses memory settings of the other kind of device.
+
     Raises:
         ConfigError: a setting was given that this device has no use for.
     """
@@ -105,9 +106,9 @@ def share_memory(
     """Shares out what is free when the models are loaded, and reports how.
 
     Args:
-        config: Of the target.
+        config: The target's.
         token_bytes: KV of one token, the target's and the draft's.
-        free: In bytes.
+        free: Bytes.
         has_graphs: Steps are captured.
 
     Raises:
@@ -181,7 +182,8 @@ def short_context(limits: SchedulerConfig, config: ModelConfig) -> str | None:
 
 
 def check_kv_memory(settings: ModelSettings, free: int) -> None:
-    """
+    """Checks that what is asked for the KV cache is there.
+
     Args:
         free: bytes left after the models are loaded.
 
@@ -195,7 +197,7 @@ def check_kv_memory(settings: ModelSettings, free: int) -> None:
 
 
 def describe_pool(limits: SchedulerConfig, token_bytes: int) -> str:
-    """For people."""
+    """The KV pool in numbers, for people."""
     tokens = limits.num_blocks * limits.block_size
     mebibytes = tokens * token_bytes / 2**20
     full = tokens / limits.max_model_len

@@ -65,24 +65,25 @@ class LoadedModel:
     precision: str
     """For people: such as `bfloat16`, or `q4_1 and q8_0 weights in bfloat16`."""
     speculation: SpeculationParams
-    """For requests that don't say; policy off where there is no draft."""
+    """Values for requests that don't set them; policy off where there is no draft."""
     vocab_size: int
     """Ids the model knows; the tokenizer's may be fewer."""
     engine: AsyncEngine
     runner: Runner
-    """Behind the engine; for measurements that need the model itself. Between requests, from
-    whoever sends them, its speculator may be exchanged."""
+    """What the engine runs; for measurements that need the model itself. Its speculator may be
+    exchanged while no request is open."""
     speculator: Speculator | None
     grammars: GrammarCompiler
     tokenizer: Tokenizer
     chat_template: ChatTemplate
     default_sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
-    """For requests that don't say."""
+    """Values for requests that don't set them."""
     workers: Workers | None = None
     """The other ranks of tensor parallelism."""
     draft: str = "none"
-    """For people, as `kernels`."""
+    """The draft's name, for people."""
     kernels: str = ""
+    """What computes the model's layers, for people."""
 
     def close(self) -> None:
         """Ends the processes beside this one; to be called when the engine has stopped. A process
@@ -172,9 +173,9 @@ class _Placed:
     draft: Draft | None
     workers: Workers | None
     identity: str
-    """Of the target with its precision, device and threads."""
+    """Identifies the target with its precision, device and threads."""
     kernels: str
-    """For people."""
+    """What computes the target's layers, for people."""
 
     @property
     def placement(self) -> Placement:

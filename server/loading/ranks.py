@@ -45,8 +45,10 @@ def start_workers(settings: ModelSettings, report: Report) -> Workers | None:
 
 
 def check_ranks(settings: ModelSettings, config: ModelConfig, device: torch.device) -> None:
-    """Raises:
-    ConfigError: names the setting, and the counts that don't fit.
+    """Refuses numbers of ranks over which the model or the machine can't be shared out.
+
+    Raises:
+        ConfigError: names the setting, and the counts that don't fit.
     """
     size, key = settings.tensor_parallel_size, "tensor_parallel_size"
     heads, kv_heads = config.num_heads, config.num_kv_heads
@@ -96,7 +98,7 @@ class Work:
 
     settings: ModelSettings
     folder: Path
-    """Of the target, in Hugging Face layout."""
+    """The target's, in Hugging Face layout."""
     dtype: torch.dtype
 
     def __call__(self, rank: Rank) -> None:

@@ -1,1 +1,1 @@
-"""Who is told of the engine's steps: Prometheus metrics, log lines, OpenTelemetry traces."""
+"""What is recorded of the engine's steps: Prometheus metrics, log lines, OpenTelemetry traces."""

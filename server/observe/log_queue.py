@@ -1,7 +1,7 @@
 """A log handler that never waits: lines are written by a thread of its own.
 
-Who reads a server's log may stop reading; then a pipe fills up, and a plain handler would hold up
-whoever logs, the engine's thread too.
+The reader of a server's log may stop reading. Then a pipe fills up, and a plain handler would block
+every thread that logs, the engine's too.
 """
 
 import logging
@@ -13,16 +13,16 @@ from collections import deque
 
 MAX_LINES = 10_000
 MAX_CHARACTERS = 16 * 2**20
-"""Of the lines that wait: those with prompts can be long."""
+"""Longest sum of the lines that wait: those with prompts can be long."""
 
 _FLUSH_SECONDS = 1.0
-"""That the process waits at its end for the last lines."""
+"""How long the process waits at its end for the last lines."""
 
 
 class QueuedHandler(logging.Handler):
     """Formats records at once and leaves the writing to its thread. Where lines come faster than
-    they can be written, or nobody takes them, those beyond the limits are dropped and counted; a
-    line says so where the gap is.
+    they can be written, those beyond the limits are dropped and counted; a line says so where the
+    gap is.
 
     Args:
         descriptor: of the file that lines are written to. Not Python's own stream, whose lock a
@@ -89,7 +89,7 @@ class QueuedHandler(logging.Handler):
             self._write(text.encode(errors="backslashreplace"))
 
     def _gap(self) -> str:
-        """Tells of what was dropped after the lines just taken."""
+        """A line about what was dropped after the lines just taken; empty if nothing was."""
         count = self._num_dropped - self._num_told
         self._num_told = self._num_dropped
         if not count:
@@ -102,9 +102,9 @@ class QueuedHandler(logging.Handler):
         while data:
             try:
                 data = data[os.write(self._descriptor, data) :]
-            except BlockingIOError:  # whoever shares the file has made it non-blocking
+            except BlockingIOError:  # another process that shares the file has made it non-blocking
                 select.select([], [self._descriptor], [])
-            except OSError:  # nobody is left to read
+            except OSError:  # the reader is gone
                 self._drop(data.count(b"\n"))
                 return
 

@@ -10,7 +10,8 @@ from server.config import LogFormat
 from server.observe.log_queue import QueuedHandler
 
 FIELDS = "fields"
-"""A record's attribute (`extra={FIELDS: …}`) with what its line says beside the message."""
+"""A record's attribute (`extra={FIELDS: …}`) with the fields that its line has beside the
+message."""
 
 
 class TextFormatter(logging.Formatter):
@@ -43,7 +44,8 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, form: LogFormat) -> None:
-    """Sends what is logged to stderr, and Python's warnings with it. Nobody who logs ever waits."""
+    """Sends what is logged to stderr, and Python's warnings with it. Logging never
+    blocks."""
     handler = QueuedHandler(sys.stderr.fileno())
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -51,7 +53,7 @@ def configure_logging(level: str, form: LogFormat) -> None:
 
 
 def num_dropped_lines() -> int:
-    """Lines that nobody took in time, and that were never written."""
+    """Lines that were not read in time, and never written."""
     handlers = logging.getLogger().handlers
     return sum(each.num_dropped for each in handlers if isinstance(each, QueuedHandler))
 

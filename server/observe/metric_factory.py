@@ -40,7 +40,7 @@ class MetricFactory:
         return [metric.labels(self._model_name, *row) for row in rows]
 
     def counter_elsewhere(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A counter whose value is kept by somebody else, and read when it is asked for."""
+        """A counter whose value is kept elsewhere and read when the metrics are rendered."""
         family = CounterMetricFamily(f"{PREFIX}:{name}", text, labels=["model_name"])
         self._registry.register(_Elsewhere(family, self._model_name, read))
 

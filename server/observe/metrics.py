@@ -71,7 +71,7 @@ class Metrics:
         )
         server.labels(self._model_name, *facts.values()).set(1)
         started = time.monotonic()
-        # A span and no time of day: whoever looks may have a clock that goes otherwise.
+        # A span and no time of day: the reader's clock may differ from this one.
         self._uptime.set_function(lambda: time.monotonic() - started)
 
     def record(self, step: StepStats) -> None:

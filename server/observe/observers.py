@@ -1,4 +1,4 @@
-"""Who is told of the engine's steps: metrics, the log, and traces where they are asked for."""
+"""Hands each step's figures to the metrics, the log, and to traces where they are asked for."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ _PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP
 
 
 class Observers:
-    """Hands each step's figures on; `record` is called in the engine's thread.
+    """All observers of one server; `record` is called in the engine's thread.
 
     Raises:
         ConfigError: traces are asked for, and the extra `otel` is not installed.
@@ -41,7 +41,7 @@ class Observers:
         if self._tracer is not None:
             self._records.append(self._tracer.record)
         self._faults: set[tuple[Callable[[StepStats], None], type[Exception]]] = set()
-        """Those that have been logged."""
+        """Failures that have been logged."""
 
     def start_log(self, settings: ServerSettings, tokenizer: Tokenizer) -> None:
         """Logs requests from now on; to be called before the engine starts."""
@@ -52,7 +52,8 @@ class Observers:
         self._records.append(RequestLog(decode if settings.log_prompts else None).record)
 
     def record(self, step: StepStats) -> None:
-        """One that fails keeps nothing from the others, nor from the engine."""
+        """Hands a step to each observer. One that fails disturbs neither the others nor the
+        engine."""
         for record in self._records:
             try:
                 record(step)
@@ -60,7 +61,7 @@ class Observers:
                 self._complain(record, error)
 
     def _complain(self, record: Callable[[StepStats], None], error: Exception) -> None:
-        """Once for each kind of failure: it may come with every step."""
+        """Logs each kind of failure once: it may come with every step."""
         fault = (record, type(error))
         if fault not in self._faults:
             self._faults.add(fault)

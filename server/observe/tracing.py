@@ -30,7 +30,7 @@ class RequestTracer:
     """Sends spans to a collector, in a thread of its own, over OTLP (HTTP, protobuf).
 
     Args:
-        endpoint: Of the collector, such as http://127.0.0.1:4318; None leaves it to OpenTelemetry's
+        endpoint: The collector's, such as http://127.0.0.1:4318; None leaves it to OpenTelemetry's
             own environment variables.
     """
 
@@ -54,7 +54,8 @@ class RequestTracer:
         self._provider.shutdown()
 
     def _trace(self, ended: FinishedRequest, end: int) -> None:
-        """
+        """Makes the spans of one generation.
+
         Args:
             end: In nanoseconds of Unix time; the engine's own clock knows no time of day.
         """
@@ -77,7 +78,7 @@ class RequestTracer:
         span.end(end)
 
     def _trace_parts(self, ended: FinishedRequest, parent: Context, start: int) -> None:
-        """What did not happen, because the request ended before, has no span."""
+        """Makes a span for each phase. A phase that the request did not reach has none."""
         parts = {
             "queue": ended.queue_seconds,
             "prefill": ended.prefill_seconds,
@@ -138,7 +139,7 @@ def _nanoseconds(seconds: float) -> int:
 
 
 def _error(ended: FinishedRequest) -> tuple[str, str]:
-    """(name of the exception that its client was told, what it says)"""
+    """Name and text of the exception that the client got."""
     if ended.grammar_exceeded is not None:
         return "GrammarCostError", f"its grammar took too much: {ended.grammar_exceeded}"
     return "EngineDeadError", "the engine stopped"

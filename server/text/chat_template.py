@@ -37,7 +37,7 @@ class ChatTemplate:
 
     Args:
         hf_tokenizer: Holds the template (sandboxed jinja2) and the special tokens it names.
-        model_name: For the message to people whose model has no template.
+        model_name: For the error where the model has no template.
     """
 
     def __init__(self, hf_tokenizer: "PreTrainedTokenizerFast", model_name: str) -> None:
@@ -46,7 +46,8 @@ class ChatTemplate:
 
     @cached_property
     def tool_format(self) -> ToolFormat:
-        """In which the model writes calls, by the template's text. Whoever knows better sets it."""
+        """The form in which the model writes calls, by the template's text; can be set to
+        another."""
         return detect_format(self._text_for_tools)
 
     @cached_property

@@ -9,7 +9,7 @@ The concatenated text equals the full decode, with three exceptions:
 - An incomplete character at the very end is dropped. The full decode shows U+FFFD.
 - Invalid bytes become one U+FFFD for each malformed sequence, as soon as it is known to be one.
   Byte-fallback decoders replace every byte of a run that has a fault anywhere, valid characters
-  included, which nobody can know before the run ends.
+  included, which can't be known before the run ends.
 - A text that continues another one keeps its leading space (`continues_text`).
 """
 
@@ -27,7 +27,7 @@ class Detokenizer:
     Args:
         continues_text: The first token goes on where a prompt ended, so a leading space is part
             of the text ("Once upon a" + " time"). False where the text stands alone (chat).
-        shown_ids: Special tokens whose text is shown: whoever reads the text looks for them.
+        shown_ids: Special tokens whose text is shown, because the reader of the text needs them.
     """
 
     def __init__(

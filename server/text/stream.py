@@ -31,9 +31,9 @@ class TextDelta(Generic[L]):
     """What one push released."""
 
     text: str
-    """With a parser: what of it is content."""
+    """The released text; with a parser its content alone."""
     logprobs: tuple[PlacedLogprobs[L], ...]
-    """Of the tokens whose text is now released. A token is held with its text."""
+    """Entries of the tokens whose text is now released. A token is held with its text."""
     stop_string: str | None
     """The stop string that ended the output; nothing follows."""
     events: tuple[AnswerEvent, ...] | None = None
@@ -87,8 +87,8 @@ class TextStream(Generic[L]):
         """Characters that are certainly no part of a stop string."""
         self._num_shown = 0
         self._waiting = ""
-        """Of those that aren't shown yet: a token shows its text all at once where it has logprobs,
-        since a stream's piece has those of its text."""
+        """Released characters that aren't shown yet. Where tokens have logprobs, each shows its
+        text all at once, since a stream's piece has the logprobs of its text."""
         self._undecided: list[PlacedLogprobs[L]] = []
         """Logprobs of text that may become content or a call."""
         self.num_tokens = 0

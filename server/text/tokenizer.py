@@ -115,7 +115,7 @@ def load_hf_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     from transformers import PreTrainedTokenizerFast
     from transformers.utils import logging as its_logging
 
-    # Its own handler writes to stderr itself, and waits where nobody reads.
+    # Its own handler writes to stderr directly, and blocks where the reader has stopped.
     its_logging.disable_default_handler()
     its_logging.enable_propagation()
     try:

@@ -22,21 +22,22 @@ LONG_BODY = 65_536
 
 MAX_VALUES = 1_000_000
 MAX_CONTAINERS = 200_000
-"""Objects and lists of a body."""
+"""Most objects and lists of a body."""
 MAX_FIELDS = 10_000
-"""Of one object."""
+"""Most fields of one object."""
 
 _MAX_ROUNDS = 16
-"""Of leaving out unknown fields."""
+"""How often unknown fields are left out of one body before all others are simply ignored."""
 
 _Json = Any
 
 
 def read_json(body: bytes) -> _Json:
-    """
+    """Reads a body's JSON.
+
     Raises:
         RequestValidationError: it is no JSON.
-        HTTPException: likewise, in a way that has no place: too deep, too long a number.
+        HTTPException: it is no JSON that Python reads: nested too deep, or too long a number.
         InvalidRequestError: it has too many values.
     """
     _check_size(body)
@@ -59,8 +60,8 @@ def read_json(body: bytes) -> _Json:
 
 
 def _check_size(body: bytes) -> None:
-    """By the marks between values, before there are any: a million empty lists take a second of the
-    garbage collector's alone. What stands in strings is left out only where it matters."""
+    """Counts the marks between values before any value is built: a million empty lists cost the
+    garbage collector alone a second. Marks inside strings are left out only where it matters."""
     if _is_large(body) and _is_large(without_strings(body)):
         raise InvalidRequestError(
             f"the body has too many values; at most {MAX_VALUES}, and {MAX_CONTAINERS} objects and"
@@ -103,10 +104,11 @@ def _check_objects(document: _Json) -> None:
 def validated(
     adapter: TypeAdapter[Any], document: _Json, path: str, log: UnknownFieldLog | None
 ) -> object:
-    """
+    """Validates a document as the route's model.
+
     Args:
-        path: Of the URL.
-        log: Where unknown fields are told, which are then left out; None where they are refused.
+        path: The URL's path.
+        log: Gets the unknown fields, which are then left out; None where they are refused.
 
     Raises:
         RequestValidationError: it is wrong.
@@ -120,12 +122,12 @@ def validated(
         if log is None or not drop_unknown(errors, document, path, log):
             raise RequestValidationError(errors, body=document)
     try:
-        # Which are left has been told often enough.
+        # Enough of them have been logged: the rest is ignored.
         return adapter.validate_python(document, extra="ignore")
     except ValidationError as error:
         raise RequestValidationError(_errors(error), body=document) from None
 
 
 def _errors(error: ValidationError) -> list[Mapping[str, Any]]:
-    """As FastAPI has them."""
+    """The errors in FastAPI's form."""
     return [{**each, "loc": ("body", *each["loc"])} for each in error.errors(include_url=False)]

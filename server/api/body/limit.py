@@ -1,8 +1,8 @@
-"""Bodies: none longer than allowed, and complete before anything else is done for a request.
+"""The limit of a body's length. A body is read whole before anything else is done for its request.
 
-Starlette has such a middleware, but answers in plain text (past the error table, the request's id
-and the count of answers), and hands the body on while it arrives: then a slow upload would hold
-one of the places that generation requests share.
+Starlette has such a middleware. But it answers in plain text, past the error table, the request's
+id and the count of answers. And it hands the body on while it arrives, so that a slow upload would
+hold one of the places that generation requests share.
 """
 
 from starlette.datastructures import Headers
@@ -14,8 +14,8 @@ from server.api.http.receiving import body_message
 from server.errors import BodyTooLargeError, RateLimitError, UnsupportedMediaTypeError
 
 MAX_LONGEST_BODIES = 64
-"""All bodies that were not parsed yet, of requests that arrive or that wait, are together at most
-as long as so many of the longest."""
+"""All bodies in memory that were not parsed yet are together at most as long as this many of the
+longest that is allowed."""
 
 _HELD = "held_body"
 
@@ -30,7 +30,7 @@ class BodyLimitMiddleware:
     Raises:
         UnsupportedMediaTypeError: it is compressed.
         BodyTooLargeError: it is longer. What still comes is dropped by the HTTP server.
-        RateLimitError: there are too many of others in memory.
+        RateLimitError: too many other bodies are in memory.
         ClientDisconnect: the client left in the middle of it.
     """
 
@@ -68,7 +68,7 @@ class BodyLimitMiddleware:
 
 
 class _Body:
-    """One request's, from its first byte until it was parsed."""
+    """One request's body, from its first byte until it was parsed."""
 
     def __init__(self, limit: BodyLimitMiddleware) -> None:
         self._limit = limit
@@ -89,7 +89,7 @@ class _Body:
                 return
 
     def receive_after(self, receive: Receive) -> Receive:
-        """A `receive` that gives the body first."""
+        """A `receive` that returns the body first."""
         is_taken = False
 
         async def receive_body_first() -> Message:
@@ -110,7 +110,7 @@ class _Body:
 
 
 def forget_body(scope: Scope) -> None:
-    """To be called when a request's body was parsed: its bytes are not kept any longer."""
+    """Drops the bytes of a request's body once it has been parsed."""
     body: _Body | None = scope.get("state", {}).get(_HELD)
     if body is not None:
         body.forget()
@@ -126,7 +126,7 @@ def _check_encoding(scope: Scope) -> None:
 
 
 def _announced_length(scope: Scope) -> int:
-    """0 where there is no such number; what comes is counted anyway."""
+    """The length in the headers; 0 without one. What arrives is counted in any case."""
     try:
         return int(Headers(scope=scope).get("content-length", "0"))
     except ValueError:

@@ -45,7 +45,7 @@ class BodyRoute(APIRoute):
         async def handle(request: Request) -> Response:
             body = b"".join([part async for part in request.stream()])
             if not body or not _is_json(request):
-                # FastAPI's own errors say it best.
+                # FastAPI has its own errors for these.
                 return await answer(
                     Request(request.scope, replayed([body_message(body)], request.receive))
                 )

@@ -25,7 +25,7 @@ class UnknownFieldLog:
     def add(self, path: str, field: str) -> None:
         """
         Args:
-            path: Of the URL.
+            path: The URL's path.
             field: Such as `messages.*.mood`.
         """
         if (path, field) in self._seen or len(self._seen) >= _MAX_REMEMBERED:
@@ -44,7 +44,7 @@ def drop_unknown(
             continue
         location = entry["loc"][1:]
         way = steps(location, body)
-        # Always there, but if it were not, whoever validates again would find it again.
+        # It is always there; if it were not, the next validation would find it again.
         if way and isinstance(way[-1].container, dict) and way[-1].key in way[-1].container:
             log.add(path, _general_name(way, field_path(location, body)))
             del way[-1].container[str(way[-1].key)]

@@ -120,7 +120,8 @@ def _call(call: MessageToolCall, path: str, form: ToolFormat) -> dict[str, Any]:
 
 
 def _arguments(given: str | dict[str, Any], path: str) -> object:
-    """As templates take them: an object. What a model got wrong goes back to it as it was."""
+    """A call's arguments as templates take them: an object. Text that is no JSON object, because a
+    model made a mistake, stays as it is."""
     if isinstance(given, dict):
         check_values(given, path)
         return given

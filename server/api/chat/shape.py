@@ -39,10 +39,10 @@ class ChatShape:
     """See `Shape`.
 
     Args:
-        index: Of the choice.
+        index: The choice's.
         with_logprobs: The request asked for them.
         null_usage: Chunks say `"usage": null`, as OpenAI's do when the last one has the counts.
-        prompt_token_ids: If the request asked for token ids.
+        prompt_token_ids: Given if the request asked for token ids.
         call_mode: Which calls of functions the answer may have.
     """
 
@@ -165,7 +165,7 @@ def _message_of(events: Sequence[AnswerEvent], mode: CallMode) -> AssistantMessa
 
 
 def _first_delta(mode: CallMode) -> ChatDelta:
-    """Before any text. As long as nobody knows whether there will be any, the content is null."""
+    """The delta before any text. Its content is null where the answer may turn out to be calls."""
     return ChatDelta(role="assistant", content="" if mode == "none" else None)
 
 
@@ -184,8 +184,8 @@ def _delta(event: AnswerEvent) -> ChatDelta:
 
 
 def _finish_reason(reason: FinishReason, num_calls: int, mode: CallMode) -> ChatFinishReason:
-    """As OpenAI has it: a call that the model chose to make ends an answer by `tool_calls`; where
-    the request named the function, the answer simply stops."""
+    """The reason as OpenAI gives it: a call that the model chose to make ends an answer by
+    `tool_calls`; where the request named the function, the answer simply stops."""
     if reason == "stop" and num_calls and mode != "named":
         return "tool_calls"
     return reason

@@ -22,11 +22,11 @@ from server.api.generation.schema.fields import (
 from server.api.generation.schema.speculation import SpeculationField, StepField, TraceField
 
 MAX_CHOICES = 1024
-"""Of one request: its prompts times the answers to each."""
+"""Most choices of one request: its prompts times the answers to each."""
 
 
 MAX_TOKEN_IDS = 1_000_000
-"""Of one prompt, whose real limit is the context."""
+"""Most token ids of one prompt; its real limit is the context."""
 
 
 def _kind_of_prompt(value: object) -> str:
@@ -55,7 +55,7 @@ class CompletionRequest(SamplingRequest):
     echo: bool | None = None
     """The text begins with the prompt."""
     best_of: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
-    """Of so many answers to each prompt the `n` with the highest mean logprob are sent."""
+    """How many answers are made to each prompt; the `n` with the highest mean logprob are sent."""
     suffix: Annotated[object, refuse_unless("")] = None
 
 
@@ -64,7 +64,7 @@ class CompletionLogprobs(BaseModel):
     token_logprobs: list[float | None]
     """Null for the first token of an echoed prompt, which follows nothing."""
     top_logprobs: list[dict[str, float] | None]
-    """With the chosen token, also where no alternatives were asked for."""
+    """They include the chosen token, also where no alternatives were asked for."""
     text_offset: list[int]
     """Where each token's text begins, in characters of the whole output."""
 
@@ -76,7 +76,7 @@ class CompletionChoice(BaseModel):
     logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length"] | None
     token_ids: TokenIdsField = None
-    """In a stream: of the tokens that this chunk brings."""
+    """In a stream those of the tokens that this chunk brings."""
     prompt_token_ids: TokenIdsField = None
     """In a stream: on each choice's first chunk."""
 

@@ -23,8 +23,8 @@ class CompletionShape:
     """See `Shape`.
 
     Args:
-        index: Of the choice.
-        prompt: That of the choice.
+        index: The choice's.
+        prompt: The choice's.
         body: Says what is shown: logprobs, the prompt, token ids. With usage at its end, a stream's
             chunks say `"usage": null`, as OpenAI's do.
     """

@@ -30,7 +30,7 @@ class _PromptField(NamedTuple):
     """One prompt as it was given."""
 
     name: str
-    """Of the field: `prompt`, in a batch `prompt.3`."""
+    """The field's: `prompt`, in a batch `prompt.3`."""
     value: str | list[int]
 
 
@@ -53,7 +53,7 @@ async def completion_jobs(body: CompletionRequest, parts: Parts) -> JobGroup:
 
 
 def _check_completion(body: CompletionRequest) -> None:
-    """What fields say together."""
+    """Checks fields that must fit together."""
     if body.max_tokens == 0 and not body.echo:
         raise InvalidRequestError("max_tokens: 0 needs echo to be true", "max_tokens")
     if body.best_of is not None:
@@ -68,9 +68,10 @@ def _check_completion(body: CompletionRequest) -> None:
 async def _prompt_jobs(
     name: str, first: int, field: _PromptField, body: CompletionRequest, parts: Parts
 ) -> PromptJobs:
-    """
+    """The jobs of one prompt.
+
     Args:
-        first: Jobs that other prompts have.
+        first: Number of the first of them in the whole request.
     """
     prompt = await _prompt_tokens(field, parts)
     num_choices = body.n or 1

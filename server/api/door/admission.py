@@ -1,7 +1,7 @@
-"""Who may generate now, who waits at the door, who is sent away. Plain asyncio; knows no HTTP.
+"""Which requests may generate now, which wait, and which are refused. Plain asyncio; knows no HTTP.
 
-A request is here from `enter` to `leave`: first waiting or running, then running, then gone. It
-counts as one generation until `resize` says as how many.
+A request has a place from `enter` to `leave`: it may wait first, and then it runs. It counts as one
+generation until `resize` says how many it is.
 """
 
 import asyncio
@@ -17,11 +17,12 @@ class AdmissionLimits:
     max_running: int
     max_waiting: int
     max_per_key: int | None = None
-    """Of one key: as many may run, and as many wait, so that nobody fills the queue alone."""
+    """So many requests of one key may run, and as many may wait, so that no client fills the queue
+    alone."""
 
 
 class Place:
-    """One request's stay. `turn` is done once it runs; `number` says who came first."""
+    """One request's place. `turn` is done once the request runs; `number` orders by arrival."""
 
     __slots__ = ("number", "owner", "turn", "weight")
 
@@ -36,9 +37,9 @@ class Place:
 class Admission:
     """Counts places. For one event loop.
 
-    First come, first served, but for those whose key is at its limit: they hold up nobody else's.
-    So a request of many generations waits until enough places are free at once, and those that
-    came after it wait too.
+    First come, first served, except that a request whose key is at its limit does not hold up
+    other keys. A request of many generations waits until enough places are free at once, and those
+    that came after it wait too.
     """
 
     def __init__(self, limits: AdmissionLimits) -> None:
@@ -61,10 +62,10 @@ class Admission:
         return len(self._waiting)
 
     def enter(self, owner: KeyDigest | None) -> Place:
-        """A place, running or waiting for its turn; to be given to `leave` in any case.
+        """Returns a place, running or waiting for its turn. It has to be given to `leave`.
 
         Args:
-            owner: Whose key the request has; None is counted for nobody.
+            owner: Owner of the request's key; None is held to no limit per key.
 
         Raises:
             RateLimitError: it can neither run nor wait.
@@ -80,9 +81,11 @@ class Admission:
         return place
 
     def resize(self, place: Place, weight: int) -> None:
-        """A running request is so many generations, or as many as may run at all. Where there is
-        no room for them it gives its place back and waits for a new `turn`, before all who came
-        after it; however many wait, it is not sent away."""
+        """Makes a running request count as so many generations, or as many as may run at all.
+
+        Without room for them it gives its place back and waits for a new `turn`, ahead of all that
+        came after it. It is not refused, however many wait.
+        """
         self._stop(place)
         place.weight = min(weight, self._limits.max_running)
         if place.owner is not None and self._limits.max_per_key is not None:
@@ -92,7 +95,7 @@ class Admission:
         self._run_next()
 
     def leave(self, place: Place) -> None:
-        """Ends a stay, and lets the next one run that can."""
+        """Gives a place back, and starts what can run now."""
         if place in self._waiting:
             self._end_waiting(place)
         else:
@@ -100,7 +103,7 @@ class Admission:
         self._run_next()
 
     def _run_next(self) -> None:
-        """Lets everybody run who can, in order."""
+        """Starts all waiting requests that can run, in order."""
         held_up: set[KeyDigest | None] = set()
         for place in list(self._waiting):
             if place.owner in held_up:

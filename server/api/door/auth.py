@@ -52,17 +52,18 @@ class ApiKeyMiddleware:
 
 
 def _is_open(scope: Scope) -> bool:
-    """Not with a body: strangers must not fill the memory that all bodies share."""
+    """Whether a request needs no key. One with a body always does: strangers must not fill the
+    memory that all bodies share."""
     path, headers = scope["path"], Headers(scope=scope)
     has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
     return not has_body and (path in OPEN_PATHS or path.startswith(_OPEN_FOLDER))
 
 
 def current_owner() -> KeyDigest | None:
-    """Whose key the request has that is being served; None where no keys are needed."""
+    """The owner of the current request's key; None where no keys are needed."""
     return _CURRENT.get()
 
 
 def key_owner(scope: Scope) -> KeyDigest | None:
-    """Whose key a request has; None where no keys are needed."""
+    """The owner of a request's key; None where no keys are needed."""
     return scope.get("state", {}).get(_KEY_OWNER)

@@ -43,7 +43,7 @@ class ConcurrencyMiddleware:
 
 
 async def take_places(http_request: Request, count: int) -> None:
-    """Makes a request's place one for so many generations: it may have to wait again.
+    """Makes a request's place count as so many generations; it may have to wait again.
 
     Raises:
         ClientDisconnect: the client left while waiting.
@@ -57,7 +57,7 @@ async def take_places(http_request: Request, count: int) -> None:
 
 async def wait_for_turn(place: Place) -> None:
     """Returns when the place runs."""
-    await asyncio.shield(place.turn)  # who gives up must not cancel it under `Admission`
+    await asyncio.shield(place.turn)  # giving up must not cancel the future of `Admission`
 
 
 def _generates(scope: Scope) -> bool:

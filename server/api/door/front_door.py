@@ -36,9 +36,9 @@ class FrontDoor:
     """Who may come in, from where, with how much."""
 
     api_keys: ApiKeys | None
-    """None: no key is needed."""
+    """None where no key is needed."""
     cors_origins: tuple[str, ...]
-    """Of web pages that may call; `*` for all."""
+    """Origins of web pages that may call the API; `*` for all."""
     max_body_size: int
     """In bytes."""
     limits: AdmissionLimits
@@ -95,7 +95,7 @@ def middleware(
     metrics: Metrics,
     paths: Sequence[str],
 ) -> list[Middleware]:
-    """From the outside in.
+    """All layers around the routes, from the outside in.
 
     Args:
         paths: The routes' paths, by which answers are counted.

@@ -1,5 +1,5 @@
-"""What happens around every HTTP request: it gets an id, its origin is kept for whoever makes the
-engine's requests of it, and its answer is counted.
+"""Around every HTTP request: it gets an id, its answer is counted, and its origin is kept for the
+engine's requests that are made of it.
 
 Plain ASGI. Starlette's BaseHTTPMiddleware would pass each chunk of a stream through a queue.
 """
@@ -25,7 +25,7 @@ class RequestMiddleware:
     answer, and counts the answer by route and status.
 
     Args:
-        paths: Those of the routes, by which answers are counted that never came to a route.
+        paths: The routes' paths, to count answers that were given before a route was reached.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:

@@ -93,7 +93,7 @@ class Started(Generic[T]):
 
     async def aclose(self) -> None:
         self._first.cancel()
-        # Its outcome has been seen in `wait_first` or `pieces`, or nobody is left to see it.
+        # Its outcome was seen in `wait_first` or `pieces`; else there is no reader left for it.
         await asyncio.gather(self._first, return_exceptions=True)
         await self._pieces.aclose()
 
@@ -148,7 +148,7 @@ async def _send_stream(
 
 
 async def _all_pieces(parts: Parts, group: JobGroup) -> dict[int, list[Progress]]:
-    """By job, in the jobs' order."""
+    """Collects the pieces of each job, by its number."""
     found: dict[int, list[Progress]] = {number: [] for number in range(len(group.jobs))}
     async with aclosing(run_group(parts.engine, group)) as pieces:
         async for job, piece in pieces:
@@ -193,7 +193,7 @@ class _ChoiceEvents:
     def events(self, piece: Progress, usage: Usage | None) -> Iterable[bytes]:
         """
         Args:
-            usage: Token counts so far, if each chunk shall say them.
+            usage: Token counts so far, where each chunk reports them.
         """
         if not self._is_open:
             self._is_open = True

@@ -35,7 +35,7 @@ class Job:
     shows_token_ids: bool = False
     """Each piece says its token ids."""
     shows_prompt_logprobs: bool = False
-    """The first piece has the prompt's logprobs, whoever had them computed."""
+    """The first piece has the prompt's logprobs, also where another job had them computed."""
     call_mode: CallMode = "none"
     """Which calls of functions the answer may have."""
 
@@ -57,24 +57,24 @@ class Progress:
     logprobs: tuple[PlacedLogprobs[TokenLogprobs], ...]
     finish_reason: FinishReason | None
     num_output_tokens: int
-    """So far, this one's included."""
+    """Tokens of the answer so far, this piece included."""
     num_cached_tokens: int
     speculation: SpeculationSummary | None = None
-    """So far; None where nothing was speculated."""
+    """Summary so far; None where nothing was speculated."""
     sources: tuple[TokenSource, ...] | None = None
     """One for each token of this output that counts; None if no trace was asked for."""
     token_ids: tuple[int, ...] | None = None
-    """Of the same tokens; None if they were not asked for."""
+    """Ids of the same tokens; None if they were not asked for."""
     logprob_sum: float = 0.0
-    """Of the same tokens; 0 where the engine was asked for no logprobs."""
+    """Sum over the same tokens; 0 where the engine was asked for no logprobs."""
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
-    """Of the prompt's tokens from the second on; in the first piece, if asked for."""
+    """Logprobs of the prompt's tokens from the second on; in the first piece, if asked for."""
     events: tuple[AnswerEvent, ...] | None = None
     """Content and calls in their order; None where calls are not looked for."""
     num_calls: int = 0
     """Function calls so far."""
     step: TracedStep | None = None
-    """None if steps were not asked for."""
+    """The step that brought this piece; None if steps were not asked for."""
 
 
 async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:

@@ -25,7 +25,7 @@ class PromptJobs:
 
     jobs: tuple[Job, ...]
     num_choices: int
-    """The best so many of them are sent."""
+    """How many of the answers are sent: the best ones."""
     echo: PromptText | None = None
     """The prompt, if the answer is to begin with it."""
 
@@ -37,7 +37,7 @@ class PromptJobs:
 @dataclass(frozen=True, slots=True)
 class JobGroup:
     id: str
-    """Of the answer."""
+    """The answer's id."""
     prompts: tuple[PromptJobs, ...]
 
     @property
@@ -133,7 +133,7 @@ class _Merged:
 
 
 class _PromptLogprobs:
-    """Those of one prompt: its first job has them computed, the others' answers show them too."""
+    """Logprobs of one prompt: its first job has them computed, and all its answers show them."""
 
     def __init__(self) -> None:
         self._first: asyncio.Future[Progress] = asyncio.get_running_loop().create_future()

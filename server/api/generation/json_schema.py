@@ -11,14 +11,14 @@ from server.api.http.errors import shown
 from server.errors import InvalidRequestError
 
 MAX_DEPTH = 64
-"""Objects and lists within each other. Deeper ones would exhaust the stack of whoever follows."""
+"""Most levels of objects and lists. Deeper ones would exhaust the stack of later recursions."""
 
 
 def check_object_schema(schema: dict[str, Any], path: str) -> None:
     """Checks a schema of objects, such as a function's parameters.
 
     Args:
-        path: Of the schema in the request's body.
+        path: Where the schema is in the request's body.
 
     Raises:
         InvalidRequestError: it describes no object, is nested too deep, or has text or numbers
@@ -40,7 +40,7 @@ def check_object_schema(schema: dict[str, Any], path: str) -> None:
 
 
 def check_values(value: dict[str, Any], path: str) -> None:
-    """Checks a JSON object before anything works with it that may not be able to.
+    """Checks a JSON object before code works with it that could fail on it.
 
     Raises:
         InvalidRequestError: it is nested too deep, or has text or numbers that JSON can't have.

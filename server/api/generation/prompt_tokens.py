@@ -8,16 +8,17 @@ from server.errors import ContextLengthError, InvalidRequestError
 from server.text.tokenizer import LONG_TEXT
 
 _USUAL_BYTES_PER_TOKEN = 16
-"""Of the longest texts in which tokens are long. What has more may still fit the context, but
-hardly ever does."""
+"""A long text with more bytes for each token of the context hardly ever fits, so that its tokens
+are counted before it is encoded as a whole."""
 
 
 async def encode_text(
     field: str, text: str, parts: Parts, *, add_special_tokens: bool
 ) -> list[int]:
-    """
+    """Encodes a text of the request; a long one in a thread.
+
     Args:
-        field: Of the request, for messages.
+        field: The request's field, for messages.
 
     Raises:
         RequestError: it can't fit the context, or has a token that the model doesn't know.
@@ -49,7 +50,8 @@ def _check_num_bytes(field: str, num_bytes: int, parts: Parts) -> None:
 
 
 async def _check_num_tokens(field: str, text: str, parts: Parts) -> None:
-    """Likewise, by as much of the text as that takes."""
+    """Refuses a text that has more tokens than the context, without reading more of it than that
+    takes."""
     limit = parts.engine.max_model_len
     has_more = partial(parts.tokenizer.has_more_tokens, text, limit)
     if await parts.long_work.run(True, has_more):

@@ -42,7 +42,7 @@ class Shape(Protocol[ChoiceT]):
         """Chunks of one piece; none if there is nothing to show.
 
         Args:
-            usage: Token counts so far, if each chunk shall say them.
+            usage: Token counts so far, where each chunk reports them.
         """
         ...
 

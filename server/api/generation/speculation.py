@@ -1,4 +1,4 @@
-"""What speculation did, as answers say it."""
+"""Reports of speculation, as answers carry them."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -97,7 +97,7 @@ def _total(summaries: Sequence[SpeculationSummary]) -> SpeculationSummary | None
 def report(
     summary: SpeculationSummary | None, sources: SourceCounts | None = None
 ) -> SpeculationReport | None:
-    """None where nothing was speculated."""
+    """The report of a summary; None where nothing was speculated."""
     if summary is None:
         return None
     return SpeculationReport(

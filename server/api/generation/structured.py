@@ -50,7 +50,7 @@ class Asked(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As messages speak of it."""
+        """The field's name in messages."""
         return "response_format" if self.field.startswith("response_format") else self.field
 
 

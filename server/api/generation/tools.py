@@ -44,9 +44,9 @@ class ToolUse:
 
     mode: CallMode
     shown: tuple[FunctionTool, ...] = ()
-    """To the model."""
+    """The functions that the model is shown."""
     callable: tuple[FunctionTool, ...] = ()
-    """The one that is named, or all that are shown."""
+    """The functions that it may call: the one that is named, or all that are shown."""
     parallel: bool = True
     """An answer may have several calls; never of a named function."""
     content: Grammar | None = None
@@ -58,22 +58,23 @@ class ToolUse:
         return self.mode != "none"
 
     def schemas(self) -> list[ToolSchema]:
-        """As chat templates take them, with every field that any of them needs."""
+        """The shown functions as chat templates take them, with every field that any template
+        needs."""
         return [_schema(tool) for tool in self.shown]
 
     def parser(self, form: ToolFormat) -> ToolParser | None:
-        """For one answer; None if its text is not looked at."""
+        """A parser of one answer; None if there can be no calls in it."""
         if not self.is_active:
             return None
         return form.parser({tool.name for tool in self.callable}, self._enforced_calls(form))
 
     def _enforced_calls(self, form: ToolFormat) -> Enforced:
-        """What `grammar` makes sure of."""
+        """What the grammar ensures about calls."""
         if self.mode != "auto":
             return "only_calls"
         if self.content is None:
             return "calls" if self._restricts_calls else "nothing"
-        # Of other contents nobody knows whether they may begin like a call.
+        # Other contents might begin like a call.
         is_json = self.content.kind in ("json_object", "json_schema")
         return "calls" if is_json and OBJECT_OPENER not in form.markup.openers else "nothing"
 
@@ -83,13 +84,14 @@ class ToolUse:
         return not self.parallel or any(tool.strict for tool in self.callable)
 
     def enforced(self) -> tuple[FunctionTool, ...]:
-        """Those whose arguments follow their schema where `grammar` gives a grammar."""
+        """The functions whose arguments the grammar holds to their schema, where there is a
+        grammar."""
         if self.mode == "auto" and self.content is None:
             return tuple(tool for tool in self.callable if tool.strict)
         return self.callable
 
     def grammar(self, form: ToolFormat) -> Grammar | None:
-        """What the answer may be."""
+        """What the answer may be; None for any text."""
         if not self.is_active:
             return self.content
         if self.mode != "auto":
@@ -140,7 +142,7 @@ def tool_use(
 
 
 DROPPED_TOOLS_HEADER: Final = "x-glidecape-dropped-tools"
-"""Of answers: the types of the tools that were left out of the request."""
+"""Header of answers with the types of the tools that were left out of the request."""
 
 
 def say_dropped(response: Response, given: Sequence[object] | None) -> None:
@@ -152,7 +154,7 @@ def say_dropped(response: Response, given: Sequence[object] | None) -> None:
 
 
 def tool_schemas(given: Sequence[AnyTool], *, drops_others: bool) -> list[ToolSchema]:
-    """As a chat with these tools shows them to the model, unless its `tool_choice` leaves some out.
+    """The tools as a chat shows them to the model, unless its `tool_choice` leaves some out.
 
     Raises:
         InvalidRequestError: the tools make no sense.
@@ -182,7 +184,7 @@ def _function_tools(given: Sequence[AnyTool], *, drops_others: bool) -> dict[str
 
 
 def tool_places(given: Sequence[AnyTool]) -> dict[str, str]:
-    """Where in the body each function is, by its name."""
+    """The path of each function in the body, by the function's name."""
     return {
         entry.function.name: f"tools.{index}"
         for index, entry in enumerate(given)

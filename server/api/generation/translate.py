@@ -71,9 +71,9 @@ def answer_length(
     """Most tokens of the answer. A default gives way to the context, a client's wish doesn't.
 
     Args:
-        prompt_field: Of the request, for messages.
+        prompt_field: The field of the prompt, for messages.
         given: Field and value of the wish, if there is one.
-        default: Without a wish; None for all that the prompt leaves of the context.
+        default: Counts without a wish; None for all that the prompt leaves of the context.
 
     Raises:
         ContextLengthError: the context has no room for the answer.
@@ -136,8 +136,11 @@ def sampling_params(
 
 
 def _cache_salt(given: str | None, parts: Parts) -> str | None:
-    """A salt that a client gives divides what its own key shares, and opens nobody else's: by
-    `cached_tokens` and by the time taken it would show what they have asked."""
+    """The salt of the prefix cache: the API key's, and the client's own within it.
+
+    A client's salt must never open another key's cache: `cached_tokens` and the time taken would
+    show what that key has asked.
+    """
     owner = current_owner() if parts.info.salts_by_key else None
     return given if owner is None else f"{owner.hex()} {given or ''}"
 

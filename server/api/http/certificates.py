@@ -11,7 +11,7 @@ _logger = logging.getLogger(__name__)
 
 
 def check_tls(certfile: Path | None, keyfile: Path | None) -> None:
-    """Tries the files of TLS, so that what is wrong with them is said before a model is loaded.
+    """Tries the files of TLS, so that errors in them show before a model is loaded.
 
     Raises:
         ConfigError: a file is missing, or the two don't make a certificate with its key.

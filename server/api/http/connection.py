@@ -26,7 +26,7 @@ _PIECE = 16_384
 a body of tiny chunks would take most of a second."""
 
 _SLICE_SECONDS = 0.02
-"""After so long the event loop's other work comes first."""
+"""Longest time of parsing before the event loop turns to other work."""
 
 _LEAST_READ = 16_384
 """Bytes that a client has to take in `send_seconds`; one byte a minute is not reading."""
@@ -35,8 +35,8 @@ _LAST = (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
 """No request can follow: what comes still is dropped."""
 
 _READING = (h11.IDLE, h11.SEND_BODY)
-"""Of a head or a body. Else a whole request is here, and what comes after it (pipelining) waits for
-its answer."""
+"""States in which a head or a body is read. In others a whole request is here, and what comes after
+it (pipelining) waits for its answer."""
 
 
 class HttpOptions(TypedDict):
@@ -48,7 +48,7 @@ class HttpOptions(TypedDict):
 
 
 def http_options(limits: ConnectionLimits) -> HttpOptions:
-    """How an app is to be served, by one server."""
+    """How uvicorn serves the app's connections; to be called once for each server."""
     # uvicorn takes a class and makes its objects itself.
     crowd = Crowd(limits.max_connections, limits.max_per_client)
     connection = type("LimitedConnection", (Connection,), {"limits": limits, "crowd": crowd})
@@ -205,7 +205,8 @@ class Connection(H11Protocol):
         self._watch_sending()
 
     def shutdown(self) -> None:
-        if not self.transport.is_closing():  # else all is said, and h11 may be in any state
+        # Once it is closing, the answer is written, and h11 may be in any state.
+        if not self.transport.is_closing():
             super().shutdown()
         if self.transport.is_closing():
             self._watch_sending()
@@ -223,8 +224,8 @@ class Connection(H11Protocol):
             self._send_timer = None
 
     def _watch_sending(self) -> None:
-        """From now on the client has to read: nothing is added to what it has not taken, because
-        that is much, or the last."""
+        """Starts the clock of a client that has to read: what it has not taken is much, or the
+        last."""
         if self._send_timer is None:
             self._unsent = self.transport.get_write_buffer_size()
             self._send_timer = self.loop.call_later(self.limits.send_seconds, self._check_sending)

@@ -8,7 +8,7 @@ from typing import Protocol
 _logger = logging.getLogger(__name__)
 
 _TELL_SECONDS = 60.0
-"""Between two lines in the log that say the same."""
+"""Least time between two lines in the log that say the same."""
 
 Host = str | None
 
@@ -38,8 +38,8 @@ class Crowd:
     All but that is done in constant time: a stranger can connect thousands of times in a second.
 
     Args:
-        max_members: Most of all clients.
-        max_per_host: Most of one address; None for no limit of their own.
+        max_members: Most connections.
+        max_per_host: Most connections of one address; None for no limit.
     """
 
     def __init__(self, max_members: int, max_per_host: int | None) -> None:
@@ -70,7 +70,7 @@ class Crowd:
         return True
 
     def leave(self, member: Member) -> None:
-        """Nothing, if it is not here."""
+        """Forgets a connection; does nothing if it is not known."""
         members = self._of_host.get(member.host, set())
         if member not in members:
             return
@@ -81,7 +81,7 @@ class Crowd:
             del self._of_host[member.host]
 
     def set_idle(self, member: Member, is_idle: bool) -> None:
-        """Again idle is idle from now on only where it was not."""
+        """Notes whether a connection is idle; one that stays idle keeps its time."""
         host = member.host
         if member not in self._of_host.get(host, ()):
             return

@@ -1,5 +1,6 @@
-"""The file descriptors of the process: how many it may have, and notice of when none is left.
-Nothing else tells of that: the system then resets connections before any code of ours sees them.
+"""The file descriptors of the process: how many it may have, and a log line when none is left.
+
+Nothing else would show that: the system then resets connections before any code of ours sees them.
 """
 
 import contextlib

@@ -173,12 +173,12 @@ async def _answer(request: Request, error: Exception) -> Response:
 EXCEPTION_HANDLERS: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]] = (
     dict.fromkeys(_TABLE, _answer)
 )
-"""For everything that may raise: the routes and the middleware in front of them."""
+"""Handlers for everything that may raise: the routes, and the middleware in front of them."""
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """All but `Exception`, which Starlette would answer outside of all middleware: without the
-    request's id, and without CORS headers."""
+    """Installs all handlers but that of `Exception`: Starlette would answer it outside of all
+    middleware, without the request's id and without CORS headers."""
     for cls, handler in EXCEPTION_HANDLERS.items():
         if cls is not Exception:
             app.add_exception_handler(cls, handler)

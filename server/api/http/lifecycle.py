@@ -1,4 +1,4 @@
-"""The server's way from its start to its end, and what that means for each request.
+"""The states of the server from start to end, and what they mean for each request.
 
     serving ── drain ──> draining ── cut ──> over
 
@@ -29,7 +29,7 @@ class OpenRequest:
 
 
 class Lifecycle:
-    """What one server's life has come to. For one event loop.
+    """The state of one server, and its open requests. For one event loop.
 
     Args:
         engine: Ends its requests when the server is over.
@@ -99,7 +99,7 @@ class LifecycleMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Who only reads may go on asking: how the server is, and what it has kept.
+        # Requests that only read are still answered: the server's state, and stored responses.
         if scope["method"] == "POST" and self._lifecycle.state != "serving":
             raise ShuttingDownError
         request = self._lifecycle.enter()
@@ -114,7 +114,7 @@ class LifecycleMiddleware:
             if self._lifecycle.state != "over" or request.has_begun:
                 raise
             request.task.uncancel()
-            # A server that ends because its engine died: its clients hear of that.
+            # Where the server ends because its engine died, that is the error.
             self._lifecycle.check_engine()
             raise ShuttingDownError from None
         finally:

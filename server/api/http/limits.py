@@ -16,7 +16,7 @@ class ConnectionLimits:
     max_per_client: int | None
     """Connections from one address; None for no limit of their own."""
     max_head_bytes: int
-    """Of a request line and its headers."""
+    """Longest request line with its headers."""
     head_seconds: float
     """From a connection's opening, or a request's first byte, to the end of its headers."""
     body_seconds: float

@@ -18,17 +18,17 @@ class LongWork:
     async def run(self, is_long: bool, work: Callable[[], T]) -> T:
         """
         Args:
-            is_long: Else it is done at once.
+            is_long: Whether a thread is needed; other work is done at once.
         """
         if not is_long:
             return work()
         await self._turn.acquire()
         task = asyncio.ensure_future(asyncio.to_thread(work))
         task.add_done_callback(self._end)
-        # Who leaves does not end the thread: the turn is over when the thread is.
+        # A client that leaves does not end the thread: the turn is over when the thread is.
         return await asyncio.shield(task)
 
     def _end(self, task: "asyncio.Task[Any]") -> None:
         self._turn.release()
         if not task.cancelled():
-            task.exception()  # perhaps nobody is left who would look at it
+            task.exception()  # marks it as seen: its client may have left

@@ -34,13 +34,14 @@ _logger = logging.getLogger(__name__)
 EXIT_DEAD = 1
 
 LAST_WORDS_SECONDS = 2.0
-"""For errors to reach those whose requests were cut."""
+"""Time for errors to reach the clients whose requests were cut."""
 
 PARTS_SECONDS = 15.0
-"""From the cut to the process's end, where parts of it hang."""
+"""Longest time from the cut to the process's end, where parts of it hang."""
 
 _INTERPRETER_SECONDS = 1.0
-"""For Python to end threads that nobody needs any more, such as one that compiles a grammar."""
+"""Time for Python to end threads that are not needed any more, such as one that compiles a
+grammar."""
 
 _LOOK_SECONDS = 0.05
 
@@ -50,7 +51,7 @@ class HttpServer(uvicorn.Server):
     without a word, and raises the signal again when all is done.
 
     Args:
-        drain_seconds: For open requests, after a signal.
+        drain_seconds: Time for open requests after a signal.
         exits_when_dead: End when the engine is dead; else stay, and answer with errors.
         api_keys: Read again on SIGHUP; None where no key is needed.
     """
@@ -90,7 +91,7 @@ class HttpServer(uvicorn.Server):
 
         def hang_up(number: int, frame: FrameType | None) -> None:
             if self._has_terminal and not os.isatty(2):
-                self._end(number, frame)  # it was closed, and nobody could stop the server there
+                self._end(number, frame)  # it was closed: Ctrl-C can't stop the server any more
             else:
                 loop.call_soon_threadsafe(self._read_again)
 
@@ -127,7 +128,7 @@ class HttpServer(uvicorn.Server):
         return is_over or (self._exits_when_dead and self._lifecycle.is_engine_dead)
 
     async def main_loop(self) -> None:
-        """Serves, and then goes on answering until nobody is open, or their time is over."""
+        """Serves, and then goes on answering until no request is open, or their time is over."""
         await super().main_loop()
         lifecycle = self._lifecycle
         lifecycle.drain()
@@ -147,8 +148,8 @@ class HttpServer(uvicorn.Server):
         await self._until(lambda: not lifecycle.num_open, LAST_WORDS_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Closes everything. Nobody is waiting for an answer any more, but what was sent may still
-        have to be read."""
+        """Closes everything. No client is waiting for an answer any more, but some may still have
+        to read what was sent."""
         for server in self.servers:
             server.close()
         for listener in sockets or []:

@@ -1,8 +1,8 @@
 """HTTP/1.1 as h11 reads it, less what two readers could read differently.
 
 A proxy in front that takes a request's end for another place than this server does lets a client
-put its own words into other clients' requests. Where a request's length is said twice, h11 follows
-the standard's order; the standard also allows to refuse it, which is done here.
+put its own words into other clients' requests. Where a request gives its length twice, h11 follows
+the standard's order. The standard also allows to refuse such a request, which is done here.
 """
 
 import re
@@ -20,7 +20,7 @@ readers take the first for a part of a header's value, the second for a header o
 
 _FREE_CHUNKS = 16_384
 _BYTES_PER_CHUNK = 64
-"""Of a body's chunks beyond the first `_FREE_CHUNKS`, on average: each costs as much time as
+"""Least mean length of a body's chunks beyond the first `_FREE_CHUNKS`: each costs as much time as
 hundreds of bytes in a long one."""
 
 
@@ -39,7 +39,7 @@ class StrictConnection(h11.Connection):
     """The server's side of a connection.
 
     Args:
-        max_head_bytes: Of a request line and its headers.
+        max_head_bytes: Longest request line with its headers.
     """
 
     def __init__(self, max_head_bytes: int) -> None:
@@ -48,7 +48,7 @@ class StrictConnection(h11.Connection):
         self.error: h11.RemoteProtocolError | None = None
         """What was wrong with what the client sent."""
         self._head = bytearray()
-        """What came of the next request's head, and perhaps more."""
+        """What has arrived of the next request's head, and perhaps more."""
         self._num_chunks = self._num_body_bytes = 0
         self._is_head = False
         """The request asks for the headers alone."""
@@ -57,7 +57,7 @@ class StrictConnection(h11.Connection):
 
     @property
     def waits(self) -> bool:
-        """For a request, of which nothing has come."""
+        """Whether the next request has not begun to arrive."""
         return self.their_state is h11.IDLE and not self._head
 
     def receive_data(self, data: bytes) -> None:

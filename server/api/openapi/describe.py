@@ -98,7 +98,7 @@ def _describe_stream(document: _Json, path: str, example: str | None) -> None:
     unknown to older readers) describes one event.
 
     Args:
-        document: Whose components get the chunk's schema.
+        document: Its components get the chunk's schema.
     """
     if path not in _CHUNKS:
         return

@@ -67,4 +67,4 @@ ERROR_EXAMPLES: dict[int, tuple[str, _Json]] = {
         _error("the server is shutting down", "server_error", "shutting_down"),
     ),
 }
-"""By status: a description and a body."""
+"""A description and a body for each status."""

@@ -16,7 +16,7 @@ class Example:
 
     response: _Json
     requests: dict[str, _Json] = field(default_factory=dict[str, _Json])
-    """By name; none where there is no body."""
+    """Bodies by name; none where there is no body."""
     stream: str | None = None
 
 
@@ -244,4 +244,4 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("get", "/ready"): Example({"status": "ready"}),
     ("get", "/version"): Example({"version": "0.1.0"}),
 }
-"""By method and path."""
+"""Examples by method and path."""

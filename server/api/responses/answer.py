@@ -28,7 +28,7 @@ class Record:
     """A response in the store, from state to state.
 
     Args:
-        store: None if it shall not be kept.
+        store: None if the response is not to be kept.
     """
 
     def __init__(self, store: ResponseStore | None, owner: Owner, turn: Turn) -> None:
@@ -56,7 +56,7 @@ class Record:
 async def send_whole(
     http_request: Request, parts: Parts, group: JobGroup, shape: ResponseShape, record: Record
 ) -> Response:
-    """Answers with one JSON document. It is kept once it has ended: nobody knows its id before.
+    """Answers with one JSON document. It is kept once it has ended: its id is unknown before.
 
     Raises:
         EngineDeadError: the engine died.
@@ -97,7 +97,8 @@ class _Stream:
         self._is_open = False
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """Each state is kept before it is told: who hears of a response's end can go on from it."""
+        """Yields the stream. Each state is stored before its event is sent, so that a client that
+        sees a response end can go on from it."""
         self._record.save(self._shape)
         self._is_open = True
         for event in self._shape.begin():
@@ -115,7 +116,7 @@ class _Stream:
             yield _frame(event)
 
     async def aclose(self) -> None:
-        """If it is not over, the client has left."""
+        """Ends the stream. If the response is not complete, the client has left."""
         if self._is_open:
             self._shape.cancel()
             self._close()

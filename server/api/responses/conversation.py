@@ -21,7 +21,7 @@ from server.api.responses.store import KeptResponse, Owner, ResponseStore, Turn
 from server.errors import InvalidRequestError, PreviousResponseError
 
 Message = dict[str, Any]
-"""As bodies of `/v1/chat/completions` have it."""
+"""A message as bodies of `/v1/chat/completions` have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,15 @@ class ChatMessages:
 @dataclass(frozen=True, slots=True)
 class Conversation:
     turn: Turn
-    """Its last one, without an answer so far."""
+    """Its last turn, which has no answer yet."""
     chat: ChatMessages
 
 
 def conversation(
     body: ResponseRequest | InputTokensRequest, store: ResponseStore, owner: Owner
 ) -> Conversation:
-    """
+    """Reads a request together with the responses before it.
+
     Raises:
         PreviousResponseError: the response to go on from is not kept here.
         RequestError: that one has no answer; a bad item; an item that comes twice.

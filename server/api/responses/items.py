@@ -92,7 +92,7 @@ def _item(item: InputItem, path: str, store: ResponseStore, owner: Owner) -> Any
 
 
 def _arguments(given: str | dict[str, Any], path: str) -> str:
-    """As calls have them: text."""
+    """Arguments as calls keep them: text."""
     if isinstance(given, str):
         return given
     check_values(given, path)

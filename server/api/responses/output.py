@@ -1,4 +1,4 @@
-"""The output of a response as it grows: pieces of the answer → items, and the events that tell."""
+"""The output of a response as it grows: pieces of the answer → items and events."""
 
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -37,7 +37,7 @@ class ResponseOutput:
     Logprobs belong to text: those of tokens that a call is made of are left out.
 
     Args:
-        numbers: Of a stream's events.
+        numbers: Sequence numbers of the stream's events.
         only_calls: The request leaves no room for text.
     """
 
@@ -50,13 +50,13 @@ class ResponseOutput:
         self._closed: list[OutputItem] = []
         self._open: _Text | _Call | None = None
         self._held: list[TokenLogprob] = []
-        """Of tokens that show no text so far: nobody knows yet what they belong to."""
+        """Logprobs of tokens that show no text so far: what they belong to is not known yet."""
 
     def items(self, status: ItemStatus) -> list[OutputItem]:
-        """All of them.
+        """All items.
 
         Args:
-            status: Of the open one.
+            status: The open item's.
         """
         opened = [] if self._open is None else [self._open.item(status)]
         return [*self._closed, *opened]

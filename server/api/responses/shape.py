@@ -27,12 +27,12 @@ from server.text.tokenizer import Tokenizer
 
 
 class ResponseShape:
-    """One response. Call `begin`, `add` for every piece, and one of the ends; who does not stream
-    drops the events.
+    """One response. Call `begin`, `add` for every piece, and one of the ends. Without a stream the
+    events are dropped.
 
     Args:
-        response: In its first state.
-        prompt_token_ids: For its usage.
+        response: The response in its first state.
+        prompt_token_ids: Counted in its usage.
         with_token_ids: The request asked for them, and for those of the output.
         call_mode: Which calls of functions the answer may have.
     """
@@ -47,7 +47,7 @@ class ResponseShape:
         call_mode: CallMode = "none",
     ) -> None:
         self.response = response
-        """In its latest state."""
+        """The response in its latest state."""
         self._prompt_token_ids = prompt_token_ids
         self._token_ids: list[int] | None = [] if with_token_ids else None
         self._numbers = count()
@@ -69,7 +69,7 @@ class ResponseShape:
         yield from self._output.add(piece)
 
     def finish(self) -> Iterator[Event]:
-        """After the last piece, which has the reason."""
+        """Ends the response after the last piece, which has the reason."""
         is_cut = self._last is not None and self._last.finish_reason == "length"
         status = "incomplete" if is_cut else "completed"
         yield from self._output.finish(status)
@@ -81,13 +81,13 @@ class ResponseShape:
         yield self._state("response.incomplete" if is_cut else "response.completed")
 
     def fail(self, error: ResponseError) -> Event:
-        """Ends it where it is."""
+        """Ends the response where it is, by an error."""
         self._end("failed")
         self.response.error = error
         return self._state("response.failed")
 
     def cancel(self) -> None:
-        """Ends it where it is, for nobody to hear of."""
+        """Ends the response where it is. There is no event: the client has left."""
         self._end("cancelled")
 
     def _state(
@@ -103,7 +103,7 @@ class ResponseShape:
         return StateEvent(type=kind, sequence_number=next(self._numbers), response=self.response)
 
     def _end(self, status: ResponseStatus) -> None:
-        """A new object: events of earlier states have the old one."""
+        """Makes a new response object: events of earlier states hold the old one."""
         last = self._last
         self.response = self.response.model_copy(
             update={

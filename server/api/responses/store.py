@@ -22,7 +22,7 @@ from server.api.door.api_keys import KeyDigest
 _logger = logging.getLogger(__name__)
 
 Owner = KeyDigest | None
-"""Whose key a response belongs to; None where no keys are needed."""
+"""Owner of the key that a response belongs to; None where no keys are needed."""
 
 ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
 
@@ -37,7 +37,7 @@ class StoreLimits:
     """0 keeps nothing."""
     max_bytes: int = 64 * 2**20
     seconds_to_live: float = 86_400.0
-    """From when a response has ended."""
+    """Counted from the end of a response."""
 
 
 class KeptItem(NamedTuple):
@@ -108,23 +108,23 @@ class KeptResponse:
         self.turn = turn
         self.expires_at = 0.0
         self.is_deleted = False
-        """By its owner; not pushed out."""
+        """Whether its owner deleted it; False if others only pushed it out."""
 
     @property
     def num_bytes(self) -> int:
-        """Without its turns."""
+        """Size without its turns."""
         return len(self.body) + _RESPONSE_OVERHEAD
 
 
 class _Share:
-    """What one owner has."""
+    """Everything that one owner has in the store."""
 
     __slots__ = ("num_bytes", "responses")
 
     def __init__(self) -> None:
         self.responses: dict[str, KeptResponse] = {}  # by time of expiry
         self.num_bytes = 0
-        """Of the responses and their turns, which no other owner shares."""
+        """Size of the responses and their turns, which no other owner shares."""
 
 
 class ResponseStore:
@@ -142,7 +142,7 @@ class ResponseStore:
         self._clock = clock
         self._responses: dict[tuple[Owner, str], KeptResponse] = {}  # by time of expiry
         self._shares: dict[Owner, _Share] = {}
-        """Of those that have any response."""
+        """Shares of the owners that have any response."""
         self._turns_of_item: dict[tuple[Owner, str], list[Turn]] = {}
         """An item is in several turns where clients send the answers before back themselves."""
         self._num_bytes = 0
@@ -202,10 +202,11 @@ class ResponseStore:
         return too_many or self._num_bytes > self.limits.max_bytes
 
     def _next_to_go(self, putting: Owner) -> KeptResponse:
-        """
+        """The response that makes room: the oldest of the owner that has most.
+
         Args:
-            putting: Whose response came just now. Among equals it is the one that gives way, unless
-                that response is all it has: otherwise a new owner could never get in.
+            putting: Owner of the response that came just now. Among equals it gives way itself,
+                unless that response is all it has: otherwise a new owner could never get in.
         """
         by_number = len(self._responses) > self.limits.max_responses
 
@@ -251,7 +252,7 @@ class ResponseStore:
         self._num_bytes += num_bytes
 
     def _hold(self, owner: Owner, last: Turn) -> None:
-        """Counts a turn, and those before it that nobody holds yet."""
+        """Counts a holder of a turn, and with the first holder the turns before it."""
         turn: Turn | None = last
         while turn is not None:
             turn.num_holders += 1

@@ -98,12 +98,12 @@ def _is_system(chat: ChatMessages, index: int) -> bool:
 
 
 def _user_turns(chat: ChatMessages) -> list[int]:
-    """Where a user speaks. Most chat templates want that to come first."""
+    """Indices of the user's messages. Most chat templates want one of these to come first."""
     return [i for i, message in enumerate(chat.messages) if message["role"] == "user"]
 
 
 def _turns(chat: ChatMessages) -> list[int]:
-    """Where anybody speaks; a tool's result would be nothing without its call."""
+    """Indices of all messages where a conversation may begin; a tool's result needs its call."""
     return [
         index
         for index, message in enumerate(chat.messages)
@@ -112,7 +112,7 @@ def _turns(chat: ChatMessages) -> list[int]:
 
 
 def _end(chat: ChatMessages, begin: int) -> ChatMessages:
-    """What is left if the conversation begins there, besides what the system said before."""
+    """The conversation from a message on, behind all its system messages."""
     kept = [i for i in range(len(chat.messages)) if i >= begin or _is_system(chat, i)]
     return ChatMessages([chat.messages[i] for i in kept], [chat.places[i] for i in kept])
 
@@ -152,7 +152,8 @@ def chat_request(body: ResponseFields, chat: ChatMessages) -> ChatRequest:
 
 
 def _check_form(body: ResponseFields) -> None:
-    """The chat would say it of `response_format`, which is not what it is called here."""
+    """Refuses `text.format` beside other fields that constrain the answer. The chat would name
+    `response_format` in its error, which is not the name here."""
     if body.text is None or body.text.format in (None, TextFormat(type="text")):
         return
     asked = asked_by_names(body)
@@ -162,7 +163,8 @@ def _check_form(body: ResponseFields) -> None:
 
 
 def is_strict(tool: ResponseTool) -> bool:
-    """Unlike the chat's, functions here are strict if nothing is said, as OpenAI's are."""
+    """Whether a function is strict. Unlike in chats, functions here are strict by default, as
+    OpenAI's are."""
     return tool.strict is not False
 
 

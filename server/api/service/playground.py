@@ -1,6 +1,6 @@
 """The playground at `/`, the API's description at `/docs`, and their files below `/static/`.
 
-The pages are static; they talk to the API like any other client. Nobody needs a key to load them: a
+The pages are static; they talk to the API like any other client. No key is needed to load them: a
 browser can't send one with a page. The playground asks for the key and sends it with its requests.
 """
 
@@ -19,7 +19,7 @@ _HEADERS = {"content-security-policy": PAGE_POLICY}
 _REVALIDATE = "no-cache"
 """Ask each time, by ETag: names stay the same when the server is updated."""
 _KEEP = "public, max-age=31536000, immutable"
-"""Of vendored libraries, whose folders have the version in their name."""
+"""For vendored libraries, whose folders have the version in their name."""
 
 _files = StaticFiles(directory=FOLDER, check_dir=False)
 

@@ -52,7 +52,7 @@ class TokenizeResponse(BaseModel):
     max_model_len: int
     tokens: list[int]
     token_strs: list[str] | None
-    """As the vocabulary writes them."""
+    """The tokens as the vocabulary writes them."""
 
 
 class TokenizerInfo(BaseModel):

@@ -22,7 +22,7 @@ COMMANDS = tuple(line.split()[0].rstrip(",") for line in HELP.splitlines())
 
 
 class CommandError(ValueError):
-    """A line that begins with a slash can't be done; for the user."""
+    """A command can't be carried out; the text is for the user."""
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class Conversation:
         return {"messages": [*start, *self.turns, asked], **self.options}
 
     def add(self, question: str, answer: str) -> None:
-        """What was asked and answered."""
+        """Appends a question and its answer."""
         self.turns += [
             {"role": "user", "content": question},
             {"role": "assistant", "content": answer},
@@ -61,10 +61,10 @@ class Conversation:
         return question
 
     def command(self, line: str) -> str:
-        """Does what a line asks for that begins with a slash; what to tell the user.
+        """Carries out a line that begins with a slash, and returns what to show the user.
 
         Raises:
-            CommandError: it can't be done.
+            CommandError: it can't be carried out.
         """
         name, _, value = line.partition(" ")
         value = value.strip()

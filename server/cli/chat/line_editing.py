@@ -13,13 +13,13 @@ _MOST_LINES = 1000
 
 
 def history_file() -> Path:
-    """Where lines are kept between calls, for the user alone."""
+    """Where typed lines are kept between sessions. Only the user can read the file."""
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(state).expanduser() / "glidecape" / "chat_history"
 
 
 def edit_lines(commands: Sequence[str]) -> None:
-    """From now on `input()` has editing and a history, where there is a terminal.
+    """Gives `input()` editing and a history, where there is a terminal.
 
     Args:
         commands: completed by Tab.

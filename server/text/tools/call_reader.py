@@ -43,10 +43,10 @@ class CallObject:
     missing ones are `{}`.
 
     Args:
-        names: Of functions; an object with another name is no call.
-        leading_keys: What the first key may be where calls have no marker: other objects are told
-            from them as early as that, arguments must not be missing, and nothing else in front of
-            them may be an object or a list. None for any.
+        names: The functions'; an object with another name is no call.
+        leading_keys: What the first key may be where calls have no marker, so that other objects
+            are recognised early. Then arguments must not be missing, and nothing else in front of
+            them may be an object or a list. None allows any key.
     """
 
     def __init__(self, names: Set[str], leading_keys: Set[str] | None = None) -> None:
@@ -163,7 +163,7 @@ class BareCall:
     """A call as a name and its arguments: `name[ARGS]{…}`, with `[CALL_ID]…` and `[ARGS]` optional.
 
     Args:
-        names: Of functions; something else is no call.
+        names: The functions'; another name is no call.
     """
 
     _MAX_HEAD = 200

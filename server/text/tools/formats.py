@@ -33,7 +33,7 @@ class ToolFormat:
     name: FormatName
     markup: Markup
     trigger: str
-    """With which every call or list of calls begins; text that has it is a call."""
+    """The text with which every call or list of calls begins."""
     call_begin: tuple[str, str]
     """Before and after the name."""
     call_end: str

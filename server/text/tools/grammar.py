@@ -1,7 +1,7 @@
 """Which answers a request's tools allow → a structural tag of xgrammar, as JSON text.
 
 Arguments follow their function's JSON schema, and white space in them is bounded: a model that is
-no good at calls would else write it for ever.
+bad at calls might otherwise write it without end.
 """
 
 import json
@@ -21,7 +21,8 @@ ANY_OBJECT: Final = {"type": "object", "additionalProperties": True}
 _SAYS_NOTHING: Final = frozenset(
     "type properties required additionalProperties title description $schema $defs".split()
 )
-"""Where a schema has no others and names no properties, the function has no parameters."""
+"""Keywords that describe no parameter: a schema with no others, and without properties, means that
+the function has no parameters."""
 _NO_ARGUMENTS: Final = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -98,7 +99,7 @@ def _schema(tool: FunctionTool) -> Mapping[str, Any]:
 
 
 def _has_none(tool: FunctionTool) -> bool:
-    """It has no parameters. One that takes any object says so by `additionalProperties`."""
+    """Whether it has no parameters. One that takes any object says so by `additionalProperties`."""
     parameters = tool.parameters
     if parameters.get("properties") or parameters.get("required"):
         return False

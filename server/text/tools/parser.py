@@ -9,8 +9,8 @@ from server.text.tools.json_scanner import WHITESPACE
 from server.text.tools.section import OBJECT_OPENER, CallSection, Markup, longest_beginning
 
 Enforced = Literal["nothing", "calls", "only_calls"]
-"""What a grammar makes sure of: nothing, that whatever begins like a call is one, or that the
-answer is calls alone."""
+"""What a grammar ensures: nothing, that whatever begins like a call is one, or that the answer is
+calls alone."""
 
 
 class ToolParser:
@@ -25,8 +25,8 @@ class ToolParser:
     has the beginning of a call there and no content: it is dropped.
 
     Args:
-        names: Of the functions that can be called.
-        trigger: With which calls begin that are enforced.
+        names: The functions that can be called.
+        trigger: The text with which enforced calls begin.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class ToolParser:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Texts that must reach it even where they are special tokens."""
+        """Texts that must reach the parser even where they are special tokens."""
         return self._markup.marks
 
     @property
     def num_calls(self) -> int:
-        """So far."""
+        """Calls found so far."""
         return self._sink.num_calls
 
     def push(self, text: str) -> list[AnswerEvent]:
@@ -65,7 +65,7 @@ class ToolParser:
 
     def read(self, text: str) -> bool:
         """Reads more text, whose events the next `push` or `finish` hands out; whether it led to
-        any, or is known to be markup. Else nobody knows yet what it is."""
+        any, or is known to be markup. Else what it is remains undecided."""
         before = self._sink.num_changes
         self._input.extend(text)
         self._drain()

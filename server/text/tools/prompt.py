@@ -13,7 +13,7 @@ from server.text.tools.formats import ToolFormat
 from server.text.tools.functions import FunctionCall
 
 Message = dict[str, Any]
-"""As chat templates take it."""
+"""A message as chat templates take it."""
 
 _EXAMPLE: Final = (
     FunctionCall("", "name_of_a_function", '{"name_of_an_argument": "its value"}'),
@@ -32,7 +32,7 @@ def without_tools(
     """The chat in messages of system, user and assistant, whose content is text.
 
     Args:
-        tools: As JSON schemas; none for a chat that only has calls in its past.
+        tools: JSON schemas; none for a chat that only has calls in its past.
     """
     plain: list[Message] = []
     for role, group in groupby(messages, key=lambda message: message["role"]):

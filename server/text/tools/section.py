@@ -1,4 +1,4 @@
-"""Inside of the markup that a model writes calls in: from its opener to its closer."""
+"""Reads one section of calls: what stands between the opener and the closer of a model's markup."""
 
 from collections.abc import Set
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from server.text.tools.events import EventSink
 from server.text.tools.json_scanner import WHITESPACE
 
 OBJECT_OPENER: Final = "{"
-"""As an opener: the call itself begins, without a marker."""
+"""The opener of a call without a marker: the call itself begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Markup:
-    """How calls are told from text."""
+    """The marks by which calls differ from text."""
 
     openers: tuple[str, ...]
     """Each begins a section. No one of them begins with another."""
@@ -33,11 +33,11 @@ class Markup:
 
 
 LEADING_KEYS: Final = frozenset(("name", "type"))
-"""With which a call begins that has no marker."""
+"""First keys of a call that has no marker."""
 
 Verdict = Literal["more", "end", "outside", "bad"]
-"""After a character: the section goes on; ended with it; ended before the text that `unclaimed`
-has; or is none, and all its text was content."""
+"""What a character meant: the section goes on; it ended with the character; it ended before the
+text in `unclaimed`; or it was no section, and all its text is content."""
 
 _Mode = Literal["open", "call", "between", "closer", "rest"]
 
@@ -50,8 +50,8 @@ class CallSection:
 
     Args:
         opener: The one it began with.
-        names: Of the functions that can be called.
-        is_enforced: By a grammar: what follows a call in here is another one, if not a whole one.
+        names: The functions that can be called.
+        is_enforced: A grammar makes sure that after a call only another one follows in here.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class CallSection:
         self._is_handed_out = False
         """The sink knows of the reader's call."""
         self._matched = ""
-        """Of the closer, in modes `closer` and `rest`."""
+        """What was read of the closer, in modes `closer` and `rest`."""
         self.num_calls = 0
         self.unclaimed = ""
-        """Read since the last certain part of a call; no event tells of it yet."""
+        """Text since the last certain part of a call; it is in no event yet."""
 
     def push(self, char: str) -> Verdict:
         if self._mode == "rest":
@@ -101,7 +101,7 @@ class CallSection:
         return bool(self.num_calls) or self._list == "closed"
 
     def _push_open(self, char: str) -> Verdict:
-        """A call is expected, or a list of them."""
+        """Reads the beginning of a call, or of a list of them."""
         if char in WHITESPACE:
             return "more"
         if char == "[" and self._list == "none" and not self.num_calls:
@@ -141,7 +141,7 @@ class CallSection:
             self.unclaimed = ""
 
     def _push_between(self, char: str) -> Verdict:
-        """After a call or a list of them."""
+        """Reads what follows a call or a list of them."""
         if char in WHITESPACE:
             return "more"
         if self._list == "open":

@@ -68,7 +68,7 @@ Text = Annotated[str, AfterValidator(_check_utf8)]
 
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-"""Of a function or a schema: needs no escaping anywhere."""
+"""Name of a function or a schema; it needs no escaping anywhere."""
 
 
 _BRANCH = "<branch {}>"
@@ -122,7 +122,7 @@ MAX_STOP_LENGTH = 1024
 """Characters: for each a table has an entry, and a state of each answer may hold so many back."""
 
 MAX_PARTS = 1024
-"""Of one message's content."""
+"""Most parts of one message's content."""
 
 MAX_MESSAGES = 10_000
 

@@ -41,7 +41,7 @@ class StepToken(BaseModel):
     """A token that a step brought."""
 
     token: str
-    """As logprobs write it."""
+    """Written as in logprobs."""
     bytes: list[int]
     """Its text in UTF-8; may be a part of a character."""
     source: TokenSource
@@ -61,7 +61,7 @@ class StepNode(BaseModel):
     """`draft`; `lookup`: found in the text so far; `recent`: in a recent answer of this server;
     `grammar`: forced by it; `beam`."""
     confidence: float | None
-    """Its probability under the draft; of a lookup what is claimed; null for beams."""
+    """Its probability under the draft; for a lookup its estimated chance; null for beams."""
 
 
 class SpeculationStep(BaseModel):
@@ -75,9 +75,9 @@ class SpeculationStep(BaseModel):
     accepted: list[int]
     """Nodes of the accepted path, from the top down."""
     source: ProposalSource | None
-    """Of the trunk's first token, as the nodes say it; null where nothing was proposed."""
+    """Source of the trunk's first token, as in its node; null where nothing was proposed."""
     draft_seconds: float
-    """Of the whole batch's step; so are the next two."""
+    """This and the next two are the seconds of the whole batch's step."""
     verify_seconds: float
     other_seconds: float
 
@@ -102,13 +102,13 @@ class SpeculationReport(BaseModel):
     accepted_per_position: list[int]
     """Entry i: steps whose proposal was right at depth i + 1."""
     by_source: dict[ProposalSource, SourceReport]
-    """Of the sources that proposed something."""
+    """Figures of each source that proposed something."""
     draft_seconds: float
     verify_seconds: float
     other_seconds: float
     sources: Omittable[SourceCounts] = None
-    """Of the whole answer; only if a trace was asked for, and not in streams: their chunks say
-    it."""
+    """Counts of the whole answer, if a trace was asked for. Streams have them on their chunks
+    instead."""
 
 
 SpeculationField = Omittable[SpeculationReport]
@@ -118,4 +118,4 @@ StepField = Omittable[SpeculationStep]
 """The step that brought this chunk; left out if `speculation.steps` was not asked for."""
 
 TraceField = Omittable[SourceCounts]
-"""Of the tokens that this chunk brings; left out if no trace was asked for."""
+"""Sources of the tokens that this chunk brings; left out if no trace was asked for."""

@@ -17,7 +17,7 @@ from server.api.generation.schema.fields import (
 )
 
 MAX_GRAMMAR_BYTES = 65_536
-"""Of a schema, a grammar, or all choices together."""
+"""Longest schema or grammar, and longest sum of all choices."""
 
 
 class JsonSchemaSpec(RequestModel):
@@ -87,8 +87,8 @@ class StructuredOutputs(RequestModel):
 
 
 class StructuredFields(RequestModel):
-    """What no OpenAI API has, under the names that all generating endpoints have for it; which of
-    them say the same is a table in `api/generation/structured.py`."""
+    """Ways to constrain an answer that OpenAI's API lacks. All generating endpoints have them under
+    these names; a table in `api/generation/structured.py` says which names mean the same."""
 
     regex: Regex | None = None
     """Matches the whole answer."""

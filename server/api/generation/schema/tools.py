@@ -136,11 +136,11 @@ class MessageToolCall(RequestModel):
     type: FunctionType
     function: CalledFunction
     index: Advisory = None
-    """Its place, as the deltas of a stream say it."""
+    """Its place among the calls, as in the deltas of a stream."""
 
 
 MAX_CALLS = 1024
-"""Of one message."""
+"""Most calls of one message."""
 
 MessageToolCalls = Annotated[list[MessageToolCall], Field(max_length=MAX_CALLS)]
 

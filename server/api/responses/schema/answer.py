@@ -91,7 +91,8 @@ class ResponseObject(BaseModel):
     speculation: SpeculationField = None
     prompt_token_ids: TokenIdsField = None
     token_ids: TokenIdsField = None
-    """Of the whole output, calls and their markup too; both once the response has ended."""
+    """Ids of the whole output, calls and their markup too. Both come once the response has
+    ended."""
 
 
 class InputTokens(BaseModel):

@@ -10,7 +10,7 @@ from server.api.responses.schema.items import OutputItem, OutputTextContent
 
 class _Event(BaseModel):
     sequence_number: int
-    """From 0 on, without gaps."""
+    """Counts from 0 on, without gaps."""
 
 
 class StateEvent(_Event):

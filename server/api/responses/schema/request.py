@@ -145,7 +145,7 @@ class ResponseFields(SamplingFields, StructuredFields):
     conversation: Unsupported = None
     context_management: Unsupported = None
     max_tool_calls: Advisory = None
-    """Of OpenAI's own tools, which are not offered here."""
+    """Concerns OpenAI's own tools, which are not offered here."""
     moderation: Unsupported = None
     prompt: Unsupported = None
 
