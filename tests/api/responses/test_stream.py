@@ -5,6 +5,7 @@ import asyncio
 import httpx
 import pytest
 
+from server.api.generation import answer as generation_answer
 from server.api.responses import answer
 from tests.api.harness import Json, assert_error, in_process, live_app, make_app, post
 from tests.api.response_types import (
@@ -209,7 +210,7 @@ async def test_what_is_not_stored_is_nowhere() -> None:
 async def test_a_slow_first_token_does_not_hold_the_headers_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(answer, "FIRST_PIECE_SECONDS", 0.01)
+    monkeypatch.setattr(generation_answer, "FIRST_PIECE_SECONDS", 0.01)
     engine = ScriptedEngine(one_by_one("a"), hang_after=0)
     async with live_app(make_app(engine)) as url, httpx.AsyncClient(base_url=url) as client:
         body = {"input": "hi", "stream": True}
