@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from server import __version__
+from server.api.door.api_keys import ApiKeys
 from server.api.http.certificates import check_tls
 from server.api.http.connection import http_options
 from server.api.http.descriptors import open_files_limit
@@ -46,12 +47,13 @@ def run(
     Args:
         name: The model's, for people.
     """
+    api_keys: ApiKeys | None = app.state.api_keys
     server = HttpServer(
         uvicorn_config(app, settings),
         app.state.lifecycle,
         settings.drain_seconds,
         settings.exit_on_engine_death,
-        app.state.api_keys,
+        api_keys and api_keys.read_again,
     )
     announce(settings, listener, name)
     server.run(sockets=[listener])

@@ -2,7 +2,7 @@
 
 A body of 4 MB can hold two million values, each of which costs tens of bytes, and where it is wrong
 an error that costs a thousand. So the document is measured before it is validated, and validation
-ends with the first wrong entry of a list (`generation/schema/fields.py`).
+ends with the first wrong entry of a list (`schema/fields.py`).
 """
 
 import json

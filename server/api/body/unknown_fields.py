@@ -1,6 +1,6 @@
 """Request fields that no schema knows: refused, or left out with a warning.
 
-The schemas refuse them, at any depth (`generation/schema/fields.py`). Leaving them out is done
+The schemas refuse them, at any depth (`schema/fields.py`). Leaving them out is done
 here, once one was refused, so that requests without unknown fields cost nothing.
 """
 
@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from server.api.body.field_path import Step, field_path, steps
+from server.api.schema.field_path import Step, field_path, steps
 
 _logger = logging.getLogger(__name__)
 

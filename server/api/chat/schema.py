@@ -13,7 +13,15 @@ from server.api.generation.schema.common import (
     TokenLogprob,
     Usage,
 )
-from server.api.generation.schema.fields import (
+from server.api.generation.schema.speculation import SpeculationField, StepField, TraceField
+from server.api.generation.schema.tools import (
+    AnswerToolCalls,
+    FunctionTools,
+    MessageToolCalls,
+    ToolCallDelta,
+    ToolChoice,
+)
+from server.api.schema.fields import (
     MAX_MESSAGES,
     MAX_PARTS,
     Advisory,
@@ -25,14 +33,6 @@ from server.api.generation.schema.fields import (
     chosen_by,
     refuse_unless,
     string_or_list,
-)
-from server.api.generation.schema.speculation import SpeculationField, StepField, TraceField
-from server.api.generation.schema.tools import (
-    AnswerToolCalls,
-    FunctionTools,
-    MessageToolCalls,
-    ToolCallDelta,
-    ToolChoice,
 )
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]

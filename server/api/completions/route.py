@@ -11,8 +11,8 @@ from server.api.completions.translate import completion_jobs
 from server.api.deps import PartsDep
 from server.api.generation import answer
 from server.api.generation.job_group import PromptJobs
+from server.api.http.errors import ERRORS
 from server.api.http.receiving import unless_disconnected
-from server.api.openapi.errors import ERRORS
 
 router = APIRouter(route_class=BodyRoute)
 _logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from server.api.generation.schema.common import (
     TokenIdsField,
     Usage,
 )
-from server.api.generation.schema.fields import (
+from server.api.generation.schema.speculation import SpeculationField, StepField, TraceField
+from server.api.schema.fields import (
     INT32_MAX,
     Text,
     TokenId,
@@ -19,7 +20,6 @@ from server.api.generation.schema.fields import (
     chosen_by,
     refuse_unless,
 )
-from server.api.generation.schema.speculation import SpeculationField, StepField, TraceField
 
 MAX_CHOICES = 1024
 """Most choices of one request: its prompts times the answers to each."""

@@ -15,10 +15,9 @@ from server.api.door.admission import Admission, AdmissionLimits
 from server.api.door.api_keys import ApiKeys
 from server.api.door.auth import ApiKeyMiddleware
 from server.api.door.concurrency import ConcurrencyMiddleware
-from server.api.door.request import REQUEST_ID_HEADER, RequestMiddleware
+from server.api.door.request import DROPPED_TOOLS_HEADER, REQUEST_ID_HEADER, RequestMiddleware
 from server.api.door.security_headers import SecurityHeadersMiddleware
 from server.api.door.uniform_request import UniformRequestMiddleware
-from server.api.generation.tools import DROPPED_TOOLS_HEADER
 from server.api.http.errors import EXCEPTION_HANDLERS, error_response, shown
 from server.api.http.lifecycle import Lifecycle, LifecycleMiddleware
 from server.config import ServerSettings

@@ -16,6 +16,8 @@ from server.engine.types import Origin
 from server.observe.metrics import Metrics
 
 REQUEST_ID_HEADER = "x-request-id"
+DROPPED_TOOLS_HEADER = "x-glidecape-dropped-tools"
+"""Has the types of the tools that were left out of the request."""
 _ORIGIN = ContextVar[Origin | None]("origin", default=None)
 _VALID_ID = re.compile(r"[!-~]{1,128}")
 

@@ -6,8 +6,8 @@ Whether a grammar can be made of it is found out where that is done.
 import math
 from typing import Any
 
-from server.api.body.field_path import shown_name
 from server.api.http.errors import shown
+from server.api.schema.field_path import shown_name
 from server.errors import InvalidRequestError
 
 MAX_DEPTH = 64

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
-from server.api.body.field_path import shown_name
 from server.api.deps import Parts
 from server.api.door.auth import current_owner
 from server.api.generation.schema.structured import (
@@ -17,6 +16,7 @@ from server.api.generation.schema.structured import (
     StructuredRequest,
 )
 from server.api.http.errors import shown
+from server.api.schema.field_path import shown_name
 from server.engine.types import Grammar
 from server.errors import GrammarError, InvalidRequestError
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from starlette.responses import Response
 
-from server.api.body.field_path import MAX_NAME
+from server.api.door.request import DROPPED_TOOLS_HEADER
 from server.api.generation.json_schema import check_object_schema
 from server.api.generation.schema.tools import (
     AllowedToolChoice,
@@ -18,6 +18,7 @@ from server.api.generation.schema.tools import (
     OtherTool,
 )
 from server.api.http.errors import shown
+from server.api.schema.field_path import MAX_NAME
 from server.engine.types import Grammar
 from server.errors import InvalidRequestError, UnsupportedFieldError
 from server.text.chat_template import ToolSchema
@@ -139,10 +140,6 @@ def tool_use(
         return NO_TOOLS
     every = tuple(tools.values())
     return ToolUse(choice or "auto", every, every, parallel)
-
-
-DROPPED_TOOLS_HEADER: Final = "x-glidecape-dropped-tools"
-"""Header of answers with the types of the tools that were left out of the request."""
 
 
 def say_dropped(response: Response, given: Sequence[object] | None) -> None:

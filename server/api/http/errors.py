@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from server.api.body.field_path import MAX_NAME, field_path
-from server.api.generation.schema.fields import UNKNOWN_TYPE
+from server.api.schema.field_path import MAX_NAME, field_path
+from server.api.schema.fields import UNKNOWN_TYPE
 from server.errors import EngineDeadError, ErrorCode, ErrorType, RequestError, ShuttingDownError
 
 _logger = logging.getLogger(__name__)
@@ -46,6 +46,14 @@ class ErrorDetail(BaseModel):
 
 class ErrorBody(BaseModel):
     error: ErrorDetail
+
+
+# The ranges also keep FastAPI from documenting a 422: validation answers 400 here.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "The request can't be served as it is"},
+    "5XX": {"model": ErrorBody, "description": "The server failed"},
+}
+"""What routes declare for the OpenAPI document."""
 
 
 class ErrorAnswer(NamedTuple):

@@ -24,7 +24,6 @@ from typing import NoReturn
 import uvicorn
 from sse_starlette.sse import AppStatus
 
-from server.api.door.api_keys import ApiKeys
 from server.api.http.certificates import read_again
 from server.api.http.descriptors import DescriptorWatch
 from server.api.http.lifecycle import Lifecycle
@@ -53,7 +52,7 @@ class HttpServer(uvicorn.Server):
     Args:
         drain_seconds: Time for open requests after a signal.
         exits_when_dead: End when the engine is dead; else stay, and answer with errors.
-        api_keys: Read again on SIGHUP; None where no key is needed.
+        read_keys: Reads the API keys again, on SIGHUP; None where no key is needed.
     """
 
     def __init__(
@@ -62,13 +61,13 @@ class HttpServer(uvicorn.Server):
         lifecycle: Lifecycle,
         drain_seconds: float,
         exits_when_dead: bool,
-        api_keys: ApiKeys | None = None,
+        read_keys: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
         self._lifecycle = lifecycle
         self._drain_seconds = drain_seconds
         self._exits_when_dead = exits_when_dead
-        self._api_keys = api_keys
+        self._read_keys = read_keys
         self._descriptors = DescriptorWatch()
         self._has_terminal = sys.stderr.isatty()
         # Streams are finished after SIGTERM, as other answers are; sse-starlette would cut them.
@@ -113,8 +112,8 @@ class HttpServer(uvicorn.Server):
 
     def _read_again(self) -> None:
         _logger.info("SIGHUP: reading keys and certificates again")
-        if self._api_keys is not None:
-            self._api_keys.read_again()
+        if self._read_keys is not None:
+            self._read_keys()
         if self.config.ssl is not None and self.config.ssl_certfile is not None:
             read_again(self.config.ssl, self.config.ssl_certfile, self.config.ssl_keyfile)
 

@@ -1,16 +1,8 @@
-"""Errors in the OpenAPI document: what the routes declare, and an example of each status."""
+"""Errors in the OpenAPI document: an example of each status."""
 
 from typing import Any
 
-from server.api.http.errors import ErrorBody
-
 _Json = dict[str, Any]
-
-# The ranges also keep FastAPI from documenting a 422: validation answers 400 here.
-ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorBody, "description": "The request can't be served as it is"},
-    "5XX": {"model": ErrorBody, "description": "The server failed"},
-}
 
 
 def _error(message: str, kind: str, code: str, param: str | None = None) -> _Json:

@@ -12,9 +12,8 @@ from server.api.chat.translate import chat_prompt
 from server.api.deps import Parts, PartsDep
 from server.api.door.auth import key_owner
 from server.api.generation.tools import say_dropped
-from server.api.http.errors import shown
+from server.api.http.errors import ERRORS, shown
 from server.api.http.receiving import unless_disconnected
-from server.api.openapi.errors import ERRORS
 from server.api.responses.answer import Record, send_stream, send_whole
 from server.api.responses.conversation import conversation
 from server.api.responses.items import read

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from server.api.deps import Parts, PartsDep
 from server.api.generation.translate import check_model
-from server.api.openapi.errors import ERRORS
+from server.api.http.errors import ERRORS
 
 router = APIRouter()
 

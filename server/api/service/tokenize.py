@@ -11,11 +11,11 @@ from server.api.chat.messages import is_long, template_messages
 from server.api.chat.schema import ChatMessage
 from server.api.deps import Parts, PartsDep
 from server.api.generation.prompt_tokens import check_token_ids
-from server.api.generation.schema.fields import MAX_MESSAGES, RequestModel, Text, TokenId
 from server.api.generation.schema.tools import FunctionTools
 from server.api.generation.tools import say_dropped, tool_schemas
 from server.api.generation.translate import check_model
-from server.api.openapi.errors import ERRORS
+from server.api.http.errors import ERRORS
+from server.api.schema.fields import MAX_MESSAGES, RequestModel, Text, TokenId
 from server.errors import InvalidRequestError
 from server.text.prompt_text import decode_prompt
 from server.text.tokenizer import LONG_TEXT

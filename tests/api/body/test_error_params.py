@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.api.body.field_path import field_path
-from server.api.generation.schema.fields import branch, is_branch
+from server.api.schema.field_path import field_path
+from server.api.schema.fields import branch, is_branch
 from tests.api.harness import CHAT, COMPLETIONS, Json, in_process, make_app
 from tests.api.response_types import RESPONSES
 from tests.doubles import ScriptedEngine, one_by_one

@@ -26,13 +26,13 @@ from server.api.body.json_body import (
 )
 from server.api.chat.schema import ChatRequest
 from server.api.completions.schema import CompletionRequest
-from server.api.generation.schema.fields import (
+from server.api.responses.schema.request import ResponseRequest
+from server.api.schema.fields import (
     MAX_MESSAGES,
     MAX_PARTS,
     MAX_STOP_LENGTH,
     RequestModel,
 )
-from server.api.responses.schema.request import ResponseRequest
 from server.api.service.tokenize import DetokenizeRequest, TokenizeRequest
 from tests.api.harness import (
     CHAT,

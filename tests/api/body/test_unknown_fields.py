@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from server.api.body.unknown_fields import UnknownFieldLog
 from server.api.chat.schema import ChatRequest
 from server.api.completions.schema import CompletionRequest
-from server.api.generation.schema.fields import RequestModel
 from server.api.generation.schema.tools import OtherTool
+from server.api.schema.fields import RequestModel
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,

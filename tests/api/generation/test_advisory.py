@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from server.api.chat.schema import ChatRequest
 from server.api.completions.schema import CompletionRequest
-from server.api.generation.schema.fields import AdvisoryMark
 from server.api.responses.schema.request import ResponseRequest
+from server.api.schema.fields import AdvisoryMark
 from server.engine.types import Request, RequestId
 from tests.api.harness import CHAT, COMPLETIONS, Json, chat_body, in_process, make_app
 from tests.api.response_types import RESPONSES, ask

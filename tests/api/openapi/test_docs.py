@@ -20,7 +20,7 @@ from server.api.completions.schema import CompletionRequest
 from server.api.door.admission import AdmissionLimits
 from server.api.door.api_keys import ApiKeys
 from server.api.door.auth import OPEN_PATHS
-from server.api.generation.schema.fields import AdvisoryMark
+from server.api.schema.fields import AdvisoryMark
 from server.api.service.tokenize import DetokenizeRequest, TokenizeRequest
 from server.config import DEFAULT_MODEL, ServerSettings
 from server.errors import ErrorCode

@@ -4,7 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from server.api.generation.schema.fields import (
+from server.api.generation.schema.speculation import SpeculationOptions
+from server.api.generation.schema.structured import StructuredRequest
+from server.api.schema.fields import (
     INT32_MAX,
     Advisory,
     AdvisoryMark,
@@ -17,8 +19,6 @@ from server.api.generation.schema.fields import (
     TokenId,
     Unsupported,
 )
-from server.api.generation.schema.speculation import SpeculationOptions
-from server.api.generation.schema.structured import StructuredRequest
 
 MAX_LOGPROBS = 20
 MAX_N = 128

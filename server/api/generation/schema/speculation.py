@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from server.api.generation.schema.fields import Omittable, RequestModel
+from server.api.schema.fields import Omittable, RequestModel
 from server.engine.types import PolicyName, ProposalSource, TokenSource
 
 MAX_DEPTH = 16

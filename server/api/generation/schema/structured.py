@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.api.generation.schema.fields import (
+from server.api.schema.fields import (
     Advisory,
     Name,
     RequestModel,

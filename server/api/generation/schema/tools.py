@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from server.api.generation.schema.fields import (
+from server.api.schema.fields import (
     Advisory,
     Name,
     Omittable,

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from server.api.generation.schema.fields import (
+from server.api.generation.schema.tools import CallArguments
+from server.api.schema.fields import (
     MAX_PARTS,
     Advisory,
     Name,
@@ -18,7 +19,6 @@ from server.api.generation.schema.fields import (
     refuse_unless,
     string_or_list,
 )
-from server.api.generation.schema.tools import CallArguments
 
 ItemId = Annotated[Text, Field(min_length=1, max_length=128)]
 CallId = Annotated[Text, Field(min_length=1, max_length=128)]

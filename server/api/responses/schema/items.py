@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter
 
 from server.api.generation.schema.common import TokenLogprob
-from server.api.generation.schema.fields import Omittable
 from server.api.responses.schema.input import ItemStatus
+from server.api.schema.fields import Omittable
 
 
 class InputTextContent(BaseModel):

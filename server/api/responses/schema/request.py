@@ -5,7 +5,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.generation.schema.common import MAX_LOGPROBS, Metadata, SamplingFields
-from server.api.generation.schema.fields import (
+from server.api.generation.schema.structured import JsonObjectFormat, StructuredFields, TextFormat
+from server.api.generation.schema.tools import (
+    MAX_TOOLS,
+    FunctionDefinition,
+    FunctionReference,
+    FunctionType,
+    OtherTool,
+    kind_of_choice,
+    kind_of_tool,
+)
+from server.api.responses.schema.input import Input, ItemId
+from server.api.schema.fields import (
     Advisory,
     Name,
     RequestModel,
@@ -18,17 +29,6 @@ from server.api.generation.schema.fields import (
     keyword_field,
     refuse_unless,
 )
-from server.api.generation.schema.structured import JsonObjectFormat, StructuredFields, TextFormat
-from server.api.generation.schema.tools import (
-    MAX_TOOLS,
-    FunctionDefinition,
-    FunctionReference,
-    FunctionType,
-    OtherTool,
-    kind_of_choice,
-    kind_of_tool,
-)
-from server.api.responses.schema.input import Input, ItemId
 
 LOGPROBS = "message.output_text.logprobs"
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from server.api.generation.schema.fields import is_branch
+from server.api.schema.fields import is_branch
 
 _OF_KEY = "[key]"
 """Ends a location where an object's key itself is at fault, and not what it has."""
