@@ -16,8 +16,9 @@ from server.api.door.front_door import front_door
 from server.api.responses.store import ResponseStore, StoreLimits
 from server.config import ServerSettings
 from server.loading.model import LoadedModel, build_model
-from server.loading.target import Report, model_name
+from server.loading.target import model_name
 from server.observe.observers import Observers
+from server.report import Report
 from server.text.tools.formats import FORMATS
 
 _STOP_SECONDS = 3.0

@@ -15,7 +15,7 @@ from server.engine.drafters.drafter import Drafter
 from server.engine.speculation.costs import CostCurve, StepCosts
 from server.engine.speculation.tiers import Tier, TierCosts
 from server.engine.step.profile import Profiled, measure_costs, still_hold
-from server.loading.target import Report
+from server.report import Report
 
 _DAMAGES = ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError
 """What reading a file of figures raises whose bytes are damaged."""

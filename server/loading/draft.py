@@ -24,7 +24,7 @@ from server.engine.step.profile import Profiled
 from server.errors import UnsupportedModelError
 from server.kernels.tree import LayerCache
 from server.loading.costs import profile_path, step_costs
-from server.loading.target import Report, load_target, read_target
+from server.loading.target import load_target, read_target
 from server.models.config import ModelConfig
 from server.models.glide import GlideModel
 from server.models.layers import Placement
@@ -32,6 +32,7 @@ from server.models.llama import LlamaModel, LlamaParameters
 from server.models.quantization import DRAFT_QUANTIZATION, Quantization
 from server.parallel.remote import RemoteGlide, RemoteModel
 from server.parallel.workers import Workers
+from server.report import Report
 from weights import default
 from weights.checkpoint import checkpoint_identity, read_json
 from weights.glide import load_glide

@@ -17,9 +17,9 @@ from server.kernels.dispatch import gpu_kernels
 from server.loading.costs import profile_path, store_tiers, stored_tiers
 from server.loading.draft import Draft, policy_config
 from server.loading.machine import free_memory
-from server.loading.target import Report
 from server.models.glide import GlideModel
 from server.models.layers import Placement
+from server.report import Report
 
 _CAPTURED_AT_START: tuple[Sampling, ...] = ("greedy", "drawn")
 

@@ -13,9 +13,9 @@ from server.engine.schedule.planner import SchedulerConfig
 from server.errors import ConfigError
 from server.kernels.triton import ATTENTION_WORKSPACE
 from server.loading.machine import total_memory
-from server.loading.target import Report
 from server.models.config import ModelConfig
 from server.models.layers import Placement
+from server.report import Report
 
 _SHORT_CONTEXT = 256
 """Tokens below which most chats get no answer: a template alone may have fifty."""

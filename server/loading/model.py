@@ -36,7 +36,6 @@ from server.loading.memory import check_memory_settings, share_memory
 from server.loading.ranks import free_everywhere, guarded, rank_threads, start_workers
 from server.loading.target import (
     LoadedTarget,
-    Report,
     TargetFiles,
     choose_form,
     load_target,
@@ -49,6 +48,7 @@ from server.models.llama import LlamaModel
 from server.models.shard import WHOLE
 from server.parallel.remote import RemoteCopies, RemoteModel
 from server.parallel.workers import Workers
+from server.report import Report
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from weights.checkpoint import checkpoint_identity

@@ -12,13 +12,14 @@ from server.engine.step.kv_cache import allocate_kv
 from server.errors import ConfigError
 from server.loading.draft import load_draft
 from server.loading.machine import default_threads, free_memory, pick_device, pick_dtype
-from server.loading.target import Report, load_target, locate_target, read_target
+from server.loading.target import load_target, locate_target, read_target
 from server.models.config import ModelConfig
 from server.models.layers import Placement
 from server.models.shard import Shard
 from server.parallel.rank import Rank
 from server.parallel.replay import Replayed, replay
 from server.parallel.workers import Workers
+from server.report import Report
 
 T = TypeVar("T")
 

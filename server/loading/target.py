@@ -6,7 +6,6 @@
 Used by the server, its ranks, drafts that are models themselves, training and benchmarks.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,12 +19,10 @@ from server.models.decoder_layer import local_config
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, LlamaParameters
 from server.models.quantization import Quantization
+from server.report import Report
 from weights.checkpoint import load_weights, read_config
 from weights.locate import locate_model
 from weights.quantization import choose_quantization, describe
-
-Report = Callable[[str], None]
-"""Takes lines of progress for a person."""
 
 
 class TargetFiles(NamedTuple):

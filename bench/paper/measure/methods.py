@@ -23,11 +23,11 @@ from server.engine.types import SpeculationParams
 from server.errors import ConfigError
 from server.loading.draft import load_draft_model, locate_draft, policy_config
 from server.loading.model import LoadedModel
-from server.loading.target import Report
 from server.models.glide import GlideModel
 from server.models.glide_config import MODEL_TYPE
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
+from server.report import Report
 from weights.checkpoint import read_json
 
 MethodName = Literal["plain", "ngram", "draft_model", "chain", "beam4", "beam8", "cape", "auto"]

@@ -26,11 +26,11 @@ async def create_chat_completion(
     """Answers a chat; with `stream` as server-sent events that end with `[DONE]`."""
     group = await unless_disconnected(http_request, chat_jobs(body, parts))
     _logger.debug("%s user=%r metadata=%r", group.id, body.user, body.metadata or {})
-    head = answer.head(group, parts.info)
+    envelope = answer.envelope(group, parts.info)
 
     def shape(index: int, prompt: PromptJobs) -> ChatShape:
         return ChatShape(
-            head,
+            envelope,
             parts.tokenizer,
             index=index,
             with_logprobs=bool(body.logprobs),

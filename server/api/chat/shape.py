@@ -21,7 +21,7 @@ from server.api.generation.schema.tools import (
     FunctionDelta,
     ToolCallDelta,
 )
-from server.api.generation.shape import Head, has_content, joined_ids, token_logprob
+from server.api.generation.shape import Envelope, has_content, joined_ids, token_logprob
 from server.api.generation.speculation import count_sources, report, step_record
 from server.api.generation.tools import CallMode, allows_content
 from server.text.tokenizer import Tokenizer
@@ -48,7 +48,7 @@ class ChatShape:
 
     def __init__(
         self,
-        head: Head,
+        envelope: Envelope,
         tokenizer: Tokenizer,
         *,
         index: int = 0,
@@ -57,7 +57,7 @@ class ChatShape:
         prompt_token_ids: Sequence[int] | None = None,
         call_mode: CallMode = "none",
     ) -> None:
-        self._head = head
+        self._envelope = envelope
         self._tokenizer = tokenizer
         self._index = index
         self._prompt_token_ids = None if prompt_token_ids is None else list(prompt_token_ids)
@@ -94,7 +94,7 @@ class ChatShape:
             yield chunk
 
     def usage_chunk(self, usage: Usage) -> ChatChunk:
-        return ChatChunk(**self._head, object="chat.completion.chunk", choices=[], usage=usage)
+        return ChatChunk(**self._envelope, object="chat.completion.chunk", choices=[], usage=usage)
 
     def choice(self, pieces: Sequence[Progress]) -> ChatChoice:
         return ChatChoice(
@@ -109,7 +109,7 @@ class ChatShape:
         self, choices: list[ChatChoice], usage: Usage, speculation: SpeculationReport | None
     ) -> ChatCompletion:
         return ChatCompletion(
-            **self._head,
+            **self._envelope,
             choices=choices,
             usage=usage,
             speculation=speculation,
@@ -126,7 +126,7 @@ class ChatShape:
         choice = ChatChunkChoice(
             index=self._index, delta=delta, logprobs=logprobs, finish_reason=finish_reason
         )
-        chunk = ChatChunk(**self._head, object="chat.completion.chunk", choices=[choice])
+        chunk = ChatChunk(**self._envelope, object="chat.completion.chunk", choices=[choice])
         if self._null_usage:
             chunk.usage = None  # now it counts as set, and is written
         return chunk

@@ -25,9 +25,9 @@ async def create_completion(
     """Continues a prompt; with `stream` as server-sent events that end with `[DONE]`."""
     group = await unless_disconnected(http_request, completion_jobs(body, parts))
     _logger.debug("%s user=%r", group.id, body.user)
-    head = answer.head(group, parts.info)
+    envelope = answer.envelope(group, parts.info)
 
     def shape(index: int, prompt: PromptJobs) -> CompletionShape:
-        return CompletionShape(head, parts.tokenizer, index, prompt, body)
+        return CompletionShape(envelope, parts.tokenizer, index, prompt, body)
 
     return await answer.send(http_request, parts, group, shape, body)

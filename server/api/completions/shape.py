@@ -12,7 +12,7 @@ from server.api.generation.job import Progress
 from server.api.generation.job_group import PromptJobs
 from server.api.generation.schema.common import FinishReason, Usage
 from server.api.generation.schema.speculation import SpeculationReport
-from server.api.generation.shape import MIN_LOGPROB, Head, has_content, joined_ids
+from server.api.generation.shape import MIN_LOGPROB, Envelope, has_content, joined_ids
 from server.api.generation.speculation import count_sources, report, step_record
 from server.engine.types import TokenLogprobs
 from server.text.stream import PlacedLogprobs
@@ -31,13 +31,13 @@ class CompletionShape:
 
     def __init__(
         self,
-        head: Head,
+        envelope: Envelope,
         tokenizer: Tokenizer,
         index: int,
         prompt: PromptJobs,
         body: CompletionRequest,
     ) -> None:
-        self._head = head
+        self._envelope = envelope
         self._tokenizer = tokenizer
         self._index = index
         self._echo = prompt.echo
@@ -80,7 +80,7 @@ class CompletionShape:
             yield chunk
 
     def usage_chunk(self, usage: Usage) -> Completion:
-        return Completion(**self._head, object="text_completion", choices=[], usage=usage)
+        return Completion(**self._envelope, object="text_completion", choices=[], usage=usage)
 
     def choice(self, pieces: Sequence[Progress]) -> CompletionChoice:
         text = "".join(piece.text for piece in pieces)
@@ -99,7 +99,7 @@ class CompletionShape:
         speculation: SpeculationReport | None,
     ) -> Completion:
         return Completion(
-            **self._head,
+            **self._envelope,
             object="text_completion",
             choices=choices,
             usage=usage,
@@ -114,7 +114,7 @@ class CompletionShape:
         )
 
     def _chunk(self, choice: CompletionChoice) -> Completion:
-        chunk = Completion(**self._head, object="text_completion", choices=[choice])
+        chunk = Completion(**self._envelope, object="text_completion", choices=[choice])
         if self._null_usage:
             chunk.usage = None  # now it counts as set, and is written
         return chunk

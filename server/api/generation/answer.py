@@ -21,7 +21,7 @@ from server.api.generation.job_group import (
     run_group,
 )
 from server.api.generation.schema.common import PromptTokensDetails, SamplingRequest, Usage
-from server.api.generation.shape import ChoiceT, Head, Shape
+from server.api.generation.shape import ChoiceT, Envelope, Shape
 from server.api.generation.speculation import whole_report
 from server.api.http.receiving import unless_disconnected
 from server.api.http.sse import DONE, EventStream, TextEvent, event, with_error_event
@@ -36,9 +36,9 @@ MakeShape = Callable[[int, PromptJobs], Shape[ChoiceT]]
 """(index of a choice, its prompt) → the choice's shape"""
 
 
-def head(group: JobGroup, info: ServingInfo) -> Head:
+def envelope(group: JobGroup, info: ServingInfo) -> Envelope:
     """The fields that open every document of this group's answer."""
-    return Head(
+    return Envelope(
         id=group.id,
         created=int(time.time()),
         model=info.model_name,

@@ -15,7 +15,7 @@ from server.text.tokenizer import Tokenizer
 MIN_LOGPROB = -9999.0
 
 
-class Head(TypedDict):
+class Envelope(TypedDict):
     """Fields that open every JSON document of one answer."""
 
     id: str

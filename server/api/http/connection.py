@@ -15,9 +15,9 @@ import h11
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from server.api.http.crowd import Crowd
 from server.api.http.errors import ErrorBody, ErrorDetail
 from server.api.http.limits import ConnectionLimits
+from server.api.http.open_connections import OpenConnections
 from server.api.http.strict_http import StrictConnection
 from server.errors import ErrorCode
 
@@ -50,8 +50,9 @@ class HttpOptions(TypedDict):
 def http_options(limits: ConnectionLimits) -> HttpOptions:
     """How uvicorn serves the app's connections; to be called once for each server."""
     # uvicorn takes a class and makes its objects itself.
-    crowd = Crowd(limits.max_connections, limits.max_per_client)
-    connection = type("LimitedConnection", (Connection,), {"limits": limits, "crowd": crowd})
+    opened = OpenConnections(limits.max_connections, limits.max_per_client)
+    shared = {"limits": limits, "open_connections": opened}
+    connection = type("LimitedConnection", (Connection,), shared)
     return HttpOptions(http=connection, ws="none", timeout_keep_alive=limits.keep_alive_seconds)
 
 
@@ -84,11 +85,10 @@ class _Flow(FlowControl):
 
 
 class Connection(H11Protocol):
-    """See the module. Limits and crowd are those of all its server's connections, given by
-    `http_options`."""
+    """See the module. `http_options` gives all connections of a server the same limits and list."""
 
     limits: ConnectionLimits
-    crowd: Crowd
+    open_connections: OpenConnections
     conn: StrictConnection
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -106,7 +106,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # as uvicorn does
         super().connection_made(transport)
         self.flow = self._held_flow = _Flow(transport)
-        if self.crowd.enter(self):
+        if self.open_connections.enter(self):
             self._watch_phase()
         else:
             self._refuse(503, "too many connections")
@@ -116,7 +116,7 @@ class Connection(H11Protocol):
             if timer is not None:
                 timer.cancel()
         self._pieces.clear()
-        self.crowd.leave(self)
+        self.open_connections.leave(self)
         super().connection_lost(exc)
         # uvicorn cancels it only where the client closed in order.
         self._unset_keepalive_if_required()
@@ -169,7 +169,7 @@ class Connection(H11Protocol):
         if self.transport.is_closing():
             self._watch_sending()
             return
-        self.crowd.set_idle(self, self.conn.their_state in _READING)
+        self.open_connections.set_idle(self, self.conn.their_state in _READING)
         if not self.conn.waits:
             self._watch_phase()
         if self._pieces and self._next_slice is None:
@@ -180,7 +180,7 @@ class Connection(H11Protocol):
     def _watch_phase(self) -> None:
         """Starts the clock of a head or a body when it begins, and stops it when it is here."""
         state = self.conn.their_state
-        self.crowd.set_idle(self, state in _READING)
+        self.open_connections.set_idle(self, state in _READING)
         phase = (state, self.cycle)
         if phase == self._phase:
             return

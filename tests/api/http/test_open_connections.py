@@ -7,9 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from server.api.http.crowd import Crowd
+from server.api.http.open_connections import OpenConnections
 
-MAX_MEMBERS, MAX_PER_HOST = 5, 3
+MAX_CONNECTIONS, MAX_PER_HOST = 5, 3
 
 
 @dataclass(eq=False)
@@ -27,7 +27,7 @@ class Client:
 class CrowdMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.crowd = Crowd(MAX_MEMBERS, MAX_PER_HOST)
+        self.opened = OpenConnections(MAX_CONNECTIONS, MAX_PER_HOST)
         self.inside: list[Client] = []
         self.clock = 0
 
@@ -49,9 +49,9 @@ class CrowdMachine(RuleBasedStateMachine):
         client = Client(host, idle_since=self.clock)
         of_host = [other for other in self.inside if other.host == host]
         full_host = len(of_host) >= MAX_PER_HOST
-        full = len(self.inside) >= MAX_MEMBERS
+        full = len(self.inside) >= MAX_CONNECTIONS
         victim = self.victim(of_host if full_host else self.inside)
-        assert self.crowd.enter(client) is (victim is not None or not (full or full_host))
+        assert self.opened.enter(client) is (victim is not None or not (full or full_host))
         if full or full_host:
             cut = [other for other in self.inside if other.was_cut]
             if victim is None:
@@ -79,7 +79,7 @@ class CrowdMachine(RuleBasedStateMachine):
         if is_idle and not client.is_idle:
             client.idle_since = self.clock
         client.is_idle = is_idle
-        self.crowd.set_idle(client, is_idle)
+        self.opened.set_idle(client, is_idle)
 
     @precondition(lambda self: self.inside)
     @rule(data=st.data())
@@ -87,11 +87,11 @@ class CrowdMachine(RuleBasedStateMachine):
         client = data.draw(st.sampled_from(self.inside))
         self.inside.remove(client)
         for _ in range(2):
-            self.crowd.leave(client)
+            self.opened.leave(client)
 
     @invariant()
     def counts(self) -> None:
-        assert len(self.crowd) == len(self.inside) <= MAX_MEMBERS
+        assert len(self.opened) == len(self.inside) <= MAX_CONNECTIONS
 
 
 TestCrowd = CrowdMachine.TestCase
@@ -99,8 +99,8 @@ TestCrowd.settings = settings(max_examples=60, stateful_step_count=30, deadline=
 
 
 def test_a_full_house_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    crowd = Crowd(1, None)
-    entered = [crowd.enter(Client("a")) for _ in range(5)]
+    opened = OpenConnections(1, None)
+    entered = [opened.enter(Client("a")) for _ in range(5)]
     assert all(entered)
     (record,) = caplog.records
     assert "1 connections are open" in record.getMessage()
