@@ -109,7 +109,9 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert "Operating System :: POSIX :: Linux" in metadata.get_all("Classifier", [])
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert b"glidecape = server.cli:main" in archive.read(name)
+        entry_points = archive.read(name).decode()
+    assert "[console_scripts]\nglidecape = server.cli:main\n" in entry_points
+    assert "[glidecape.commands]\nbench = bench.commands:register\n" in entry_points
 
 
 def required(texts: list[str]) -> Iterator[Distribution]:

@@ -1,12 +1,12 @@
 """Turns what the user named into a folder in Hugging Face layout."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from server.config import DEFAULT_MODEL
 from server.errors import CheckpointError
+from server.report import Report
 from weights.checkpoint import weight_files
 from weights.default import default_gguf
 from weights.gguf.conversion_cache import converted_gguf
@@ -16,9 +16,7 @@ _HUB_FILES = ["*.json", "model*.safetensors", "tokenizer*", "*.jinja", "vocab*",
 """No pytorch_model.bin, and none of the `consolidated` or `original` copies some models have."""
 
 
-def locate_model(
-    model: str, cache_dir: Path, dtype: torch.dtype, report: Callable[[str], None]
-) -> Path:
+def locate_model(model: str, cache_dir: Path, dtype: torch.dtype, report: Report) -> Path:
     """Folder with config.json, model*.safetensors and the tokenizer's files.
 
     Args:
@@ -49,7 +47,7 @@ def _checked_folder(folder: Path) -> Path:
     return folder
 
 
-def download(model: str, report: Callable[[str], None]) -> Path:
+def download(model: str, report: Report) -> Path:
     """Downloads a checkpoint from the Hugging Face hub into its usual cache and returns the
     snapshot's folder. What is in the hub's cache already is not fetched again.
 

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 from bench.peers.systems import OURS, OURS_PLAIN, System
 from bench.peers.worker import WorkerError
 from bench.peers.workloads import Prompt, Workload
-
-Report = Callable[[str], None]
+from server.report import Report
 
 
 class Runs(Protocol):

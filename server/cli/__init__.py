@@ -1,8 +1,12 @@
 """The `glidecape` command: parses arguments, prints for people, exits.
 
+Other packages add commands by an entry point of the group `glidecape.commands`: a function that is
+given the typer app. `bench` does.
+
 What is wrong with settings, files or ports ends in one line on stderr and exit code 2.
 """
 
+from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
@@ -10,30 +14,26 @@ import typer
 from server import __version__
 from server.cli.chat.chat import chat
 from server.cli.convert import convert
-from server.cli.data import data
-from server.cli.evaluate import evaluate
 from server.cli.generate import generate
 from server.cli.help import HELP_NAMES, Command, make_typer
-from server.cli.measure import bench_app
 from server.cli.serve import serve
 from server.cli.terminal import one_line_errors
 from server.cli.train import train
 
 
 def make_app() -> typer.Typer:
-    """All commands."""
+    """Makes the command with its own subcommands and those of other packages."""
     app = make_typer(
         name="glidecape",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (serve, generate, chat, data, convert, train):
+    for command in (serve, generate, chat, convert, train):
         app.command(cls=Command, context_settings=HELP_NAMES)(command)
-    app.add_typer(bench_app())
     app.callback()(_version_option)
-    # eval is a name of Python's own.
-    app.command("eval", cls=Command, context_settings=HELP_NAMES)(evaluate)
+    for entry_point in entry_points(group="glidecape.commands"):
+        entry_point.load()(app)
     return app
 
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from server.errors import CheckpointError
+from server.report import Report
 from weights.gguf.convert import convert_gguf
 
 CONVERTER_VERSION = 3
@@ -34,9 +35,7 @@ _PIECE_BYTES = 2**24
 """Bytes of a file that one thread checks at a time."""
 
 
-def converted_gguf(
-    path: Path, cache_dir: Path, dtype: torch.dtype, report: Callable[[str], None]
-) -> Path:
+def converted_gguf(path: Path, cache_dir: Path, dtype: torch.dtype, report: Report) -> Path:
     """Folder with the converted model, made now if it is not there yet.
 
     Args:
@@ -64,7 +63,7 @@ def converted_gguf(
     return folder
 
 
-def is_complete(folder: Path, report: Callable[[str], None]) -> bool:
+def is_complete(folder: Path, report: Report) -> bool:
     """Whether every file is there with the bytes it had when the conversion ended. Damaged ones
     could be anything to those who read them: wrong weights, or an index beyond the memory's end."""
     if not folder.exists():
@@ -84,7 +83,7 @@ def _damaged(folder: Path) -> str | None:
         return MARKER
 
 
-def _convert(path: Path, folder: Path, dtype: torch.dtype, report: Callable[[str], None]) -> None:
+def _convert(path: Path, folder: Path, dtype: torch.dtype, report: Report) -> None:
     megabytes = path.stat().st_size / 1e6
     report(f"converting {path.name} ({megabytes:.0f} MB) to {_dtype_name(dtype)}, once")
     started = time.monotonic()
@@ -103,7 +102,7 @@ def _convert(path: Path, folder: Path, dtype: torch.dtype, report: Callable[[str
 
 
 @contextmanager
-def _locked(path: Path, report: Callable[[str], None]) -> Generator[None]:
+def _locked(path: Path, report: Report) -> Generator[None]:
     """Holds the lock file; the system releases it if the process is killed."""
     with path.open("w") as file:
         try:

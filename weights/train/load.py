@@ -1,6 +1,5 @@
 """Loads a target for training."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from server.loading.machine import default_threads, pick_device
 from server.loading.target import TargetFiles, choose_form, load_target, locate_target
 from server.models.layers import Placement
 from server.models.quantization import Quantization
+from server.report import Report
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import from_hf, load_hf_tokenizer
 from weights.train.config import Precision, TrainConfig, glimpsed_layers
@@ -37,7 +37,7 @@ def load_for_training(
     model: str,
     config: TrainConfig,
     cache_dir: Path,
-    report: Callable[[str], None],
+    report: Report,
     device: DeviceChoice = "auto",
     dtype: DType = "auto",
     quantization: QuantizationChoice = "auto",
@@ -76,7 +76,7 @@ class _Source:
 
     model: str
     cache_dir: Path
-    report: Callable[[str], None]
+    report: Report
 
     def locate(self, dtype: torch.dtype) -> TargetFiles:
         return locate_target(self.model, self.cache_dir, dtype, self.report)

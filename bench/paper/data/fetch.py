@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from server.errors import CheckpointError
+from server.report import Report
 
 HOME = "https://raw.githubusercontent.com"
 _AUTHORS = (
@@ -96,9 +97,7 @@ SETS = (
 )
 
 
-def fetch_sets(
-    folder: Path, home: str, report: Callable[[str], None], sets: Sequence[PublicSet] = SETS
-) -> None:
+def fetch_sets(folder: Path, home: str, report: Report, sets: Sequence[PublicSet] = SETS) -> None:
     """Writes NAME.jsonl of each set into the folder; what is there already is left as it is.
 
     Args:

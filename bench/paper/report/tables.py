@@ -41,7 +41,7 @@ class DataCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Evaluation:
     """All results."""
 
     about: About
@@ -62,9 +62,9 @@ class Report:
         return list(self.sets) if row == MEAN else [row]
 
 
-def markdown(report: Report) -> str:
+def markdown(evaluation: Evaluation) -> str:
     """The whole report."""
-    about = report.about
+    about = evaluation.about
     versions = ", ".join(f"{name} {version}" for name, version in about.versions.items())
     runs = f" Measured in {len(about.resumed) + 1} runs." if about.resumed else ""
     parts = [
@@ -73,24 +73,24 @@ def markdown(report: Report) -> str:
         f"{about.device if about.device != 'cpu' else about.processor}, {about.num_threads} "
         f"threads, {versions}. {about.started}.{runs}\n\n    {about.command}",
         "## Summary",
-        summary(report.rows, MEAN),
+        summary(evaluation.rows, MEAN),
         "## Data",
-        _data(report),
+        _data(evaluation),
         "## Acceptance rate α, relative cost c, expected speedup",
-        _table_1(report),
+        _table_1(evaluation),
         "## Acceptance by position",
-        _positions(report),
+        _positions(evaluation),
         "## Wall-time speedup and tokens per step",
-        _table_2(report),
-        _comparisons(report),
+        _table_2(evaluation),
+        _comparisons(evaluation),
         _NOTES,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _data(report: Report) -> str:
+def _data(evaluation: Evaluation) -> str:
     header = ("data set", "prompts in the file", "measured", "left out", "in the training text")
-    found = report.contamination
+    found = evaluation.contamination
     rows = [
         (
             name,
@@ -99,16 +99,16 @@ def _data(report: Report) -> str:
             str(counts.num_left_out),
             f"{len(found.found[name])} of {counts.num_chosen}" if found else "not checked",
         )
-        for name, counts in report.data.items()
+        for name, counts in evaluation.data.items()
     ]
-    return f"{table(header, rows)}\n\n{_contamination(report)}"
+    return f"{table(header, rows)}\n\n{_contamination(evaluation)}"
 
 
-def _contamination(report: Report) -> str:
-    found = report.contamination
+def _contamination(evaluation: Evaluation) -> str:
+    found = evaluation.contamination
     if found is None:
         return "Whether the draft was trained on these prompts was not checked (`--trained-on`)."
-    total = sum(counts.num_chosen for counts in report.data.values())
+    total = sum(counts.num_chosen for counts in evaluation.data.values())
     text = f"{found.num_found} of {total} prompts occur in the training text"
     text = f"**{text}**" if found.num_found else text
     rest = f"{found.num_without_prompt:,} lines of plain text were not compared"
@@ -116,7 +116,7 @@ def _contamination(report: Report) -> str:
     return f"{text} ({compared}{'; ' + rest if found.num_without_prompt else ''})."
 
 
-def _table_1(report: Report) -> str:
+def _table_1(evaluation: Evaluation) -> str:
     header = ("data set", "draft", "α %", "c %", "expected speedup")
     paper = (f"α %, {_PAPER}", "c %, paper", "expected, paper")
     rows = [
@@ -126,9 +126,9 @@ def _table_1(report: Report) -> str:
             percent(chain.acceptance),
             percent(chain.relative_cost),
             number(chain.expected_speedup),
-            *_published_chain(method, report.of(name)),
+            *_published_chain(method, evaluation.of(name)),
         )
-        for name, figures in report.rows
+        for name, figures in evaluation.rows
         for method, entry in figures.methods.items()
         if (chain := entry.chain) is not None
     ]
@@ -146,10 +146,10 @@ def _published_chain(method: MethodName, sets: Sequence[str]) -> tuple[str, str,
     return joined(acceptance, ".1f"), cost, joined(expected, ".2f")
 
 
-def _positions(report: Report) -> str:
+def _positions(evaluation: Evaluation) -> str:
     header = ("data set", "measure", *(str(i + 1) for i in range(CHAIN_DEPTH)), "all")
     rows = list[tuple[str, ...]]()
-    for name, figures in report.rows:
+    for name, figures in evaluation.rows:
         for method, entry in figures.methods.items():
             if entry.chain is not None:
                 by_position = entry.chain.acceptance_by_position
@@ -162,7 +162,7 @@ def _positions(report: Report) -> str:
     return table(header, rows)
 
 
-def _table_2(report: Report) -> str:
+def _table_2(evaluation: Evaluation) -> str:
     header = (
         *("data set", "method", "tokens/step", "speedup", "p", "tokens/s"),
         *("rows/step", "draft ms/step", "verify ms", "other ms", "answers ≠ plain"),
@@ -179,11 +179,11 @@ def _table_2(report: Report) -> str:
             f"{entry.nodes_per_step:.1f}",
             *_parts(method, entry.draft_ms, entry.verify_ms, entry.other_ms),
             f"{entry.num_differing} of {figures.num_prompts}",
-            joined(mean_of(report.of(name), published.SPEEDUPS.get(method, {})), ".2f") or NONE,
+            joined(mean_of(evaluation.of(name), published.SPEEDUPS.get(method, {})), ".2f") or NONE,
             cell(published.TOKENS_PER_STEP.get(method, {}).get(name)),
             cell(published.DRAFT_MS.get(method)) if name == "mt_bench" else NONE,
         )
-        for name, figures in report.rows
+        for name, figures in evaluation.rows
         for method, entry in figures.methods.items()
     ]
     return table(header, rows)
@@ -194,10 +194,10 @@ def _parts(method: MethodName, *milliseconds: float) -> Iterable[str]:
     return (NONE if method == "plain" else f"{value:.2f}" for value in milliseconds)
 
 
-def _comparisons(report: Report) -> str:
+def _comparisons(evaluation: Evaluation) -> str:
     rows = [
         (name, number(found.speedup), p_value(found.p_value))
-        for name, figures in report.rows
+        for name, figures in evaluation.rows
         if (found := figures.cape_against_chain) is not None
     ]
     found_table = table(("data set", "time of the chain / time of CaPE", "p"), rows)

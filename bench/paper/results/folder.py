@@ -6,18 +6,16 @@ earlier-1 …          the same of earlier evaluations: of another draft, other 
 """
 
 import os
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 
 from bench.paper.results.journal import Identity, Journal
 from server.errors import CheckpointError, ConfigError
+from server.report import Report
 from weights.locks import open_locked
 
 JOURNAL, FIGURES, TABLES = "eval.jsonl", "eval.json", "eval.md"
-
-Report = Callable[[str], None]
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from bench.paper.data.contamination import Contamination
 from bench.paper.data.sets import DataSets
 from bench.paper.measure.about import About
 from bench.paper.report.figures import PromptResult, SetFigures, set_figures, usable
-from bench.paper.report.tables import DataCounts, Report, markdown
+from bench.paper.report.tables import DataCounts, Evaluation, markdown
 from bench.paper.results.folder import ResultsFolder
 from bench.paper.results.journal import RoundKey, round_key
 from bench.paper.results.records import in_short
@@ -41,7 +41,7 @@ class Results:
         }
         self._due = time.monotonic() + _WRITE_SECONDS
         self._figures: dict[str, tuple[int, SetFigures]] = {}
-        self._report: Report | None = None
+        self._report: Evaluation | None = None
         self._num_reported = -1
 
     @property
@@ -58,7 +58,7 @@ class Results:
         """In the file's order."""
         return [self._rounds[key] for key in self._keys[data_set] if key in self._rounds]
 
-    def report(self) -> Report:
+    def report(self) -> Evaluation:
         """Reports what is measured so far; sets of which nothing is are left out."""
         if self._report is None or self._num_reported != self.num_done:
             self._num_reported = self.num_done
@@ -86,7 +86,7 @@ class Results:
         if time.monotonic() >= self._due:
             self.write()
 
-    def _make_report(self) -> Report:
+    def _make_report(self) -> Evaluation:
         measured = {name: found for name in self.sets if (found := self.measured(name))}
         sets = {name: usable(found) for name, found in measured.items()}
         figures = {name: self._set_figures(name, found) for name, found in sets.items()}
@@ -100,7 +100,7 @@ class Results:
             )
             for name, of_set in self.sets.items()
         }
-        return Report(self.about, data, self.contamination, figures, mean)
+        return Evaluation(self.about, data, self.contamination, figures, mean)
 
     def _set_figures(self, name: str, found: list[PromptResult]) -> SetFigures:
         """Works out a set's figures; those of a complete set only once."""

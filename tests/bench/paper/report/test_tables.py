@@ -5,7 +5,7 @@ from dataclasses import replace
 from bench.paper.data.contamination import Contamination
 from bench.paper.measure.about import About
 from bench.paper.report.figures import set_figures
-from bench.paper.report.tables import MEAN, DataCounts, Report, markdown
+from bench.paper.report.tables import MEAN, DataCounts, Evaluation, markdown
 from tests.bench.paper.made import chain, plain, result
 
 ABOUT = About(
@@ -25,7 +25,7 @@ ABOUT = About(
 )
 
 
-def report(*names: str, contamination: Contamination | None = None) -> Report:
+def report(*names: str, contamination: Contamination | None = None) -> Evaluation:
     prompts = [
         result(
             "a",
@@ -43,7 +43,7 @@ def report(*names: str, contamination: Contamination | None = None) -> Report:
     sets = {name: set_figures([prompts]) for name in names}
     data = dict.fromkeys(names, DataCounts(200, 3, 3, 1))
     mean = set_figures([prompts] * len(names)) if len(names) > 1 else None
-    return Report(ABOUT, data, contamination, sets, mean)
+    return Evaluation(ABOUT, data, contamination, sets, mean)
 
 
 def row(text: str, *first: str) -> list[str]:

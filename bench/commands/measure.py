@@ -12,7 +12,7 @@ from server.errors import ConfigError
 
 
 def bench_app() -> typer.Typer:
-    """`bench` alone, and `bench peers`."""
+    """Makes `bench` alone and `bench peers`."""
     app = make_typer(name="bench")
     app.callback(invoke_without_command=True, cls=Group, context_settings=HELP_NAMES)(bench)
     app.command("peers", cls=Command, context_settings=HELP_NAMES)(peers)

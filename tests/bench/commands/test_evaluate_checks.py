@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from server.cli.evaluate_checks import check_ablation, check_evaluation
+from bench.commands.evaluate import check_ablation, check_evaluation
 from server.config import ModelSettings, load_settings
 from server.errors import ConfigError
 
