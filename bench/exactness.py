@@ -16,13 +16,13 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.engine import POLICIES, encode_chat, load, running
 from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
 from server.engine.types import PolicyName, Request, RequestId, SamplingParams, SpeculationParams
-from server.loading.model import LoadedModel, build_model
+from server.loading.model import LoadedModel
 from weights.train.text.json_lines import line_error, read_json_lines
 
-POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "beam", "auto")
 OFF = SpeculationParams(policy="off")
 
 
@@ -39,10 +39,10 @@ def main(
 ) -> None:
     """Count answers that speculation changed."""
     settings = load_settings(ModelSettings, draft=draft, dtype=dtype)
-    model = build_model(settings, report, lambda stats: None)
+    model = load(settings)
     per_file = -(-limit // len(files))
     chats = [chat for path in files for chat in _chats(path, per_file)][:limit]
-    prompts = [encode(model, chat) for chat in chats]
+    prompts = [encode_chat(model, chat) for chat in chats]
     policies = [SpeculationParams(policy=name) for name in _checked(policy)]
     print(
         json.dumps(asyncio.run(compare(model, prompts, policies, new_tokens, at_once or (1, 16))))
@@ -65,12 +65,6 @@ def _chats(path: Path, count: int) -> list[Any]:
     return chats
 
 
-def encode(model: LoadedModel, messages: Any) -> tuple[int, ...]:
-    """The prompt of a chat, by the model's template."""
-    text = model.chat_template.render(messages)
-    return tuple(model.tokenizer.encode(text, add_special_tokens=False))
-
-
 async def compare(
     model: LoadedModel,
     prompts: Sequence[tuple[int, ...]],
@@ -82,8 +76,7 @@ async def compare(
     model's engine."""
     counts = {"prompts": len(prompts), "new_tokens": new_tokens}
     ways = [(policy, places) for places in at_once for policy in policies]
-    model.engine.start()
-    try:
+    async with running(model):
         for name, params in (
             ("greedy", SamplingParams(max_tokens=new_tokens, temperature=0.0)),
             ("seeded", SamplingParams(max_tokens=new_tokens, temperature=1.0, top_p=0.9, seed=1)),
@@ -97,8 +90,6 @@ async def compare(
                 differ = sum(a != b for a, b in zip(plain, answers, strict=True))
                 counts[f"{name} {speculation.policy} at {places} differ"] = differ
                 report(f"{name}, {speculation.policy}, {places} at once: {differ} differ")
-    finally:
-        await model.engine.stop()
     return counts
 
 

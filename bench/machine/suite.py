@@ -15,8 +15,9 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from bench.engine import encode_question, load
 from bench.machine.limits import Limits, measure_limits
-from bench.machine.speculation import policies_json, print_policies, run_blocking
+from bench.machine.speculation import measure_policies, policies_json, print_policies
 from bench.machine.transformers_peer import TransformersPeer
 from bench.prompts import PROMPTS
 from bench.served import Served, Server
@@ -26,7 +27,7 @@ from server.cli.terminal import report
 from server.config import ModelSettings, ServerSettings, as_given, load_settings
 from server.engine.types import Request, RequestId, SamplingParams
 from server.loading.machine import default_threads, pick_device, pick_dtype
-from server.loading.model import LoadedModel, build_model
+from server.loading.model import LoadedModel
 from server.loading.target import choose_form, read_target
 from server.models.layers import Placement
 from weights.blocks import BLOCKS_FILE
@@ -67,10 +68,10 @@ def run_suite(
 
 def _speculation(settings: ModelSettings, new_tokens: int, rounds: int) -> dict[str, Any]:
     """Plain decoding against each policy; prints its table."""
-    model = build_model(settings.model_copy(update={"draft": "ngram"}), report, lambda stats: None)
+    model = load(settings.model_copy(update={"draft": "ngram"}))
     if model.speculator is None:
         raise RuntimeError("built with a draft, but without a speculator")
-    policies = run_blocking(model, model.speculator, new_tokens, rounds, HIT_RATE)
+    policies = asyncio.run(measure_policies(model, model.speculator, new_tokens, rounds, HIT_RATE))
     print_policies(policies, HIT_RATE)
     return policies_json(policies, HIT_RATE)
 
@@ -102,17 +103,12 @@ async def _ours(model: LoadedModel, streams: int, new_tokens: int) -> float:
     async def answer(index: int) -> int:
         params = SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
         request_id = RequestId(f"bench-{time.monotonic_ns()}-{index}")
-        request = Request(request_id, _encode(model, PROMPTS[index]), params)
+        request = Request(request_id, encode_question(model, PROMPTS[index]), params)
         return sum([len(output.token_ids) async for output in model.engine.generate(request)])
 
     started = time.perf_counter()
     counts = await asyncio.gather(*(answer(i) for i in range(streams)))
     return sum(counts) / (time.perf_counter() - started)
-
-
-def _encode(model: LoadedModel, prompt: str) -> tuple[int, ...]:
-    text = model.chat_template.render([{"role": "user", "content": prompt}])
-    return tuple(model.tokenizer.encode(text, add_special_tokens=False))
 
 
 def _transformers(settings: ModelSettings) -> TransformersPeer:

@@ -15,12 +15,13 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from bench.paper.results.folder import write_whole
+from bench.paper.report import cells
 from server.cli.terminal import report, stderr
 from server.config import ModelSettings
 from server.errors import ConfigError
 from server.loading.machine import pick_device
 from server.loading.target import locate_target
+from weights.files import write_whole
 from weights.train.config import Precision, TrainConfig
 from weights.train.features.store import FeatureStore, Shard, read_key
 from weights.train.features.target import TrainTarget
@@ -154,8 +155,7 @@ def table(results: Results) -> str:
         *(f"delay {delay + 1}" for delay in range(delays)),
         *("tokens per step, chain", "loss"),
     )
-    lines = [header, ["---"] * len(header)]
-    lines += [
+    rows = [
         (
             *(variant.label, _hidden(variant)),
             *(f"{100 * share:.1f}" for share in found.agreement),
@@ -163,7 +163,7 @@ def table(results: Results) -> str:
         )
         for variant, found in results
     ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return cells.table(header, rows)
 
 
 def _train_config(options: AblationOptions, variant: Variant) -> TrainConfig:

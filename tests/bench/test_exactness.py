@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from bench.exactness import OFF, compare, encode
+from bench.engine import encode_chat
+from bench.exactness import OFF, compare
 from server.config import ModelSettings, load_settings
 from server.engine.types import SpeculationParams
 from server.loading.model import build_model
@@ -23,7 +24,9 @@ QUESTIONS = (
 
 def test_speculation_and_company_change_no_token_of_the_default_model() -> None:
     model = build_model(load_settings(ModelSettings), lambda line: None, lambda stats: None)
-    prompts = [encode(model, [{"role": "user", "content": question}]) for question in QUESTIONS]
+    prompts = [
+        encode_chat(model, [{"role": "user", "content": question}]) for question in QUESTIONS
+    ]
     policies = [OFF, *(SpeculationParams(policy=name) for name in ("auto", "chain", "cape"))]
     found = asyncio.run(compare(model, prompts, policies, 48, (1, len(prompts))))
     differing = {name: count for name, count in found.items() if name.endswith("differ")}

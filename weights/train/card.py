@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from server.errors import CheckpointError
+from weights.files import write_whole
 from weights.train.config import TrainConfig
 from weights.train.fit.validate import Validation
 from weights.train.text.json_lines import read_json_lines
@@ -73,7 +74,7 @@ def write_card(config: TrainConfig, target: str, trained: Trained, command: str)
         f"## Command\n\n    {command}",
     ]
     path = config.out / FILE
-    _write(path, "\n\n".join(parts) + "\n")
+    write_whole(path, "\n\n".join(parts) + "\n")
     return path
 
 
@@ -91,7 +92,7 @@ def write_measured(folder: Path, markdown: str) -> Path:
         raise CheckpointError(path, str(error)) from None
     kept = re.split(rf"^{_MEASURED}$", card, maxsplit=1, flags=re.MULTILINE)[0].rstrip()
     deeper = re.sub(r"^#", "###", markdown.strip(), flags=re.MULTILINE)
-    _write(path, f"{kept}\n\n{_MEASURED}\n\n{deeper}\n")
+    write_whole(path, f"{kept}\n\n{_MEASURED}\n\n{deeper}\n")
     return path
 
 
@@ -146,13 +147,3 @@ def _held_out(found: Validation | None) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(path, f"can't be written: {error}") from None

@@ -17,7 +17,7 @@ from types import TracebackType
 
 from server.errors import CheckpointError, ConfigError
 from weights.checkpoint import read_json
-from weights.locks import open_locked
+from weights.files import open_locked, write_whole
 
 Identity = Mapping[str, str | int | None]
 """Setting → value; what the files of a work folder depend on."""
@@ -134,10 +134,5 @@ class StageClock:
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Whole or not at all."""
-    draft = path.with_suffix(".tmp")
-    try:
-        draft.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise CheckpointError(path, error.strerror or str(error)) from None
+    """Whole or not at all. Raises CheckpointError where it can't."""
+    write_whole(path, json.dumps(value, indent=2) + "\n")

@@ -16,6 +16,7 @@ import httpx
 
 from server.errors import CheckpointError
 from server.report import Report
+from weights.files import write_whole
 
 HOME = "https://raw.githubusercontent.com"
 _AUTHORS = (
@@ -117,7 +118,8 @@ def fetch_sets(folder: Path, home: str, report: Report, sets: Sequence[PublicSet
                 report(f"{path}: is there")
                 continue
             lines = _fetch(client, f"{home.rstrip('/')}/{public.path}", public)
-            _write(path, lines)
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            write_whole(path, text)
             report(f"{path}: {len(lines)} prompts")
 
 
@@ -149,14 +151,3 @@ def _download(client: httpx.Client, url: str) -> str:
             if len(body) > _MOST_BYTES:
                 raise ValueError("far more than any of the sets has")
     return body.decode()
-
-
-def _write(path: Path, lines: Sequence[Line]) -> None:
-    """Under another name until it is whole."""
-    partial = path.with_suffix(".partial")
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(path, f"can't be written: {error.strerror}") from None

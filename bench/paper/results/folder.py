@@ -13,23 +13,9 @@ from types import TracebackType
 from bench.paper.results.journal import Identity, Journal
 from server.errors import CheckpointError, ConfigError
 from server.report import Report
-from weights.locks import open_locked
+from weights.files import open_locked, write_whole
 
 JOURNAL, FIGURES, TABLES = "eval.jsonl", "eval.json", "eval.md"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a file at once: a reader, or a kill, never meets half of it.
-
-    Raises:
-        CheckpointError: it can't be written.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(path, f"can't be written: {error.strerror or error}") from None
 
 
 class ResultsFolder:
