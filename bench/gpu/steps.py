@@ -24,6 +24,7 @@ from bench.gpu.session import (
 )
 from server.engine.step.inputs import Nodes, StepInputs, build_inputs
 from server.kernels.dispatch import kernels_for
+from server.kernels.types import Caches, DraftStep
 
 _PAPER = {
     "chain of 5, α 0.60": (0.60, 5),
@@ -112,10 +113,11 @@ def measure_draft(session: Session, name: str, pair: Pair, plain: float, found: 
     context, device = min(TINY_CONTEXTS if session.tiny else CONTEXTS), session.device
     blocks = list(range(-(-(context + 1) // BLOCK_SIZE)))
     inputs = build_inputs([Nodes(blocks, context, [1])], BLOCK_SIZE, device)
-    caches = (pair.draft_caches, pair.caches)
+    caches = Caches(pair.draft_caches, pair.caches)
+    step = DraftStep(inputs.token_ids, inputs.batch, (context,), None, 1)
 
     def run() -> object:
-        logits = pair.draft.draft(inputs.token_ids, *caches, inputs.batch, (context,), None, 1)
+        logits = pair.draft.draft(step, caches)
         return kernels_for(logits).top_candidates(logits, 8)
 
     seconds = seconds_of(run, device)

@@ -84,6 +84,24 @@ class GlideWeights:
     """[max_delay, hidden]"""
 
 
+class DraftStep(NamedTuple):
+    """The rows of one drafting step."""
+
+    token_ids: torch.Tensor
+    """[rows] int64"""
+    batch: TreeBatch
+    """For the self-attention: its context is everything committed or drafted before."""
+    verified_lens: tuple[int, ...] | torch.Tensor
+    """Per sequence, how many tokens of the target's KV the glimpse sees, at least 1; a tensor
+    [sequences] where the batch has exact_lens."""
+    hidden: torch.Tensor | None
+    """[rows, target hidden size], the target's final hidden state (normed) at each row's last
+    verified position; None for drafts that don't glimpse it."""
+    delay: int
+    """1 for the token after the last verified one, 2 for the next …; beyond the draft's `max_delay`
+    the embedding of that one serves."""
+
+
 class Roots(NamedTuple):
     """Where chains begin, longest chain first."""
 

@@ -15,8 +15,16 @@ import torch
 
 from server.kernels.dispatch import NativeGlide
 from server.kernels.linear import LinearFn
-from server.kernels.tree import LayerCache, TreeBatch, committed_view, strictly_earlier_view
-from server.kernels.types import Caches, ChainEnds, Chains, CosSin, Filling, Roots
+from server.kernels.tree import TreeBatch, committed_view, strictly_earlier_view
+from server.kernels.types import (
+    Caches,
+    ChainEnds,
+    Chains,
+    CosSin,
+    DraftStep,
+    Filling,
+    Roots,
+)
 from server.models.config import ModelConfig, RopeConfig
 from server.models.decoder_layer import local_config
 from server.models.glide_config import GlideConfig
@@ -69,29 +77,8 @@ class GlideModel(ABC):
             self.cross_rotary = RotaryEmbedding(cross, target.head_dim, device)
 
     @abstractmethod
-    def draft(
-        self,
-        token_ids: torch.Tensor,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-        verified_lens: tuple[int, ...] | torch.Tensor,
-        hidden: torch.Tensor | None,
-        delay: int,
-    ) -> torch.Tensor:
+    def draft(self, step: DraftStep, caches: Caches) -> torch.Tensor:
         """One drafting step; writes the rows' own KV.
-
-        Args:
-            token_ids: [rows] int64.
-            caches: The draft's own layers.
-            target_caches: All layers of the target.
-            batch: For the self-attention: its context is everything committed or drafted before.
-            verified_lens: Per sequence, how many tokens of the target's cache the glimpse sees, at
-                least 1; a tensor [sequences] where the batch has exact_lens.
-            hidden: [rows, target hidden size], the target's final hidden state (normed) at each
-                row's last verified position; needed with `glimpse_hidden` alone.
-            delay: 1 for the token after the last verified one, 2 for the next …; beyond
-                `max_delay` the embedding of that one serves.
 
         Returns:
             Logits [rows, draft_vocab] float32; column c is token `draft_token_ids[c]`. On ranks
@@ -99,13 +86,7 @@ class GlideModel(ABC):
         """
 
     @abstractmethod
-    def fill(
-        self,
-        token_ids: torch.Tensor,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-    ) -> None:
+    def fill(self, token_ids: torch.Tensor, batch: TreeBatch, caches: Caches) -> None:
         """Writes the draft's own KV of committed tokens, chunks of a chain per sequence.
 
         The last layer needs nothing but its keys and values. Layers below it run with a delay of
@@ -116,8 +97,7 @@ class GlideModel(ABC):
         self,
         roots: Roots,
         ends: ChainEnds,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
+        caches: Caches,
         num_candidates: int,
         behind: tuple[torch.Tensor, TreeBatch] | None = None,
     ) -> Chains:
@@ -148,44 +128,24 @@ class FusedGlide(GlideModel):
         super().__init__(pairing)
         self._native = native
 
-    def draft(
-        self,
-        token_ids: torch.Tensor,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-        verified_lens: tuple[int, ...] | torch.Tensor,
-        hidden: torch.Tensor | None,
-        delay: int,
-    ) -> torch.Tensor:
-        if isinstance(verified_lens, torch.Tensor):
-            raise ValueError("native kernels take lengths that the host knows")
-        cached, angles = Caches(caches, target_caches), self._angles(batch.positions)
-        return self._native.logits(token_ids, cached, batch, verified_lens, angles, hidden, delay)
+    def draft(self, step: DraftStep, caches: Caches) -> torch.Tensor:
+        return self._native.logits(step, caches, self._angles(step.batch.positions))
 
-    def fill(
-        self,
-        token_ids: torch.Tensor,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-    ) -> None:
-        self._native.fill(self._filling(token_ids, batch), caches)
+    def fill(self, token_ids: torch.Tensor, batch: TreeBatch, caches: Caches) -> None:
+        self._native.fill(self._filling(token_ids, batch), caches.own)
 
     def draft_chains(
         self,
         roots: Roots,
         ends: ChainEnds,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
+        caches: Caches,
         num_candidates: int,
         behind: tuple[torch.Tensor, TreeBatch] | None = None,
     ) -> Chains:
         filling = None if behind is None else self._filling(*behind)
         offsets = torch.arange(int(roots.depths[0]))[:, None]
         angles = self._angles((roots.starts + offsets).flatten())
-        cached = Caches(caches, target_caches)
-        return self._native.chains(roots, ends, cached, angles, num_candidates, filling)
+        return self._native.chains(roots, ends, caches, angles, num_candidates, filling)
 
     def _filling(self, token_ids: torch.Tensor, batch: TreeBatch) -> Filling:
         return Filling(token_ids, batch, self.rotary(batch.positions, torch.float32))
@@ -212,56 +172,36 @@ class LayeredGlide(GlideModel):
         self.ends = ends
         self.layers = layers
 
-    def draft(
-        self,
-        token_ids: torch.Tensor,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-        verified_lens: tuple[int, ...] | torch.Tensor,
-        hidden: torch.Tensor | None,
-        delay: int,
-    ) -> torch.Tensor:
-        x = self._embed(token_ids)
-        step = self._step(x, target_caches, batch, committed_view(batch, verified_lens))
-        hint = self._hint(hidden, delay)
+    def draft(self, step: DraftStep, caches: Caches) -> torch.Tensor:
+        x = self._embed(step.token_ids)
+        shared = self._shared(step.batch, committed_view(step.batch, step.verified_lens), caches)
+        hint = self._hint(step.hidden, step.delay)
         last = len(self.layers) - 1
-        for index, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
-            x = layer.run(x, cache, step, hint if index == last else None)
+        for index, (layer, cache) in enumerate(zip(self.layers, caches.own, strict=True)):
+            x = layer.run(x, cache, shared, hint if index == last else None)
         norm = self.ends.norm
         logits = self.ends.apply_head(x if norm is None else norm(x))
         return self.placement.shard.gather_columns(logits, self.config.num_draft_tokens)
 
-    def fill(
-        self,
-        token_ids: torch.Tensor,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-    ) -> None:
+    def fill(self, token_ids: torch.Tensor, batch: TreeBatch, caches: Caches) -> None:
         x = self._embed(token_ids)
-        *lower, last = zip(self.layers, caches, strict=True)
+        *lower, last = zip(self.layers, caches.own, strict=True)
         if not lower:
             last[0].write(x, self.rotary(batch.positions, x.dtype), last[1], batch)
             return
-        step = self._step(x, target_caches, batch, strictly_earlier_view(batch))
+        shared = self._shared(batch, strictly_earlier_view(batch), caches)
         for layer, cache in lower:
-            x = layer.run(x, cache, step, None)
-        last[0].write(x, step.cos_sin, last[1], batch)
+            x = layer.run(x, cache, shared, None)
+        last[0].write(x, shared.cos_sin, last[1], batch)
 
     def _embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         shard, vocab_size = self.placement.shard, self.target.vocab_size
         return shard.lookup(self.ends.embedding, token_ids, vocab_size).to(self.placement.dtype)
 
-    def _step(
-        self,
-        x: torch.Tensor,
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-        glimpse: TreeBatch,
-    ) -> GlideStep:
-        angles = self._angles(batch.positions, x.dtype)
-        return GlideStep(*angles, batch, glimpse, target_caches)
+    def _shared(self, batch: TreeBatch, glimpse: TreeBatch, caches: Caches) -> GlideStep:
+        """glimpse: the rows' view of the target's KV."""
+        angles = self._angles(batch.positions, self.placement.dtype)
+        return GlideStep(*angles, batch, glimpse, caches.target)
 
     def _hint(self, hidden: torch.Tensor | None, delay: int) -> torch.Tensor | None:
         """[rows, hidden]"""

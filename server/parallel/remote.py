@@ -10,7 +10,7 @@ import torch
 
 from server.engine.step.kv_cache import copy_kv
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import ChainEnds, Roots
+from server.kernels.types import Caches, ChainEnds, DraftStep, Roots
 from server.models.glide import GlideModel
 from server.models.llama import LlamaModel
 from server.parallel.calls import Call, CallName
@@ -52,41 +52,23 @@ class RemoteGlide:
         self.draft_token_ids = model.draft_token_ids
         self.glimpse_hidden = model.glimpse_hidden
 
-    def draft(
-        self,
-        token_ids: torch.Tensor,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-        verified_lens: tuple[int, ...],
-        hidden: torch.Tensor | None,
-        delay: int,
-    ) -> torch.Tensor:
-        numbers = batch_numbers(batch) | {"verified_lens": verified_lens, "delay": (delay,)}
-        call = Call("glide", (token_ids, *batch_tensors(batch), hidden), numbers)
-        return self.workers.make(
-            call,
-            lambda: self.model.draft(
-                token_ids, caches, target_caches, batch, verified_lens, hidden, delay
-            ),
-        )
+    def draft(self, step: DraftStep, caches: Caches) -> torch.Tensor:
+        if isinstance(step.verified_lens, torch.Tensor):
+            raise ValueError("the ranks take lengths that the host knows")
+        lens = {"verified_lens": step.verified_lens, "delay": (step.delay,)}
+        tensors = step.token_ids, *batch_tensors(step.batch), step.hidden
+        call = Call("glide", tensors, batch_numbers(step.batch) | lens)
+        return self.workers.make(call, lambda: self.model.draft(step, caches))
 
-    def fill(
-        self,
-        token_ids: torch.Tensor,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-    ) -> None:
+    def fill(self, token_ids: torch.Tensor, batch: TreeBatch, caches: Caches) -> None:
         call = Call("fill", (token_ids, *batch_tensors(batch)), batch_numbers(batch))
-        self.workers.make(call, lambda: self.model.fill(token_ids, caches, target_caches, batch))
+        self.workers.make(call, lambda: self.model.fill(token_ids, batch, caches))
 
     def draft_chains(
         self,
         roots: Roots,
         ends: ChainEnds,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
+        caches: Caches,
         num_candidates: int,
         behind: tuple[torch.Tensor, TreeBatch] | None,
     ) -> NoReturn:

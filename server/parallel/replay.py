@@ -8,6 +8,7 @@ import torch
 
 from server.engine.step.kv_cache import copy_kv
 from server.kernels.tree import LayerCache, TreeBatch
+from server.kernels.types import Caches, DraftStep
 from server.models.glide import GlideModel
 from server.models.llama import LlamaModel
 from server.parallel.calls import Call, receive
@@ -24,6 +25,10 @@ class Replayed:
     caches: Sequence[LayerCache]
     draft: GlideModel | LlamaModel | None = None
     draft_caches: Sequence[LayerCache] = ()
+
+    @property
+    def _kv(self) -> Caches:
+        return Caches(self.draft_caches, self.caches)
 
     def run(self, call: Call) -> None:
         """Makes a call; what it returns is rank 0's business."""
@@ -45,22 +50,13 @@ class Replayed:
             case "draft_logits", LlamaModel() as model:
                 model.logits(first)
             case "fill", GlideModel() as glide:
-                glide.fill(first, self.draft_caches, self.caches, _batch(call))
+                glide.fill(first, _batch(call), self._kv)
             case "glide", GlideModel() as glide:
-                self._glide(glide, call)
+                lens, delay = call.numbers["verified_lens"], call.numbers["delay"][0]
+                step = DraftStep(first, _batch(call), tuple(lens), call.tensors[5], delay)
+                glide.draft(step, self._kv)
             case _:
                 raise RuntimeError(f"this worker has no draft for {call.name!r}")
-
-    def _glide(self, glide: GlideModel, call: Call) -> None:
-        glide.draft(
-            _given(call.tensors[0]),
-            self.draft_caches,
-            self.caches,
-            _batch(call),
-            tuple(call.numbers["verified_lens"]),
-            call.tensors[5],
-            call.numbers["delay"][0],
-        )
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from server.kernels.tree import LayerCache
+from server.kernels.types import Caches, DraftStep
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide_parameters import GlideParameters
 from server.models.layers import Placement
@@ -71,6 +72,7 @@ class PagedDraft:
         config, target = draft.config, draft.target
         self.caches = [self._cache(config) for _ in range(config.num_layers)]
         self.target_caches = [self._cache(target) for _ in range(target.num_layers)]
+        self.kv = Caches(self.caches, self.target_caches)
         for table, layers in zip(self.tables, targets, strict=True):
             for cache, kv in zip(self.target_caches, layers, strict=True):
                 for pool, tokens in zip(cache, kv, strict=True):
@@ -82,9 +84,7 @@ class PagedDraft:
         return LayerCache(*(tensor.to(self.dtype) for tensor in garbage_cache(*sizes)))
 
     def fill(self, *step: Nodes) -> None:
-        self.model.fill(
-            _ids(step), self.caches, self.target_caches, tree_batch(self.tables, BLOCK, step)
-        )
+        self.model.fill(_ids(step), tree_batch(self.tables, BLOCK, step), self.kv)
 
     def draft(
         self, *step: Nodes, verified: Sequence[int], hidden: torch.Tensor | None = None,
@@ -92,9 +92,8 @@ class PagedDraft:
     ) -> torch.Tensor:  # fmt: skip
         """hidden: [rows, target hidden size]"""
         batch = tree_batch(self.tables, BLOCK, step)
-        return self.model.draft(
-            _ids(step), self.caches, self.target_caches, batch, tuple(verified), hidden, delay
-        )
+        rows = DraftStep(_ids(step), batch, tuple(verified), hidden, delay)
+        return self.model.draft(rows, self.kv)
 
     def own_kv(self, sequence: int, length: int) -> torch.Tensor:
         """[layers, 2, length, kv_heads, head_dim]"""

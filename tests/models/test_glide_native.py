@@ -114,8 +114,7 @@ def chains(
             torch.tensor([0.0, 0.5]),
             torch.tensor([1.0, 0.5]),
         ),
-        paged.caches,
-        paged.target_caches,
+        paged.kv,
         num_candidates=8,
         behind=behind,
     )

@@ -26,6 +26,7 @@ from server.engine.step.host.verify import Model
 from server.engine.step.inputs import Nodes, StepInputs, build_inputs
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
+from server.kernels.types import Caches, DraftStep
 from server.models.glide import GlideModel
 
 _PREFILL_ROWS = 256
@@ -136,7 +137,7 @@ class TeacherForced:
             end = min(start + _PREFILL_ROWS, len(token_ids) - 1)
             inputs = self._inputs([Nodes(range(end), start, token_ids[start:end])])
             hidden.append(self.target(inputs.token_ids, target_caches, inputs.batch))
-            self.glide.fill(inputs.token_ids, caches, target_caches, inputs.batch)
+            self.glide.fill(inputs.token_ids, inputs.batch, Caches(caches, target_caches))
         return _Text(token_ids, self.depth, caches, target_caches, torch.cat(hidden))
 
     def _target_probs(self, text: _Text, batch: range) -> torch.Tensor:
@@ -155,15 +156,8 @@ class TeacherForced:
         hidden = None
         if self.glide.glimpse_hidden:
             hidden = text.hidden[[root - 1 for root in roots]]
-        return self.glide.draft(
-            inputs.token_ids,
-            text.caches,
-            text.target_caches,
-            inputs.batch,
-            tuple(roots),
-            hidden,
-            delay,
-        )
+        step = DraftStep(inputs.token_ids, inputs.batch, tuple(roots), hidden, delay)
+        return self.glide.draft(step, Caches(text.caches, text.target_caches))
 
     def _inputs(self, nodes: Sequence[Nodes]) -> StepInputs:
         return build_inputs(nodes, block_size=1, device=self.device)

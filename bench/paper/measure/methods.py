@@ -161,9 +161,9 @@ def _small_model(
         raise RuntimeError("the target is no Llama-family model")
     if name in ("none", "ngram", "auto"):
         raise ConfigError("draft_model", name, "expected a small language model")
-    placement = Placement(glide.device, glide.caches[0].keys.dtype)
+    placement = Placement(glide.device, glide.caches.own[0].keys.dtype)
     folder = locate_draft(name, settings, placement, report)
     draft, shape = load_draft_model(folder, target.config, placement, None, report)
-    num_blocks = len(glide.caches[0].keys)
+    num_blocks = len(glide.caches.own[0].keys)
     caches = allocate_kv(shape, num_blocks, glide.block_size, glide.device)
     return ModelDrafter(draft, caches, glide.block_size, glide.device)

@@ -12,7 +12,7 @@ from server.engine.speculation.proposal import NUM_CANDIDATES, Proposal
 from server.engine.step.inputs import StepInputs, block_tables
 from server.engine.types import RequestId
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import ChainEnds, Chains, Roots
+from server.kernels.types import Caches, ChainEnds, Chains, DraftStep, Roots
 
 
 class Glide(Protocol):
@@ -28,30 +28,14 @@ class Glide(Protocol):
         self,
         roots: Roots,
         ends: ChainEnds,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
+        caches: Caches,
         num_candidates: int,
         behind: tuple[torch.Tensor, TreeBatch] | None,
     ) -> Chains: ...
 
-    def draft(
-        self,
-        token_ids: torch.Tensor,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-        verified_lens: tuple[int, ...],
-        hidden: torch.Tensor | None,
-        delay: int,
-    ) -> torch.Tensor: ...
+    def draft(self, step: DraftStep, caches: Caches) -> torch.Tensor: ...
 
-    def fill(
-        self,
-        token_ids: torch.Tensor,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-    ) -> None: ...
+    def fill(self, token_ids: torch.Tensor, batch: TreeBatch, caches: Caches) -> None: ...
 
 
 class GlideDrafter(NeuralDrafter):
@@ -72,8 +56,7 @@ class GlideDrafter(NeuralDrafter):
     ) -> None:
         super().__init__(block_size, device)
         self.model = model
-        self.caches = caches
-        self.target_caches = target_caches
+        self.caches = Caches(caches, target_caches)
         self._hidden: dict[RequestId, torch.Tensor] = {}
         """The target's final hidden state at the last committed position."""
 
@@ -112,7 +95,7 @@ class GlideDrafter(NeuralDrafter):
             torch.tensor(stop.chance.slopes),
         )
         found = self.model.draft_chains(
-            *(roots, ends, self.caches, self.target_caches, num_candidates),
+            *(roots, ends, self.caches, num_candidates),
             None if behind is None else (behind.token_ids, behind.batch),
         )
         token_ids, confidences, lengths = (part.tolist() for part in found)
@@ -144,19 +127,14 @@ class GlideDrafter(NeuralDrafter):
         sequences: Sequence[PlannedSequence],
         depth: int,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        logits = self.model.draft(
-            inputs.token_ids,
-            self.caches,
-            self.target_caches,
-            inputs.batch,
-            tuple(sequence.num_computed for sequence in sequences),
-            self._hidden_rows(inputs, sequences),
-            depth,
-        )
+        verified_lens = tuple(sequence.num_computed for sequence in sequences)
+        hidden = self._hidden_rows(inputs, sequences)
+        step = DraftStep(inputs.token_ids, inputs.batch, verified_lens, hidden, depth)
+        logits = self.model.draft(step, self.caches)
         return logits[rows], self.model.draft_token_ids
 
     def _fill(self, inputs: StepInputs) -> None:
-        self.model.fill(inputs.token_ids, self.caches, self.target_caches, inputs.batch)
+        self.model.fill(inputs.token_ids, inputs.batch, self.caches)
 
     def _hidden_rows(
         self, inputs: StepInputs, sequences: Sequence[PlannedSequence]

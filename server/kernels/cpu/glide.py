@@ -17,12 +17,13 @@ from server.kernels.cpu.steps import (
     pointer,
 )
 from server.kernels.quantized import GROUP, QuantizedWeight, Weight
-from server.kernels.tree import LayerCache, TreeBatch
+from server.kernels.tree import LayerCache
 from server.kernels.types import (
     Caches,
     ChainEnds,
     Chains,
     CosSin,
+    DraftStep,
     Filling,
     GlideShape,
     GlideWeights,
@@ -65,34 +66,30 @@ class NativeGlide:
         self._own, self._glimpsed = CachePointers(), CachePointers(weights.glimpsed)
 
     def logits(
-        self,
-        token_ids: torch.Tensor,
-        caches: Caches,
-        batch: TreeBatch,
-        visible_lens: Sequence[int],
-        cos_sin: tuple[CosSin, CosSin],
-        hidden: torch.Tensor | None,
-        delay: int,
+        self, step: DraftStep, caches: Caches, cos_sin: tuple[CosSin, CosSin]
     ) -> torch.Tensor:
-        """One drafting step; arguments as in `GlideModel.draft`, whose result this is.
+        """One drafting step, as `GlideModel.draft` has it.
 
-        cos_sin: of the self-attention and of the glimpse.
+        Args:
+            cos_sin: of the self-attention and of the glimpse.
         """
+        if isinstance(step.verified_lens, torch.Tensor):
+            raise ValueError("native kernels take lengths that the host knows")
         own, (cross_cos, cross_sin) = cos_sin
-        step = native_step(batch, own)
-        lens = torch.tensor(visible_lens)
+        rows = native_step(step.batch, own)
+        lens = torch.tensor(step.verified_lens)
         cross_cos, cross_sin = cross_cos.contiguous(), cross_sin.contiguous()
-        hidden = self._checked(hidden)
+        hidden = self._checked(step.hidden)
         native = abi.GlideStep(
-            step=step.step,
-            token_ids=pointer(token_ids, torch.int64),
+            step=rows.step,
+            token_ids=pointer(step.token_ids, torch.int64),
             visible_lens=pointer(lens, torch.int64),
             cross_cos=pointer(cross_cos, torch.float32),
             cross_sin=pointer(cross_sin, torch.float32),
             hidden=pointer(hidden, torch.bfloat16),
-            delay=delay,
+            delay=step.delay,
         )
-        logits = torch.empty(len(token_ids), self._num_tokens)
+        logits = torch.empty(len(step.token_ids), self._num_tokens)
         self._library.glidecape_glide_logits(
             self._handle, native, self._caches(caches), logits.data_ptr()
         )

@@ -1,7 +1,5 @@
 """Puts the parts of steps on the device together."""
 
-from typing import cast
-
 import torch
 
 from server.engine.drafters.glide import GlideDrafter
@@ -10,7 +8,7 @@ from server.engine.speculation.calibration import Calibration
 from server.engine.speculation.policies import PolicyConfig
 from server.engine.speculation.tiers import PLAIN, Tier, TierChoice, TierCosts
 from server.engine.step.device.capture import Graphs
-from server.engine.step.device.draft import DeviceDraft, DeviceGlide
+from server.engine.step.device.draft import DeviceDraft
 from server.engine.step.device.expand import Widths
 from server.engine.step.device.runner import GraphRunner
 from server.engine.step.device.seats import DeviceSeats
@@ -45,7 +43,7 @@ def graph_runner(
         if not isinstance(speculator.drafter, GlideDrafter):
             raise ValueError(f"{speculator.drafter.name} does not draft on the device")
         drafter = speculator.drafter
-        draft = DeviceDraft(cast(DeviceGlide, drafter.model), drafter.caches, runner.caches)
+        draft = DeviceDraft(drafter.model, drafter.caches)
     calibration = speculator.auto.calibration if speculator is not None else Calibration()
     choice = TierChoice(costs, calibration, tiers if draft is not None else (PLAIN,))
     columns = -(-(limits.max_model_len + 2 * MOST_NODES) // limits.block_size)

@@ -4,44 +4,18 @@ Its twin is `step/host/draft.py`. Here every sequence is drafted as deep as the 
 nothing is looked up in the text.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
+from server.engine.drafters.glide import Glide
 from server.engine.speculation.proposal import NUM_CANDIDATES
 from server.engine.speculation.tiers import StepShape
 from server.engine.step.device.addresses import Addresses
 from server.engine.step.device.seats import Rows
 from server.kernels.dispatch import kernels_for
-from server.kernels.tree import LayerCache, TreeBatch
-
-
-class DeviceGlide(Protocol):
-    """What is needed of `models/glide.py`; where the host knows no lengths, they are tensors."""
-
-    draft_token_ids: torch.Tensor
-    glimpse_hidden: bool
-
-    def draft(
-        self,
-        token_ids: torch.Tensor,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-        verified_lens: torch.Tensor,
-        hidden: torch.Tensor | None,
-        delay: int,
-    ) -> torch.Tensor: ...
-
-    def fill(
-        self,
-        token_ids: torch.Tensor,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-    ) -> None: ...
+from server.kernels.types import Caches, DraftStep
 
 
 class Drafted(NamedTuple):
@@ -57,9 +31,8 @@ class Drafted(NamedTuple):
 class DeviceDraft:
     """A GliDe draft over its KV and that of the target."""
 
-    model: DeviceGlide
-    caches: Sequence[LayerCache]
-    target_caches: Sequence[LayerCache]
+    model: Glide
+    caches: Caches
 
     def __call__(self, rows: Rows, shape: StepShape, addresses: Addresses) -> Drafted:
         """Chains as deep as the tier, each continuing with the most probable token."""
@@ -92,7 +65,7 @@ class DeviceDraft:
         """
         place = last[:, None]
         batch = addresses.batch(rows, place, place, rows.is_live[:, None], last, shape)
-        self.model.fill(tokens, self.caches, self.target_caches, batch)
+        self.model.fill(tokens, batch, self.caches)
 
     def _logits(
         self, rows: Rows, tokens: torch.Tensor, step: int, shape: StepShape, addresses: Addresses
@@ -103,9 +76,8 @@ class DeviceDraft:
         place = (rows.contexts + step)[:, None]
         batch = addresses.batch(rows, place, place, is_kept[:, None], place[:, 0], shape)
         hidden = rows.hidden if self.model.glimpse_hidden else None
-        return self.model.draft(
-            *(tokens, self.caches, self.target_caches, batch, rows.contexts, hidden, step + 1)
-        )
+        found = DraftStep(tokens, batch, rows.contexts, hidden, step + 1)
+        return self.model.draft(found, self.caches)
 
 
 def nothing_drafted(rows: Rows, shape: StepShape) -> Drafted:

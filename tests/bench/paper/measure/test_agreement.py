@@ -13,6 +13,7 @@ from server.engine.drafters.glide import GlideDrafter
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import SpeculationParams
 from server.kernels.tree import LayerCache, TreeBatch
+from server.kernels.types import Caches, DraftStep
 from tests.engine.step.host.test_exactness import tiny_glide
 from tests.engine.tiny import CONFIG, CPU, TinyEngine, make_request, tiny_caches, tiny_model, tokens
 from tests.models.test_glide import DRAFTS, dense_chain, text
@@ -94,16 +95,13 @@ class Spy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def draft(
-        self, token_ids: torch.Tensor, caches: Any, target_caches: Any, batch: TreeBatch,
-        verified_lens: tuple[int, ...], hidden: torch.Tensor | None, delay: int,
-    ) -> torch.Tensor:  # fmt: skip
-        logits = self.model.draft(
-            token_ids, caches, target_caches, batch, verified_lens, hidden, delay
-        )
-        keys = zip(batch.positions.tolist(), token_ids.tolist(), verified_lens, strict=True)
-        for row, (position, token_id, verified) in zip(logits, keys, strict=True):
-            self.seen[position, delay, token_id, verified] = row
+    def draft(self, step: DraftStep, caches: Caches) -> torch.Tensor:
+        logits = self.model.draft(step, caches)
+        positions = step.batch.positions.tolist()
+        verified = [int(length) for length in step.verified_lens]
+        keys = zip(positions, step.token_ids.tolist(), verified, strict=True)
+        for row, (position, token_id, length) in zip(logits, keys, strict=True):
+            self.seen[position, step.delay, token_id, length] = row
         return logits
 
 

@@ -8,7 +8,8 @@ import torch
 
 from server.engine.drafters.glide import GlideDrafter
 from server.engine.types import Request
-from server.kernels.tree import LayerCache, TreeBatch
+from server.kernels.tree import LayerCache
+from server.kernels.types import Caches, DraftStep
 from tests.engine.tiny import CPU, VOCAB_SIZE
 
 
@@ -35,18 +36,10 @@ class OracleGlide:
             for position, (token, after) in enumerate(pairwise(tokens)):
                 self.next[position, token] = after
 
-    def draft(
-        self,
-        token_ids: torch.Tensor,
-        caches: Sequence[LayerCache],
-        target_caches: Sequence[LayerCache],
-        batch: TreeBatch,
-        verified_lens: torch.Tensor | tuple[int, ...],
-        hidden: torch.Tensor | None,
-        delay: int,
-    ) -> torch.Tensor:
-        right = self.next[batch.positions.clamp(max=255), token_ids]
-        letter = self.pattern[batch.positions % len(self.pattern)]
+    def draft(self, step: DraftStep, caches: Caches) -> torch.Tensor:
+        positions = step.batch.positions
+        right = self.next[positions.clamp(max=255), step.token_ids]
+        letter = self.pattern[positions % len(self.pattern)]
         worth = torch.where(letter == ord("T"), 9.0, torch.where(letter == ord("L"), 7.0, -9.0))
         logits = torch.arange(VOCAB_SIZE) * 0.01 + torch.zeros(len(right), 1)
         wrong = (right + 1) % VOCAB_SIZE

@@ -14,6 +14,7 @@ from server.engine.step.device.expand import Widths
 from server.engine.step.device.seats import DeviceSeats
 from server.engine.step.device.step import DeviceStep
 from server.engine.types import BlockId
+from server.kernels.types import Caches
 from server.models.layers import Placement
 from tests.engine.step.device.test_parts import wants
 
@@ -32,7 +33,7 @@ def outcomes(launcher: Callable[[DeviceStep, DeviceSeats], Callable[[], torch.Te
     torch.manual_seed(0)
     pair = random_pair(SHAPES["tiny"], Placement(CUDA, torch.float32), 64 * BLOCK_SIZE)
     seats = DeviceSeats(4, 20, (0, torch.float32), CUDA)
-    draft = DeviceDraft(pair.draft, pair.draft_caches, pair.caches)
+    draft = DeviceDraft(pair.draft, Caches(pair.draft_caches, pair.caches))
     widths = Widths(CapeConfig(), CUDA)
     step = DeviceStep(pair.target, pair.caches, seats, BLOCK_SIZE, draft, widths)
     launch = launcher(step, seats)

@@ -19,6 +19,7 @@ from server.engine.step.device.step import DeviceStep
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import PolicyName, Request, RequestId, SpeculationParams
 from server.kernels import reference
+from server.kernels.types import Caches
 from server.models.glide_parameters import GlideParameters
 from server.models.layers import Placement
 from server.models.llama import LlamaParameters
@@ -220,7 +221,7 @@ def meta_step() -> DeviceStep:
     own = allocate_kv(CacheShape(*draft.cache_shape, torch.float32), 65, 4, META)
     seats = DeviceSeats(4, 96, (MODEL.hidden_size, torch.float32), META)
     widths = Widths(CapeConfig(), META)
-    return DeviceStep(target, caches, seats, 4, DeviceDraft(draft, own, caches), widths)
+    return DeviceStep(target, caches, seats, 4, DeviceDraft(draft, Caches(own, caches)), widths)
 
 
 @pytest.mark.parametrize("sampling", ["greedy", "drawn", "truncated"])
