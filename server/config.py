@@ -43,7 +43,8 @@ LogFormat = Literal["text", "json"]
 QuantizationChoice = Literal["auto", "none", "int8", "int4"]
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """False for what Python makes of bytes that are no UTF-8: half surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -153,8 +154,8 @@ class ModelSettings(BaseSettings):
     @field_validator("*")
     @classmethod
     def _check_text(cls, value: object) -> object:
-        """Python hands bytes that are no UTF-8 on as half surrogates; many libraries take none."""
-        if isinstance(value, str | Path) and not _is_utf8(str(value)):
+        """Refuses text that many libraries do not take."""
+        if isinstance(value, str | Path) and not is_utf8(str(value)):
             raise ValueError("is not valid UTF-8")
         return value
 

@@ -11,7 +11,7 @@ import typer
 from server.cli.options import with_settings
 from server.cli.step_tree import step_tree
 from server.cli.terminal import Stopwatch, describe_speculation, report, stderr, write_answer
-from server.config import ModelSettings
+from server.config import ModelSettings, is_utf8
 from server.engine.types import Request, RequestId, RequestOutput, SamplingParams, StepStats
 from server.errors import ConfigError
 
@@ -37,7 +37,8 @@ def generate(
     ] = False,
 ) -> None:
     """Answer one prompt and exit."""
-    _check_utf8(prompt)
+    if not is_utf8(prompt):
+        raise ConfigError("prompt", prompt[:40], "is not valid UTF-8")
     report("loading …")
     from server.loading.model import build_model
 
@@ -62,13 +63,6 @@ def generate(
 
 def _ignore(stats: StepStats) -> None:
     """Drops the step's figures: without a server there are no metrics."""
-
-
-def _check_utf8(prompt: str) -> None:
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:  # Python hands bytes that are no UTF-8 on as half surrogates
-        raise ConfigError("prompt", prompt[:40], "is not valid UTF-8") from None
 
 
 def _encode(model: "LoadedModel", prompt: str, raw: bool) -> tuple[int, ...]:

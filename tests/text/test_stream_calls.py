@@ -6,7 +6,7 @@ from server.text.stream import TextDelta, TextStream
 from server.text.tokenizer import Tokenizer
 from server.text.tools.formats import FORMATS, FormatName
 from tests.doubles import EOS_ID, byte_backend, byte_tokenizer, ids
-from tests.text.tool_parsers.examples import NAMES, ONE, summary
+from tests.text.tools.examples import NAMES, ONE, summary
 
 SPECIAL = ("[TOOL_CALLS]", "[ARGS]", "<tool_call>", "</tool_call>", "<|python_tag|>")
 

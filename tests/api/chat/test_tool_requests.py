@@ -25,7 +25,7 @@ from tests.api.tool_chats import (
     tool_body,
 )
 from tests.doubles import PlainTemplate, ScriptedEngine, byte_tokenizer, one_by_one
-from tests.text.test_tool_grammar import accepts
+from tests.text.tools.test_grammar import accepts
 
 NAME = "tools.0.function.name"
 PARAMETERS = "tools.0.function.parameters"

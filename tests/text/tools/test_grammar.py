@@ -11,7 +11,7 @@ from server.text.tools.formats import FORMATS, FormatName
 from server.text.tools.functions import FunctionCall, FunctionTool
 from server.text.tools.grammar import only_calls, structural_tag, text_and_calls
 from tests.engine.grammar.bytes import matches
-from tests.text.tool_parsers.examples import read, summary
+from tests.text.tools.examples import read, summary
 
 INTEGER = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 STRICT = FunctionTool("f", parameters=INTEGER, strict=True)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from server.text.tools.events import ArgumentsDelta, CallStart, ContentDelta, EventSink
 from server.text.tools.formats import FORMATS, FormatName
 from server.text.tools.functions import FunctionCall
-from tests.text.tool_parsers.examples import (
+from tests.text.tools.examples import (
     EXAMPLES,
     NAMES,
     ONE,

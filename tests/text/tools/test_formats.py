@@ -7,7 +7,7 @@ import pytest
 from server.config import ToolParserName
 from server.text.tools.formats import FORMATS, FormatName, detect_format
 from server.text.tools.functions import FunctionCall
-from tests.text.tool_parsers.examples import read, summary
+from tests.text.tools.examples import read, summary
 
 CALLS = [FunctionCall("1", "f", '{"a": [1, "}"]}'), FunctionCall("2", "g", "{}")]
 
