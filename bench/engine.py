@@ -14,7 +14,7 @@ POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 
 def load(settings: ModelSettings) -> LoadedModel:
-    """Loads a model whose steps nobody watches."""
+    """Loads a model, without looking at its steps' stats."""
     return build_model(settings, report, lambda stats: None)
 
 

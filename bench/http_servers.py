@@ -4,7 +4,7 @@ faster and has faults that a server in the open can't have (see `server/api/http
 python -m bench.http_servers [--streams 1,8,32] [--rounds 5]   ->   a table, then one JSON line
 
 Both serve the same app at the same time on two ports, and are asked in turn, in another order in
-each round: the medians over the rounds are of one machine in one mood. Needs httptools, which comes
+each round: what the machine does beside them meets both alike. Needs httptools, which comes
 with the development packages.
 """
 
@@ -27,7 +27,7 @@ NAMES = ("h11", "httptools")
 async def measure(
     app: FastAPI, streams: int, new_tokens: int, rounds: int
 ) -> dict[str, list[Served]]:
-    """By server, a run per round."""
+    """Measures both servers in turn; returns each one's runs, one per round."""
     runs: dict[str, list[Served]] = {name: [] for name in NAMES}
     async with Server(app) as ours, Server(app, {"http": "httptools"}, starts_app=False) as other:
         servers = dict(zip(NAMES, (ours, other), strict=True))

@@ -66,7 +66,7 @@ class Tally:
     preemptions: int = 0
     prefix_hits: int = 0
     kv_usage: float = 0.0
-    """Of the latest step."""
+    """Share of the KV blocks that were held after the latest step."""
     differing: list[str] = field(default_factory=list[str])
 
     def observe(self, stats: StepStats) -> None:

@@ -61,7 +61,7 @@ class Timings:
     """Times of one combination, over all rounds."""
 
     seconds: list[float] = field(default_factory=list[float])
-    """Per token, one entry a request."""
+    """Seconds per token, one entry for each request."""
     num_tokens: int = 0
     num_steps: int = 0
 

@@ -45,9 +45,9 @@ class EngineTimes(NamedTuple):
     wall: float
     """From one step's end to the next one's, as the engine's loop has them."""
     device: float
-    """Of its graph."""
+    """Device time of the step's graph."""
     tokens: float
-    """Per sequence."""
+    """Tokens that a step yields for one sequence."""
 
     @property
     def host_gap(self) -> float:
@@ -110,7 +110,7 @@ class TimedEngine:
         return EngineTimes(wall, device, num_tokens / num_steps / batch)
 
     def _capture(self, batch: int) -> None:
-        """All that `auto` may choose: it tries whatever it knows nothing of."""
+        """Runs everything that `auto` may choose: it tries whatever it knows nothing of."""
         sizes = self.runner.sizes
         for context in sizes.contexts:
             for tier in AUTO_TIERS:

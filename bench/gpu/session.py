@@ -69,7 +69,7 @@ def seconds_of(run: Callable[[], object], device: torch.device) -> float:
 
 
 def _captured(run: Callable[[], object]) -> Callable[[], object]:
-    """Its graph's replay; the run itself where it can't be captured."""
+    """Captures a run in a graph and returns its replay; where that fails, the run itself."""
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):

@@ -57,7 +57,7 @@ def step_of(pair: Pair, batch: int, context: int, nodes: int = 1) -> Step | None
         return pair.target.logits(pair.target(inputs.token_ids, pair.caches, inputs.batch))
 
     def launch() -> torch.Tensor:
-        """As the host does where there is no graph, its inputs included."""
+        """Launches a step as the host does where there is no graph, making its inputs anew."""
         return run(build_inputs(sequences, BLOCK_SIZE, device))
 
     return Step(run, launch)

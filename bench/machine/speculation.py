@@ -41,7 +41,9 @@ _CONFIDENT, _UNSURE = 0.7, 0.45
 
 
 class OracleDrafter:
-    """See the module. Requests are told apart by their id up to the first `/`."""
+    """Drafts from the known answers, as the module describes. A request's id up to the first `/`
+    names its answer.
+    """
 
     name = "oracle"
 

@@ -59,7 +59,7 @@ class AblationOptions:
     """How the variants are trained; what is not here is the trainer's default."""
 
     text: tuple[Path, ...]
-    """As `glidecape train` takes it: `weights/train/text/samples.py`."""
+    """Files as `glidecape train --text` takes them: see `weights/train/text/samples.py`."""
     out: Path
     steps: int
     precision: Precision = "auto"

@@ -145,7 +145,7 @@ class _Run:
             self.results.write()
 
     async def _warm_up(self) -> None:
-        """Each method once: first calls allocate, and `auto` begins to learn."""
+        """Runs each method once: first calls allocate, and `auto` begins to learn."""
         first = next(prompt for data in self.results.sets.values() for prompt in data.prompts)
         await self.session.compare(self.methods, first.token_ids, _WARM_UP_TOKENS, 0)
 
@@ -174,7 +174,7 @@ def _begin(journal: Journal, identity: Identity, about: About, sets: DataSets) -
 
 
 def _check_trained_on(files: Sequence[Path]) -> None:
-    """Before the model is loaded."""
+    """Finds missing files before the model is loaded."""
     for path in files:
         if not path.is_file():
             raise ConfigError("trained_on", str(path), "there is no such file")

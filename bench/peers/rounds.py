@@ -25,7 +25,7 @@ class Runs(Protocol):
 
 @dataclass(slots=True)
 class Results:
-    """By system's name."""
+    """What came of all rounds, by the system's name."""
 
     about: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     rates: dict[str, dict[str, list[float]]] = field(
@@ -39,7 +39,7 @@ class Results:
     compared: int = 0
     """Answers of ours with a draft that were compared with plain ones."""
     changed: int = 0
-    """Of those, how many are not equal."""
+    """How many of those are not equal."""
 
 
 def measure(

@@ -131,7 +131,7 @@ def encode_prompts(folder: Path, files: Sequence[Path]) -> list[Prompt]:
 
 
 def describe_machine(settings: ModelSettings, workloads: Sequence[Workload]) -> Machine:
-    """What the workers are told."""
+    """Describes machine and model for the workers."""
     dtype = pick_dtype(settings.dtype, pick_device(settings.device))
     return Machine(
         gguf=_gguf(settings.model),

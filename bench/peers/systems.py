@@ -32,7 +32,7 @@ class System:
 
     name: str
     script: str
-    """In `workers/`."""
+    """Its script in `workers/`."""
     package: str
     """Python module that must be importable."""
     install: str
@@ -68,7 +68,7 @@ PEERS = (
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What every worker is told."""
+    """What every worker gets to know of the machine and the model."""
 
     gguf: Path | None
     """None where the model is no GGUF file."""
@@ -78,7 +78,7 @@ class Machine:
     threads: int
     max_streams: int
     max_tokens: int
-    """Of the longest sequence."""
+    """Tokens of the longest sequence."""
     settings: Mapping[str, Any]
     """Those of `ModelSettings` that were given, in JSON."""
 

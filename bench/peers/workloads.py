@@ -18,7 +18,7 @@ class Workload:
     """The prompts of each round; every system gets the same."""
     new_tokens: int
     counts_prompt: bool = False
-    """Its rate is of prompt tokens, not of new ones."""
+    """Whether its rate counts prompt tokens instead of new ones."""
 
     def rate(self, index: int, seconds: float) -> float:
         """Tokens per second of the round."""

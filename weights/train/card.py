@@ -36,7 +36,7 @@ class TextCounts(NamedTuple):
     name: str
     num_answers: int
     num_tokens: int
-    """Of the answers; plain text counts as one."""
+    """Tokens of the answers; plain text counts as one answer."""
     num_self_written: int
     """Answers to prompts that the target wrote itself."""
 

@@ -50,7 +50,7 @@ class TrainConfig:
     warmup: float = 0.025
     """Share of the training in which the learning rate rises."""
     weight_decay: float = 0.01
-    """Of the matrices; norms have none."""
+    """Weight decay of the matrices; norms have none."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient."""
     batch_tokens: int = 512
@@ -64,9 +64,9 @@ class TrainConfig:
     minutes: float | None = None
     """Time of the training itself, features not counted. What comes first ends it."""
     seed: int = 0
-    """Of the order of the text and of the delays."""
+    """Seed of the order of the text and of the delays."""
     precision: Precision = "auto"
-    """Of matrix products; auto measures which is faster on this machine. Weights are float32."""
+    """Precision of matrix products; auto measures which is faster here. Weights are float32."""
     checkpoint_seconds: float = 45.0
     """Most training that a kill can cost."""
     validation_seconds: float = 300.0

@@ -51,13 +51,13 @@ class TrainJob:
     """What is asked for."""
 
     settings: ModelSettings
-    """Of the target."""
+    """How the target is loaded."""
     config: TrainConfig
-    """Its text is the user's, then the file in the work folder that stage 1 writes."""
+    """How the draft is trained. `text` lists the user's files, then the one that stage 1 writes."""
     num_tokens: int
-    """Of text to learn from, the user's own included; 0 writes none."""
+    """Tokens of text to learn from, the user's own included; with 0 none is written."""
     seconds: float | None
-    """For everything; None for no limit."""
+    """Time for all stages; None for no limit."""
     prompts: Path | None
     """The user's, for stage 1; None where the target writes them itself."""
     at_once: int | None

@@ -41,7 +41,7 @@ class TimedText:
     shards: Sequence[Shard]
     shape: FeatureShape
     stored: Mapping[str, int]
-    """As `stored_bytes` gives it."""
+    """Bytes of each shard on disk, by its name: see `stored_bytes`."""
 
     @property
     def num_tokens(self) -> int:
@@ -160,7 +160,7 @@ def _forward_rate(writer: FeatureWriter, shards: Sequence[Shard]) -> float:
 
 
 def _writer(config: TrainConfig, loaded: TrainingSource) -> FeatureWriter:
-    """For sizes and speed; which ids the vocabulary has changes neither."""
+    """Makes a writer to ask for sizes and speed. Which ids the vocabulary has changes neither."""
     size = min(config.draft_vocab_size, loaded.target.config.vocab_size)
     key = FeatureKey(
         target=loaded.target.identity,

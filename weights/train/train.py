@@ -213,7 +213,9 @@ def _split(config: TrainConfig, store: FeatureStore, shards: Sequence[Shard]) ->
 
 
 def _held_out(located: Sequence[Located], most_tokens: int) -> list[Located]:
-    """Up to so many tokens, of samples in the order of their digests: spread over all text."""
+    """Chooses up to so many held-out tokens. Samples come in the order of their digests, which
+    spreads them over all text.
+    """
     chosen, tokens = list[Located](), 0
     for at in sorted((at for at in located if at.sample.held_out), key=lambda at: at.sample.digest):
         if tokens < most_tokens:

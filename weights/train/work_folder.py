@@ -134,5 +134,5 @@ class StageClock:
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Whole or not at all. Raises CheckpointError where it can't."""
+    """Replaces a JSON file as a whole. Raises CheckpointError where it can't be written."""
     write_whole(path, json.dumps(value, indent=2) + "\n")

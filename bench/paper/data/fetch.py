@@ -2,7 +2,7 @@
 
 Three lie in the repository of the paper's authors, Finance-Alpaca in that of Online Speculative
 Decoding, whose form of the prompts they took over, MT-bench in FastChat's. All at one commit, and
-held against a digest of the prompts that README's tables were measured with.
+compared with a digest of the prompts that the tables in docs/performance.md were measured with.
 """
 
 import json
@@ -42,7 +42,7 @@ class PublicSet:
 
     name: str
     path: str
-    """Below `HOME`."""
+    """Where the file lies below `HOME`."""
     read: Read
     digest: str
     """`digest_of` its prompts."""

@@ -22,14 +22,14 @@ class About:
     target: str
     draft: str
     dtype: str
-    """With the form of the weights, where it is another."""
+    """Precision, with the form of the weights where that is another."""
     new_tokens: int
-    """At most, per answer."""
+    """Most tokens per answer."""
     device: str
     processor: str
     num_cpus: int
     num_threads: int
-    """Of the model."""
+    """Threads that the model runs on."""
     memory_bytes: int
     platform: str
     versions: dict[str, str]

@@ -64,7 +64,7 @@ def overlap(
 class _Text:
     """One answer behind its prompt, after the target's pass over it.
 
-    Example, 6 tokens, γ 2, roots 3 and 4 (the last token is nobody's root):
+    Example, 6 tokens, γ 2, roots 3 and 4 (the last token is no root):
 
         slot    0 … 5          6 7        8 9
         holds   the text's KV  of root 3  of root 4

@@ -61,7 +61,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class PositionCounts:
-    """Per position 1, 2 … of a chain."""
+    """An entry for each position 1, 2 … of a chain."""
 
     accepted: tuple[int, ...]
     judged: tuple[int, ...]

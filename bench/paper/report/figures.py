@@ -48,7 +48,7 @@ class ChainFigures:
     relative_cost: Estimate | None
     """c: seconds per drafted depth over seconds per plain step, both of this run."""
     expected_speedup: Estimate | None
-    """By the paper's formula from α and c."""
+    """What the paper's formula makes of α and c."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,14 +35,14 @@ class DataCounts:
     num_chosen: int
     """All, or `--limit`, evenly spread."""
     num_measured: int
-    """Of the chosen ones, so far."""
+    """How many of the chosen ones are measured so far."""
     num_left_out: int
-    """Of the measured ones: an answer of one token takes no decoding step."""
+    """How many measured ones have no figures: an answer of one token takes no decoding step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All results."""
+    """Everything that was measured, as the tables show it."""
 
     about: About
     data: dict[str, DataCounts]
@@ -50,11 +50,11 @@ class Evaluation:
     """None where no training text was given."""
     sets: dict[str, SetFigures]
     mean: SetFigures | None
-    """Of several sets."""
+    """The mean over the sets; None for a single one."""
 
     @property
     def rows(self) -> list[tuple[str, SetFigures]]:
-        """In the tables' order, the mean last."""
+        """Name and figures of each row, in the tables' order: the mean comes last."""
         return [*self.sets.items(), *([(MEAN, self.mean)] if self.mean else [])]
 
     def of(self, row: str) -> list[str]:

@@ -90,7 +90,7 @@ class ResultsFolder:
 
 
 def _differences(before: Identity | None, now: Identity) -> str:
-    """For a person; `draft: a 01, now b 02`."""
+    """Says to a person what differs: `draft: a 01, now b 02`."""
     if before is None:
         return "of a version that kept no rounds"
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]

@@ -47,7 +47,7 @@ class Journal:
         self.identity: Identity | None = None
         """None in a new one."""
         self.started: list[str] = []
-        """Of the runs, ISO 8601."""
+        """When each run started, in ISO 8601."""
         self.rounds: dict[RoundKey, PromptResult] = {}
         self._log = AppendLog(path, self._read)
 
@@ -60,7 +60,7 @@ class Journal:
         self._log.append({"started": started})
 
     def add(self, key: RoundKey, result: PromptResult) -> None:
-        """With the system when this returns: a killed process loses nothing."""
+        """Appends a line. The system has it when this returns: a killed process loses nothing."""
         self.rounds[key] = result
         record = to_record(result)
         self._log.append({"data_set": key.data_set, "prompt": key.digest, "round": record})

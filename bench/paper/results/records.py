@@ -38,7 +38,7 @@ def from_record(record: dict[str, Any]) -> PromptResult:
 
 
 def in_short(result: PromptResult) -> dict[str, Any]:
-    """For whoever wants other figures than ours."""
+    """One prompt's rounds in short, for whoever wants other figures than ours."""
     return {
         "id": result.id,
         "num_prompt_tokens": result.num_prompt_tokens,

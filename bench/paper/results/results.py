@@ -55,7 +55,7 @@ class Results:
         return sum(len(self.measured(name)) for name in self.sets)
 
     def measured(self, data_set: str) -> list[PromptResult]:
-        """In the file's order."""
+        """What is measured of a data set, in the file's order."""
         return [self._rounds[key] for key in self._keys[data_set] if key in self._rounds]
 
     def report(self) -> Evaluation:
@@ -82,7 +82,7 @@ class Results:
         self._due = now + max(_WRITE_SECONDS, (now - started) / _WRITE_SHARE)
 
     def write_if_due(self) -> None:
-        """Once a minute at most."""
+        """Writes the files, once a minute at most."""
         if time.monotonic() >= self._due:
             self.write()
 

@@ -35,7 +35,7 @@ class GenerationConfig:
     num_tokens: int
     """Response tokens in all, those of earlier runs included."""
     seconds: float | None = None
-    """For this run; None for no limit."""
+    """Most seconds of this run; None for no limit."""
     concurrency: int = 32
     """Requests in flight."""
     max_new_tokens: int = 384
@@ -52,7 +52,7 @@ class Progress:
     num_answers: int
     """On disk."""
     tokens_per_second: float
-    """Of response tokens, over this run."""
+    """Rate of response tokens, over this run."""
     seconds: float
     """Since this run began."""
     num_skipped: int
@@ -122,7 +122,7 @@ class _Generation:
         self._started = time.monotonic()
         self._num_at_start = self._store.num_tokens
         self._num_open_tokens = 0
-        """Of answers that are being given."""
+        """Counts the tokens of answers that are being given."""
         self._num_dropped = 0
         """Self-written prompts, since the last one that was kept."""
         self._num_skipped = 0

@@ -37,7 +37,7 @@ Job = FilePrompt | SelfPrompt
 
 
 def jobs(prompts: Iterable[Prompt], *, can_write_itself: bool) -> Iterator[Job]:
-    """See the module."""
+    """Yields the answers to be given, in the order that the module describes."""
     prompts = list(prompts)
     for other_way in (False, True):
         for prompt in prompts:

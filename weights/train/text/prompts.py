@@ -95,7 +95,9 @@ def _prompt(path: Path, number: int, line: dict[str, Any], template: ChatTemplat
 
 
 def _chat(path: Path, number: int, messages: object) -> list[Message]:
-    """Up to the last user turn: data sets often hold an answer, and the target gives its own."""
+    """Cuts a chat behind its last user turn: data sets often hold an answer, and the target gives
+    its own.
+    """
     if not isinstance(messages, list):
         raise line_error(path, number, "messages: expected a list")
     turns = [_turn(path, number, turn) for turn in cast(list[object], messages)]
