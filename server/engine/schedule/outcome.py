@@ -1,12 +1,19 @@
-"""What new tokens mean for a sequence: appended one by one until one of them ends it."""
+"""What new tokens mean for a sequence: appended one by one until one of them ends it, and added to
+the summary of its speculation."""
 
 from dataclasses import replace
 
-from server.engine.schedule.plan import SequenceResult, StepSeconds
+from server.engine.schedule.plan import SequenceResult, StepSeconds, StepSpeculation
 from server.engine.schedule.sequence import Sequence
-from server.engine.speculation.summary import add_step
+from server.engine.speculation.sources import add_sources, count_sources
 from server.engine.speculation.trace import finished_trace
-from server.engine.types import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
+from server.engine.types import (
+    FinishReason,
+    RequestOutput,
+    SamplingParams,
+    SpeculationSummary,
+    TokenLogprobs,
+)
 
 
 def stop_ids(params: SamplingParams, eos_token_ids: frozenset[int]) -> frozenset[int]:
@@ -88,3 +95,43 @@ def given_up(sequence: Sequence, grammar_exceeded: str) -> RequestOutput:
 def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprobs, ...] | None:
     asked_for = sequence.request.params.prompt_logprobs is not None
     return tuple(sequence.prompt_logprobs) if asked_for else None
+
+
+def add_step(
+    summary: SpeculationSummary | None,
+    step: StepSpeculation | None,
+    num_kept: int,
+    seconds: StepSeconds,
+) -> SpeculationSummary | None:
+    """The summary after one more decoding step.
+
+    Args:
+        summary: so far; None as long as nothing was ever proposed for the request.
+        step: None where this step proposed nothing.
+        num_kept: new tokens that were emitted; a stop may have cut the rest.
+    """
+    if summary is None and step is None:
+        return None
+    summary = summary or SpeculationSummary()
+    sources = step.sources[:num_kept] if step else ()
+    accepted = [source for source in sources if source != "target"]
+    figures = count_sources(step.proposed, step.proposed_by[:num_kept]) if step else {}
+    return replace(
+        summary,
+        num_steps=summary.num_steps + 1,
+        num_drafted=summary.num_drafted + (len(step.proposed) if step else 0),
+        num_accepted=summary.num_accepted + len(accepted),
+        num_leaves_accepted=summary.num_leaves_accepted + accepted.count("leaf"),
+        accepted_per_position=_count(summary.accepted_per_position, len(accepted)),
+        by_source=add_sources(summary.by_source, figures),
+        draft_seconds=summary.draft_seconds + seconds.draft,
+        verify_seconds=summary.verify_seconds + seconds.verify,
+        other_seconds=summary.other_seconds + seconds.other,
+    )
+
+
+def _count(per_position: tuple[int, ...], num_accepted: int) -> tuple[int, ...]:
+    """One more step that was right at depths 1 … num_accepted."""
+    width = max(len(per_position), num_accepted)
+    padded = per_position + (0,) * (width - len(per_position))
+    return tuple(count + (i < num_accepted) for i, count in enumerate(padded))

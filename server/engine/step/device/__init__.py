@@ -12,10 +12,9 @@ a step again gives the same ones.
     seats      what the device keeps of each sequence
     draft      chains of all sequences                            tensors, no host
     expand     from candidates to trees (CaPE, auto)              tensors, no host
-    verify     the target's forward                               tensors, no host
     accept     a token drawn at every node, walks down the trees  tensors, no host
-    commit     accepted KV to its final slots                     tensors, no host
-    step       these in a row, with both models
+    step       all of a step in a row, with both models; the target's forward (verify), and the
+               moves of accepted KV (commit), stand here too
     sizes      the shapes of steps; which tier pays is `speculation/tiers.py`'s
     capture    a step's graphs
     results    from numbers that came back to results

@@ -55,4 +55,5 @@ def graph_runner(
     sizes = Sizes(config, choice, limits.max_num_seqs, limits.max_model_len, draft is not None)
     graphs = Graphs(step, seats, costs)
     learned = Learned(speculator, choice, widths)
-    return GraphRunner(runner, drafter, seats, graphs, sizes, learned, limits.max_model_len)
+    lengths = limits.block_size, limits.max_model_len
+    return GraphRunner(runner, drafter, seats, graphs, sizes, learned, *lengths)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from server.engine.drafters.glide import GlideDrafter
 from server.engine.schedule.plan import (
@@ -17,9 +18,9 @@ from server.engine.step.device.results import Outcome, unpack
 from server.engine.step.device.seats import POLICIES, Controls, DeviceSeats, Seat, SeatMap
 from server.engine.step.device.sizes import Sizes
 from server.engine.step.device.stats import Learned, merged
-from server.engine.step.host.accept import Verification
+from server.engine.step.host.accept import TreeWalk
 from server.engine.step.host.results import walk_result
-from server.engine.step.host.runner import Runner
+from server.engine.step.host.speculator import Speculator
 from server.engine.types import BlockId, RequestId
 from server.kernels.uniform import signed
 
@@ -59,37 +60,53 @@ class _Sorted:
     others: list[PlannedSequence]
 
 
+class Host(Protocol):
+    """What is needed of `step/host/runner.py`."""
+
+    @property
+    def speculator(self) -> Speculator | None:
+        """Measurements may exchange it. Then the device's steps, which were made with the first
+        one's draft, are no longer taken."""
+        ...
+
+    def execute(self, plan: StepPlan) -> StepResult: ...
+
+    def forget(self, request_id: RequestId) -> None: ...
+
+
 class GraphRunner:
     """Executes plans, for the engine's loop.
 
     Args:
-        runner: for all that the device doesn't do alone. As long as it has the speculator that it
-            came with, sequences are run here; measurements may exchange it.
-        drafter: the speculator's; None where there is none.
+        host: for all that the device doesn't do alone.
+        drafter: of the host's speculator; None where there is none.
         sizes: chooses steps' shapes.
+        block_size: of the KV pool.
         max_model_len: longest sequence.
     """
 
     def __init__(
         self,
-        runner: Runner,
+        host: Host,
         drafter: GlideDrafter | None,
         seats: DeviceSeats,
         graphs: Graphs,
         sizes: Sizes,
         learned: Learned,
+        block_size: int,
         max_model_len: int,
     ) -> None:
-        self.runner = runner
+        self.host = host
         self.drafter = drafter
         self.seats = seats
         self.graphs = graphs
         self.sizes = sizes
+        self.block_size = block_size
         self.max_model_len = max_model_len
         self.learned = learned
         self.num_dropped = 0
         """Rows that were launched ahead in vain."""
-        self._speculator = runner.speculator
+        self._speculator = host.speculator
         self._map = SeatMap(seats.padding_seat)
         self._flight: _Flight | None = None
 
@@ -102,7 +119,7 @@ class GraphRunner:
         joining = self._launch(self._fresh_rows(parts.on_device, plan))
         done = list[StepResult]()
         if parts.others:
-            done.append(self.runner.execute(replace(plan, sequences=tuple(parts.others))))
+            done.append(self.host.execute(replace(plan, sequences=tuple(parts.others))))
         self._flight = self._launch_ahead(parts, flight, joining)
         undecided = list[PlannedSequence]()
         for launched in (flight, joining):
@@ -112,13 +129,13 @@ class GraphRunner:
                 done.append(result)
                 undecided += left
         if undecided:
-            done.append(self.runner.execute(replace(plan, sequences=tuple(undecided))))
+            done.append(self.host.execute(replace(plan, sequences=tuple(undecided))))
         return _together(done)
 
     def forget(self, request_id: RequestId) -> None:
         """The request is over."""
         self._map.leave(request_id)
-        self.runner.forget(request_id)
+        self.host.forget(request_id)
 
     def _sort(self, plan: StepPlan, flight: _Flight | None) -> _Sorted:
         parts = _Sorted({}, [], [])
@@ -140,7 +157,7 @@ class GraphRunner:
         if seat is not None and seat.num_undecided >= _MOST_UNDECIDED:
             return False
         return (
-            self.runner.speculator is self._speculator
+            self.host.speculator is self._speculator
             and planned.num_nodes == 1
             and num_output >= max(params.min_tokens, 1)
             and request.speculation.policy in POLICIES
@@ -191,7 +208,7 @@ class GraphRunner:
         """
         params, num_known = planned.request.params, len(planned.token_ids)
         num_output = num_known - len(planned.request.prompt_token_ids)
-        room = len(planned.block_ids) * self.runner.block_size - context
+        room = len(planned.block_ids) * self.block_size - context
         depth, nodes = self.sizes.limits(planned)
         controls = Controls(
             seat=seat.index,
@@ -209,7 +226,7 @@ class GraphRunner:
             top_p=float(params.top_p),
             min_p=float(params.min_p),
         )
-        covered = -(-(context + controls.max_nodes) // self.runner.block_size)
+        covered = -(-(context + controls.max_nodes) // self.block_size)
         return _Row(planned, seat, controls, list(planned.block_ids[:covered]))
 
     def _launch(self, rows: list[_Row], longest: int = 0) -> _Flight | None:
@@ -264,7 +281,7 @@ class GraphRunner:
         seconds = flight.running.wait()
         self.sizes.costs.observe(flight.shape.batch, flight.shape.tier, seconds)
         results: dict[RequestId, SequenceResult] = {}
-        walks = list[tuple[PlannedSequence, Verification, Outcome]]()
+        walks = list[tuple[PlannedSequence, TreeWalk, Outcome]]()
         undecided = list[PlannedSequence]()
         outcomes = unpack(flight.running.packed, flight.shape, len(flight.rows))
         for row, outcome in zip(flight.rows.values(), outcomes, strict=True):
@@ -280,18 +297,14 @@ class GraphRunner:
                 continue
             row.seat.context += len(outcome.path)
             row.seat.token = outcome.token_ids[-1]
-            walk = self._walk(planned, outcome)
+            walk = TreeWalk(
+                outcome.tree, outcome.path, outcome.token_ids, proposal=outcome.proposal
+            )
             walks.append((planned, walk, outcome))
             results[_name(planned)] = walk_result(planned, walk)
         step_seconds = StepSeconds(verify=seconds)
         stats = self.learned.from_step(walks, step_seconds, self.sizes.costs)
         return StepResult(results, step_seconds, stats), undecided
-
-    def _walk(self, planned: PlannedSequence, outcome: Outcome) -> Verification:
-        row = self.runner.verify.sampler_row(planned, None)
-        return Verification(
-            outcome.tree, 0, row, outcome.path, outcome.token_ids, proposal=outcome.proposal
-        )
 
 
 def _name(planned: PlannedSequence) -> RequestId:

@@ -9,7 +9,7 @@ from server.engine.speculation.sources import add_sources
 from server.engine.speculation.tiers import PLAIN, TierChoice, TierCosts
 from server.engine.step.device.expand import Widths
 from server.engine.step.device.results import Outcome
-from server.engine.step.host.accept import Verification
+from server.engine.step.host.accept import TreeWalk
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.host.stats import step_stats
 from server.engine.types import StepSpeculationStats
@@ -44,7 +44,7 @@ class Learned:
 
     def from_step(
         self,
-        walks: Sequence[tuple[PlannedSequence, Verification, Outcome]],
+        walks: Sequence[tuple[PlannedSequence, TreeWalk, Outcome]],
         seconds: StepSeconds,
         costs: TierCosts,
     ) -> StepSpeculationStats | None:

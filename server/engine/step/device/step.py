@@ -8,15 +8,14 @@ from collections.abc import Sequence
 import torch
 
 from server.engine.speculation.tiers import StepShape
-from server.engine.step.device.accept import draw, follow
+from server.engine.step.device.accept import Walks, draw, follow
 from server.engine.step.device.addresses import Addresses
-from server.engine.step.device.commit import move_accepted
 from server.engine.step.device.draft import DeviceDraft, nothing_drafted
-from server.engine.step.device.expand import Widths, expand
+from server.engine.step.device.expand import Trees, Widths, expand
 from server.engine.step.device.results import pack
-from server.engine.step.device.seats import DeviceSeats
-from server.engine.step.device.verify import verify
+from server.engine.step.device.seats import DeviceSeats, Rows
 from server.engine.step.host.verify import Model
+from server.kernels.dispatch import kernels_for
 from server.kernels.tree import LayerCache
 
 
@@ -68,3 +67,40 @@ class DeviceStep:
         newest = walks.token_ids.gather(1, walks.num_above[:, None])[:, 0]
         self.seats.write(rows, walks.counts, newest, last_hidden)
         return pack(shape, rows, drafted, trees, walks, logits)
+
+
+def verify(
+    model: Model,
+    caches: Sequence[LayerCache],
+    rows: Rows,
+    trees: Trees,
+    shape: StepShape,
+    addresses: Addresses,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The target's forward over a step's trees. Its twin is `step/host/verify.py`.
+
+    Returns:
+        (final hidden states [batch x nodes, hidden], logits [batch x nodes, vocab] float32)
+    """
+    place = rows.contexts[:, None]
+    positions = place + trees.depths
+    slots = place + torch.arange(shape.tier.nodes, device=place.device)
+    batch = addresses.batch(
+        *(rows, positions, slots, trees.is_valid, rows.contexts, shape), trees.ancestors()
+    )
+    hidden = model(trees.token_ids.flatten(), caches, batch)
+    return hidden, model.logits(hidden)
+
+
+def move_accepted(
+    caches: Sequence[LayerCache], rows: Rows, walks: Walks, addresses: Addresses
+) -> None:
+    """Moves an accepted leaf's KV to the slot of its position. Its twin is `step/host/commit.py`.
+
+    Of a comb's path no other node is out of place; where none is, the last node's KV moves to where
+    it is.
+    """
+    first, is_kept = rows.contexts[:, None], rows.is_live[:, None]
+    source = addresses.slots(rows, first + walks.last[:, None], is_kept)
+    target = addresses.slots(rows, first + walks.num_above[:, None], is_kept)
+    kernels_for(caches[0].keys).copy_kv(caches, source[:, 0], target[:, 0])

@@ -21,14 +21,10 @@ from server.engine.types import ProposalSource, TokenLogprobs
 
 
 @dataclass(slots=True)
-class Verification:
+class TreeWalk:
     """One sequence's walk through its verified tree."""
 
     tree: TokenTree
-    first_row: int
-    """Row of the root's logits; node i's are i rows further."""
-    row: SamplerRow
-    """For the token after the root."""
     path: list[int] = field(default_factory=lambda: [ROOT])
     """Nodes that are committed, the root first."""
     token_ids: list[int] = field(default_factory=list[int])
@@ -47,6 +43,16 @@ class Verification:
 
     def _source(self, node: int) -> ProposalSource:
         return node_source(self.tree, node, self.proposal)
+
+
+@dataclass(slots=True, kw_only=True)
+class Verification(TreeWalk):
+    """A walk whose tokens are drawn from a step's logits, node by node."""
+
+    first_row: int
+    """Row of the root's logits; node i's are i rows further."""
+    row: SamplerRow
+    """For the token after the root."""
 
 
 def accept(logits: torch.Tensor, walks: Sequence[Verification]) -> None:

@@ -1,6 +1,6 @@
 """After acceptance: accepted KV to its final slots, and what the draft still has to write.
 
-Its twin is `step/device/commit.py`.
+The twin of `move_accepted` is in `step/device/step.py`.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ import torch
 
 from server.engine.drafters.drafter import Committed
 from server.engine.schedule.plan import PlannedSequence
-from server.engine.step.host.accept import Verification
+from server.engine.step.host.accept import TreeWalk
 from server.engine.step.inputs import slots_of
 from server.engine.step.kv_cache import CopyKV, copy_kv
 from server.kernels.tree import LayerCache
 
-Walk = tuple[PlannedSequence, Verification]
+Walk = tuple[PlannedSequence, TreeWalk]
 
 
 def move_accepted(
@@ -35,7 +35,7 @@ def move_accepted(
 
 
 def committed_tokens(
-    planned: PlannedSequence, walk: Verification, num_written: int, hidden: torch.Tensor
+    planned: PlannedSequence, walk: TreeWalk, num_written: int, hidden: torch.Tensor
 ) -> Committed:
     """What became final for a sequence that drew tokens.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from server.engine.schedule.plan import PlannedSequence, SequenceResult, StepSpeculation
 from server.engine.speculation.trace import trace_step
-from server.engine.step.host.accept import Verification
+from server.engine.step.host.accept import TreeWalk
 from server.engine.types import TokenLogprobs, TokenSource
 
 
@@ -17,7 +17,7 @@ def chunk_result(
 
 def walk_result(
     planned: PlannedSequence,
-    walk: Verification,
+    walk: TreeWalk,
     prompt_logprobs: Sequence[TokenLogprobs] = (),
 ) -> SequenceResult:
     """The result of a sequence that drew tokens."""
@@ -38,7 +38,7 @@ def walk_result(
     )
 
 
-def _sources(walk: Verification) -> tuple[TokenSource, ...]:
+def _sources(walk: TreeWalk) -> tuple[TokenSource, ...]:
     """Sources of the drawn tokens: those that were nodes, then the target's own."""
     of_nodes: list[TokenSource] = [
         "leaf" if walk.tree.is_leaf(node) else "trunk" for node in walk.path[1:]

@@ -9,7 +9,7 @@ from server.engine.schedule.plan import StepPlan, StepSeconds
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.policies import PolicyConfig
 from server.engine.speculation.tree import TokenTree
-from server.engine.step.host.accept import Verification
+from server.engine.step.host.accept import TreeWalk
 from server.engine.step.host.commit import Walk, committed_chunk, committed_tokens
 from server.engine.step.host.draft import Drafted, Drafting, Grammars
 from server.engine.step.host.expand import expand
@@ -97,7 +97,7 @@ class Speculator:
         self,
         plan: StepPlan,
         proposed: Proposed,
-        walks: Sequence[Verification],
+        walks: Sequence[TreeWalk],
         observations: Sequence[Observation],
         seconds: StepSeconds,
     ) -> StepSpeculationStats:

@@ -8,7 +8,7 @@ from functools import reduce
 
 from server.engine.schedule.plan import StepPlan, StepSeconds
 from server.engine.speculation.sources import add_sources, count_sources
-from server.engine.step.host.accept import Verification
+from server.engine.step.host.accept import TreeWalk
 from server.engine.types import ProposalSource, SourceFigures, StepSpeculationStats
 
 Observation = tuple[float, bool]
@@ -17,7 +17,7 @@ Observation = tuple[float, bool]
 
 def step_stats(
     plan: StepPlan,
-    walks: Sequence[Verification],
+    walks: Sequence[TreeWalk],
     observations: Sequence[Observation],
     seconds: StepSeconds,
     verify_cost: Callable[[int], float],
@@ -46,7 +46,7 @@ def step_stats(
     )
 
 
-def _by_source(walk: Verification) -> Mapping[ProposalSource, SourceFigures]:
+def _by_source(walk: TreeWalk) -> Mapping[ProposalSource, SourceFigures]:
     return count_sources(walk.proposed(), walk.accepted())
 
 
@@ -55,7 +55,7 @@ def _at_least(counts: Sequence[int]) -> tuple[int, ...]:
     return tuple(sum(count > i for count in counts) for i in range(max(counts, default=0)))
 
 
-def _plain_seconds(walks: Sequence[Verification], verify_cost: Callable[[int], float]) -> float:
+def _plain_seconds(walks: Sequence[TreeWalk], verify_cost: Callable[[int], float]) -> float:
     """Plain decoding gives each sequence a token a step; those with more tokens take more steps."""
     rows_per_step = _at_least([len(walk.token_ids) for walk in walks])
     return sum(verify_cost(rows) for rows in rows_per_step)

@@ -1,6 +1,6 @@
 """The target's forward over a step's trees, and over prompts and plain sequences beside them.
 
-Its twin is `step/device/verify.py`.
+Its twin is `verify` in `step/device/step.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,6 @@ from server.engine.schedule.plan import PlannedSequence, StepPlan
 from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.tree import TokenTree, lone_root
 from server.engine.step.host.accept import Verification
-from server.engine.step.host.commit import Walk
 from server.engine.step.inputs import build_inputs, planned_nodes
 from server.engine.step.sampler import SamplerRow
 from server.engine.types import RequestId
@@ -41,7 +40,7 @@ class Verified(NamedTuple):
     """Row of each planned sequence's first node."""
     logits: torch.Tensor | None
     """[nodes, vocab] float32 of the trees of all walks; None where no sequence wants one."""
-    walks: list[Walk]
+    walks: list[tuple[PlannedSequence, Verification]]
     """Of the sequences that want a token, still at their roots."""
 
 
@@ -70,7 +69,7 @@ class Verifier:
         nodes = [planned_nodes(p, trees.get(p.request_id)) for p in plan.sequences]
         inputs = build_inputs(nodes, self.block_size, self.device)
         hidden = self.model(inputs.token_ids, self.caches, inputs.batch)
-        logit_rows, walks = list[int](), list[Walk]()
+        logit_rows, walks = list[int](), list[tuple[PlannedSequence, Verification]]()
         for planned, first_row in zip(plan.sequences, inputs.first_rows, strict=True):
             if not planned.wants_token:
                 continue
@@ -79,7 +78,8 @@ class Verifier:
             root_row = first_row + planned.num_nodes - 1
             row = self.sampler_row(planned, grammars.get(planned.request_id))
             chain = chains.get(planned.request_id)
-            walks.append((planned, Verification(tree, len(logit_rows), row, proposal=chain)))
+            walk = Verification(tree, proposal=chain, first_row=len(logit_rows), row=row)
+            walks.append((planned, walk))
             logit_rows.extend(range(root_row, root_row + len(tree)))
         logits = None
         if walks:

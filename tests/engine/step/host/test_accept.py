@@ -35,7 +35,7 @@ def forced(tree: TokenTree, wanted: dict[int, dict[int, float]]) -> torch.Tensor
 def walked(
     tree: TokenTree, wanted: dict[int, dict[int, float]], sampler_row: SamplerRow
 ) -> Verification:
-    walk = Verification(tree, 0, sampler_row)
+    walk = Verification(tree, first_row=0, row=sampler_row)
     accept(forced(tree, wanted), [walk])
     return walk
 
@@ -70,7 +70,10 @@ def test_walks_of_different_lengths_share_one_table() -> None:
             forced(trees[2], {0: {3: 5.0}}),
         ]
     )
-    walks = [Verification(t, first, row()) for t, first in zip(trees, (0, 6, 8), strict=True)]
+    walks = [
+        Verification(t, first_row=first, row=row())
+        for t, first in zip(trees, (0, 6, 8), strict=True)
+    ]
     accept(logits, walks)
     assert [walk.token_ids for walk in walks] == [[1, 2, 7], [1, 6], [3]]
 
@@ -111,7 +114,9 @@ def test_logprobs_are_those_of_the_nodes_raw_logits() -> None:
     torch.manual_seed(0)
     logits = torch.randn(len(TRUNK), VOCAB)
     logits[0, 1] = logits[1, 4] = 9.0
-    walk = Verification(TRUNK, 0, row(logprobs=2, presence_penalty=1.0, temperature=0.5))
+    walk = Verification(
+        TRUNK, first_row=0, row=row(logprobs=2, presence_penalty=1.0, temperature=0.5)
+    )
     accept(logits, [walk])
     assert walk.path == [0, 1, 4]
     expected = logits.log_softmax(dim=-1)
@@ -146,7 +151,7 @@ def test_same_tokens_as_plain_sampling_node_by_node(
     start = SamplerRow(start.params, start.prompt_ids, start.output_ids, frozenset())
     walks, first = list[Verification](), 0
     for tree in batch:
-        walks.append(Verification(tree, first, start))
+        walks.append(Verification(tree, first_row=first, row=start))
         first += len(tree)
     accept(logits, walks)
     for walk in walks:
@@ -234,7 +239,7 @@ def _drawn_triples(logits: torch.Tensor, top_p: float, num_draws: int) -> tuple[
         for i in unfinished:
             first_row, tree = forest[outputs[i], (i + len(outputs[i])) % 4]
             sampler_row = SamplerRow(params[i], (0,), outputs[i], frozenset())
-            walks.append(Verification(tree, first_row, sampler_row))
+            walks.append(Verification(tree, first_row=first_row, row=sampler_row))
         accept(table, walks)
         for i, walk in zip(unfinished, walks, strict=True):
             outputs[i] += tuple(walk.token_ids)

@@ -7,10 +7,9 @@ import torch
 
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation.tree import TokenTree, comb
-from server.engine.step.host.accept import Verification
+from server.engine.step.host.accept import TreeWalk
 from server.engine.step.host.commit import committed_chunk, committed_tokens, move_accepted
 from server.engine.step.kv_cache import CacheShape, allocate_kv
-from server.engine.step.sampler import SamplerRow
 from server.engine.types import BlockId, Request, RequestId, SamplingParams
 from server.kernels.tree import LayerCache
 
@@ -27,9 +26,8 @@ def planned(blocks: Sequence[int] = (3, 1, 5), num_computed: int = 6) -> Planned
     return PlannedSequence(request, tokens, num_computed, 1, block_ids, 6, 4)
 
 
-def walk(tree: TokenTree, path: list[int]) -> Verification:
-    row = SamplerRow(SamplingParams(max_tokens=9), (0,), (), frozenset())
-    return Verification(tree, 0, row, path=path)
+def walk(tree: TokenTree, path: list[int]) -> TreeWalk:
+    return TreeWalk(tree, path)
 
 
 def numbered_caches() -> list[LayerCache]:
@@ -42,7 +40,7 @@ def numbered_caches() -> list[LayerCache]:
     return caches
 
 
-def moves(*walks: tuple[PlannedSequence, Verification]) -> dict[int, int]:
+def moves(*walks: tuple[PlannedSequence, TreeWalk]) -> dict[int, int]:
     """Target slot -> source slot of everything that changed, the same in all pools."""
     caches = numbered_caches()
     move_accepted(caches, list(walks), BLOCK_SIZE)

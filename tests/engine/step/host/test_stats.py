@@ -5,9 +5,8 @@ import pytest
 from server.engine.schedule.plan import PlannedSequence, StepPlan, StepSeconds
 from server.engine.speculation.costs import CostCurve, LiveCurve
 from server.engine.speculation.tree import TokenTree, comb, lone_root
-from server.engine.step.host.accept import Verification
+from server.engine.step.host.accept import TreeWalk
 from server.engine.step.host.stats import step_stats
-from server.engine.step.sampler import SamplerRow
 from server.engine.types import (
     BlockId,
     Request,
@@ -30,13 +29,12 @@ def planned(num_computed: int, num_nodes: int, num_tokens: int = 5) -> PlannedSe
 DECODING = planned(4, 1)
 
 
-def walk(tree: TokenTree, path: list[int]) -> Verification:
+def walk(tree: TokenTree, path: list[int]) -> TreeWalk:
     """One drawn token per node of the path."""
-    row = SamplerRow(SamplingParams(max_tokens=9), (1,), (), frozenset())
-    return Verification(tree, 0, row, path, [0] * len(path))
+    return TreeWalk(tree, path, [0] * len(path))
 
 
-def stats(planned_sequences: list[PlannedSequence], *walks: Verification) -> StepSpeculationStats:
+def stats(planned_sequences: list[PlannedSequence], *walks: TreeWalk) -> StepSpeculationStats:
     plan = StepPlan(tuple(planned_sequences), 0, 0, 0)
     return step_stats(plan, walks, [(0.5, True)], SECONDS, LiveCurve(COST))
 
