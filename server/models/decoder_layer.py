@@ -15,7 +15,7 @@ from server.models.slices import Slice, attention_slices, mlp_slices
 
 
 class LayerParameters:
-    """Of rotary grouped-query attention and SwiGLU, each behind a norm.
+    """The parameters of rotary grouped-query attention and SwiGLU, each behind a norm.
 
     Args:
         config: of the whole model, whatever the placement's shard.

@@ -48,7 +48,7 @@ class SummedLinear(FusedLinear):
 
 
 class GlimpseParameters:
-    """Of the cross-attention of one draft layer."""
+    """The parameters of one draft layer's cross-attention."""
 
     def __init__(
         self, config: GlideConfig, target: ModelConfig, index: int, placement: Placement
@@ -104,7 +104,7 @@ class Glimpse:
 
 
 class GlideLayerParameters(LayerParameters):
-    """A decoder layer's, and those of a glimpse where the layer reads some of the target's."""
+    """The parameters of a decoder layer, and of a glimpse where it reads layers of the target."""
 
     def __init__(
         self, config: GlideConfig, target: ModelConfig, index: int, placement: Placement

@@ -30,7 +30,7 @@ TOKEN_TABLE = "draft_token_ids"
 
 
 class GlideParameters:
-    """Of embedding, draft layers, final norm and head.
+    """The parameters of embedding, draft layers, final norm and head.
 
     Raises:
         UnsupportedModelError: the draft does not fit the target.
