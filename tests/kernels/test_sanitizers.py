@@ -11,7 +11,8 @@ from tests.kernels.native_models import INSTRUCTION_SETS_HERE
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "server/kernels/cpu"
-FLAGS = ["-std=c++17", "-O1", "-g", "-pthread", "-ffp-contract=off", "-Wno-psabi"]
+FLAGS = ["-std=c++17", "-O0", "-g1", "-pthread", "-ffp-contract=off", "-Wno-psabi"]
+"""Not optimised: every access stays and is checked, and compiling takes a quarter of the time."""
 SETS: dict[InstructionSet, list[str]] = {
     "avx512": ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
@@ -34,7 +35,7 @@ def require_sanitizer(sanitizer: list[str], folder: Path) -> None:
     empty.write_text("int main() {}\n")
     try:
         compile_program(program, sanitizer, [empty])
-        subprocess.run([program], check=True, timeout=20)
+        subprocess.run([program], check=True, timeout=300)
     except subprocess.CalledProcessError:
         pytest.skip(f"{sanitizer[0]} does not work on this machine")
 
@@ -52,7 +53,7 @@ def test_sanitizer_finds_nothing(
     program = tmp_path / "native_steps"
     sources = [HERE / "native_steps.cpp", *sorted(SOURCES.glob("*.cpp"))]
     compile_program(program, sanitizer + SETS[kernels], sources)
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
@@ -63,5 +64,5 @@ def test_operations(kernels: InstructionSet, tmp_path: Path) -> None:
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     for flags in (["-O3"], sanitizers):
         compile_program(program, flags + SETS[kernels], [HERE / "lanes_check.cpp"])
-        done = subprocess.run([program], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([program], capture_output=True, text=True, timeout=300)
         assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

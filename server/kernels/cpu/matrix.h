@@ -36,7 +36,8 @@ inline void multiply_tile_of(std::integer_sequence<int, Less...>, int count, con
                              const Rows& x, int64_t first, const char* ahead, float* out) {
   using Multiply = void (M::*)(int, const Rows&, int64_t, const char*, float*) const;
   static constexpr Multiply kByRows[] = {&M::template multiply_rows<Less + 1>...};
-  (w.*kByRows[count - 1])(panel, x, first, ahead, out);
+  const Multiply multiply = kByRows[count - 1];
+  (w.*multiply)(panel, x, first, ahead, out);
 }
 
 // Multiplies rows first … first + rows - 1 by one panel and hands each row's 64 sums, bias added, to
