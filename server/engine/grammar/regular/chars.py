@@ -38,7 +38,7 @@ class CharSet:
         gaps, start = list[tuple[int, int]](), 0
         for low, high in sorted((*self.ranges, _SURROGATES)):
             gaps.append((start, low - 1))
-            start = high + 1
+            start = max(start, high + 1)
         gaps.append((start, _LAST))
         return CharSet(tuple((low, high) for low, high in gaps if low <= high))
 
@@ -74,3 +74,9 @@ def matching(pattern: str, flags: re.RegexFlag = re.NOFLAG) -> CharSet:
 @cache
 def _every_character() -> str:
     return "".join(map(chr, (*range(_SURROGATES[0]), *range(_SURROGATES[1] + 1, _LAST + 1))))
+
+
+@cache
+def characters_with_cases() -> str:
+    """Some 2,900: only these can be meant by another one where a pattern ignores case."""
+    return "".join(c for c in _every_character() if c.lower() != c or c.upper() != c)

@@ -19,6 +19,7 @@ from server.engine.grammar.regular.chars import (
     NO_CHARS,
     CharSet,
     char_set,
+    characters_with_cases,
     chars,
     matching,
 )
@@ -242,9 +243,12 @@ class _Reader:
 @cache
 def _in_any_case(found: CharSet, is_ascii: bool) -> CharSet:
     """`re` decides character by character; only those that have cases need to be asked about."""
+    if not found:
+        return found
     flags = re.IGNORECASE | (re.ASCII if is_ascii else re.NOFLAG)
     ranges = "".join(f"{_escaped(low)}-{_escaped(high)}" for low, high in found.ranges)
-    return matching(f"[{ranges}]", flags) if found else found
+    cased = characters_with_cases()
+    return (found - chars(cased)) | chars("".join(re.findall(f"[{ranges}]", cased, flags)))
 
 
 def _escaped(code: int) -> str:
