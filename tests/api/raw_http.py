@@ -89,7 +89,7 @@ def recording_server() -> Generator[RecordingServer]:
 
 def exchange(address: tuple[str, int], pieces: Iterable[bytes]) -> bytes:
     """All that comes until the server closes. It may close before everything is sent."""
-    with socket.create_connection(address, timeout=30) as client:
+    with socket.create_connection(address, timeout=60) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             for piece in pieces:

@@ -108,7 +108,7 @@ def typed(keys: bytes, state: Path) -> str:
             printed += piece
     except OSError:  # the terminal's other side is closed
         pass
-    process.wait(timeout=30)
+    process.wait(timeout=60)
     os.close(ours)
     return printed.decode()
 

@@ -105,7 +105,7 @@ def prometheus(folder: Path, target: str) -> Generator[str]:
         yield f"http://{address}"
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 def has_data(client: httpx.Client, query: str) -> bool:

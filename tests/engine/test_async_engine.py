@@ -165,7 +165,7 @@ LONG = {"max_tokens": 200, "ignore_eos": True}
 async def death_of_all(engine: AsyncEngine, count: int) -> str:
     """What open requests and a later one are told, which has to be the same."""
     tasks = [asyncio.create_task(collect(engine, f"r{i}", [i], **LONG)) for i in range(count)]
-    done, waiting = await asyncio.wait(tasks, timeout=20)
+    done, waiting = await asyncio.wait(tasks, timeout=60)
     assert not waiting
     with pytest.raises(EngineDeadError) as later:
         await collect(engine, "later", [1])
@@ -231,15 +231,15 @@ async def test_a_death_while_a_grammar_compiles(harness: Harness) -> None:
     await death_of_all(harness.engine, 1)
     grammars.go_on.set()
     with pytest.raises(EngineDeadError, match="boom"):
-        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(waiting, 60)
 
 
 async def test_a_step_that_hangs_is_a_death(caplog: pytest.LogCaptureFixture) -> None:
-    harness = Harness(step_timeout=0.4)
+    harness = Harness(step_timeout=2)
     let_go = threading.Event()
     harness.engine.start()
     try:
-        await asyncio.sleep(0.6)  # nothing to do is no hanging
+        await asyncio.sleep(2.2)  # nothing to do is no hanging
         await collect(harness.engine, "quick", [1])
 
         def hang(plan: StepPlan) -> None:
@@ -251,15 +251,15 @@ async def test_a_step_that_hangs_is_a_death(caplog: pytest.LogCaptureFixture) ->
     finally:
         let_go.set()
     assert await harness.engine.stop(20)
-    assert "StepTimeoutError: a step has not ended within 0.4 seconds" in told
+    assert "StepTimeoutError: a step has not ended within 2 seconds" in told
     assert "let_go.wait()" in caplog.text
     assert harness.reasons()[1:] == ["error"] * 4
 
 
 async def test_slow_steps_that_go_on_are_no_death() -> None:
-    harness = Harness(step_timeout=1.0)
+    harness = Harness(step_timeout=2)
     harness.engine.start()
-    harness.before_step = lambda plan: time.sleep(0.1)
+    harness.before_step = lambda plan: time.sleep(0.15)
     assert len(await collect(harness.engine, "a", [1], max_tokens=20, ignore_eos=True)) == 20
     assert await harness.engine.stop()
 

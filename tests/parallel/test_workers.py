@@ -17,7 +17,7 @@ from server.parallel.workers import Workers
 from tests.engine.tiny import CPU
 
 
-def gone(process_id: int, seconds: float = 20) -> bool:
+def gone(process_id: int, seconds: float = 60) -> bool:
     """Whether it ends in this time; one that nobody has waited for has ended, too."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -76,7 +76,7 @@ def test_a_killed_worker_is_told_while_idle_and_in_a_call() -> None:
         workers.watch(told.put)
         (process_id,) = workers.process_ids
         os.kill(process_id, signal.SIGKILL)
-        idle = told.get(timeout=20)
+        idle = told.get(timeout=60)
         assert f"rank 1 of 2 (process {process_id}): was ended by signal 9" in str(idle)
         ones = torch.ones(4)
         with pytest.raises(WorkerDiedError, match="signal 9"):

@@ -260,7 +260,7 @@ async def test_a_stop_string_ends_its_own_answer() -> None:
 
 
 async def until_empty(server: TinyServer) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not server.is_empty():
             await asyncio.sleep(0.01)
 

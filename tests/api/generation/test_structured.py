@@ -200,7 +200,7 @@ async def test_whoever_leaves_waits_for_no_grammar(path: str, body: Json) -> Non
     app = make_app(ScriptedEngine([]))
     waiting = Waiting()
     app.state.parts = replace(app.state.parts, grammars=waiting)
-    async with live_app(app) as url, AsyncClient(base_url=url) as client, asyncio.timeout(30):
+    async with live_app(app) as url, AsyncClient(base_url=url) as client, asyncio.timeout(60):
         leaving = asyncio.create_task(client.post(path, json=body))
         while not waiting.num_waiting:
             assert not leaving.done(), leaving.result().text

@@ -60,7 +60,7 @@ async def sent(address: Address, *pieces: bytes) -> bytes:
 
 
 def opened(address: Address, data: bytes = b"") -> socket.socket:
-    client = socket.create_connection(address, timeout=30)
+    client = socket.create_connection(address, timeout=60)
     client.sendall(data)
     return client
 
@@ -106,7 +106,7 @@ async def test_a_head_of_the_longest_length_passes() -> None:
     ],
 )
 async def test_a_head_that_does_not_come(given: bytes, status: int | None) -> None:
-    async with limited(head_seconds=0.2, keep_alive_seconds=1) as (address, _):
+    async with limited(head_seconds=1, keep_alive_seconds=2) as (address, _):
         answer = await sent(address, given)
     answered = [200] * given.count(GET)
     assert statuses(answer) == (answered if status is None else [*answered, status])
@@ -115,14 +115,10 @@ async def test_a_head_that_does_not_come(given: bytes, status: int | None) -> No
 async def test_a_head_that_comes_in_drops() -> None:
     async with limited(head_seconds=0.3) as (address, _):
         client = opened(address)
-        started = time.monotonic()
-        for byte in GET * 100:
-            try:
+        with pytest.raises(ConnectionError):
+            for byte in GET[:-2] + b"x: " + b"y" * 1000:
                 client.send(bytes([byte]))
-            except ConnectionError:
-                break
-            await asyncio.sleep(0.05)
-        assert time.monotonic() - started < 100 * len(GET) * 0.05 / 2
+                await asyncio.sleep(0.05)
         assert statuses(await asyncio.to_thread(read_all, client)) in ([408], [])
         client.close()
 
@@ -130,7 +126,7 @@ async def test_a_head_that_comes_in_drops() -> None:
 @pytest.mark.parametrize("framing", [b"content-length: 500", b"transfer-encoding: chunked"])
 async def test_a_body_that_does_not_come(framing: bytes) -> None:
     engine = ScriptedEngine([])
-    async with limited(engine, body_seconds=0.2) as (address, client):
+    async with limited(engine, body_seconds=1) as (address, client):
         answer = await sent(address, POST + framing + b"\r\n\r\n")
         assert statuses(answer) == [408]
         assert "in time" in refusal(answer)["message"]
@@ -184,7 +180,7 @@ async def test_a_reader_that_never_reads() -> None:
 async def test_a_reader_that_is_slow_gets_all() -> None:
     """Longer than `send_seconds`, because something is read all the time."""
     engine = ScriptedEngine([])
-    async with limited(engine, send_seconds=0.4) as (address, _):
+    async with limited(engine, send_seconds=1.5) as (address, _):
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(address)
@@ -195,11 +191,11 @@ async def test_a_reader_that_is_slow_gets_all() -> None:
         loop = asyncio.get_running_loop()
         while data := await loop.sock_recv(client, 2048):
             answer += data
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
         client.close()
         head, body = answer.split(b"\r\n\r\n", 1)
         assert b"content-length: %d" % len(body) in head
-        assert time.monotonic() - started > 0.8
+        assert time.monotonic() - started > 1.5
 
 
 async def test_idle_connections_give_way() -> None:

@@ -222,7 +222,7 @@ async def test_a_crash_is_told_to_everyone_and_ends_the_process(words: str) -> N
 
 async def test_a_step_that_hangs() -> None:
     """Here the process stays, as it was told, and says that it should be started again."""
-    with faulty("--step-timeout", "1", "--no-exit-on-engine-death") as server:
+    with faulty("--step-timeout", "4", "--no-exit-on-engine-death") as server:
         async with Client(server) as client:
             answers = [client.ask(stream=number % 2 == 0, **LONG) for number in range(4)]
             await client.running(4)

@@ -17,10 +17,10 @@ async def test_who_leaves_does_not_let_the_next_one_in_before_its_thread_ends() 
 
     def first() -> None:
         started.set()
-        may_end.wait(30)
+        may_end.wait(60)
 
     leaves = asyncio.create_task(work.run(True, first))
-    await asyncio.to_thread(started.wait, 30)
+    await asyncio.to_thread(started.wait, 60)
     leaves.cancel()
     await asyncio.wait([leaves])
     second = asyncio.create_task(work.run(True, lambda: "second"))

@@ -299,7 +299,7 @@ async def test_an_example_can_be_pasted(example: str) -> None:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        output, _ = await asyncio.wait_for(process.communicate(), 30)
+        output, _ = await asyncio.wait_for(process.communicate(), 60)
     assert url in command
     assert process.returncode == 0, output.decode()
     assert output

@@ -157,7 +157,7 @@ async def test_a_client_that_leaves() -> None:
             lines = lines_of(opened)
             created = await anext(lines)
             await engine.hangs.wait()
-        await asyncio.wait_for(engine.closed.wait(), 10)
+        await asyncio.wait_for(engine.closed.wait(), 60)
         path = f"{RESPONSES}/{created['response']['id']}"
         left = parse((await client.get(path)).json())
         assert left["status"] == "cancelled"
@@ -179,7 +179,7 @@ async def test_a_client_that_leaves_before_a_whole_answer() -> None:
         task = asyncio.create_task(client.post(RESPONSES, json={"input": "hi"}))
         await engine.hangs.wait()
         task.cancel()
-        await asyncio.wait_for(engine.closed.wait(), 10)
+        await asyncio.wait_for(engine.closed.wait(), 60)
     assert engine.num_open == 0
     assert len(app.state.parts.response_store) == 0
 

@@ -114,7 +114,7 @@ def test_two_at_once_convert_once(
 
     def slow(path: Path, folder: Path, dtype: torch.dtype) -> None:
         calls.append(folder)
-        waiting.wait(10)  # until the second one stands at the lock
+        waiting.wait(60)  # until the second one stands at the lock
         convert_gguf(path, folder, dtype)
 
     def report(line: str) -> None:

@@ -107,7 +107,7 @@ class Counting(InProcess):
         return self._thread.submit(self._compile, job, finish)
 
     def _compile(self, job: Job, finish: Callable[[Answer], Any]) -> Any:
-        self.may_compile.wait(30)
+        self.may_compile.wait(60)
         self.num_compiled += 1
         return super().submit(job, None, finish).result()
 

@@ -66,7 +66,7 @@ def test_work_is_done_on_as_many_threads_as_there_are_cores(
 ) -> None:
     """Results come in the items' order, whoever is first; torch has one thread on each."""
     monkeypatch.setattr(parallel, "default_threads", lambda: 3)
-    meeting = threading.Barrier(3, timeout=30)
+    meeting = threading.Barrier(3, timeout=60)
 
     def work(item: int) -> tuple[int, int]:
         meeting.wait()  # only three at the same time get past it
