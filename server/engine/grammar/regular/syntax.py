@@ -128,7 +128,7 @@ class _Reader:
         while starts and first < last and _is_anchor(items[first], _STARTS):
             before, first = EMPTY, first + 1
         while ends and first < last and _is_anchor(items[last - 1], _ENDS):
-            after, last = EMPTY, last - 1
+            after, last = self._after_end(items[last - 1], after), last - 1
         core = items[first:last]
         ahead = next((i for i, item in enumerate(core) if str(item[0]) in _ASSERTIONS), None)
         if ahead is not None and ends:
@@ -147,6 +147,14 @@ class _Reader:
             )
             parts.append(self.item(item, flags, at))
         return sequence(parts)
+
+    def _after_end(self, anchor: tuple[Any, Any], after: Expression) -> Expression:
+        """What may follow an anchor at the end of a part that something may follow. To Python, and
+        not to JavaScript, `$` stands before a last line feed too."""
+        is_broad = not self.is_schema or self.is_broad
+        if after != EMPTY and is_broad and str(anchor[1]) == "AT_END":
+            return repeat(Char(LINE_FEED), 0, 1)
+        return EMPTY
 
     def _looking_ahead(self, items: Items[Any], index: int, flags: int, edges: Edges) -> Expression:
         """What is looked for ahead must, or must not, be found in all that follows."""

@@ -116,6 +116,16 @@ def test_every_atom_by_every_letter(atom: str) -> None:
             assert matches(Grammar("regex", pattern), letter) == bool(expected.fullmatch(letter))
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [r"(?=.?$)[^b]*", r"(?=.*$)[^b]+", r"(?!b?$)[^b]*", r"(?=a\Z)a\s?", r"(?=(a$|b))[ab]\s*"],
+)
+def test_a_dollar_looked_for_stands_before_a_last_line_feed_too(pattern: str) -> None:
+    for text in ("", "\n", "x", "a", "a\n", "b\n", "xy\n", "\n\n", "a\n\n"):
+        expected = re.fullmatch(pattern, text) is not None
+        assert matches(Grammar("regex", pattern), text) == expected, text
+
+
 REFUSED = [
     (r"((?=a)b)c", "look ahead"),
     (r"(?:(?!b)a)*", "look ahead"),
