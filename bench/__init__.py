@@ -1,1 +1,1 @@
-"""Benchmarks: what this machine allows, then what the server reaches, then one line of JSON."""
+"""Benchmarks. Each prints the machine's limit, what the server reaches, then one line of JSON."""

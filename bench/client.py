@@ -1,4 +1,4 @@
-"""Load from outside: streams chats from a server in a process of its own and prints what came.
+"""A client in a process of its own, for load from outside: streams chats and prints what came.
 
 python -m bench.client URL STREAMS NEW_TOKENS   ->   {"tokens": …, "seconds": …}
 """
@@ -15,7 +15,8 @@ from bench.prompts import PROMPTS
 
 
 async def stream_chat(client: httpx.AsyncClient, prompt: str, new_tokens: int) -> int:
-    """One streamed greedy answer of exactly new_tokens tokens -> tokens by the server's count."""
+    """Streams one greedy answer of exactly new_tokens tokens; returns the server's count of
+    them."""
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": new_tokens,

@@ -67,7 +67,8 @@ class Idle:
 
 
 async def measure(app: Any, streams: int, seconds: float) -> Idle:
-    """
+    """Holds streams open for some seconds and measures the server's cost.
+
     Raises:
         RuntimeError: the client failed, or a stream was not open all the time.
     """

@@ -32,8 +32,9 @@ class Server:
     """The app on a free port of this machine, in the current event loop.
 
     Args:
-        http: How; as `glidecape serve` does by default.
-        starts_app: The app's engine starts and stops with this server, and not with another one.
+        http: uvicorn's options for HTTP; left out, those of `glidecape serve`.
+        starts_app: whether the app's engine starts and stops with this server, and not with
+            another one.
     """
 
     def __init__(

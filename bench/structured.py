@@ -67,12 +67,12 @@ class Timings:
 
     @property
     def milliseconds(self) -> float:
-        """Median per token."""
+        """Median milliseconds per token."""
         return statistics.median(self.seconds) * 1000
 
 
 Case = tuple[bool, PolicyName]
-"""With a schema, and how it is speculated on."""
+"""Whether the request has a schema, and its policy."""
 
 
 async def measure(model: LoadedModel, rounds: int, new_tokens: int) -> dict[Case, Timings]:

@@ -1,7 +1,7 @@
 """`glidecape eval`: the paper's figures for a draft.
 
-What was given and would not be used is refused by name, before anything is loaded: a figure should
-never be of something else than was asked for.
+An option that would not be used is refused by name before anything is loaded, so that every figure
+is of what was asked for.
 """
 
 from collections.abc import Collection
@@ -156,7 +156,8 @@ def _check_device(settings: ModelSettings) -> None:
 
 
 def _refuse(settings: ModelSettings, names: Collection[str], reason: str) -> None:
-    """A default is no wish of the user's, wherever it was written."""
+    """Refuses settings that were given. A default value counts as not given, wherever it was
+    written."""
     for name in names:
         value = getattr(settings, name)
         if value != ModelSettings.model_fields[name].default:

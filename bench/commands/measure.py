@@ -81,7 +81,7 @@ def peers(
 
 
 def _counts(text: str) -> list[int]:
-    """`"1,4"` -> [1, 4]; nothing is none.
+    """Reads `"1,4"` as [1, 4], and an empty text as no numbers.
 
     Raises:
         ConfigError: something in it is no number.
@@ -93,7 +93,7 @@ def _counts(text: str) -> list[int]:
 
 
 def _refuse_options(context: typer.Context, command: str) -> None:
-    """Options of `bench` itself would be ignored by a command behind it."""
+    """Refuses options of `bench` itself before a command, which would ignore them."""
     for name, value in context.params.items():
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":

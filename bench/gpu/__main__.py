@@ -36,7 +36,7 @@ from server.kernels.dispatch import gpu_kernels
 from server.models.layers import Placement
 
 _ROOM = 0.85
-"""Of the memory that is free once a model is loaded, for its KV."""
+"""Share of the memory that is free once a model is loaded, for its KV."""
 
 
 def main(
@@ -88,7 +88,7 @@ def _measure_all(session: Session, names: Sequence[str], folder: Path | None) ->
 
 
 def _free(session: Session) -> None:
-    """Gives memory of what is no longer used back to the GPU."""
+    """Gives unused memory back to the GPU."""
     gc.collect()
     if session.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -35,15 +35,15 @@ from server.engine.types import (
 )
 
 _NO_COSTS = StepCosts(CostCurve((1, 2), (1.0, 1.0)), CostCurve((1, 2), (1.0, 1.0)))
-"""For steps that the host launches, of which none is timed here."""
+"""Costs for steps that the host launches; none of these is timed here."""
 _WARM_STEPS = 6
 
 
 class EngineTimes(NamedTuple):
-    """Seconds of a decoding step, means."""
+    """Mean seconds of a decoding step."""
 
     wall: float
-    """From one step's end to the next one's, as the engine's loop has them."""
+    """From one step's end to the next one's, as in the engine's loop."""
     device: float
     """Device time of the step's graph."""
     tokens: float
@@ -84,7 +84,7 @@ class TimedEngine:
         self.runner.graphs.launch = lambda shape: _Timed(launch(shape), self.device_seconds)  # pyright: ignore[reportAttributeAccessIssue]
 
     def run(self, batch: int, context: int, policy: PolicyName, num_steps: int) -> EngineTimes:
-        """Times num_steps steps of a batch, behind its prompts and some steps more."""
+        """Times num_steps steps of a batch, after its prompts and some steps to warm up."""
         scheduler = Scheduler(self.config)
         tokens_left = (num_steps + _WARM_STEPS + 2) * 9  # of the deepest tier's longest path
         params = SamplingParams(max_tokens=tokens_left, temperature=0.0, ignore_eos=True)
@@ -110,7 +110,7 @@ class TimedEngine:
         return EngineTimes(wall, device, num_tokens / num_steps / batch)
 
     def _capture(self, batch: int) -> None:
-        """Runs everything that `auto` may choose: it tries whatever it knows nothing of."""
+        """Runs every tier that `auto` may choose: it tries tiers without a figure first."""
         sizes = self.runner.sizes
         for context in sizes.contexts:
             for tier in AUTO_TIERS:
@@ -118,7 +118,7 @@ class TimedEngine:
                 self.runner.graphs.prepare(StepShape(size, tier, context, "greedy"))
 
     def _step(self, scheduler: Scheduler) -> int:
-        """How many tokens it brought."""
+        """Runs a step; returns how many tokens it yields."""
         plan = scheduler.schedule(time.monotonic())
         if plan is None:
             raise RuntimeError("the answers ended before the steps")

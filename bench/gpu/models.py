@@ -88,7 +88,7 @@ def random_pair(config: ModelConfig, placement: Placement, num_tokens: int) -> P
     """A target of random weights.
 
     Args:
-        num_tokens: of the KV pool.
+        num_tokens: size of the KV pool, in tokens.
     """
     target = LlamaParameters(config, placement)
     _randomise(target.slots())
@@ -117,8 +117,8 @@ def _paired(target: LlamaParameters, placement: Placement, num_tokens: int) -> P
 
 
 def _draft_config(target: ModelConfig) -> GlideConfig:
-    """The paper's: one layer of the target's size that glimpses the target's last; vocabulary
-    trimmed."""
+    """The paper's draft: one layer of the target's size that glimpses the target's last layer, with
+    a trimmed vocabulary."""
     return GlideConfig(
         hidden_size=target.hidden_size,
         intermediate_size=target.intermediate_size,

@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 @dataclass(slots=True)
 class Session:
-    """Where, for how long, and what was found."""
+    """The device, the time that is left, and the results."""
 
     device: torch.device
     deadline: float
@@ -32,7 +32,7 @@ class Session:
     results: Json = field(default_factory=dict[str, Any])
 
     def has_time(self, what: str, seconds: float) -> bool:
-        """Says so where it has not."""
+        """Whether there is time for this; prints a line where there is not."""
         left = self.deadline - time.monotonic()
         if left < seconds:
             self.console.print(f"{what}: skipped, {left:.0f} s are left")
@@ -47,7 +47,7 @@ class Session:
 
 @torch.inference_mode()
 def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Median of a run; on a GPU of replays of its graph, one after another."""
+    """Median seconds of a run; on a GPU, of replays of its graph, one after another."""
     for _ in range(3):
         run()
     if device.type == "cpu":
@@ -82,7 +82,7 @@ def _captured(run: Callable[[], object]) -> Callable[[], object]:
 
 @torch.inference_mode()
 def eager_seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Median wall time of a run that is waited for, launch by launch."""
+    """Median wall time of a run without a graph, up to its end on the device."""
     times = list[float]()
     for _ in range(8):
         started = time.perf_counter()

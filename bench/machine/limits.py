@@ -10,7 +10,7 @@ _BYTES = 512 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Measured bandwidth, and what follows for one step of a model."""
+    """The measured bandwidth, and the limit that follows for a step of a model."""
 
     bandwidth: float
     """Bytes per second read by all threads."""

@@ -37,7 +37,7 @@ POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "auto")
 _NUM_PROMPTS = 4
 LEAF_RATE = 0.6
 _CONFIDENT, _UNSURE = 0.7, 0.45
-"""Claimed for right and wrong trunk tokens: the draft half knows when it is wrong."""
+"""Confidences of right and wrong trunk tokens: the draft is less sure where it is wrong."""
 
 
 class OracleDrafter:

@@ -34,7 +34,7 @@ from weights.blocks import BLOCKS_FILE
 from weights.locate import locate_model
 
 HIT_RATE = 0.7
-"""Of the oracle draft's trunk tokens."""
+"""Share of the oracle draft's trunk tokens that are right."""
 MANY = 16
 """Streams of the batched measurement."""
 
@@ -48,7 +48,7 @@ class Figures:
     ours_many: list[float] = field(default_factory=list[float])
     served_many: list[Served] = field(default_factory=list[Served])
     resident_bytes: int = 0
-    """After a first batched run."""
+    """Resident memory after a first batched run."""
 
 
 def run_suite(
@@ -67,7 +67,7 @@ def run_suite(
 
 
 def _speculation(settings: ModelSettings, new_tokens: int, rounds: int) -> dict[str, Any]:
-    """Plain decoding against each policy; prints its table."""
+    """Compares plain decoding with each policy, and prints the table."""
     model = load(settings.model_copy(update={"draft": "ngram"}))
     if model.speculator is None:
         raise RuntimeError("built with a draft, but without a speculator")

@@ -50,7 +50,7 @@ class Variant:
 
     @property
     def folder(self) -> str:
-        """Name of the folder that holds its draft and its features."""
+        """Name of the folder with its draft and its features."""
         return self.name + ("-hidden" if self.glimpse_hidden else "")
 
 
@@ -99,7 +99,7 @@ def run_ablation(settings: ModelSettings, study: str, options: AblationOptions) 
     if not options.text:
         raise ConfigError("data", "", "training text is needed: what glidecape train wrote")
     dtype = pick_precision(options.precision, pick_device("auto"))
-    # What is faster is measured: it must not come out differently for some of the variants.
+    # Precision is chosen by a measurement, which must not come out differently among the variants.
     options = replace(options, precision="float32" if dtype == torch.float32 else "bfloat16")
     files = locate_target(settings.model, settings.cache_dir, dtype, report)
     wanted = variants(files.config.num_layers)
@@ -119,15 +119,15 @@ def ablate(
     console: Console,
     wanted: Sequence[Variant],
 ) -> Results:
-    """Trains all variants, or goes on where a killed run was.
+    """Trains all variants, or continues a run that was killed.
 
     Args:
-        target: prepared for all layers that are read.
-        prompt_ids, stop_token_ids: as `train` takes them.
-        wanted: the first one must see what the others see.
+        target: the target, prepared for all layers that are read.
+        prompt_ids, stop_token_ids: as for `train`.
+        wanted: the variants; the first one must see all that the others see.
 
     Raises:
-        StartupError: as `train`.
+        StartupError: as for `train`.
     """
     widest, results = wanted[0], list[tuple[Variant, Validation]]()
     for variant in wanted:
@@ -180,7 +180,7 @@ def _train_config(options: AblationOptions, variant: Variant) -> TrainConfig:
 
 
 def _cut_features(widest: Path, folder: Path, variant: Variant) -> None:
-    """Writes the features a variant needs, out of those of one that sees more."""
+    """Writes the features that a variant needs, cut from those of a variant that sees more."""
     key = read_key(widest)
     if key is None:
         raise RuntimeError(f"{widest} holds no features")
@@ -204,7 +204,7 @@ def _hidden(variant: Variant) -> str:
 
 
 def _write(options: AblationOptions, results: Results) -> None:
-    """What is known so far."""
+    """Writes the results so far."""
     found = [
         asdict(variant) | {"label": variant.label} | validation._asdict()
         for variant, validation in results

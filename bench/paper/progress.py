@@ -11,15 +11,15 @@ from server.cli.terminal import report, stderr
 from weights.train.progress import clock
 
 _LINE_SECONDS = 30.0
-"""Between lines, where there is no terminal to draw a bar on."""
+"""Seconds between lines where there is no terminal to draw a bar on."""
 
 
 class RoundProgress:
     """A context manager.
 
     Args:
-        num_rounds: prompts in all.
-        num_done: of which were measured by earlier runs: the time left is judged without them.
+        num_rounds: number of prompts.
+        num_done: how many of them earlier runs measured; the time left is estimated without them.
     """
 
     def __init__(self, num_rounds: int, num_done: int) -> None:
@@ -47,11 +47,11 @@ class RoundProgress:
             self._bar.stop()
 
     def begin(self) -> None:
-        """The warm-up is over."""
+        """Starts the clock after the warm-up."""
         self._started = time.monotonic()
 
     def advance(self, data_set: str, num_in_set: int, of_set: int) -> None:
-        """A prompt of the set is done, the num_in_set-th."""
+        """Notes that the num_in_set-th prompt of a set is done."""
         self.num_done += 1
         now = time.monotonic()
         seconds = (now - self._started) / (self.num_done - self._num_before)

@@ -114,8 +114,9 @@ class _Run:
         self.teacher = TeacherForced(runner.model, glide, runner.caches, CHAIN_DEPTH)
 
     async def measure(self) -> None:
-        """All prompts that are missing. Each is in the journal when it is measured; the figures
-        are written now and then, after each data set, and at the end, whatever ended it."""
+        """Measures all prompts that are missing. Each is in the journal as soon as it is measured.
+        The figures are written from time to time, after each data set, and at the end, also after
+        an error."""
         num_prompts, num_done = self.results.num_prompts, self.results.num_done
         if num_done == num_prompts:
             self.results.write()
@@ -145,7 +146,7 @@ class _Run:
             self.results.write()
 
     async def _warm_up(self) -> None:
-        """Runs each method once: first calls allocate, and `auto` begins to learn."""
+        """Runs each method once: first calls allocate memory, and `auto` begins to learn."""
         first = next(prompt for data in self.results.sets.values() for prompt in data.prompts)
         await self.session.compare(self.methods, first.token_ids, _WARM_UP_TOKENS, 0)
 
@@ -183,8 +184,8 @@ def _check_trained_on(files: Sequence[Path]) -> None:
 def _contamination(
     model: LoadedModel, sets: DataSets, files: Sequence[Path]
 ) -> Contamination | None:
-    """None where no training text is given. Warns of what is found: the figures still stand, but
-    not as those of text that the draft has never seen."""
+    """Looks for the prompts in the training text; None where none is given. Warns of what is found:
+    the figures are then not of text that the draft has never seen."""
     if not files:
         return None
     found = find_contamination(sets, files, model.tokenizer)
@@ -202,7 +203,7 @@ def _draft_name(settings: ModelSettings) -> str:
 
 
 def _card_folder(settings: ModelSettings) -> Path:
-    """The draft's own folder, before anything is measured."""
+    """The draft's own folder, which must be found before anything is measured."""
     folder = Path(settings.draft).expanduser().resolve()
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigError("card", settings.draft, "the draft is in no folder that can be written")

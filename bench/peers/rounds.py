@@ -12,7 +12,7 @@ from server.report import Report
 
 
 class Runs(Protocol):
-    """What a `Worker` does."""
+    """What the rounds need of a `Worker`."""
 
     about: dict[str, str]
 
@@ -25,7 +25,7 @@ class Runs(Protocol):
 
 @dataclass(slots=True)
 class Results:
-    """What came of all rounds, by the system's name."""
+    """Results of all rounds, by the system's name."""
 
     about: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     rates: dict[str, dict[str, list[float]]] = field(
@@ -33,13 +33,13 @@ class Results:
     )
     """System -> workload -> tokens per second, one entry per round."""
     resident_bytes: dict[str, int] = field(default_factory=dict[str, int])
-    """After the last job."""
+    """Resident memory after the last job."""
     failures: dict[str, str] = field(default_factory=dict[str, str])
     """Why a system has no figures, or fewer rounds than others."""
     compared: int = 0
-    """Answers of ours with a draft that were compared with plain ones."""
+    """This engine's answers with a draft that were compared with plain ones."""
     changed: int = 0
-    """How many of those are not equal."""
+    """How many of these differ."""
 
 
 def measure(
@@ -48,10 +48,10 @@ def measure(
     workloads: Sequence[Workload],
     report: Report,
 ) -> Results:
-    """A system that fails is reported and left out from there on.
+    """Runs all rounds. A system that fails is reported, and left out from then on.
 
     Args:
-        start: makes a system's worker; raises WorkerError.
+        start: starts a system's worker; raises WorkerError.
     """
     results = Results()
     with ExitStack() as stack:
@@ -73,14 +73,14 @@ def _start_all(
     report: Report,
     stack: ExitStack,
 ) -> dict[str, Runs]:
-    """Loaded and warm."""
+    """Starts the systems and warms them up."""
     workers: dict[str, Runs] = {}
     for system in systems:
         report(f"loading {system.name} …")
         try:
             worker = start(system)
             stack.callback(worker.close)
-            for workload in workloads:  # what is compiled or allocated per shape is done here
+            for workload in workloads:  # systems compile and allocate per shape
                 worker.ask("generate", prompts=workload.rounds[0], new_tokens=2)
         except WorkerError as error:
             _fail(system.name, error, results, report)
@@ -113,14 +113,14 @@ def _run_round(
 def _check(
     name: str, answers: Sequence[Sequence[int]], prompts: Sequence[Prompt], new_tokens: int
 ) -> None:
-    """A system that stops early would look fast."""
+    """Checks the answers' lengths: a system that stops early would look fast."""
     lengths = [len(answer) for answer in answers]
     if lengths != [new_tokens] * len(prompts):
         raise WorkerError(f"{name}: answers of {lengths} tokens, asked for {new_tokens} each")
 
 
 def _compare(answers: Mapping[str, list[list[int]]], results: Results) -> None:
-    """Speculation must not change a token."""
+    """Counts the answers in which speculation changed a token."""
     plain, ours = answers.get(OURS_PLAIN.name), answers.get(OURS.name)
     if plain is not None and ours is not None:
         results.compared += len(plain)

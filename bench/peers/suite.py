@@ -42,7 +42,7 @@ from weights.train.text.prompts import prompt_encoder, read_prompts, usable_temp
 
 @dataclass(frozen=True, slots=True)
 class PeerOptions:
-    """What the command was given beside the model."""
+    """The command's options besides the model's."""
 
     python: Path | None
     prompt_files: Sequence[Path]
@@ -90,7 +90,7 @@ def run_peers(settings: ModelSettings, options: PeerOptions) -> None:
         console.print(line, markup=False, soft_wrap=True)
     print(json.dumps(as_json(results, ours, missing, limits)))
     if any(name in results.failures for name in ours):
-        sys.exit(1)  # whoever only looks at the exit code shall not take this for a comparison
+        sys.exit(1)  # by the exit code alone, this must not pass for a comparison
 
 
 def link_checkpoint(folder: Path, into: Path) -> Path:
@@ -103,10 +103,10 @@ def link_checkpoint(folder: Path, into: Path) -> Path:
 
 
 def chosen(only: Sequence[str]) -> list[System]:
-    """Peers by name, all without one.
+    """The peers of these names; all where no name is given.
 
     Raises:
-        ConfigError: a name is none of theirs.
+        ConfigError: no peer has this name.
     """
     names = [peer.name for peer in PEERS]
     for name in only:

@@ -18,7 +18,8 @@ DEFAULT_PYTHON = Path(".venv-peers/bin/python")
 Reads = Literal["gguf", "folder", "settings"]
 
 _NOT_HANDED_ON = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "PYTHONPATH"
-"""Peers run as their users run them, however this process is tuned."""
+"""Variables that peers do not inherit: they run as their users run them, however this process is
+tuned."""
 
 _PROBE = """
 import importlib.util as u, json, sys
@@ -36,12 +37,12 @@ class System:
     package: str
     """Python module that must be importable."""
     install: str
-    """What fetches it, into the environment of the peers."""
+    """The command that installs it into the environment of the peers."""
     reads: Reads
     """The GGUF file, the checkpoint converted from it, or our own settings."""
     is_ours: bool = False
     speculates: bool = False
-    """Ours: with the settings' draft, which is the model's own by default."""
+    """Whether this engine runs with the settings' draft, by default the model's own."""
 
 
 OURS_PLAIN = System("glidecape, plain", "glidecape_engine.py", "server", "", "settings", True)
@@ -68,19 +69,19 @@ PEERS = (
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What every worker gets to know of the machine and the model."""
+    """What every worker is told about the machine and the model."""
 
     gguf: Path | None
     """None where the model is no GGUF file."""
     folder: Path
     dtype: str
-    """Of the folder's weights, such as "bfloat16"."""
+    """Precision of the folder's weights, such as "bfloat16"."""
     threads: int
     max_streams: int
     max_tokens: int
     """Tokens of the longest sequence."""
     settings: Mapping[str, Any]
-    """Those of `ModelSettings` that were given, in JSON."""
+    """Fields of `ModelSettings` that were given, in JSON."""
 
 
 def peers_python(given: Path | None) -> Path | None:
@@ -97,7 +98,7 @@ def peers_python(given: Path | None) -> Path | None:
 
 
 def find_missing(systems: Sequence[System], python: Path | None) -> dict[str, str]:
-    """Name of each peer that can't be run -> why, with the command that changes it.
+    """Maps each peer that can't be run to the reason, with the command that installs it.
 
     Raises:
         ConfigError: the interpreter does not run.
@@ -117,14 +118,14 @@ def find_missing(systems: Sequence[System], python: Path | None) -> dict[str, st
 
 
 def needs_gguf(systems: Sequence[System], machine: Machine) -> dict[str, str]:
-    """Name of each peer that reads only GGUF files, where the model is none -> why."""
+    """Maps each peer that reads only GGUF files to the reason, where the model is none."""
     if machine.gguf is not None:
         return {}
     return {s.name: "reads GGUF files only" for s in systems if s.reads == "gguf"}
 
 
 def command(system: System, machine: Machine, python: Path | None) -> list[str]:
-    """Starts the worker. python: of the peers' environment."""
+    """The command that starts the worker. python: interpreter of the peers' environment."""
     options: dict[str, Any] = {
         "threads": machine.threads,
         "max_streams": machine.max_streams,
@@ -144,7 +145,7 @@ def command(system: System, machine: Machine, python: Path | None) -> list[str]:
 def environment(system: System) -> dict[str, str]:
     """Variables of the worker's process."""
     kept = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
-    # Our own worker imports this very code, also where another copy of it is installed.
+    # This project's worker imports this code, even where another copy of it is installed.
     return kept | {"PYTHONPATH": str(ROOT)} if system.is_ours else kept
 
 
@@ -153,7 +154,7 @@ def _in_own_environment(system: System) -> bool:
 
 
 def _probe(python: Path, packages: Sequence[str]) -> list[str]:
-    """Which of the packages the interpreter does not find."""
+    """The packages that the interpreter does not find."""
     try:
         done = subprocess.run(
             [str(python), "-c", _PROBE, *packages], capture_output=True, text=True, check=True

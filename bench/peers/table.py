@@ -40,7 +40,7 @@ def make_table(results: Results, ours: Sequence[str], workloads: Sequence[str]) 
 
 
 def notes(results: Results, missing: Mapping[str, str]) -> list[str]:
-    """What the table does not say, a line each."""
+    """Notes under the table, a line each."""
     lines = [
         f"{name} {about['version']}: weights {about['weights']}; {about['way']}; "
         f"{results.resident_bytes[name] / 1e6:.0f} MB resident"
@@ -57,7 +57,7 @@ def notes(results: Results, missing: Mapping[str, str]) -> list[str]:
 def as_json(
     results: Results, ours: Sequence[str], missing: Mapping[str, str], limits: Limits
 ) -> dict[str, Any]:
-    """Everything, with every round."""
+    """All results with every round, for JSON."""
     workloads = {workload for rates in results.rates.values() for workload in rates}
     return {
         "bandwidth_gb_s": limits.bandwidth / 1e9,

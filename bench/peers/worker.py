@@ -32,9 +32,9 @@ class Worker:
     """One system in a process of its own, loaded and stopped.
 
     Args:
-        name: of the system, for messages.
-        command: how its worker is started.
-        environment: of the process, whole.
+        name: the system's name, for messages.
+        command: the command that starts its worker.
+        environment: all environment variables of the process.
 
     Raises:
         WorkerError: it can't be loaded.

@@ -1,4 +1,4 @@
-"""What is measured: so many prompts at once, so many new tokens; and one long prompt."""
+"""Workloads: several prompts at once with a number of new tokens each, and one long prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Workload:
     """Whether its rate counts prompt tokens instead of new ones."""
 
     def rate(self, index: int, seconds: float) -> float:
-        """Tokens per second of the round."""
+        """Tokens per second of a round."""
         prompts = self.rounds[index]
         counted = sum(map(len, prompts)) if self.counts_prompt else len(prompts) * self.new_tokens
         return counted / seconds
@@ -43,7 +43,7 @@ def make_workloads(
     long_prompt: int,
     rounds: int,
 ) -> list[Workload]:
-    """Each round takes the next prompts, from the first again after the last.
+    """Makes the workloads. Each round takes the next prompts, and after the last the first again.
 
     Args:
         streams: numbers of prompts at once, one workload each.
@@ -75,7 +75,7 @@ def _take(prompts: Sequence[Prompt], start: int, count: int) -> list[Prompt]:
 
 
 def _long(prompts: Sequence[Prompt], start: int, length: int) -> list[int]:
-    """Prompts one after the other, cut."""
+    """A prompt of this length, made of prompts one after the other."""
     ids = list[int]()
     while len(ids) < length:
         ids += prompts[start % len(prompts)]

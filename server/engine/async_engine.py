@@ -49,7 +49,7 @@ class AsyncEngine:
         """Why the engine died; each request gets an exception of its own."""
         self._grammars = grammars
         self._is_closed = False
-        """`end_requests` was called."""
+        """Whether `end_requests` was called."""
         self._loop = EngineLoop(scheduler, runner, self._publish, self._died, observe)
         self._watchdog = Watchdog(self._loop, step_timeout, self.fail) if step_timeout else None
 
@@ -59,7 +59,7 @@ class AsyncEngine:
 
     @property
     def is_running(self) -> bool:
-        """Its thread lives, be it in a step that never ends."""
+        """Whether the engine's thread is alive, even in a step that never ends."""
         return self._loop.is_running
 
     def start(self) -> None:
@@ -89,8 +89,8 @@ class AsyncEngine:
             raise EngineDeadError(self._death)
 
     def end_requests(self) -> None:
-        """Ends every open request, and each later one, by a ShuttingDownError. In the event
-        loop's thread."""
+        """Ends every open request, and each later one, with a ShuttingDownError. To be called in
+        the event loop's thread."""
         self._is_closed = True
         for stream in self._streams.values():
             stream.put_nowait(ShuttingDownError())
@@ -112,7 +112,7 @@ class AsyncEngine:
         self._check(request)
         # Held until the request is over, so that the engine's thread never has to compile.
         _held = await self._compiled(request)
-        # Not before the line above, which waits: who comes after the death would never hear of it.
+        # After the line above, which waits: the engine may have died meanwhile, and would not tell.
         self._check_open()
         stream = self._streams[request.request_id] = asyncio.Queue()
         self._loop.submit(request)
@@ -145,7 +145,7 @@ class AsyncEngine:
         return await self._grammars.compile(grammar)
 
     def _check(self, request: Request) -> None:
-        """Nothing that the scheduler would refuse may reach the engine's thread."""
+        """Raises here what the scheduler would refuse: an error in the engine's thread ends it."""
         num_tokens = len(request.prompt_token_ids)
         if num_tokens == 0:
             raise InvalidRequestError("the prompt is empty")
@@ -163,9 +163,9 @@ class AsyncEngine:
         self._loop.submit(Finish(request_id, reason))
 
     def fail(self, error: Exception) -> None:
-        """Ends the engine as a crashed step does. From any thread. Clients are told at once: the
-        engine's own thread may hang in its step."""
-        # Before they hear of it, and leave: they are to be counted as errors.
+        """Ends the engine as a crashed step does. Callable from any thread. Clients are told at
+        once: the engine's own thread may hang in its step."""
+        # Before clients hear of it and leave: their requests are counted as errors, not as aborts.
         self._loop.submit(Failure(error))
         self._died(error)
 
@@ -189,7 +189,7 @@ class AsyncEngine:
             stream.put_nowait(EngineDeadError(death))
 
     def _in_event_loop(self, call: Callable[[T], None], argument: T) -> None:
-        """From other threads. The loop may be closed already when the process shuts down."""
+        """Makes a call in the event loop's thread, which may be closed already at shutdown."""
         if self._event_loop is not None:
             with suppress(RuntimeError):
                 self._event_loop.call_soon_threadsafe(call, argument)

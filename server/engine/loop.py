@@ -29,7 +29,7 @@ class Executes(Protocol):
     def execute(self, plan: StepPlan) -> StepResult: ...
 
     def forget(self, request_id: RequestId) -> None:
-        """The request is over, for whatever reason."""
+        """Drops what is kept for a request that has ended, for whatever reason."""
         ...
 
 
@@ -41,7 +41,8 @@ class Finish(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Inbox message: something that steps depend on is gone; the loop dies of it."""
+    """Inbox message: something that steps depend on has failed, and the loop ends with this
+    error."""
 
     error: Exception
 
@@ -77,7 +78,7 @@ class EngineLoop:
         self._turn = 0
         self._is_idle = True
         self._observer_faults: set[type[Exception]] = set()
-        """Those that have been logged: an observer may fail at every step."""
+        """Kinds of observers' errors that were logged once: an observer may fail at every step."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -87,21 +88,23 @@ class EngineLoop:
 
     @property
     def is_running(self) -> bool:
-        """Its thread lives, whatever it does."""
+        """Whether its thread is alive, even if it is stuck in a step."""
         return self._thread.is_alive()
 
     @property
     def turn(self) -> int | None:
-        """Rises with every step; None while there is nothing to do. For watching from outside."""
+        """A number that rises with every step, for the watchdog; None while there is nothing to
+        do."""
         return None if self._is_idle else self._turn
 
     def stack(self) -> str:
-        """Where its thread is in the code, for a log."""
+        """The stack of its thread, for a log."""
         frame = sys._current_frames().get(self._thread.ident or 0)  # pyright: ignore[reportPrivateUsage]
         return "".join(traceback.format_stack(frame)) if frame else "its thread has ended"
 
     def submit(self, message: Request | Finish | Failure) -> None:
-        """From any thread; taken up before the next step."""
+        """Adds a message to the inbox, which is read before the next step. Callable from any
+        thread."""
         self._inbox.put(message)
 
     def stop(self, seconds: float | None = None) -> bool:

@@ -34,7 +34,7 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """Sampling of requests that don't say; of a bare one they are OpenAI's."""
+    """Sampling values for requests that name none. The defaults of these fields are OpenAI's."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -44,12 +44,12 @@ class SamplingDefaults:
     repetition_penalty: float = 1.0
 
     def __str__(self) -> str:
-        """What differs from OpenAI's, for people."""
+        """Lists what differs from OpenAI's defaults, for people."""
         shown = (f"{name} {value:g}" for name, value in asdict(self).items() if self.differs(name))
         return ", ".join(shown) or "temperature 1, top_p 1"
 
     def differs(self, name: str) -> bool:
-        """From OpenAI's."""
+        """Whether a value differs from OpenAI's default."""
         return getattr(self, name) != getattr(SamplingDefaults(), name)
 
 
@@ -115,7 +115,7 @@ alone (one per step)."""
 
 @dataclass(frozen=True, slots=True)
 class SpeculationParams:
-    """How one request is speculated on; has no influence on its tokens."""
+    """How to speculate on one request. It has no influence on the tokens."""
 
     policy: PolicyName = "off"
     max_depth: int | None = None
@@ -123,17 +123,17 @@ class SpeculationParams:
     max_nodes: int = 32
     """Most rows of a step for this request, ≥ 1: the proposed tokens and the root."""
     traced: bool = False
-    """Outputs say what their step proposed."""
+    """Whether outputs say what their step proposed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a request came from. The engine hands it on to its figures, and knows no more of it."""
+    """Where a request came from. The engine only passes it on, to metrics, logs and traces."""
 
     http_request_id: str
-    """That of the answer's `x-request-id`; several requests can share one."""
+    """The id in the answer's `x-request-id`; several requests can share one."""
     path: str
-    """Of the API's route."""
+    """Path of the API's route."""
     trace_parent: str | None = None
     """The client's `traceparent` header (W3C Trace Context), unread."""
     trace_state: str | None = None
@@ -145,8 +145,7 @@ class Request:
 
     request_id: RequestId
     prompt_token_ids: tuple[int, ...]
-    """At least one, and no more than leaves a place in the context for one of the answer's, if
-    there is to be one."""
+    """At least one. Where an answer is wanted, the context must have room for one more token."""
     params: SamplingParams
     priority: int = 0
     """Lower is served earlier; equal priorities are first come, first served."""
@@ -204,7 +203,7 @@ class SpeculationSummary:
         default_factory=dict[ProposalSource, SourceFigures]
     )
     draft_seconds: float = 0.0
-    """Of the whole batch's steps that this request took part in; so are the next two."""
+    """Time of the whole batch's steps that this request took part in, as in the next two fields."""
     verify_seconds: float = 0.0
     other_seconds: float = 0.0
 
@@ -219,7 +218,7 @@ class TracedNode:
 
     token_id: int
     parent: int
-    """Its node; 0 is the root, the last known token, and node i the i-th proposed one."""
+    """Number of its parent: 0 is the root, the last known token, and i the i-th proposed one."""
     is_leaf: bool
     """An alternative to the trunk's token at this depth."""
     source: ProposalSource
@@ -238,9 +237,9 @@ class StepTrace:
     accepted: tuple[int, ...]
     """Nodes of the accepted path, from the top down, without the root."""
     source: ProposalSource | None
-    """Of the trunk's first token; None where nothing was proposed."""
+    """Source of the trunk's first token; None where nothing was proposed."""
     draft_seconds: float = 0.0
-    """Of the whole batch's step; so are the next two."""
+    """Time of the whole batch's step, as in the next two fields."""
     verify_seconds: float = 0.0
     other_seconds: float = 0.0
 
@@ -267,13 +266,13 @@ class RequestOutput:
     sources: tuple[TokenSource, ...] = ()
     """One per new token."""
     speculation: SpeculationSummary | None = None
-    """So far, this step included; None where no step has speculated."""
+    """Summary up to and with this step; None where no step has speculated."""
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
-    """Of the prompt's tokens from the second on; with the first output, if asked for."""
+    """One per token of the prompt from the second on; with the first output, if asked for."""
     trace: StepTrace | None = None
     """None unless asked for."""
     grammar_exceeded: str | None = None
-    """Of what the grammar took more than its share; the finish reason is `error` then."""
+    """The resource of which the grammar took too much; the finish reason is `error` then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +295,7 @@ class FinishedRequest:
     speculation: SpeculationSummary | None = None
     """None where no step has speculated."""
     grammar_exceeded: str | None = None
-    """What its grammar took more of than its share; the reason is `error` then."""
+    """The resource of which its grammar took too much; the reason is `error` then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,18 @@ from server.errors import StepTimeoutError
 logger = logging.getLogger(__name__)
 
 _LOOKS = 20
-"""Per time-out."""
+"""Looks within one time-out."""
 
 
 class Watchdog:
-    """Looks at the engine's loop again and again, in a thread of its own.
+    """Looks at the engine's loop at regular intervals, in a thread of its own.
 
     Looks are counted, not seconds: a process that was stopped for a while (by a debugger, or with
     its machine) finds much time gone, but has looked no more often.
 
     Args:
-        seconds: that a step may take.
-        hung: called once, in the watchdog's thread, if one takes longer; the watch is over then.
+        seconds: the longest that a step may take.
+        hung: called once, in the watchdog's thread, if a step takes longer; the watch ends then.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """It looks no more."""
+        """Ends the watch."""
         self._stopped.set()
 
     def _run(self) -> None:

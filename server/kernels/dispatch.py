@@ -15,10 +15,10 @@ from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import DecoderFn, DecoderShape, GlideShape, GlideWeights, LayerWeights
 
 TRITON_ON_CPU = False
-"""For tests: on a CPU too the Triton kernels are taken, in Triton's interpreter."""
+"""For tests: whether to use the Triton kernels on a CPU too, in Triton's interpreter."""
 
 _LARGEST_HEAD = 256
-"""Of the Triton attention: a program keeps a tile of queries and one of keys."""
+"""Largest head_dim of the Triton attention: a program keeps a tile of queries and one of keys."""
 
 
 class Kernels(Protocol):
@@ -77,12 +77,12 @@ class Kernels(Protocol):
 
 
 def kernels_for(tensor: torch.Tensor) -> Kernels:
-    """Triton's on a GPU, torch's elsewhere, and where Triton is not installed."""
+    """Triton's kernels on a GPU; torch's elsewhere, or where Triton is not installed."""
     return _triton() or reference if tensor.is_cuda or TRITON_ON_CPU else reference
 
 
 def attention_for(query: torch.Tensor) -> Kernels:
-    """Those that attend with the query's head_dim (its last dimension)."""
+    """The kernels that take the query's head_dim (its last dimension) for attention."""
     return kernels_for(query) if query.shape[-1] <= _LARGEST_HEAD else reference
 
 
@@ -96,13 +96,14 @@ def _triton() -> Kernels | None:
 
 
 def gpu_kernels() -> str:
-    """For people: whose kernels tensors on a GPU get."""
+    """The name of the kernels that run on a GPU, for people."""
     return "torch" if _triton() is None else "Triton"
 
 
 def linear(weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype | None = None) -> LinearFn:
-    """weight: [out_features, in_features], bias: [out_features] or None; dtype: of activations,
-    needed for quantized weights, which only the fused kernels multiply as they are."""
+    """A linear layer. weight: [out_features, in_features]; bias: [out_features] or None; dtype: the
+    activations' type, needed for quantized weights, which only the fused kernels multiply as they
+    are."""
     if isinstance(weight, QuantizedWeight):
         weight = weight.dequantize().to(dtype)
     if can_pack(weight):
@@ -124,8 +125,8 @@ def fused_decoder(
     """All decoder layers as one call, or None where the machine has only the single kernels.
 
     Args:
-        sample: one of the weights, for its format and device.
-        layers: asked for one layer at a time, so that the model is never held twice.
+        sample: any of the weights, for its format and device.
+        layers: read one layer at a time, so that the model is never held twice.
     """
     if not native.supports(shape, sample):
         return None
@@ -142,8 +143,8 @@ def fused_glide(
     """A one-layer draft as single calls, or None where the machine has only the single kernels.
 
     Args:
-        sample: one of the weights, for its format and device.
-        take_weights: gives the weights, which are copied, and forgets them.
+        sample: any of the weights, for its format and device.
+        take_weights: returns the weights, which are copied, and drops its references to them.
     """
     if not supports_glide(shape, sample):
         return None

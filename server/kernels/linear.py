@@ -20,7 +20,8 @@ def reference_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearF
 
 
 def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFn:
-    """The same function with the weight copied to oneDNN's layout; the caller may drop its own."""
+    """Like `reference_linear`, with a copy of the weight in oneDNN's layout; the caller may drop
+    its own."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     apply = torch.ops.mkldnn._linear_pointwise
     return lambda x: apply(x, packed, bias, "none", [], "")

@@ -78,12 +78,13 @@ def quantize(weight: torch.Tensor, kind: QuantizedKind) -> QuantizedWeight:
 
 
 def _divisor(scale: torch.Tensor) -> torch.Tensor:
-    """A group of equal weights has scale 0; its values are 0 then."""
+    """What weights are divided by: a group of equal weights has scale 0, and its values become
+    0."""
     return torch.where(scale == 0, 1.0, scale.float())
 
 
 def concatenate(weights: Sequence[QuantizedWeight]) -> QuantizedWeight:
-    """The outputs of all, one after another; they must be of one kind."""
+    """One weight with the outputs of all, one after another; they must be of one kind."""
     kinds = {weight.kind for weight in weights}
     if len(kinds) != 1:
         raise ValueError(f"weights of {len(kinds)} kinds: {', '.join(sorted(kinds))}")

@@ -19,7 +19,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 def add_rms_norm(
     x: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x + update, and its norm: what stands between two blocks of a layer. [rows, dim] each."""
+    """x + update, and its norm, as needed between two blocks of a layer. [rows, dim] each."""
     total = x + update
     return total, rms_norm(total, weight, eps)
 
@@ -96,9 +96,9 @@ def top_candidates(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torc
 
 
 def argmax(logits: torch.Tensor) -> torch.Tensor:
-    """[rows, vocab] -> [rows] int64; of equals the first."""
+    """The largest entry of each row, the first among equals. [rows, vocab] -> [rows] int64"""
     if logits.device.type == "cpu":
-        # A tenth of the time torch takes, which is 2 % of a step of the default model.
+        # Takes a tenth of the time of torch's argmax, which is 2 % of a step of the default model.
         return torch.from_numpy(logits.numpy().argmax(axis=-1))
     return logits.argmax(dim=-1)
 
@@ -118,8 +118,8 @@ def draw(
     Args:
         logits: [rows, vocab] float32.
         temperatures: [rows] float32, above 0.
-        keep: [rows, vocab] bool: what can be drawn; None for all.
-        seeds, positions: [rows] int64: of the uniform (`uniform.py`).
+        keep: [rows, vocab] bool: tokens that can be drawn; None for all.
+        seeds, positions: [rows] int64: what each row's uniform depends on (`uniform.py`).
 
     Returns:
         [rows] int64
@@ -146,7 +146,7 @@ def glimpse_attention(
 
     Args:
         query: [rows, layers, num_heads, head_dim], rotary applied.
-        caches, windows: of each layer.
+        caches, windows: one per layer.
 
     Returns:
         [rows, layers, num_heads, head_dim]
@@ -188,7 +188,7 @@ def tree_attention(
 def _group_attention(
     query: torch.Tensor, cache: LayerCache, group: TreeGroup, window: int | None
 ) -> torch.Tensor:
-    """query: [sequences x nodes, num_heads, head_dim] -> the same shape."""
+    """Attends in one group. query: [sequences x nodes, num_heads, head_dim] -> the same shape."""
     _, block_size, kv_heads, head_dim = cache.keys.shape
     queries_per_kv = query.shape[1] // kv_heads
     shape = (group.num_sequences, group.num_blocks * block_size, kv_heads, head_dim)

@@ -51,7 +51,7 @@ class TreeBatch:
     """[num_sequences] int64, where the device alone knows how many tokens are committed:
     context_lens then are limits that only size launches, and all node_counts are equal."""
     prepared: dict[Any, Any] = field(default_factory=dict[Any, Any])
-    """Scratch of the attention kernel: what it derives from this batch once for all layers."""
+    """What the attention kernels derive from this batch once for all layers."""
 
 
 def committed_view(batch: TreeBatch, visible_lens: tuple[int, ...] | torch.Tensor) -> TreeBatch:
@@ -60,7 +60,7 @@ def committed_view(batch: TreeBatch, visible_lens: tuple[int, ...] | torch.Tenso
     batch and lengths.
 
     Args:
-        visible_lens: as a tensor [num_sequences] no more than the batch's context_lens.
+        visible_lens: one per sequence; a tensor's values are at most the batch's context_lens.
     """
     if isinstance(visible_lens, torch.Tensor):
         return replace(batch, exact_lens=visible_lens, ancestors=_nobody(batch), prepared={})
@@ -77,8 +77,8 @@ def _nobody(batch: TreeBatch) -> torch.Tensor:
 
 
 def strictly_earlier_view(batch: TreeBatch) -> TreeBatch:
-    """A batch of chains over another cache of the same blocks, which holds the chains' tokens too:
-    the row at position p sees the tokens before p, not its own."""
+    """The same chains over another cache of the same blocks, which holds the chains' tokens too.
+    The row at position p sees the tokens before p, and not its own."""
     width, device = max(batch.node_counts), batch.positions.device
     if width == 1:
         return replace(batch, ancestors=_nobody(batch), prepared={})

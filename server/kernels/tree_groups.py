@@ -9,7 +9,7 @@ import torch
 from server.kernels.tree import TreeBatch
 
 _MAX_PADDED_NODES = 32
-"""Larger trees (prefill chunks) form a group of their own: padding them would cost real work."""
+"""Larger trees (prefill chunks) form groups by themselves: padding them would take much time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,9 +27,9 @@ class TreeGroup:
     rows: torch.Tensor
     """The rows of the step that belong to this group, without padding."""
     real_rows: torch.Tensor
-    """Where these lie among the padded ones."""
+    """Index of each of `rows` among the padded ones."""
     covers_all_rows: bool
-    """This group is the whole step and has no padding: no rows need to be moved."""
+    """Whether this group is the whole step and has no padding, so that no rows need to be moved."""
     query_positions: torch.Tensor
     """[G, Q]"""
     key_positions: torch.Tensor
@@ -110,7 +110,8 @@ def _group(batch: TreeBatch, indices: Sequence[int]) -> TreeGroup:
 
 
 def _group_of_all(batch: TreeBatch, contexts: torch.Tensor) -> TreeGroup:
-    """All sequences, whose equal trees need no padding and whose contexts the host doesn't know."""
+    """One group of all sequences. Their trees are equal and need no padding, and the host doesn't
+    know their contexts."""
     num_sequences, num_nodes = len(batch.node_counts), batch.node_counts[0]
     needed = -(-(max(batch.context_lens) + num_nodes) // batch.block_size)
     num_blocks = min(needed, batch.block_tables.shape[1])
@@ -139,7 +140,8 @@ def _group_of_all(batch: TreeBatch, contexts: torch.Tensor) -> TreeGroup:
 
 
 def _single_node_group(batch: TreeBatch, indices: Sequence[int]) -> TreeGroup:
-    """`_group` for plain decoding and drafting, in a fifth of the small tensor operations."""
+    """Like `_group`, for plain decoding and drafting, with a fifth of the small tensor
+    operations."""
     device = batch.positions.device
     num_blocks = -(-(max(batch.context_lens[i] for i in indices) + 1) // batch.block_size)
     whole = len(indices) == len(batch.node_counts) == batch.positions.shape[0]

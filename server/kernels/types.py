@@ -1,4 +1,4 @@
-"""What models hand to kernels and get back, whichever backend computes: sizes, weights, chains."""
+"""What models pass to kernels and get back, whatever the backend: sizes, weights, chains."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,25 +50,26 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class GlideShape:
-    """Sizes of a one-layer draft and of what it reads."""
+    """Sizes of a one-layer draft and of the target's KV that it reads."""
 
     own: DecoderShape
     cross_heads: int
     cross_kv_heads: int
     cross_head_dim: int
     target_hidden: int
-    """Size of the target's hidden state where it is glimpsed, else 0."""
+    """Size of the target's hidden state where the draft reads it, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class GlideWeights:
-    """Matrices [outputs, inputs]; everything but the embedding is copied."""
+    """Weights of a one-layer draft. Matrices are [outputs, inputs]; all but the embedding are
+    copied."""
 
     layer: LayerWeights
     glimpsed: Sequence[int]
     """Target layers that are read."""
     windows: Sequence[int | None]
-    """Their sliding windows."""
+    """Sliding windows of these layers."""
     cross_norm: torch.Tensor | None
     cross_query: Weight
     """The queries of all layers read, one after another."""
@@ -77,7 +78,7 @@ class GlideWeights:
     final_norm: torch.Tensor | None
     head: Weight
     token_ids: torch.Tensor
-    """[rows of the head] int64: the token behind each."""
+    """[rows of the head] int64: each row's token."""
     embedding: torch.Tensor
     hidden_proj: Weight | None
     delays: torch.Tensor
@@ -123,7 +124,7 @@ class ChainEnds(NamedTuple):
     the tokens' chances of acceptance, is below a limit."""
 
     least: torch.Tensor
-    """[sequences] float32; 0 for chains that don't end early."""
+    """[sequences] float32: the limits; 0 for chains that don't end early."""
     offsets: torch.Tensor
     """[ranges] float32: the chance is offset + slope x confidence, at most 1, in each of equal
     ranges of the confidence between 0 and 1."""
@@ -138,18 +139,19 @@ class Filling(NamedTuple):
     """[rows] int64"""
     batch: TreeBatch
     cos_sin: CosSin
-    """Of the self-attention."""
+    """Rotary angles of the self-attention."""
 
 
 class Chains(NamedTuple):
-    """What was drafted: the most probable tokens at each depth, of which the first was followed."""
+    """Drafted chains: the most probable tokens at each depth, of which the first one was
+    continued."""
 
     token_ids: torch.Tensor
-    """[max depth, sequences, candidates] int64; unspecified behind a chain's end."""
+    """[max depth, sequences, candidates] int64; unspecified after a chain's end."""
     confidences: torch.Tensor
     """The same shape, float32."""
     lengths: torch.Tensor
-    """[sequences] int64: tokens of each."""
+    """[sequences] int64: tokens of each chain."""
 
 
 class Caches(NamedTuple):

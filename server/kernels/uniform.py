@@ -25,7 +25,7 @@ def uniforms(
 
 
 def signed(seed: int) -> int:
-    """The int64 with a seed's lowest 64 bits, which are all that counts of it."""
+    """The int64 with a seed's lowest 64 bits; only these matter."""
     return ((seed & _MASK) ^ (1 << 63)) - (1 << 63)
 
 

@@ -169,7 +169,7 @@ class _Placed:
     kv_shape: CacheShape
     """The target's KV of a token, on this rank."""
     form: str
-    """Of the target's weights, for people."""
+    """The format of the target's weights, for people."""
     draft: Draft | None
     workers: Workers | None
     identity: str

@@ -145,7 +145,7 @@ def _original_max_position(
     kind: RopeType, scaling: Mapping[str, Any], raw: Mapping[str, Any]
 ) -> int:
     name = "original_max_position_embeddings"
-    # As transformers: a key of the model beats that of the scaling, and dynamic knows neither.
+    # As in transformers, a key of the model beats that of the scaling; `dynamic` reads neither.
     trained = None if kind == "dynamic" else raw.get(name) or scaling.get(name)
     return int(trained or raw["max_position_embeddings"])
 
@@ -179,7 +179,7 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
 
 
 def _qkv_bias(architecture: str, raw: Mapping[str, Any]) -> bool:
-    # Qwen2 always has it and does not say so in its config.
+    # Qwen2 always has this bias and does not say so in its config.
     return architecture == "Qwen2ForCausalLM" or bool(raw.get("attention_bias", False))
 
 

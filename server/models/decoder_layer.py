@@ -18,7 +18,7 @@ class LayerParameters:
     """The parameters of rotary grouped-query attention and SwiGLU, each behind a norm.
 
     Args:
-        config: of the whole model, whatever the placement's shard.
+        config: the whole model's config, whatever the placement's shard.
     """
 
     def __init__(self, config: ModelConfig, index: int, placement: Placement) -> None:
@@ -75,7 +75,7 @@ class LayerParameters:
         return slots
 
     def weights(self, quantization: Quantization | None) -> LayerWeights:
-        """What a fused decoder takes."""
+        """The weights in the form that a fused decoder takes."""
         return LayerWeights(
             attention_norm=self.attention_norm.weight,
             mlp_norm=self.mlp_norm.weight,
@@ -144,7 +144,7 @@ class DecoderLayer:
 
 
 def local_config(config: ModelConfig, shard: Shard) -> ModelConfig:
-    """A layer's sizes on one rank. Heads that can't be shared out are all on every rank."""
+    """A layer's sizes on one rank. Heads that can't be split over the ranks are all on each."""
     inner = len(shard.span(config.intermediate_size))
     if not shard.splits_heads(config.num_heads, config.num_kv_heads):
         return replace(config, intermediate_size=inner)

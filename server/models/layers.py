@@ -20,7 +20,7 @@ Slots = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where and in which precision a model's tensors live, and which part of them."""
+    """The device and precision of a model's tensors, and the part of them that a rank holds."""
 
     device: torch.device
     dtype: torch.dtype
@@ -51,7 +51,7 @@ class FusedLinear:
 
     Args:
         parts: checkpoint name (without `.weight`) -> output features, in output order.
-        reduce: where this rank has some of the inputs alone: completes its partial sum.
+        reduce: completes a partial sum, where this rank has only some of the inputs.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class FusedLinear:
 
 
 def _reduced(product: LinearFn, reduce: Reduce, bias: torch.Tensor | None) -> LinearFn:
-    """Row-parallel: the bias is added once, to the sum."""
+    """A row-parallel product: the bias is added once, to the sum."""
 
     def apply(x: torch.Tensor) -> torch.Tensor:
         whole = reduce(product(x))

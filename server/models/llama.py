@@ -23,7 +23,7 @@ from server.models.slices import Slices, columns, slices_of
 
 
 class LlamaParameters:
-    """What a checkpoint fills: embedding, decoder layers, final norm and head."""
+    """The parameters that a checkpoint fills: embedding, decoder layers, final norm and head."""
 
     def __init__(self, config: ModelConfig, placement: Placement) -> None:
         self.config = config
@@ -37,7 +37,7 @@ class LlamaParameters:
             self.head_weight = placement.empty(num_tokens, config.hidden_size)
 
     def slots(self) -> Slots:
-        """Every checkpoint tensor the model needs, by its Hugging Face name -> where it goes."""
+        """Maps the Hugging Face name of every tensor that the model needs to where it goes."""
         slots = {
             "model.embed_tokens.weight": self.embedding,
             "model.norm.weight": self.norm.weight,
@@ -49,7 +49,7 @@ class LlamaParameters:
         return slots
 
     def slices(self) -> Slices:
-        """What of these tensors this rank holds, where it is not all."""
+        """The parts of tensors that this rank holds, where it does not hold all."""
         shard, vocab_size = self.placement.shard, self.config.vocab_size
         if shard.is_whole:
             return {}
@@ -58,8 +58,8 @@ class LlamaParameters:
         return slices_of(self.slots(), layout)
 
     def ignorable(self, name: str) -> bool:
-        """Checkpoint tensors that carry nothing the model lacks: stored rotary tables, and the
-        head's copy of a tied embedding."""
+        """Whether a checkpoint's tensor may be left over: stored rotary tables, and the head's copy
+        of a tied embedding."""
         tied_head = self.config.tie_word_embeddings and name == "lm_head.weight"
         return tied_head or name.endswith("rotary_emb.inv_freq")
 
@@ -75,7 +75,7 @@ class LlamaParameters:
         """The model, with the weights in the machine's fastest layout. Uses the parameters up.
 
         Args:
-            quantization: of the linear layers; None keeps them as they are.
+            quantization: form of the linear layers; None keeps them as they are.
         """
         config, placement = self.config, self.placement
         if len(self.layers) != config.num_layers:
@@ -92,7 +92,7 @@ class LlamaParameters:
         )
 
     def _used_up(self) -> Iterator[LayerParameters]:
-        """The layers in order, each forgotten here: of most weights there is one copy at a time."""
+        """Yields the layers in order and drops each, so that most weights exist only once."""
         while self.layers:
             yield self.layers.pop(0)
 
@@ -129,19 +129,21 @@ class LlamaModel:
     def __call__(
         self, token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
     ) -> torch.Tensor:
-        """token_ids [rows] -> final hidden states [rows, hidden], normed; writes the rows' KV."""
+        """Runs the rows and writes their KV. token_ids: [rows] -> final hidden states [rows,
+        hidden], normed."""
         dtype = self.placement.dtype
         x = self.placement.shard.lookup(self.embedding, token_ids, self.config.vocab_size)
         cos_sin = self.rotary(batch.positions, torch.float32 if self.is_fused else dtype)
         return self.norm(self.layers(x, cos_sin, caches, batch)).to(dtype)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[rows, hidden] -> [rows, vocab_size] in float32; on ranks other than 0 their tokens'."""
+        """[rows, hidden] -> [rows, vocab_size] float32; on ranks other than 0, only of the rank's
+        own tokens."""
         return self.placement.shard.gather_columns(self._apply_head(hidden), self.config.vocab_size)
 
 
 def _in_turn(layers: Sequence[DecoderLayer]) -> DecoderFn:
-    """All layers, one after another."""
+    """A function that runs all layers, one after another."""
 
     def run(
         x: torch.Tensor, cos_sin: CosSin, caches: Sequence[LayerCache], batch: TreeBatch

@@ -18,19 +18,20 @@ from server.kernels.quantized import (
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """Weights that the checkpoint has in blocks are taken as they are, others are rounded."""
+    """How linear weights are kept: stored blocks are used as they are, other weights are
+    rounded."""
 
     kind: QuantizedKind
-    """What weights that are not stored in blocks are rounded to."""
+    """The kind to which weights are rounded that are not stored in blocks."""
     stored: Mapping[str, QuantizedWeight] = field(default_factory=dict[str, QuantizedWeight])
     """Checkpoint name -> the weight in blocks."""
 
     def of(self, names: Sequence[str], weight: torch.Tensor) -> Weight:
-        """One matrix made of the named ones.
+        """One matrix of the named ones, in the form it is kept in.
 
         Args:
-            weight: [sum of their outputs, inputs] in floats; returned where its inputs can't be
-                cut into groups.
+            weight: [sum of their outputs, inputs] in floats; returned as it is where its inputs
+                can't be cut into groups.
 
         Raises:
             UnsupportedModelError: stored blocks are of another shape.
@@ -50,5 +51,5 @@ class Quantization:
 
 
 DRAFT_QUANTIZATION = Quantization("q4_1")
-"""Of drafts: a drafting step costs what reading their weights costs, and proposals are as good as
-with 8 bits (measured in `docs/log.md`)."""
+"""How drafts are kept: a drafting step costs what reading their weights costs, and proposals are as
+good as with 8 bits (measured in `docs/log.md`)."""

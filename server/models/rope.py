@@ -23,7 +23,8 @@ class RotaryEmbedding:
     def __call__(
         self, positions: torch.Tensor, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """positions [rows] -> cos, sin, each [rows, 1, head_dim], the second half as the first."""
+        """positions [rows] -> cos, sin, each [rows, 1, head_dim], its second half equal to the
+        first."""
         if self.config.type == "dynamic":
             frequencies = self._dynamic_frequencies(positions)
         else:
@@ -50,7 +51,7 @@ class RotaryEmbedding:
 
 def _frequencies(config: RopeConfig, dim: int) -> tuple[torch.Tensor, float]:
     """Inverse frequencies [dim / 2] and the factor on cos and sin."""
-    # Operation by operation as transformers: one bit of a frequency is 0.006 rad at position 1e5.
+    # The same operations as in transformers: one bit of a frequency is 0.006 rad at position 1e5.
     plain = 1.0 / config.theta ** (torch.arange(0, dim, 2, dtype=torch.int64).float() / dim)
     if config.type == "linear":
         return plain / config.factor, 1.0

@@ -30,7 +30,7 @@ class Shard:
 
     @property
     def reduce(self) -> Reduce | None:
-        """Completes a row-parallel product; None where it is complete."""
+        """What completes a row-parallel product; None on a single rank, where it is complete."""
         return None if self.is_whole else self.sum
 
     def span(self, total: int) -> range:
@@ -42,8 +42,8 @@ class Shard:
         return range(min(self.rank * part, total), min((self.rank + 1) * part, total))
 
     def splits_heads(self, num_heads: int, num_kv_heads: int) -> bool:
-        """Whether attention can be shared out: query heads in equal parts, each beside the KV head
-        that it reads. KV heads that are fewer than the ranks are held by several of them."""
+        """Whether attention can be split over the ranks: query heads in equal parts, each with the
+        KV head that it reads. Where there are fewer KV heads than ranks, several ranks hold one."""
         kv_fits = num_kv_heads % self.size == 0 or self.size % num_kv_heads == 0
         return num_heads % self.size == 0 and kv_fits
 
@@ -58,18 +58,18 @@ class Shard:
         return range(head, head + 1)
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
-        """The sum over all ranks, on each of them; in place."""
+        """Sums over all ranks, in place; each rank gets the sum."""
         if not self.is_whole:
             distributed.all_reduce(partial)
         return partial
 
     def lookup(self, table: torch.Tensor, ids: torch.Tensor, total: int) -> torch.Tensor:
-        """Rows of a table whose rows are shared out, on every rank.
+        """Rows of a table that is split over the ranks, on every rank.
 
         Args:
             table: [len(span(total)), width], this rank's rows.
-            ids: [rows] int64, of the whole table.
-            total: rows of the whole table.
+            ids: [rows] int64, indices into the whole table.
+            total: number of rows of the whole table.
 
         Returns:
             [rows, width], exactly the table's rows: all other ranks add zeros.
@@ -86,17 +86,17 @@ class Shard:
         return self.sum(found)
 
     def gather_columns(self, mine: torch.Tensor, total: int) -> torch.Tensor:
-        """Columns that were shared out by `span`, put together on rank 0, which alone draws tokens.
+        """Joins columns that `span` split, on rank 0, which alone draws tokens.
 
         Args:
             mine: [rows, len(span(total))]
 
         Returns:
-            [rows, total] on rank 0; elsewhere what was given.
+            [rows, total] on rank 0; `mine` elsewhere.
         """
         if self.is_whole:
             return mine
-        width = -(-total // self.size)  # collectives want equal sizes
+        width = -(-total // self.size)  # collectives need equal sizes
         padded = F.pad(mine, (0, width - mine.shape[1])).contiguous()
         if self.rank:
             distributed.gather(padded, dst=0)

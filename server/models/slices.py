@@ -18,11 +18,11 @@ class Slice(NamedTuple):
     whole: int
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A view."""
+        """The slice of a tensor, as a view."""
         return tensor.narrow(self.dim, self.start, self.size)
 
     def whole_shape(self, shape: torch.Size) -> torch.Size:
-        """Shape of the checkpoint's tensor, given the part's."""
+        """Shape of the checkpoint's tensor, given the slice's."""
         sizes = list(shape)
         sizes[self.dim] = self.whole
         return torch.Size(sizes)
@@ -33,7 +33,7 @@ Slices = Mapping[str, Slice]
 
 
 def columns(part: range, whole: int, width: int = 1) -> Slice:
-    """Some outputs of a linear layer: rows of its weight [outputs, inputs] and of its bias.
+    """The slice for some outputs of a linear layer: rows of its weight [outputs, inputs] and bias.
 
     Args:
         part: heads, or outputs.
@@ -43,14 +43,14 @@ def columns(part: range, whole: int, width: int = 1) -> Slice:
 
 
 def rows(part: range, whole: int, width: int = 1) -> Slice:
-    """Some inputs of a linear layer: columns of its weight. Its bias stays whole."""
+    """The slice for some inputs of a linear layer: columns of its weight. Its bias stays whole."""
     return Slice(1, part.start * width, len(part) * width, whole * width)
 
 
 def attention_slices(
     name: str, shard: Shard, num_heads: int, num_kv_heads: int, head_dim: int
 ) -> dict[str, Slice]:
-    """Slices of the projections below `name`; none where the heads can't be shared out."""
+    """Slices of the projections below `name`; none where the heads can't be split."""
     if not shard.splits_heads(num_heads, num_kv_heads):
         return {}
     heads, kv_heads = shard.span(num_heads), shard.kv_heads(num_kv_heads)
@@ -73,11 +73,11 @@ def mlp_slices(shard: Shard, inner: int) -> dict[str, Slice]:
 
 
 def slices_of(names: Iterable[str], layout: Mapping[str, Slice]) -> Slices:
-    """Names that the layout shares out -> their part.
+    """Maps each name that the layout splits to its slice.
 
     Args:
-        layout: by projection, without the numbers of layers and without `.weight`: what
-            `model.layers.3.cross_attn.1.q_proj.weight` loads is told by `cross_attn.q_proj`.
+        layout: slices by projection, without layer numbers and `.weight`: that of
+            `model.layers.3.cross_attn.1.q_proj.weight` is under `cross_attn.q_proj`.
     """
     found = dict[str, Slice]()
     for name in names:

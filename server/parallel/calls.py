@@ -1,4 +1,4 @@
-"""What rank 0 tells the workers to do: calls of the models, and copies inside the KV pool.
+"""What rank 0 sends to the workers: calls of the models, and copies inside the KV pool.
 
 A call's head goes through a pipe per worker, as JSON: an idle server waits there without a time
 limit, and a rank 0 that ends is seen by its workers as the pipe's end. Tensors follow in one
@@ -15,7 +15,8 @@ import torch
 from torch import distributed
 
 CallName = Literal["forward", "logits", "draft_forward", "draft_logits", "glide", "fill", "copy_kv"]
-"""Of the target; of a language model as draft; of a GliDe draft; of the target's KV pool."""
+"""Two calls of the target, two of a language model as draft, two of a GliDe draft, and one of the
+target's KV pool."""
 
 _ALIGNMENT = 16
 """Bytes to which each tensor's place in the broadcast is rounded up."""
@@ -39,7 +40,7 @@ class _Head(NamedTuple):
 
 
 def send(call: Call, pipes: Sequence[Connection]) -> None:
-    """From rank 0 to the workers at the pipes' other ends.
+    """Sends a call from rank 0 to the workers at the pipes' other ends.
 
     Raises:
         OSError: a worker's pipe is broken.
@@ -77,7 +78,7 @@ def receive(pipe: Connection, device: torch.device) -> Call | None:
 
 
 def _packed(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """[bytes] uint8: one broadcast costs less than one per tensor."""
+    """All tensors as [bytes] uint8, since one broadcast costs less than one per tensor."""
     pieces = list[torch.Tensor]()
     for tensor in tensors:
         piece = tensor.contiguous().view(-1).view(torch.uint8)

@@ -20,14 +20,16 @@ from server.models.shard import Shard
 logger = logging.getLogger(__name__)
 
 _TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for another one in a collective; one that has ended is seen at once."""
+"""How long a rank waits for another in a collective; one that has ended is noticed at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Args:
-    rendezvous: file that the ranks find each other through.
-    pipe: to rank 0.
+    """A worker's place among the ranks.
+
+    Args:
+        rendezvous: file through which the ranks find each other.
+        pipe: pipe to rank 0.
     """
 
     rank: int
@@ -37,16 +39,16 @@ class Rank:
     pipe: Connection
 
     def join(self) -> Shard:
-        """Enters the process group, as soon as rank 0 does."""
+        """Joins the process group, as soon as rank 0 does."""
         self.tell({})
         return join_group(self.rank, self.size, self.rendezvous, self.device)
 
     def tell(self, message: Mapping[str, object]) -> None:
-        """To rank 0, which waits for it (`Workers.hear`)."""
+        """Sends a message to rank 0, which waits for it (`Workers.hear`)."""
         self.pipe.send_bytes(json.dumps(message).encode())
 
     def hear(self) -> dict[str, int] | None:
-        """What rank 0 tells with `Workers.tell`; None if it has ended or closed."""
+        """Waits for a message from rank 0 (`Workers.tell`); None if rank 0 has ended or closed."""
         try:
             return json.loads(self.pipe.recv_bytes())
         except (EOFError, ConnectionResetError):
@@ -73,9 +75,9 @@ def join_group(rank: int, size: int, rendezvous: str, device: torch.device) -> S
 
 
 def run_rank(rank: Rank, work: Callable[[Rank], None]) -> None:
-    """A worker process from start to end. Its error is rank 0's to tell."""
-    # Rank 0 ends its workers, when it has finished the answers it is in: what a terminal or a
-    # supervisor sends to all processes of a group is for rank 0.
+    """Runs a worker process from start to end. Its error is sent to rank 0, which reports it."""
+    # A terminal or supervisor sends signals to all processes of a group. They are for rank 0, which
+    # finishes its answers first and then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -90,7 +92,7 @@ def run_rank(rank: Rank, work: Callable[[Rank], None]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A collective would hold a worker for minutes after rank 0 was killed."""
+    """Ends this process with rank 0: a collective would hold it for minutes otherwise."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -1,6 +1,6 @@
-"""Rank 0's models: each call is told to the workers, then made. The engine sees ordinary models.
+"""Rank 0's models: each call is sent to the workers, then made. The engine sees ordinary models.
 
-They have the call's order as their only state: one thread makes the calls, one after another.
+All ranks must make the same calls in the same order, so one thread makes them, one after another.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class RemoteModel:
     """A language model on all ranks, as the engine's `Model`.
 
     Args:
-        forward, logits: what its calls are named.
+        forward, logits: names of its calls.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RemoteGlide:
 
 
 class RemoteCopies:
-    """`copy_kv` on all ranks: each moves the heads that it has."""
+    """`copy_kv` on all ranks, each of which moves the heads that it holds."""
 
     def __init__(self, workers: Workers) -> None:
         self.workers = workers

@@ -19,7 +19,7 @@ _Numbers = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a worker runs: the models, with their KV for the blocks that rank 0 hands out."""
+    """The models that a worker runs, with their KV in the blocks that rank 0 hands out."""
 
     target: LlamaModel
     caches: Sequence[LayerCache]
@@ -31,7 +31,7 @@ class Replayed:
         return Caches(self.draft_caches, self.caches)
 
     def run(self, call: Call) -> None:
-        """Makes a call; what it returns is rank 0's business."""
+        """Makes a call and drops its result, which only rank 0 uses."""
         match call.name:
             case "forward":
                 self.target(_given(call.tensors[0]), self.caches, _batch(call))

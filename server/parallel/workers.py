@@ -24,17 +24,17 @@ from server.parallel.rank import Rank, join_group, run_rank
 T = TypeVar("T")
 
 _GRACE = 5.0
-"""Seconds until a worker's death, which a failed collective lets guess, shows; and until a worker
-that should end is killed."""
+"""Seconds to wait for a worker's death after a failed collective, and for a worker to end before it
+is killed."""
 
 
 class Workers:
     """The workers of ranks 1 and up, on this machine.
 
     Args:
-        size: ranks, this process included.
-        device: of rank 0; on GPUs, rank r has the device of index r.
-        work: what a worker does; has to be importable by name.
+        size: number of ranks, this process included.
+        device: rank 0's device; on GPUs, rank r has the device of index r.
+        work: what a worker runs; it must be importable by name.
     """
 
     def __init__(self, size: int, device: torch.device, work: Callable[[Rank], None]) -> None:
@@ -76,7 +76,7 @@ class Workers:
         return self.guard(lambda: join_group(0, self.size, self._rendezvous, device))
 
     def hear(self) -> list[dict[str, Any]]:
-        """A message (`Rank.tell`) of each worker.
+        """Waits for a message (`Rank.tell`) from each worker.
 
         Raises:
             WorkerDiedError: a worker has ended without one.
@@ -95,7 +95,7 @@ class Workers:
         return messages
 
     def tell(self, message: Mapping[str, int]) -> None:
-        """To every worker (`Rank.hear`)."""
+        """Sends a message to every worker (`Rank.hear`)."""
         body = json.dumps(message).encode()
 
         def send_all() -> None:
@@ -105,7 +105,7 @@ class Workers:
         self.guard(send_all)
 
     def make(self, call: Call, here: Callable[[], T]) -> T:
-        """Tells the workers a call and makes it here too.
+        """Sends a call to the workers and makes it here too.
 
         Raises:
             WorkerDiedError: a worker has ended; nothing can be computed any more.
@@ -118,10 +118,10 @@ class Workers:
         return self.guard(both)
 
     def guard(self, run: Callable[[], T]) -> T:
-        """Runs what needs the workers.
+        """Runs something that needs the workers.
 
         Raises:
-            WorkerDiedError: it failed, and a worker has ended.
+            WorkerDiedError: it failed because a worker has ended.
         """
         try:
             return run()
@@ -132,7 +132,7 @@ class Workers:
             raise death from error
 
     def watch(self, on_death: Callable[[WorkerDiedError], None]) -> None:
-        """From now on, calls this from a thread of its own when a worker ends before `close`."""
+        """Calls `on_death`, in a thread of its own, when a worker ends before `close`."""
         thread = threading.Thread(target=self._watch, args=(on_death,), daemon=True)
         thread.start()
 
@@ -155,8 +155,8 @@ class Workers:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def kill(self) -> None:
-        """Ends the workers at once, whatever they and this process are in. Nothing of them may be
-        used any more."""
+        """Ends the workers at once, whatever they and this process are doing. They can't be used
+        any more."""
         with self._lock:
             self._closing = True
         for process in self._processes:
@@ -168,7 +168,7 @@ class Workers:
         ended = wait(list(sentinels), timeout=seconds)
         if not ended:
             return None
-        # Several: one took the others along, and has told why.
+        # Where several have ended, the one that failed first has sent its error.
         dead = sorted(index for sentinel, index in sentinels.items() if sentinel in ended)
         with self._lock:
             if self._death is None and not self._closing:
@@ -178,7 +178,7 @@ class Workers:
             return self._death
 
     def _last_words(self, index: int) -> str | None:
-        """The error that a worker told before it ended."""
+        """The error that a worker sent before it ended."""
         pipe = self._pipes[index]
         try:
             return json.loads(pipe.recv_bytes()).get("error") if pipe.poll() else None

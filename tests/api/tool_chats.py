@@ -10,7 +10,7 @@ WEATHER: Json = {
     "type": "function",
     "function": {
         "name": "weather",
-        "description": "Of a city",
+        "description": "Weather of a city",
         "parameters": {
             "type": "object",
             "properties": {"city": {"type": "string"}},

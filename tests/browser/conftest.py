@@ -27,7 +27,7 @@ def browser() -> Generator[Browser]:
 
 @pytest.fixture(scope="module")
 def url() -> Generator[str]:
-    """Of a server with a real engine."""
+    """The address of a server with a real engine."""
     with in_thread(real_engine) as url:
         yield url
 

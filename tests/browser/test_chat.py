@@ -91,7 +91,7 @@ def test_the_strip_counts_what_the_report_says(open_page: OpenPage, url: str) ->
 
 
 def test_every_token_is_tinted_by_its_origin(open_page: OpenPage, url: str) -> None:
-    """Of a text that Markdown leaves as it is: letters."""
+    """The text is made of letters, which Markdown leaves as they are."""
     page = open_page(url)
     letters = set(ids(string.ascii_letters))
     dull = {str(i): -100 for i in range(258) if i not in letters}

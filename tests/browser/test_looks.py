@@ -105,7 +105,7 @@ def test_axe_finds_nothing_serious(
 
 
 def brightness(page: Page) -> float:
-    """Of the page's background, 0 to 255."""
+    """Brightness of the page's background, 0 to 255."""
     colour: str = page.evaluate(
         """() => {
             const context = document.createElement("canvas").getContext("2d");

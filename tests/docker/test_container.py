@@ -33,7 +33,7 @@ def named(name: str) -> list[str]:
 
 
 def settings_of(command: list[str], environment: dict[str, str]) -> ServerSettings:
-    """Of `serve` and options with a value each; a bad one raises."""
+    """Settings of `serve` with options that have a value each; a bad one raises."""
     assert command[0] == "serve"
     options = zip(command[1::2], command[2::2], strict=True)
     given = {name.removeprefix("--").replace("-", "_"): value for name, value in options}

@@ -171,7 +171,7 @@ SHOWN = {
 
 
 def shown_commands() -> Iterator[str]:
-    """Of all pages, without their comments; what stands as `# or: COMMAND` counts too."""
+    """Commands of all pages, without comments; a comment `# or: COMMAND` counts as one too."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         shells = "".join(body for kind, body in _FENCE.findall(text) if kind != "python")

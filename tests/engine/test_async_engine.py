@@ -53,7 +53,7 @@ class Harness:
         self.tiny.runner.forget(request_id)
 
     def reasons(self) -> list[FinishReason]:
-        """Of the requests that ended, by the engine's own count."""
+        """Finish reasons of the requests that ended, by the engine's own count."""
         return [ended.reason for step in self.stats for ended in step.finished]
 
     async def ended(self, count: int) -> None:

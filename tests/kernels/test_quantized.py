@@ -12,7 +12,7 @@ from server.kernels.quantized import GROUP, QuantizedKind, QuantizedWeight, conc
 from tests.kernels.native_models import needs_native
 
 LEVELS = 16 * 127
-"""Of an activation's absolute value."""
+"""Steps of an activation's absolute value."""
 KINDS: tuple[QuantizedKind, ...] = ("q4_1", "q8_0")
 TYPES = {"q4_1": GGMLQuantizationType.Q4_1, "q8_0": GGMLQuantizationType.Q8_0}
 

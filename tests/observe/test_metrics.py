@@ -185,7 +185,7 @@ def test_finished_by_reason() -> None:
     ],
 )
 def test_figures_of_a_policy(name: str, expected: float) -> None:
-    """Of two requests one speculated; those of other policies stay at zero."""
+    """One of two requests speculated; figures of other policies stay at zero."""
     metrics = Metrics("tiny")
     summary = SpeculationSummary(num_steps=3, num_drafted=12, num_accepted=4)
     finished = (FINISHED, replace(FINISHED, speculation=summary))

@@ -31,7 +31,7 @@ WEATHER = {
     "type": "function",
     "function": {
         "name": "weather",
-        "description": "Of a city",
+        "description": "Weather of a city",
         "parameters": {
             "type": "object",
             "properties": {"city": {"enum": ["Rom 🙂"]}},

@@ -73,7 +73,7 @@ def worker_of(server: LiveServer) -> int:
 
 @pytest.fixture(scope="module")
 def answers(options: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Of one process, by policy."""
+    """The answers of a single process, by policy."""
     with serve(*options) as server:
         yield {policy: answer(server, policy) for policy in ("off", "cape")}
 

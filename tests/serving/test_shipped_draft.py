@@ -14,8 +14,8 @@ from weights.default import DRAFT
 pytestmark = pytest.mark.real_model
 
 TOKENS_PER_STEP = 1.63
-"""Of chains of 5 over the prompts below, 64 tokens each, greedy, as measured when the draft was
-trained."""
+"""Tokens per step with chains of 5 over the prompts below, 64 tokens each, greedy, as measured when
+the draft was trained."""
 MORE_PROMPTS = (
     "Write an SQL query that counts the orders of each customer in 2023.",
     "A train covers 180 km in 2 hours and then 120 km in 3 hours. What is its average speed?",

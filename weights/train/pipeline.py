@@ -35,10 +35,10 @@ from weights.train.train import learn, prepare
 from weights.train.work_folder import StageClock, WorkFolder
 
 _TEXT_SHARE = 0.4
-"""Of the time for everything, at most, for writing text. The target's forward over that text takes
-most of as long again on a CPU, and the training needs some epochs."""
+"""Largest share of all the time that writing text may take. On a CPU, the target's forward over
+that text takes almost as long again, and the training needs some epochs."""
 _NO_TIME = 0.01
-"""Of the time for everything: loading the engine for less is not worth it."""
+"""Least share of all the time for writing text: loading the engine for less is not worth it."""
 _USEFUL_TOKENS = 50_000
 """Text below which nobody should expect a speedup. Half a million gave 49.5 % agreement on the
 default model."""

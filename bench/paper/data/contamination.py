@@ -22,12 +22,12 @@ from weights.train.text.json_lines import line_error, read_json_lines
 
 @dataclass(frozen=True, slots=True)
 class Contamination:
-    """What was found in the training text."""
+    """The evaluation prompts that were found in the training text."""
 
     files: tuple[str, ...]
-    """Names."""
+    """Names of the training files."""
     num_prompts: int
-    """Compared, of the training text."""
+    """Prompts of the training text that were compared."""
     num_without_prompt: int
     """Lines that could not be compared."""
     found: dict[str, tuple[str, ...]]
@@ -44,7 +44,7 @@ def find_contamination(
     """Reads all of the training text.
 
     Args:
-        files: as `weights/train/text/samples.py` and `weights/train/text/prompts.py` read them.
+        files: files as read by `weights/train/text/samples.py` and `weights/train/text/prompts.py`.
         tokenizer: the target's, whose ids the text holds.
 
     Raises:
@@ -71,7 +71,7 @@ def find_contamination(
 
 
 def fold(text: str) -> str:
-    """Without case, and without differences in white space."""
+    """A text without case and without differences in white space."""
     return " ".join(text.casefold().split())
 
 
@@ -95,7 +95,7 @@ def _texts_of(prompt: EncodedPrompt, tokenizer: Tokenizer) -> tuple[str, str]:
 
 
 def _texts(line: Mapping[str, Any], tokenizer: Tokenizer) -> Iterator[str]:
-    """What a training line is compared by. Raises ValueError with the reason."""
+    """The texts by which a training line is compared. Raises ValueError with the reason."""
     if "prompt_ids" in line:
         yield _decoded(_ids(line["prompt_ids"]), tokenizer)
     elif "prompt" in line:
@@ -113,7 +113,7 @@ def _texts(line: Mapping[str, Any], tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def user_turns(messages: object) -> list[str]:
-    """Raises ValueError where they are no chat."""
+    """The user's turns of a chat. Raises ValueError where the messages are none."""
     if not isinstance(messages, list):
         raise ValueError("messages: expected a list")
     turns = list[str]()

@@ -1,8 +1,8 @@
 """`glidecape data`: the five evaluation sets of the paper, from their public homes.
 
 Three lie in the repository of the paper's authors, Finance-Alpaca in that of Online Speculative
-Decoding, whose form of the prompts they took over, MT-bench in FastChat's. All at one commit, and
-compared with a digest of the prompts that the tables in docs/performance.md were measured with.
+Decoding, whose form of the prompts they took over, MT-bench in FastChat's. Each is fetched at a
+fixed commit, and compared with a digest of the prompts behind the tables in docs/performance.md.
 """
 
 import json
@@ -31,7 +31,7 @@ _TIMEOUT = httpx.Timeout(30.0)
 _MOST_BYTES = 2**24
 
 Line = dict[str, Any]
-"""As `glidecape eval` reads it: `{"id": …, "messages": […]}`."""
+"""A line as `glidecape eval` reads it: `{"id": …, "messages": […]}`."""
 Read = Callable[[str, str], Iterator[Line]]
 """(name of the set, text of its file) -> its prompts."""
 
@@ -45,7 +45,7 @@ class PublicSet:
     """Where the file lies below `HOME`."""
     read: Read
     digest: str
-    """`digest_of` its prompts."""
+    """`digest_of` the prompts."""
 
 
 def _conversations(name: str, text: str) -> Iterator[Line]:
@@ -102,10 +102,10 @@ def fetch_sets(folder: Path, home: str, report: Report, sets: Sequence[PublicSet
     """Writes NAME.jsonl of each set into the folder; what is there already is left as it is.
 
     Args:
-        home: Where the files' paths begin.
+        home: the address below which the files' paths lie.
 
     Raises:
-        CheckpointError: a file can't be fetched or written, or is another than it was.
+        CheckpointError: a file can't be fetched or written, or has changed.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ _KEY = "data"
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """A prompt as the model takes it."""
+    """A prompt in the model's tokens."""
 
     id: str
     token_ids: tuple[int, ...]
@@ -26,10 +26,10 @@ class EncodedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """One file."""
+    """The prompts of one file."""
 
     prompts: tuple[EncodedPrompt, ...]
-    """The ones to measure."""
+    """The prompts to measure."""
     num_in_file: int
 
 
@@ -38,7 +38,7 @@ DataSets = Mapping[str, DataSet]
 
 
 def check_files(paths: Sequence[Path]) -> dict[str, Path]:
-    """Data set's name -> file; what can be said before the model is loaded.
+    """Maps data sets' names to files, with the checks that need no model.
 
     Raises:
         ConfigError: no file, two of the same name, or one that is not there.
@@ -59,10 +59,12 @@ def check_files(paths: Sequence[Path]) -> dict[str, Path]:
 def read_data(
     model: LoadedModel, files: Mapping[str, Path], limit: int | None, new_tokens: int
 ) -> DataSets:
-    """Args:
-        limit: prompts per file, `spread` over it; None takes all. Every line is checked all the
-            same.
-        new_tokens: that must fit the context behind each prompt.
+    """Reads and encodes the files.
+
+    Args:
+        limit: prompts per file, `spread` over it; None takes all. Every line is checked in either
+            case.
+        new_tokens: number of tokens for which the context must have room after each prompt.
 
     Raises:
         CheckpointError: a file is unreadable or empty, or a line broken; names file and line.
@@ -102,7 +104,7 @@ def _user_turns(line: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _usable(template: ChatTemplate) -> ChatTemplate | None:
-    """None for a model that has no chat template, whose prompts are text to be continued."""
+    """The template; None for a model without one, which continues prompts as plain text."""
     try:
         user_turn("x", template)
     except InvalidRequestError:

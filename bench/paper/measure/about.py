@@ -17,7 +17,7 @@ from server import __version__
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Stands at the head of the results."""
+    """The head of the results."""
 
     target: str
     draft: str
@@ -48,10 +48,10 @@ def describe(
     num_threads: int,
     new_tokens: int,
 ) -> About:
-    """Asks the machine.
+    """Describes this machine and the model.
 
     Args:
-        num_threads: the model's; torch's own count says 1 where native kernels run it.
+        num_threads: the model's threads; torch's own count is 1 where native kernels run.
     """
     return About(
         target=target,
@@ -76,7 +76,7 @@ def describe(
 
 
 def _processor() -> str:
-    """Linux has the model's name in /proc/cpuinfo; `platform` often says only x86_64."""
+    """The processor's name, on Linux from /proc/cpuinfo: `platform` often says only x86_64."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")

@@ -74,7 +74,7 @@ class _Text:
     token_ids: Sequence[int]
     depth: int
     caches: Sequence[LayerCache]
-    """The draft's."""
+    """The draft's caches."""
     target_caches: Sequence[LayerCache]
     hidden: torch.Tensor
     """[tokens - 1, hidden] the target's final hidden states."""
@@ -86,9 +86,11 @@ class _Text:
 
 
 class TeacherForced:
-    """Args:
-    caches: the engine's, for their shape alone.
-    depth: γ, the largest delay.
+    """Runs target and draft over given answers.
+
+    Args:
+        caches: the engine's caches, of which only the shape is used.
+        depth: γ, the largest delay.
     """
 
     def __init__(
@@ -128,7 +130,7 @@ class TeacherForced:
         return Agreement(tuple(counts), tuple(hits), tuple(overlaps))
 
     def _read(self, token_ids: Sequence[int]) -> _Text:
-        """The target's and the draft's KV of all tokens but the last."""
+        """Computes the target's and the draft's KV of all tokens but the last."""
         num_slots = len(token_ids) + _ROOTS_AT_ONCE * self.depth
         target_caches = allocate_kv(self.target_shape, num_slots, 1, self.device)
         caches = allocate_kv(self.shape, num_slots, 1, self.device)

@@ -62,7 +62,7 @@ def parse_names(wanted: str | None, has_draft_model: bool) -> tuple[MethodName, 
     """Methods to measure, plain first, in the tables' order.
 
     Args:
-        wanted: comma-separated; None is the paper's.
+        wanted: names with commas between; None for the paper's methods.
 
     Raises:
         ConfigError: an unknown name, or draft_model without one.
@@ -100,8 +100,10 @@ def make_methods(
     draft_model: str | None,
     report: Report,
 ) -> list[Method]:
-    """Args:
-        draft_model: what `--draft-model` names.
+    """Makes the methods of these names.
+
+    Args:
+        draft_model: the value of `--draft-model`.
 
     Raises:
         StartupError: there is no such draft model, or it does not fit the target.

@@ -22,7 +22,7 @@ class Step:
     """One decoding step of one answer. Times in seconds, 0 for plain decoding."""
 
     num_tokens: int
-    """Emitted, the target's own included."""
+    """Emitted tokens, the target's own included."""
     num_accepted: int
     """Emitted tokens that had been proposed."""
     depth: int = 0
@@ -35,7 +35,7 @@ class Step:
 
     @property
     def num_judged(self) -> int:
-        """Positions of a chain that the target had an opinion on."""
+        """Positions of a chain that the target has judged, see the module."""
         was_cut = self.num_accepted == self.num_tokens
         return min(self.num_accepted + (not was_cut), self.depth)
 
@@ -55,7 +55,7 @@ class Answer:
         return len(self.token_ids) - 1
 
     def seconds(self, part: str) -> float:
-        """part: draft, verify or other."""
+        """Seconds of a part: draft, verify or other."""
         return sum(getattr(step, f"{part}_seconds") for step in self.steps)
 
 

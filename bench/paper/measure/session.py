@@ -62,9 +62,11 @@ def _step(output: RequestOutput, stats: StepStats) -> Step:
 
 
 class Session:
-    """Args:
-    runner: the engine's; its speculator is set before each answer.
-    recorder: whose `observe` the engine calls.
+    """Asks one engine for answers by different methods.
+
+    Args:
+        runner: the engine's runner; its speculator is set before each answer.
+        recorder: the recorder whose `observe` the engine calls.
     """
 
     def __init__(self, engine: AsyncEngine, runner: Runner, recorder: StepRecorder) -> None:

@@ -29,22 +29,22 @@ class PromptResult:
         return self.answers["plain"]
 
     def plain_seconds(self, answer: Answer) -> float:
-        """What plain decoding takes for as many tokens: for equal answers its own time."""
+        """Time of plain decoding for as many tokens; for equal answers, its own time."""
         return self.plain.decode_seconds * answer.num_decoded / self.plain.num_decoded
 
 
 Results = Sequence[Sequence[PromptResult]]
-"""By data set; of answers with at least one decoding step."""
+"""Prompts by data set, whose answers have at least one decoding step."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChainFigures:
-    """The paper's table 1, of a method that drafts chains."""
+    """The paper's table 1 for a method that drafts chains."""
 
     acceptance: Estimate | None
     """α, see `rounds.py`."""
     acceptance_by_position: tuple[Estimate | None, ...]
-    """Conditional: given that all positions before were accepted."""
+    """Chance that a position is accepted, given that all positions before it were."""
     relative_cost: Estimate | None
     """c: seconds per drafted depth over seconds per plain step, both of this run."""
     expected_speedup: Estimate | None
@@ -53,7 +53,7 @@ class ChainFigures:
 
 @dataclass(frozen=True, slots=True)
 class MethodFigures:
-    """The paper's table 2, one method."""
+    """The paper's table 2 for one method."""
 
     tokens_per_step: Estimate | None
     speedup: Estimate | None
@@ -63,12 +63,12 @@ class MethodFigures:
     None for plain."""
     tokens_per_second: float
     draft_ms: float
-    """Per step, as the next three."""
+    """Milliseconds per step, as are the next three."""
     verify_ms: float
     other_ms: float
     nodes_per_step: float
     num_differing: int
-    """Answers that are not plain decoding's, token for token."""
+    """Answers that differ from plain decoding's in any token."""
     chain: ChainFigures | None
 
 
@@ -102,7 +102,7 @@ def usable(results: Sequence[PromptResult]) -> list[PromptResult]:
 
 
 def set_figures(results: Results) -> SetFigures:
-    """results: one set's, or all sets'."""
+    """The figures of one set, or the mean of all sets."""
     flat = [prompt for group in results for prompt in group]
     names: Sequence[MethodName] = tuple(flat[0].answers) if flat else ()
     has_both = "cape" in names and "chain" in names
@@ -210,7 +210,7 @@ def _overlap(agreement: Agreement) -> Sequence[float]:
 def _agreement(
     results: Results, part: Callable[[Agreement], Sequence[float]], delays: Sequence[int]
 ) -> Estimate | None:
-    """delays: counted from 0, taken together."""
+    """One figure over all of these delays; they count from 0."""
 
     def pair(prompt: PromptResult) -> Pair:
         values, counts = part(prompt.agreement), prompt.agreement.counts
@@ -224,7 +224,7 @@ def _pairs(results: Results, pair: Callable[[PromptResult], Pair]) -> list[list[
 
 
 def _test(pairs: Sequence[Sequence[Pair]]) -> float | None:
-    """Each prompt's share of its set's mean: the figure that is tested weighs the sets alike."""
+    """The p-value of prompts' log speedups, each weighted so that every set counts alike."""
     return sign_flip_test(
         [math.log(above / below) / len(group) for group in pairs for above, below in group]
     )
@@ -240,7 +240,7 @@ def _per(
     above: Callable[[Answer], float],
     below: Callable[[Answer], float],
 ) -> float:
-    """Ratio of sums over a set's answers; 0 where there is nothing below."""
+    """Ratio of sums over a set's answers; 0 where the denominator is 0."""
     answers = [prompt.answers[name] for prompt in group]
     total = sum(map(below, answers))
     return sum(map(above, answers)) / total if total else 0.0

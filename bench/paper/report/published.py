@@ -8,7 +8,7 @@ reaches, not what ours must.
 from typing import NamedTuple
 
 TARGETS = ("Vicuna-7B", "Vicuna-13B", "Vicuna-33B")
-"""Order of the entries below; the Mistral-7B rows of the paper are left out."""
+"""Targets in the order of the entries below; the paper's Mistral-7B rows are left out."""
 
 
 class PublishedChain(NamedTuple):
@@ -35,7 +35,7 @@ CHAINS: dict[str, dict[str, PublishedChain]] = {
         "code_search_python": PublishedChain((34.8,), (1.11,)),
     },
 }
-"""By our method's name and data set."""
+"""Figures by the name of our method and by data set."""
 
 SPEEDUPS: dict[str, dict[str, tuple[float, ...]]] = {
     "chain": {
@@ -54,7 +54,7 @@ TOKENS_PER_STEP: dict[str, dict[str, float]] = {
     "chain": {"mt_bench": 2.5},
     "cape": {"mt_bench": 3.5},
 }
-"""About, Vicuna-7B; from later papers that ran the authors' drafts."""
+"""Approximate, for Vicuna-7B; from later papers that ran the authors' drafts."""
 
 DRAFT_MS = {"chain": 5.3, "beam4": 10.9, "beam8": 14.8, "cape": 5.5}
 """Speculation time of a round, Vicuna-7B."""

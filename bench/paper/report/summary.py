@@ -10,11 +10,12 @@ from bench.paper.report.figures import SetFigures
 from bench.paper.report.published import TARGETS, joined
 
 Published = tuple[float, ...]
-"""Per target of the paper; empty where the paper has nothing."""
+"""A figure per target of the paper; empty where the paper has none."""
 
 
 def summary(rows: Sequence[tuple[str, SetFigures]], mean: str) -> str:
-    """Markdown. rows: by data set; mean: the name of the row that is the mean of the others."""
+    """The table as Markdown. rows: name and figures of each row; mean: the name of the row that is
+    the mean of the others."""
     names: list[MethodName] = [n for _, found in rows[:1] for n in found.methods if n != "plain"]
     sets = [name for name, _ in rows if name != mean]
     header = (

@@ -33,11 +33,11 @@ class DataCounts:
 
     num_in_file: int
     num_chosen: int
-    """All, or `--limit`, evenly spread."""
+    """All prompts, or `--limit` of them, evenly spread."""
     num_measured: int
     """How many of the chosen ones are measured so far."""
     num_left_out: int
-    """How many measured ones have no figures: an answer of one token takes no decoding step."""
+    """How many measured prompts have no figures: an answer of one token takes no decoding step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def _table_1(evaluation: Evaluation) -> str:
 
 
 def _published_chain(method: MethodName, sets: Sequence[str]) -> tuple[str, str, str]:
-    """sets: of a row, several of the mean's."""
+    """The paper's cells of a chain; sets: the row's data set, or several for the mean's row."""
     chains = published.CHAINS.get(method, {})
     acceptance = mean_of(sets, {name: chain.acceptance for name, chain in chains.items()})
     expected = mean_of(sets, {name: chain.expected_speedup for name, chain in chains.items()})
@@ -190,7 +190,7 @@ def _table_2(evaluation: Evaluation) -> str:
 
 
 def _parts(method: MethodName, *milliseconds: float) -> Iterable[str]:
-    """Plain decoding has one part alone."""
+    """The parts of a step as cells; plain decoding has only one."""
     return (NONE if method == "plain" else f"{value:.2f}" for value in milliseconds)
 
 

@@ -2,7 +2,7 @@
 
 eval.jsonl           every round as it was measured (`journal.py`)
 eval.json, eval.md   the figures of what is measured so far
-earlier-1 …          the same of earlier evaluations: of another draft, other settings, …
+earlier-1 …          the same for earlier evaluations: another draft, other settings, …
 """
 
 import os
@@ -19,8 +19,8 @@ JOURNAL, FIGURES, TABLES = "eval.jsonl", "eval.json", "eval.md"
 
 
 class ResultsFolder:
-    """Held for one evaluation; a context manager. Made before anything is measured: hours of work
-    should not end in a missing permission.
+    """A context manager that holds the folder for one evaluation. It is made before anything is
+    measured: hours of work should not end in a missing permission.
 
     Raises:
         ConfigError: it can't be written, or another evaluation is using it.
@@ -66,7 +66,7 @@ class ResultsFolder:
         return Journal(self.path / JOURNAL)
 
     def write(self, figures: str, tables: str) -> None:
-        """What is measured so far. Raises CheckpointError where it can't."""
+        """Writes what is measured so far. Raises CheckpointError where it can't."""
         write_whole(self.path / FIGURES, figures)
         write_whole(self.path / TABLES, tables)
 
@@ -102,7 +102,7 @@ def _is_filled(path: Path) -> bool:
 
 
 def _lock(folder: Path) -> int | None:
-    """None where the file system has no locks."""
+    """Locks the folder; None where the file system has no locks."""
     try:
         return open_locked(folder, os.O_RDONLY)
     except BlockingIOError:

@@ -16,7 +16,7 @@ from server.loading.model import LoadedModel
 _ELSEWHERE = ("model", "draft", "cache_dir", "prefix_caching")
 """Settings that say where something lies, or that an evaluation sets itself."""
 _MEASURED_CODE = "engine", "kernels", "models"
-"""Parts of the server that take the time."""
+"""The packages of the server whose time is measured."""
 
 
 def run_identity(
@@ -26,10 +26,10 @@ def run_identity(
     draft_model: str | None,
     about: About,
 ) -> Identity:
-    """Entry → value, all for people to read too.
+    """The identity: entry → value, readable for people too.
 
     Args:
-        draft_model: what `--draft-model` names.
+        draft_model: the value of `--draft-model`.
     """
     given = settings.model_dump(mode="json", exclude=set(_ELSEWHERE))
     return {
@@ -46,8 +46,8 @@ def run_identity(
 
 
 def _digest(name: str) -> str:
-    """Digests the content: a draft that is trained on keeps its name, and one that is copied its
-    weights. Empty for a hub id, which says it all."""
+    """A digest of a folder's content: a draft that is trained further keeps its name, and a copied
+    one keeps its weights. Empty for a hub id, which identifies the content by itself."""
     path = Path(name).expanduser()
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     files += path.glob("config.json")
@@ -57,8 +57,8 @@ def _digest(name: str) -> str:
 
 
 def _code_digest() -> str:
-    """Digests the code that is measured: its version alone stays the same while somebody works on a
-    kernel."""
+    """A digest of the code that is measured: the version alone stays the same while somebody works
+    on a kernel."""
     root = Path(server.__file__).parent
     files = [path for part in _MEASURED_CODE for path in sorted((root / part).rglob("*.*"))]
     return _digest_files([path for path in files if path.suffix in (".py", ".cpp", ".h")])

@@ -1,4 +1,5 @@
-"""Every prompt round of an evaluation, on disk as soon as it is measured: what makes it resumable.
+"""Every prompt round of an evaluation, on disk as soon as it is measured, so that it can be
+resumed.
 
 A JSON-lines file. Its lines, the first one first:
 
@@ -22,7 +23,7 @@ Identity = Mapping[str, str]
 
 
 class RoundKey(NamedTuple):
-    """Which prompt a round is of. The id alone may name another text in an edited file."""
+    """Identifies a round's prompt. The id alone may name another text in an edited file."""
 
     data_set: str
     id: str
@@ -30,13 +31,13 @@ class RoundKey(NamedTuple):
 
 
 def round_key(data_set: str, prompt_id: str, token_ids: Sequence[int]) -> RoundKey:
-    """token_ids: of the prompt."""
+    """The key of a prompt with these tokens."""
     text = ",".join(map(str, token_ids))
     return RoundKey(data_set, prompt_id, blake2b(text.encode(), digest_size=16).hexdigest())
 
 
 class Journal:
-    """Reads what is there; a last line that a kill tore is cut off.
+    """Reads the journal; a last line that a kill left incomplete is cut off.
 
     Raises:
         CheckpointError: the file can't be read or written, or is no journal; names the line.
@@ -45,14 +46,14 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.identity: Identity | None = None
-        """None in a new one."""
+        """None in a new journal."""
         self.started: list[str] = []
         """When each run started, in ISO 8601."""
         self.rounds: dict[RoundKey, PromptResult] = {}
         self._log = AppendLog(path, self._read)
 
     def begin(self, identity: Identity, started: str) -> None:
-        """A run starts, the first or one that goes on."""
+        """Notes the start of a run, the first one or one that continues."""
         if self.identity is None:
             self.identity = identity
             self._log.append({"identity": identity})
@@ -66,7 +67,7 @@ class Journal:
         self._log.append({"data_set": key.data_set, "prompt": key.digest, "round": record})
 
     def close(self) -> None:
-        """Through to the disk."""
+        """Flushes the file to disk and closes it."""
         self._log.close()
 
     def _read(self, number: int, line: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from bench.paper.report.figures import PromptResult
 
 
 def to_record(result: PromptResult) -> dict[str, Any]:
-    """Everything that was recorded; `from_record` gives it back unchanged."""
+    """A round as JSON with everything that was recorded; `from_record` reads it back."""
     return {
         "id": result.id,
         "num_prompt_tokens": result.num_prompt_tokens,
@@ -22,7 +22,7 @@ def to_record(result: PromptResult) -> dict[str, Any]:
 
 
 def from_record(record: dict[str, Any]) -> PromptResult:
-    """Raises KeyError, TypeError or ValueError where the record is none."""
+    """Reads a round. Raises KeyError, TypeError or ValueError where the record is broken."""
     answers: dict[MethodName, Answer] = {
         name: Answer(
             tuple(answer["token_ids"]),
@@ -48,7 +48,7 @@ def in_short(result: PromptResult) -> dict[str, Any]:
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
-    """Steps without names: there are a hundred in an answer."""
+    """An answer as JSON. Its steps are lists without names: there are a hundred in an answer."""
     return {
         "decode_seconds": answer.decode_seconds,
         "token_ids": answer.token_ids,

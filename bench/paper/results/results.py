@@ -15,13 +15,16 @@ from bench.paper.results.journal import RoundKey, round_key
 from bench.paper.results.records import in_short
 
 _WRITE_SECONDS, _WRITE_SHARE = 60.0, 0.05
-"""Between two writings of all figures, and the most of the time that they may take: over many
-prompts the intervals take seconds. The rounds themselves are in the journal."""
+"""Least seconds between two writings of all figures, and the largest share of the time that these
+may take: over many prompts the intervals take seconds. The rounds themselves are in the journal."""
 
 
 class Results:
-    """Args:
-    rounds: what is measured; grows while it is looked at. May hold prompts that are not asked for.
+    """The measured rounds, their figures and the files made of them.
+
+    Args:
+        rounds: the measured rounds, to which more are added. They may be of prompts that are not
+            asked for.
     """
 
     def __init__(
@@ -46,27 +49,27 @@ class Results:
 
     @property
     def num_prompts(self) -> int:
-        """Asked for."""
+        """Number of prompts that are asked for."""
         return sum(map(len, self._keys.values()))
 
     @property
     def num_done(self) -> int:
-        """Measured, of those."""
+        """How many of these are measured."""
         return sum(len(self.measured(name)) for name in self.sets)
 
     def measured(self, data_set: str) -> list[PromptResult]:
-        """What is measured of a data set, in the file's order."""
+        """The measured rounds of a data set, in the file's order."""
         return [self._rounds[key] for key in self._keys[data_set] if key in self._rounds]
 
     def report(self) -> Evaluation:
-        """Reports what is measured so far; sets of which nothing is are left out."""
+        """Reports what is measured so far; sets without a measured prompt are left out."""
         if self._report is None or self._num_reported != self.num_done:
             self._num_reported = self.num_done
             self._report = self._make_report()
         return self._report
 
     def write(self) -> None:
-        """Both files, each at once; nothing as long as there is nothing to write.
+        """Writes both files, each atomically. Does nothing as long as nothing is measured.
 
         Raises:
             CheckpointError: they can't be written.

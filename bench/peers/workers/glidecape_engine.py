@@ -65,7 +65,7 @@ class Engine:
     async def _all(
         self, prompts: list[list[int]], params: SamplingParams
     ) -> list[list[RequestOutput]]:
-        # A salt of its own: no job finds an earlier one's prompt in the prefix cache.
+        # Each job has its own salt, so that it finds no earlier job's prompt in the prefix cache.
         salt = str(next(self._ids))
         return await asyncio.gather(*(self._one(ids, params, salt) for ids in prompts))
 

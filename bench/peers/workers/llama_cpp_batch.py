@@ -94,7 +94,7 @@ class LlamaCpp:
             self._llama.llama_free(context)
 
     def _prefill(self, context: Any, sequence: int, ids: list[int]) -> int:
-        """First token of the answer."""
+        """Computes a prompt; returns the first token of its answer."""
         last = len(ids) - 1
         rows = [Row(token, at, sequence, at == last) for at, token in enumerate(ids)]
         for start in range(0, len(rows), _BATCH):
@@ -121,7 +121,7 @@ class LlamaCpp:
         return int(self._logits(context, index).argmax())
 
     def _logits(self, context: Any, index: int) -> Any:
-        """[vocabulary] of the batch's row, a view that the next decode overwrites."""
+        """[vocabulary] logits of a row of the batch, a view that the next decode overwrites."""
         pointer = self._llama.llama_get_logits_ith(context, index)
         address = ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float))
         return self._numpy.ctypeslib.as_array(address, (self._vocab_size,))

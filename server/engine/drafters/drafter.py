@@ -28,12 +28,12 @@ class Committed:
 
 
 class EarlyStop(NamedTuple):
-    """When a chain is not worth being drafted further: its survival, the product of its tokens'
-    chances of acceptance, is below a limit."""
+    """Ends a chain that is not worth drafting further: its survival, the product of its tokens'
+    chances of acceptance, has fallen below a limit."""
 
     chance: Lines
     least: tuple[float, ...]
-    """By sequence; 0 for whole chains."""
+    """The limit of each sequence; 0 never ends a chain early."""
 
     @classmethod
     def never(cls, num_sequences: int) -> "EarlyStop":
@@ -70,9 +70,9 @@ class Drafter(Protocol):
         ...
 
     def commit(self, committed: Sequence[Committed]) -> None:
-        """Tokens became final: complete the draft's own state for them."""
+        """Completes the draft's own state for tokens that became final."""
         ...
 
     def forget(self, request_id: RequestId) -> None:
-        """The request is over: drop what is kept for it beside the KV."""
+        """Drops what is kept beside the KV for a request that has ended."""
         ...

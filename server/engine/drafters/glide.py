@@ -39,9 +39,11 @@ class Glide(Protocol):
 
 
 class GlideDrafter(NeuralDrafter):
-    """Args:
-    caches: the draft's own layers, under the target's block ids.
-    target_caches: all layers of the target.
+    """Drafts with a GliDe model.
+
+    Args:
+        caches: the draft's own layers, under the target's block ids.
+        target_caches: all layers of the target.
     """
 
     name = "glide"
@@ -65,7 +67,7 @@ class GlideDrafter(NeuralDrafter):
         if self.model.glimpse_hidden:
             for entry in committed:
                 if entry.hidden is not None:
-                    # A copy: the row's whole step would stay in memory with it.
+                    # A copy: a view would keep the hidden states of the whole step in memory.
                     self._hidden[entry.planned.request.request_id] = entry.hidden.clone()
 
     def forget(self, request_id: RequestId) -> None:
@@ -73,9 +75,11 @@ class GlideDrafter(NeuralDrafter):
         self._hidden.pop(request_id, None)
 
     def hand_over(self, sequences: Sequence[PlannedSequence]) -> list[torch.Tensor | None]:
-        """For sequences that are drafted elsewhere from now on (`step/device`): their draft KV is
-        complete, and these are the hidden states at their last committed positions; None where none
-        is known."""
+        """Hands sequences over to the device's steps (`step/device`): completes their draft KV.
+
+        Returns:
+            The hidden state at each one's last committed position; None where none is known.
+        """
         self._write(self._take_pending(sequences))
         return [self._hidden.pop(s.request.request_id, None) for s in sequences]
 

@@ -22,8 +22,10 @@ class LanguageModel(Protocol):
 
 
 class ModelDrafter(NeuralDrafter):
-    """Args:
-    caches: the draft model's own layers, under the target's block ids.
+    """Drafts with a language model.
+
+    Args:
+        caches: the draft model's own layers, under the target's block ids.
     """
 
     name = "draft_model"

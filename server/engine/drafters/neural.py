@@ -45,9 +45,9 @@ class NeuralDrafter(ABC):
         """Runs the draft on the nodes and writes their draft KV.
 
         Args:
-            rows: whose logits are wanted.
-            sequences: behind the nodes, in order.
-            depth: of the tokens to be drafted, 1 and up: how many tokens the target's KV is behind.
+            rows: rows whose logits are wanted.
+            sequences: the sequences that the nodes belong to, in order.
+            depth: depth of the drafted tokens, 1 and up: how many tokens the target's KV is behind.
 
         Returns:
             ([len(rows), vocab] float32, ids of the target's tokens [vocab] or None if equal)
@@ -58,8 +58,8 @@ class NeuralDrafter(ABC):
         """Writes the nodes' draft KV, no logits."""
 
     def commit(self, committed: Sequence[Committed]) -> None:
-        """Writes draft KV when a block is full, since others may find it then; until then drafting
-        does, if there is any."""
+        """Writes draft KV when a block is full, since others may find it then. Before that, the
+        next draft of the sequence writes it, if there is one."""
         full = list[Committed]()
         for entry in map(self._joined, committed):
             end = entry.start + len(entry.token_ids)
@@ -70,14 +70,15 @@ class NeuralDrafter(ABC):
         self._write(full)
 
     def _joined(self, entry: Committed) -> Committed:
-        """With what is pending, unless that is void: a preempted request is computed anew."""
+        """The entry with the pending tokens before it. They are void where a preempted request is
+        computed anew."""
         pending = self._pending.pop(entry.planned.request.request_id, None)
         if pending is None or pending.start + len(pending.token_ids) != entry.start:
             return entry
         return replace(entry, token_ids=pending.token_ids + entry.token_ids, start=pending.start)
 
     def _take_pending(self, sequences: Sequence[PlannedSequence]) -> list[Committed]:
-        """What has to be written before sequences can be drafted."""
+        """Tokens whose KV has to be written before the sequences can be drafted."""
         found = ((s, self._pending.pop(s.request.request_id, None)) for s in sequences)
         return [replace(entry, planned=s) for s, entry in found if entry is not None]
 
@@ -87,7 +88,7 @@ class NeuralDrafter(ABC):
             self._fill(inputs)
 
     def _inputs(self, entries: Sequence[Committed]) -> StepInputs | None:
-        """None if there is nothing to write."""
+        """The rows that write draft KV; None if there is nothing to write."""
         if not entries:
             return None
         nodes = [Nodes(e.planned.block_ids, e.start, e.token_ids) for e in entries]
@@ -129,7 +130,7 @@ class NeuralDrafter(ABC):
     def draft_beams(
         self, sequences: Sequence[PlannedSequence], depths: Sequence[int], width: int
     ) -> list[TokenTree]:
-        """Every depth feeds the whole tree again: simple, and a baseline needs no more."""
+        """Runs the whole tree again at every depth: simple, and enough for a baseline."""
         self._write(self._take_pending(sequences))
         beams = [_Beams(sequence.token_ids[-1], width) for sequence in sequences]
         for step in range(max(depths, default=0)):
@@ -177,7 +178,7 @@ class _Beams:
         self.newest = [0]
         """Nodes at the current depth."""
         self._scores = [1.0]
-        """Of the newest nodes: product of confidences from the root."""
+        """The newest nodes' scores: the product of confidences from the root."""
 
     def tree(self) -> TokenTree:
         return TokenTree(tuple(self.token_ids), tuple(self.parents))
@@ -186,7 +187,7 @@ class _Beams:
         """Keeps the `width` most probable continuations of the newest nodes.
 
         Args:
-            token_ids, confidences: candidates below each of them.
+            token_ids, confidences: candidates below each of these nodes.
         """
         options = [
             (score * confidence, node, token_id)

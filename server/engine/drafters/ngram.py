@@ -15,10 +15,10 @@ from server.engine.speculation.tree import TokenTree, comb
 from server.engine.types import RequestId
 
 _CLAIMS = (0.2, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Confidence by how many tokens are equal, from 1: how often the next one was right in greedy
-answers of the default model (`docs/log.md`). Calibrated while serving."""
+"""Confidence by how many tokens before are equal, from 1 on: how often the next one was right in
+greedy answers of the default model (`docs/log.md`). Calibrated while serving."""
 _FOLLOWED, _FOLLOWED_CLAIM = 16, 0.95
-"""An answer that a sequence has followed for so many tokens is claimed with this."""
+"""After this many tokens of following a recent answer, its tokens get this confidence."""
 
 
 @dataclass(slots=True)
@@ -30,19 +30,19 @@ class _Index:
     following: dict[tuple[int, ...], int] = field(default_factory=dict[tuple[int, ...], int])
     """n-gram -> position after its latest occurrence."""
     sequence: PlannedSequence | None = None
-    """As it was when it was last asked about; its list of tokens grows with the engine's."""
+    """The sequence of the latest call; its list of tokens grows with the engine's."""
     place: Place | None = None
-    """Where it was in a recent answer then."""
+    """Its place in a recent answer at that call."""
     num_known: int = 0
-    """Tokens that it had then."""
+    """Tokens that it had at that call."""
 
 
 class NgramDrafter:
     """Looks the sequence's last tokens up in the sequence itself.
 
     Args:
-        lengths: of the n-grams that are indexed, tried from long to short.
-        recent: where the sequence itself says little, answers that have ended; None for none.
+        lengths: lengths of the n-grams that are indexed, tried from long to short.
+        recent: recent answers, used where the sequence itself says little; None for none.
     """
 
     name = "ngram"
@@ -65,12 +65,12 @@ class NgramDrafter:
     def draft_beams(
         self, sequences: Sequence[PlannedSequence], depths: Sequence[int], width: int
     ) -> list[TokenTree]:
-        """There is one continuation: a beam of any width is the chain."""
+        """The chain as a tree: lookup finds one continuation, whatever the beam's width."""
         proposals = zip(sequences, self._draft(sequences, depths), strict=True)
         return [comb(s.token_ids[-1], proposal.trunk, ()) for s, proposal in proposals]
 
     def commit(self, committed: Sequence[Committed]) -> None:
-        """The index catches up when it is asked."""
+        """Does nothing: the index catches up when a proposal is wanted."""
 
     def forget(self, request_id: RequestId) -> None:
         index = self._indexes.pop(request_id, None)
@@ -91,13 +91,13 @@ class NgramDrafter:
             return found(tokens, _claims(place.num_equal, len(tokens)), "recent")
         if start is None:
             return found((), (), "lookup")
-        # A text that repeats itself right behind goes on repeating itself.
+        # What follows the match may be shorter than `depth`: it is taken to repeat itself.
         period = len(token_ids) - start
         tokens = [token_ids[start + i % period] for i in range(depth)]
         return found(tokens, _claims(num_equal, depth), "lookup")
 
     def _recent_place(self, index: _Index, sequence: PlannedSequence) -> Place | None:
-        """Where the sequence is in a recent answer: still in the one that it followed, or one that
+        """The sequence's place in a recent answer: the one that it has followed so far, or one that
         is found now."""
         if self.recent is None:
             return None
@@ -112,7 +112,7 @@ class NgramDrafter:
         return place
 
     def _latest(self, index: _Index, token_ids: Sequence[int]) -> int | None:
-        """Position behind the latest occurrence of the longest n-gram that occurred before."""
+        """The position after the latest occurrence of the longest n-gram that occurred before."""
         for length in self.lengths:
             start = index.following.get(tuple(token_ids[-length:]))
             if start is not None:
@@ -129,7 +129,8 @@ class NgramDrafter:
 
 
 def _num_equal(token_ids: Sequence[int], start: int) -> int:
-    """How many tokens before `start` are those at the end, as far as it matters."""
+    """Counts how many tokens before `start` equal those at the end, up to the largest that
+    matters."""
     count = 0
     while (
         count < min(start, len(_CLAIMS)) and token_ids[start - 1 - count] == token_ids[-1 - count]
@@ -139,7 +140,7 @@ def _num_equal(token_ids: Sequence[int], start: int) -> int:
 
 
 def _claims(num_equal: int, count: int) -> list[float]:
-    """Claims of tokens that follow on so many equal ones."""
+    """Confidences of `count` tokens that follow after `num_equal` equal ones."""
     if num_equal >= _FOLLOWED:
         return [_FOLLOWED_CLAIM] * count
     return [_CLAIMS[min(num_equal + i, len(_CLAIMS)) - 1] for i in range(count)]

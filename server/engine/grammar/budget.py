@@ -17,15 +17,15 @@ from collections.abc import Callable, Collection
 from typing import TypeVar
 
 STEP_SECONDS = 0.25
-"""Of the processor, so that a busy machine ends nobody's request. Ordinary is a hundredth of it."""
+"""CPU time, so that a busy machine ends no request. An ordinary grammar takes a hundredth of it."""
 SUSTAINED_SECONDS = 0.1
-"""The dearest of ordinary grammars, long strings with a length, take a fifth of it."""
+"""The costliest ordinary grammars, those of long strings with a length, take a fifth of it."""
 CREDIT_SECONDS = 2.0
 ALL_SECONDS = 0.4
 MAX_BYTES = 256 * 2**20
 ALL_BYTES = 2**30
 _WATCHED_SECONDS = 0.05
-"""From which on memory is looked at; until then there can't be much."""
+"""Memory is checked after calls that take this long; shorter ones can't allocate much."""
 _PAGE = resource.getpagesize()
 
 T = TypeVar("T")
@@ -35,8 +35,8 @@ class Meter:
     """What one request's grammar has taken.
 
     Args:
-        clock: seconds of the processor that this thread has used.
-        resident: bytes of memory that this process has.
+        clock: returns the seconds of CPU time that this thread has used.
+        resident: returns the bytes of memory that this process has.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Meter:
         self._credit = CREDIT_SECONDS
         self._total = 0.0
         self.num_bytes = 0
-        """As far as it can be told from that of the process."""
+        """Memory taken, estimated by how the process's memory grew."""
         self.step_seconds = 0.0
-        """In this step so far."""
+        """Seconds taken in this step so far."""
         self.exceeded: str | None = None
-        """What it has had too much of, for a person; then nothing is to be run any more."""
+        """The resource of which it took too much, for people; after that no call may be run."""
 
     def next_step(self) -> None:
         self._credit = min(self._credit + SUSTAINED_SECONDS, CREDIT_SECONDS)
@@ -81,7 +81,7 @@ class Meter:
 
 
 def end_dearest(meters: Collection[Meter]) -> None:
-    """Where all grammars of a step together have taken too much, the dearest are over."""
+    """Ends the costliest grammars where all of a step's together have taken too much."""
     by_seconds = sorted(_going_on(meters), key=lambda meter: meter.step_seconds)
     while sum(meter.step_seconds for meter in by_seconds) > ALL_SECONDS:
         by_seconds.pop().exceeded = "time"
@@ -95,7 +95,7 @@ def _going_on(meters: Collection[Meter]) -> list[Meter]:
 
 
 def resident_bytes() -> int:
-    """Memory of this process; 0 where the system doesn't tell."""
+    """Memory of this process; 0 where the system doesn't report it."""
     try:
         with open("/proc/self/statm", "rb", buffering=0) as file:
             return int(file.read(64).split()[1]) * _PAGE

@@ -12,17 +12,17 @@ from server.engine.speculation.proposal import Kind, Proposal
 from server.engine.speculation.tree import ROOT, TokenTree
 
 FORCED = 0.99
-"""Confidence of a forced token. Its text is certain, not how it is cut into tokens."""
+"""Confidence of a forced token. Its text is certain, but not how the text is cut into tokens."""
 
 
 _FORCED_KIND: tuple[Kind, ...] = ("forced",)
 
 
 class Follows(Protocol):
-    """What is needed of a grammar's state (`state.py`)."""
+    """What proposals need of a grammar's state (`state.py`)."""
 
     def accept(self, token_id: int) -> bool:
-        """Goes on by a token; False, and no change, if the grammar forbids it."""
+        """Advances by a token; False, and no change, if the grammar forbids it."""
         ...
 
     def rollback(self, num_tokens: int) -> None:
@@ -35,14 +35,14 @@ class Follows(Protocol):
 
 
 def constrain(proposal: Proposal, state: Follows, max_depth: int) -> Proposal:
-    """The proposal without forbidden tokens, and with forced ones behind it.
+    """The proposal without forbidden tokens, and with forced ones after it.
 
     Where the trunk's token is forbidden, the best allowed candidate takes its place and the drafted
     part ends, since what was drafted below belongs to another token.
 
     Args:
-        state: behind the last known token; comes back unchanged.
-        max_depth: of the result, in tokens.
+        state: the state after the last known token; unchanged on return.
+        max_depth: longest result, in tokens.
     """
     candidates, confidences = list[tuple[int, ...]](), list[tuple[float, ...]]()
     kinds = list[tuple[Kind, ...]]()
@@ -52,7 +52,7 @@ def constrain(proposal: Proposal, state: Follows, max_depth: int) -> Proposal:
         allowed = [i for i, token_id in enumerate(tokens) if _allows(state, token_id)]
         if not allowed or len(candidates) == max_depth:
             break
-        # What is forbidden has no probability: the rest shares it.
+        # Forbidden tokens have no probability, so the others' shares grow.
         mass = max(1.0 - sum(p for i, p in enumerate(probabilities) if i not in allowed), 1e-6)
         candidates.append(tuple(tokens[i] for i in allowed))
         confidences.append(tuple(min(probabilities[i] / mass, 1.0) for i in allowed))
@@ -74,7 +74,7 @@ def prune(tree: TokenTree, state: Follows) -> TokenTree:
     """A beam's tree without forbidden nodes and what is below them.
 
     Args:
-        state: behind the root; comes back unchanged.
+        state: the state after the root; unchanged on return.
     """
     kept = [ROOT]
     _keep_below(tree, ROOT, state, kept)

@@ -1,8 +1,8 @@
 """Where an answer stands in its grammar: masks of the next token, per request.
 
-Belongs to the output tokens alone and can be made again from them at any time, so preemption,
-prefix hits and chunked prompts don't concern it. Holds xgrammar's matcher, from which everything
-comes; the engine's thread alone uses it.
+The state follows from the output tokens alone and can be made again from them at any time, so
+preemption, prefix hits and chunked prompts don't concern it. It wraps xgrammar's matcher. The
+engine's thread alone uses it.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -20,9 +20,9 @@ _Words = NDArray[np.uint32]
 _MAX_FORCED_BYTES = 64
 _BYTES_PER_TOKEN = 8
 _MAX_CHAIN = 32
-"""Tokens that a forced text can begin with; where more are allowed there is a choice."""
+"""Where more tokens than this are allowed there is a choice, and no forced text."""
 _DEAR_SECONDS = 0.001
-"""Of a mask from which on none is made only to look for forced text."""
+"""Once a mask has taken this long, no further one is made only to look for forced text."""
 
 
 class GrammarState:
@@ -48,9 +48,9 @@ class GrammarState:
         self._matcher = self.meter.run(compiled.new_matcher, self._stop_ids)
         self._accepted = list[int]()
         self._num_known = 0
-        """Accepted tokens that are the request's output; behind them is what is only proposed."""
+        """Accepted tokens that are the request's output; those after them are only proposed."""
         self._masks: dict[tuple[int, ...], _Words | None] = {}
-        """By proposed tokens: what is looked at for a proposal is looked at again to verify it."""
+        """Masks by the proposed tokens before them: verification needs those of drafting again."""
         self._fill_seconds = 0.0
 
     @property
@@ -58,7 +58,7 @@ class GrammarState:
         return len(self._accepted)
 
     def catch_up(self, output_ids: Sequence[int]) -> None:
-        """Comes to stand behind these output tokens, from wherever it stood: a step begins.
+        """Moves to the state after these output tokens, at the beginning of a step.
 
         Raises:
             RuntimeError: they leave the grammar, which nothing drawn under its masks does.
@@ -75,7 +75,7 @@ class GrammarState:
         self._masks.clear()
 
     def accept(self, token_id: int) -> bool:
-        """Goes on by a token; False, and no change, if the grammar forbids it."""
+        """Advances by a token; False, and no change, if the grammar forbids it."""
         # xgrammar would write a warning for a token without a text.
         if self.meter.exceeded or token_id in self._textless_ids or self._matcher.is_terminated():
             return False
@@ -93,7 +93,7 @@ class GrammarState:
     def forbidden(self) -> torch.Tensor | None:
         """[vocab] bool on the CPU: tokens that may not come next; None where all may.
 
-        Behind a stop token everything may come: nobody reads it.
+        After a stop token every token may come: it is not used.
         """
         allowed = self._allowed()
         if allowed is None or self.meter.exceeded:
@@ -107,7 +107,7 @@ class GrammarState:
     def forced_tokens(self, most: int) -> list[int]:
         """Up to `most` tokens of the text that must follow; empty where there is a choice.
 
-        The last token of that text is left out: what follows may be joined to it.
+        The last token of that text is left out: the next token may join it to what follows.
         """
         if self._fill_seconds > _DEAR_SECONDS:
             return []
@@ -119,7 +119,8 @@ class GrammarState:
         return token_ids[:count]
 
     def _forced_text(self, most: int) -> str:
-        """Found token by token: xgrammar's own search goes on without end where the text does."""
+        """The forced text, found token by token: xgrammar's own search does not end where the text
+        does not."""
         text, count = b"", 0
         while len(text) < most:
             token_id = self._forced_token()
@@ -130,7 +131,7 @@ class GrammarState:
         self.rollback(count)
         try:
             return text.decode()
-        except UnicodeDecodeError as error:  # it begins or ends inside of a character
+        except UnicodeDecodeError as error:  # it begins or ends inside a character
             return text[: error.start].decode()
 
     def _forced_token(self) -> int | None:
@@ -161,7 +162,7 @@ class GrammarState:
 
 
 def _unpacked(words: "_Words", size: int) -> NDArray[np.uint8]:
-    """[size] of 0 and 1."""
+    """[size] bits as bytes of 0 and 1."""
     return np.unpackbits(words.view(np.uint8), bitorder="little", count=size)
 
 
@@ -181,7 +182,7 @@ class GrammarStates:
         self._states: dict[RequestId, GrammarState] = {}
 
     def behind(self, request: Request, output_ids: Sequence[int]) -> GrammarState:
-        """The state of a request with a grammar behind its output so far.
+        """The state of a request's grammar after its output so far.
 
         Raises:
             ValueError: the request has no grammar.
@@ -198,12 +199,12 @@ class GrammarStates:
         return state
 
     def exceeding(self, request_ids: Collection[RequestId]) -> dict[RequestId, str]:
-        """Requests of a step that has been run whose grammars have taken more than their share, and
-        of what: they have to end."""
+        """Requests whose grammars took too much in the step that has just run, and of which
+        resource. They have to end."""
         meters = {name: self._states[name].meter for name in request_ids}
         end_dearest(meters.values())
         return {name: meter.exceeded for name, meter in meters.items() if meter.exceeded}
 
     def forget(self, request_id: RequestId) -> None:
-        """The request is over."""
+        """Drops the state of a request that has ended."""
         self._states.pop(request_id, None)

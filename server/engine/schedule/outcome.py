@@ -17,9 +17,9 @@ from server.engine.types import (
 
 
 def stop_ids(params: SamplingParams, eos_token_ids: frozenset[int]) -> frozenset[int]:
-    """Tokens that end the request when chosen. Under a grammar the model's own do in any case: they
-    can only be chosen once the answer is complete, and with `ignore_eos` only if nothing else can
-    follow."""
+    """Tokens that end the request when chosen. Under a grammar the model's own end tokens always
+    do: they can only be chosen once the answer is complete, and with `ignore_eos` only if nothing
+    else can follow."""
     if params.ignore_eos and params.grammar is None:
         return params.stop_token_ids
     return params.stop_token_ids | eos_token_ids
@@ -32,8 +32,8 @@ def append_tokens(
     max_model_len: int,
     seconds: StepSeconds,
 ) -> RequestOutput | None:
-    """Appends a step's tokens up to the first that ends the sequence; the rest is dropped. Where
-    max_tokens is 0, that is before the first.
+    """Appends a step's tokens up to the first that ends the sequence, and drops the rest. Where
+    max_tokens is 0, it appends none.
 
     Returns:
         The output to send, or None where the step brought no token.
@@ -106,9 +106,9 @@ def add_step(
     """The summary after one more decoding step.
 
     Args:
-        summary: so far; None as long as nothing was ever proposed for the request.
+        summary: the summary so far; None as long as nothing was ever proposed for the request.
         step: None where this step proposed nothing.
-        num_kept: new tokens that were emitted; a stop may have cut the rest.
+        num_kept: number of new tokens that were emitted; a stop may have cut the rest.
     """
     if summary is None and step is None:
         return None
@@ -131,7 +131,7 @@ def add_step(
 
 
 def _count(per_position: tuple[int, ...], num_accepted: int) -> tuple[int, ...]:
-    """One more step that was right at depths 1 … num_accepted."""
+    """Adds a step that was right at depths 1 … num_accepted to the counts."""
     width = max(len(per_position), num_accepted)
     padded = per_position + (0,) * (width - len(per_position))
     return tuple(count + (i < num_accepted) for i, count in enumerate(padded))

@@ -47,8 +47,8 @@ class PlannedSequence:
 
     @property
     def wants_token(self) -> bool:
-        """The chain reaches the last known token, so the step yields the next one; False for a
-        prompt's chunk with more to come."""
+        """Whether the chain reaches the last known token, so that the step yields the next one.
+        False for a prompt's chunk with more to come."""
         return self.num_computed + self.num_nodes == len(self.token_ids)
 
 
@@ -92,7 +92,7 @@ class SequenceResult:
     trace: StepTrace | None = None
     """None unless the request asks for it."""
     grammar_exceeded: str | None = None
-    """Of what the request's grammar took more than its share, which ends the request."""
+    """The resource of which the request's grammar took too much, which ends the request."""
 
 
 class StepSeconds(NamedTuple):

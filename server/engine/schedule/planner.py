@@ -26,14 +26,14 @@ class SchedulerConfig:
     prefix_caching: bool
     eos_token_ids: frozenset[int]
     speculates: bool = False
-    """There is a drafter: decoding sequences get slots for proposals."""
+    """Whether there is a drafter: decoding sequences then get slots for proposals."""
     runs_ahead: bool = False
-    """A step may be launched before the one before it is read: decoding sequences get slots for
-    both, and keep them while nobody else needs them."""
+    """Whether a step may be launched before the results of the one before it are read. Decoding
+    sequences then get slots for both, and keep them while no other sequence needs them."""
 
     @property
     def num_allocated_blocks(self) -> int:
-        """With one that no sequence gets, for rows of steps that are nobody's."""
+        """Blocks of the pool, with one that no sequence gets: padding rows write there."""
         return self.num_blocks + self.runs_ahead
 
 
@@ -84,11 +84,12 @@ class StepPlanner:
         return StepPlan(tuple(self.planned.values()), self.num_preemptions, self.queries, self.hits)
 
     def _reserve_proposals(self) -> None:
-        """Slots for proposed tokens, from what nobody else needs: never at another's cost."""
+        """Reserves slots for proposed tokens, only from blocks that no other sequence needs."""
         for sequence in self.running:
             request_id = sequence.request.request_id
             planned = self.planned.get(request_id)
-            # Not at the first token: a draft may need what the target made of the prompt's end.
+            # Not at the first token: a draft may need the target's hidden state at the prompt's
+            # end.
             if planned is None or not sequence.is_decoding or sequence.num_output_tokens == 0:
                 continue
             depth, nodes = self._proposal_limits(sequence)
@@ -99,7 +100,7 @@ class StepPlanner:
                 self.planned[request_id] = replace(planned, max_nodes=nodes, max_depth=depth)
 
     def _reserve_ahead(self) -> None:
-        """Slots of the step after this one, if there are enough."""
+        """Reserves slots for the step after this one, if there are enough."""
         for sequence in self.running:
             planned = self.planned.get(sequence.request.request_id)
             if planned is not None and sequence.is_decoding:
@@ -116,7 +117,7 @@ class StepPlanner:
                 sequence.trim_blocks(self.pool, self.config.block_size)
 
     def _proposal_limits(self, sequence: Sequence) -> tuple[int, int]:
-        """Depth and nodes by what the request allows and what it still can emit."""
+        """Depth and nodes that the request allows, given how many tokens it can still emit."""
         request = sequence.request
         if request.speculation.policy == "off":
             return 0, 1
@@ -172,7 +173,7 @@ class StepPlanner:
         return self._fits(sequence, len(self.running), num_free, self.budget)
 
     def _num_shared(self, sequence: Sequence) -> int:
-        """Blocks of its prefix that running sequences hold: they cost it nothing."""
+        """Number of its prefix's blocks that running sequences hold: it can share them for free."""
         if not self.config.prefix_caching:
             return 0
         return self.pool.num_held(self._reusable_hashes(sequence))
@@ -182,16 +183,16 @@ class StepPlanner:
         return sequence.block_hashes[: sequence.num_reusable // self.config.block_size]
 
     def _fits(self, sequence: Sequence, num_running: int, num_free: int, budget: int) -> bool:
-        """A seat, budget, and blocks for all its tokens (cached ones that nobody holds counted as
-        needed: they are among the free), with one to spare per running sequence, so that admission
-        does not cause preemption at once."""
+        """Whether there is a place, budget, and blocks for all its tokens. Cached blocks that no
+        sequence holds count as needed, since they are among the free ones. One block per running
+        sequence must be left over, so that admission does not cause preemption at once."""
         seats = min(self.config.max_num_seqs, self.config.max_num_batched_tokens)
         needed = -(-len(sequence.token_ids) // self.config.block_size)
         return budget > 0 and num_running < seats and needed + num_running <= num_free
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """Preempts less urgent sequences, the least urgent first; but nobody where even all of them
-        would not make room."""
+        """Preempts less urgent sequences, the least urgent first. Preempts none where even all of
+        them would not make room."""
         less_urgent = sorted(
             (s for s in self.running if s.request.priority > sequence.request.priority),
             key=lambda s: s.order,

@@ -19,7 +19,7 @@ class Recorded(TypedDict):
 
 @dataclass(slots=True)
 class Recorder:
-    """Accumulates between two calls of `take`. Times are monotonic seconds."""
+    """Accumulates figures between two calls of `take`. Times are monotonic seconds."""
 
     num_prompt_tokens: int = 0
     num_generation_tokens: int = 0
@@ -28,7 +28,7 @@ class Recorder:
     finished: list[FinishedRequest] = field(default_factory=list[FinishedRequest])
 
     def tokens(self, sequence: Sequence, count: int, now: float) -> None:
-        """A sequence got `count` new tokens; 0 where it is to have none."""
+        """Records that a sequence got `count` new tokens; 0 where the request wants none."""
         times = sequence.timings
         self.num_generation_tokens += count
         if times.last_token is None:
@@ -46,7 +46,7 @@ class Recorder:
         now: float,
         grammar_exceeded: str | None = None,
     ) -> None:
-        """A sequence is over, at whatever stage."""
+        """Records that a sequence has ended, at whatever stage."""
         times = sequence.timings
         scheduled = now if times.first_scheduled is None else times.first_scheduled
         first = now if times.first_token is None else times.first_token
@@ -68,7 +68,7 @@ class Recorder:
         )
 
     def take(self) -> Recorded:
-        """Everything since the last call, and starts anew."""
+        """Returns everything since the last call, and starts anew."""
         recorded = Recorded(
             num_prompt_tokens=self.num_prompt_tokens,
             num_generation_tokens=self.num_generation_tokens,

@@ -36,7 +36,8 @@ class Scheduler:
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
         self._held: dict[RequestId, list[Sequence]] = {}
-        """Not queued yet: their prompt is being computed by the request they share it with."""
+        """Sequences that are not queued yet, because the request under whose id they stand is still
+        computing the prompt that they share with it."""
         self.recorder = Recorder()
         self._by_id: dict[RequestId, Sequence] = {}
         self._num_arrivals = 0
@@ -46,7 +47,7 @@ class Scheduler:
         return bool(self._by_id)
 
     def add(self, request: Request, now: float) -> None:
-        """Queues a request; now in monotonic seconds.
+        """Queues a request. Times are monotonic seconds.
 
         Raises:
             ValueError: the prompt is empty or leaves no room for a token, or the id is taken.
@@ -71,7 +72,7 @@ class Scheduler:
         now: float,
         grammar_exceeded: str | None = None,
     ) -> None:
-        """Ends a request and frees its blocks; nothing if it has ended already."""
+        """Ends a request and frees its blocks. Does nothing if it has ended already."""
         sequence = self._by_id.pop(request_id, None)
         if sequence is None:
             return
@@ -91,7 +92,7 @@ class Scheduler:
         return True
 
     def _let_go(self, leader: RequestId) -> None:
-        """Queues those that waited for a prompt to be computed."""
+        """Queues the sequences that waited for this request to compute their prompt."""
         for sequence in self._held.pop(leader, ()):
             self.waiting.push(sequence)
 
@@ -146,8 +147,8 @@ class Scheduler:
         """What happened since the last call.
 
         Args:
-            plan: of the step that ran, None if there was none (requests only ended).
-            seconds: it took.
+            plan: the plan of the step that ran; None if requests only ended.
+            seconds: the step's duration.
         """
         return StepStats(
             num_running=len(self.running),

@@ -36,14 +36,15 @@ class Sequence:
     num_computed: int = 0
     block_ids: list[BlockId] = field(default_factory=list[BlockId])
     block_hashes: list[BlockHash] = field(default_factory=list[BlockHash])
-    """Of the leading full blocks; grows with them."""
+    """Hashes of the leading full blocks; grows with them."""
     num_published: int = 0
     """Leading blocks already offered to the prefix cache."""
     num_cached_tokens: int | None = None
     """Prompt tokens found in the prefix cache at first admission."""
     speculation: SpeculationSummary | None = None
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
-    """Of the prompt's tokens from the second on, as far as known; they outlive a preemption."""
+    """Logprobs of the prompt's tokens from the second on, as far as known. A preemption keeps
+    them."""
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_token_ids)
@@ -62,14 +63,14 @@ class Sequence:
 
     @property
     def is_decoding(self) -> bool:
-        """One pending token: the last one, whose KV the next step writes."""
+        """Whether only the last token is pending, whose KV the next step writes."""
         return self.num_pending == 1
 
     @property
     def num_reusable(self) -> int:
-        """Leading tokens whose KV may be found in the prefix cache. At least one is to be computed:
-        the step must yield the next token's logits. And so are those whose logits the prompt's
-        logprobs come from, once."""
+        """Number of leading tokens whose KV may be taken from the prefix cache. At least one token
+        must be computed, since the step has to yield the next token's logits. Tokens whose logits
+        give the prompt's logprobs must be computed once too."""
         reusable = len(self.token_ids) - 1
         if self.request.params.prompt_logprobs is not None:
             known = len(self.prompt_logprobs)
@@ -77,7 +78,7 @@ class Sequence:
         return reusable
 
     def scored(self, num_nodes: int) -> range:
-        """Which of the next nodes give logprobs of the prompt that are asked for and not known."""
+        """The next nodes whose logits give prompt logprobs that are asked for and not yet known."""
         if self.request.params.prompt_logprobs is None:
             return range(0)
         first = max(len(self.prompt_logprobs) - self.num_computed, 0)
@@ -118,7 +119,7 @@ class Sequence:
             del self.block_ids[needed:]
 
     def release_blocks(self, pool: BlockPool) -> None:
-        """Back to nothing computed; what was published may still be found again."""
+        """Gives all blocks back: nothing is computed then. Published blocks may be found again."""
         pool.release(self.block_ids)
         self.block_ids = []
         self.num_computed = 0
@@ -126,7 +127,7 @@ class Sequence:
 
 
 class WaitingQueue:
-    """Sequences not running, first the one to be served next (by `Sequence.order`)."""
+    """Sequences that wait, in `Sequence.order`: the first one is served next."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[tuple[int, int], Sequence]] = []

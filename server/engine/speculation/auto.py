@@ -25,7 +25,7 @@ from server.engine.speculation.tree import TokenTree, comb
 from server.engine.types import RequestId
 
 _PROBED = 2
-"""Sequences that such a trial drafts: enough to learn from, and cheap beside many others."""
+"""Sequences that a trial drafts: enough to learn from, and cheap beside many others."""
 
 
 class DraftPlan(NamedTuple):
@@ -86,7 +86,7 @@ class AutoPolicy:
         return DraftPlan(depth, prospect.least_survival, num_sequences)
 
     def observe_draft(self, proposal: Proposal) -> None:
-        """The drafter was asked, and said this: drafting is judged by it."""
+        """Takes a draft's proposal into account when it judges whether drafting pays."""
         survivals, survival = list[float](), 1.0
         for depth in range(proposal.num_proposed):
             confidence, kind = proposal.confidences[depth][0], proposal.kinds[depth][0]
@@ -117,8 +117,8 @@ class AutoPolicy:
         }
 
     def learn(self, proposal: Proposal, drawn: Sequence[int]) -> list[tuple[float, bool]]:
-        """What a step teaches, of verified candidates and of others: what stood in their place is
-        known as long as the trunk was right.
+        """Updates the calibration by a step. It learns from candidates that were not verified too:
+        as long as the trunk was right, the right token in their place is known.
 
         Args:
             drawn: the step's new tokens.

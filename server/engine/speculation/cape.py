@@ -16,7 +16,7 @@ class CapeConfig:
     """Alternatives beside the trunk's token, per range."""
 
     def num_leaves(self, confidence: float) -> int:
-        """confidence: the draft's probability of its own top token."""
+        """Alternatives at a depth; confidence: the draft's probability of its top token there."""
         for threshold, count in zip(self.thresholds, self.leaves, strict=True):
             if confidence <= threshold:
                 return count
@@ -34,8 +34,8 @@ def expand(
 
     Args:
         candidates, confidences: per depth, by falling probability (`Proposal`).
-        max_nodes: of the tree, root included. The trunk comes first; then leaves from the top
-            down, because a leaf only counts if everything above it is accepted.
+        max_nodes: most nodes of the tree, root included. The trunk comes first; then leaves from
+            the top down, because a leaf only counts if everything above it is accepted.
     """
     trunk = [tokens[0] for tokens in candidates][: max_nodes - 1]
     room = max_nodes - 1 - len(trunk)

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _OWN_RATE, _COMMON_RATE = 0.10, 0.05
-"""Shares of an observed difference that are believed at once."""
+"""Shares of an observed difference by which the curve moves: at its own rows, and elsewhere."""
 _LARGEST_SURPRISE = 0.3
-"""Of the logarithm of observed over expected: a step that something else held up is no news."""
+"""Limit of the logarithm of observed over expected: a step may have been held up by something
+else."""
 _START_RATE = 0.05
 _REFRESH = 16
 """Observations after which decisions are made anew."""
@@ -65,7 +66,7 @@ class LiveCurve:
         return self._curve(num_rows)
 
     def observe(self, num_rows: int, seconds: float) -> None:
-        """A step of so many rows took so long."""
+        """Corrects the curve by a step of num_rows rows that took so many seconds."""
         expected = self(num_rows)
         if expected <= 0.0 or seconds <= 0.0:
             return
@@ -76,7 +77,7 @@ class LiveCurve:
         self._curve = monotone(self._curve.rows, self._seconds)
 
     def _shares(self, num_rows: int) -> list[float]:
-        """How much of a step of so many rows each point stands for."""
+        """Weight of each point in the cost of a step of num_rows rows."""
         rows = self._curve.rows
         shares = [0.0] * len(rows)
         upper = bisect_left(rows, num_rows)
@@ -93,11 +94,11 @@ class LiveCosts:
 
     def __init__(self, measured: StepCosts) -> None:
         self.measured = measured
-        """Before serving."""
+        """The costs as measured before serving."""
         self.verify = LiveCurve(measured.verify)
         """Everything of a step but drafting, by the target's rows."""
         self.draft = measured.draft
-        """One more token of each chain, by chains."""
+        """Seconds for one more token of each chain, by number of chains."""
         self.draft_start = 0.0
         """Seconds that drafting takes beside that, once per step."""
         self.version = 0
@@ -105,17 +106,17 @@ class LiveCosts:
         self._num_observed = 0
 
     def observe_verify(self, num_rows: int, seconds: float) -> None:
-        """A step of decoding sequences alone took so long, without its drafting."""
+        """Learns from a step of decoding sequences alone; seconds: without its drafting."""
         self.verify.observe(num_rows, seconds)
         self._num_observed += 1
         if self._num_observed % _REFRESH == 0:
             self.version += 1
 
     def observe_draft(self, num_chains: int, num_forwards: int, seconds: float) -> None:
-        """A step's drafting, of chains the longest of which took so many forwards."""
+        """Learns from a step's drafting; num_forwards: forwards that the longest chain took."""
         start = max(seconds - num_forwards * self.draft(num_chains), 0.0)
         if self.draft_start == 0.0:
             self.draft_start = start
-        # One that waited for something else counts as twice the usual.
+        # Drafting that was held up by something else counts as twice the usual at most.
         start = min(start, 2 * self.draft_start)
         self.draft_start += _START_RATE * (start - self.draft_start)

@@ -2,7 +2,8 @@
 host (`prospect.py`, `auto.py`) and of the device (`tiers.py`). Pure."""
 
 FIRST_CHANCE = 0.7
-"""Of each drafted token, as long as nothing was drafted: optimistic, so that drafting is tried."""
+"""Chance of each drafted token before anything was drafted: optimistic, so that drafting is
+tried."""
 NUM_LATEST = 64
 """Latest chains by which drafting is judged."""
 REFRESH_EVERY = 16

@@ -1,12 +1,12 @@
-"""What is said of a sequence's next tokens, before a policy shapes it: a chain, and what else might
-stand at each depth. From the draft, from a lookup, from a grammar, or mixed of these. Pure."""
+"""What is proposed for a sequence's next tokens, before a policy makes a tree of it: a chain, and
+alternatives at each depth. It comes from a draft, a lookup, a grammar, or a mix of these. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["trunk", "leaf", "lookup", "recent", "forced"]
-"""Who says a token: the draft as its choice, or as another of its candidates; the text of the
+"""Where a token comes from: the draft's first choice, or another of its candidates; the text of the
 sequence (prompt lookup); a recent answer of this server; a grammar that leaves no choice."""
 NUM_CANDIDATES = 8
 """Tokens a drafter reports per depth: the trunk's and seven alternatives, CaPE's widest."""
@@ -19,9 +19,10 @@ class Proposal:
     candidates: tuple[tuple[int, ...], ...]
     """Per depth 1, 2 …: tokens, the likeliest first; the first is the trunk's."""
     confidences: tuple[tuple[float, ...], ...]
-    """How sure who says them is: a draft's probabilities at temperature 1, what a lookup claims."""
+    """Confidence of each candidate: a draft's probabilities at temperature 1, or a lookup's
+    claim."""
     kinds: tuple[tuple[Kind, ...], ...] = ()
-    """Of each candidate. Left out, all are a draft's."""
+    """Kind of each candidate. Left out, all are a draft's."""
     num_written: int = -1
     """Positions from the root on for which drafting has written the draft's KV, as far as they
     are the trunk's. Left out, as many as there are depths: all but the last token's."""
@@ -39,21 +40,21 @@ class Proposal:
 
     @property
     def num_forced(self) -> int:
-        """Depths at the end that a grammar forces, whoever proposed what is above them."""
+        """Depths at the end that a grammar forces, whatever proposed the tokens above them."""
         return sum(kinds[0] == "forced" for kinds in self.kinds)
 
     @property
     def num_proposed(self) -> int:
-        """Depths that are more than forced."""
+        """Depths that are not forced."""
         return len(self.candidates) - self.num_forced
 
     def kind(self, depth: int, token_id: int) -> Kind:
-        """Who says a candidate; depth: from 1."""
+        """The kind of a candidate; depth: from 1."""
         return self.kinds[depth - 1][self.candidates[depth - 1].index(token_id)]
 
 
 def found(token_ids: Sequence[int], claims: Sequence[float], kind: Kind) -> Proposal:
-    """A chain that was looked up: there is no draft KV of it."""
+    """A chain that was looked up: drafting has written no KV for it."""
     kinds: tuple[Kind, ...] = (kind,)
     return Proposal(
         tuple((token_id,) for token_id in token_ids),
@@ -71,7 +72,7 @@ def mix(drafted: Proposal, looked_up: Proposal, chance: Callable[[float, Kind], 
         looked up  a  d  e                                             b
 
     Args:
-        chance: of acceptance, by confidence and kind.
+        chance: chance of acceptance by confidence and kind.
     """
     shared = _num_equal(drafted.trunk, looked_up.trunk)
     depths = [_joined(drafted, looked_up, depth, chance) for depth in range(shared)]
@@ -100,7 +101,7 @@ def _at(proposal: Proposal, depth: int) -> _Depth:
 def _joined(
     drafted: Proposal, looked_up: Proposal, depth: int, chance: Callable[[float, Kind], float]
 ) -> _Depth:
-    """Both say the same: the surer one is believed."""
+    """One depth of two proposals with the same trunk token, which keeps the higher confidence."""
     tokens, confidences, kinds = _at(drafted, depth)
     _, claims, sayers = _at(looked_up, depth)
     if chance(claims[0], sayers[0]) > chance(confidences[0], kinds[0]):
@@ -109,7 +110,8 @@ def _joined(
 
 
 def _beside(first: _Depth, second: _Depth) -> _Depth:
-    """The first one's trunk token, the second one's, and then all others, each once."""
+    """One depth of two: the first one's trunk token, the second one's, then all others, each
+    once."""
     entries = [list(zip(*depth, strict=True)) for depth in (first, second)]
     ordered = [entries[0][0], entries[1][0], *entries[0][1:], *entries[1][1:]]
     unique = {entry[0]: entry for entry in reversed(ordered)}

@@ -21,7 +21,7 @@ from server.engine.speculation.priors import FIRST_CHANCE, NUM_LATEST, REFRESH_E
 _NEAR_ROWS = 4
 """Rows per sequence that t_row is the mean of: a curve's first one may be far from typical."""
 _ROUNDS = 3
-"""Of r and the rule depending on each other; it settles in two."""
+"""Rounds in which r and the rule, which depend on each other, are worked out; it settles in two."""
 
 
 class Prospect(NamedTuple):
@@ -41,10 +41,10 @@ class _Played(NamedTuple):
 
 
 class Prospects:
-    """Judges by the latest chains.
+    """Judges by the latest chains whether drafting pays.
 
     Args:
-        max_depth: of a chain.
+        max_depth: longest chain.
     """
 
     def __init__(self, costs: LiveCosts, max_depth: int) -> None:
@@ -56,10 +56,10 @@ class Prospects:
         self._version = costs.version
 
     def observe(self, survivals: Sequence[float]) -> None:
-        """A chain was drafted.
+        """Adds a chain that was drafted.
 
         Args:
-            survivals: by depth.
+            survivals: survival at each depth.
         """
         if not survivals:
             return
@@ -70,7 +70,8 @@ class Prospects:
             self._known.clear()
 
     def __call__(self, num_sequences: int, num_rows: int) -> Prospect:
-        """For chains behind num_sequences, in a step of num_rows rows without proposals."""
+        """What to expect where num_sequences are drafted in a step of num_rows rows without
+        proposals."""
         if self._version != self.costs.version:
             self._version = self.costs.version
             self._known.clear()
@@ -97,17 +98,17 @@ class Prospects:
 
     @property
     def mean_chance(self) -> float:
-        """Chance of a token whose parent was right, over the latest chains."""
+        """Mean chance of a token whose parent was right, over the latest chains."""
         right = sum(sum(chain) for chain in self._latest)
         parents = sum(1.0 + sum(chain[:-1]) for chain in self._latest)
         return right / parents
 
     def _play(self, least: float, least_node: float) -> _Played:
-        """The latest chains under a rule.
+        """Plays the latest chains under a rule.
 
         Args:
-            least: survival that is continued.
-            least_node: survival that is verified.
+            least: smallest survival that is continued.
+            least_node: smallest survival that is verified.
         """
         tokens = rows = forwards = 0.0
         for chain in self._latest:

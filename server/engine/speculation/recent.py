@@ -14,11 +14,11 @@ NGRAM = 6
 
 
 class Place(NamedTuple):
-    """Where a sequence goes on as an earlier answer did."""
+    """The place in an earlier answer from which a sequence goes on as the answer did."""
 
     answer: int
     position: int
-    """In the answer, of the token that would follow."""
+    """Position in the answer of the token that would follow."""
     num_equal: int
     """Tokens before it that are the sequence's own, as far as they were compared."""
 
@@ -27,7 +27,7 @@ class _Answer(NamedTuple):
     tenant: str | None
     token_ids: "array[int]"
     keys: list[int]
-    """By which it is found; entry i of the n-gram that ends before position i + NGRAM."""
+    """Keys in the index; entry i is of the n-gram that ends before position i + NGRAM."""
     prompt_key: int
 
 
@@ -35,7 +35,7 @@ class RecentOutputs:
     """An index of answers by their n-grams and by their whole prompts.
 
     Args:
-        max_tokens: that are kept over all answers; about 150 bytes each.
+        max_tokens: most tokens that are kept over all answers; about 150 bytes each.
     """
 
     def __init__(self, max_tokens: int) -> None:
@@ -52,7 +52,7 @@ class RecentOutputs:
         return len(self._places)
 
     def add(self, tenant: str | None, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> None:
-        """An answer has ended. One longer than all that is kept is cut."""
+        """Adds an answer that has ended. It is cut where it is longer than max_tokens."""
         ids = array("q", token_ids[: self.max_tokens])
         if not ids:
             return
@@ -70,7 +70,7 @@ class RecentOutputs:
     def find(self, tenant: str | None, token_ids: Sequence[int], num_prompt: int) -> Place | None:
         """The latest answer to the same prompt that begins as a young sequence does, or the latest
         that has the sequence's last tokens."""
-        # The first question comes behind the first token: none is proposed before it.
+        # A young sequence has a token already: nothing is proposed before the first one.
         if len(token_ids) - num_prompt < NGRAM:
             found = self._places.get(_key(tenant, token_ids[:num_prompt], "prompt"))
             if found is not None and self._answers[found[0]].tenant == tenant:
@@ -101,7 +101,7 @@ class RecentOutputs:
         return Place(place.answer, end, place.num_equal + len(token_ids))
 
     def read(self, place: Place, count: int) -> list[int]:
-        """What follows there, at most so many tokens."""
+        """At most `count` tokens that follow at this place."""
         token_ids = self._answers[place.answer].token_ids
         return list(token_ids[place.position : place.position + count])
 

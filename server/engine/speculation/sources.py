@@ -17,10 +17,11 @@ _SOURCES: dict[Kind, ProposalSource] = {
 
 
 def node_source(tree: TokenTree, node: int, proposal: Proposal | None) -> ProposalSource:
-    """
+    """The source of one node.
+
     Args:
-        node: not the root.
-        proposal: that the tree was made from; None for beams.
+        node: any but the root.
+        proposal: the proposal that the tree was made from; None for beams.
     """
     if proposal is None:
         return "beam"
@@ -33,7 +34,7 @@ def count_sources(
     """How many nodes each source proposed, and how many of these were accepted.
 
     Args:
-        accepted: of new tokens, None for the target's own.
+        accepted: source of each new token, None for the target's own.
     """
     figures = dict[ProposalSource, SourceFigures]()
     for source in proposed:
@@ -49,7 +50,7 @@ def count_sources(
 def add_sources(
     one: Mapping[ProposalSource, SourceFigures], other: Mapping[ProposalSource, SourceFigures]
 ) -> Mapping[ProposalSource, SourceFigures]:
-    """The sum of both."""
+    """Adds two counts up."""
     total = dict(one)
     for source, more in other.items():
         known = total.get(source, SourceFigures())

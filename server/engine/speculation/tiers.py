@@ -25,8 +25,8 @@ from server.engine.speculation.priors import (
 from server.engine.speculation.proposal import Proposal
 
 Sampling = Literal["greedy", "drawn", "truncated"]
-"""What of a step's rows need: the largest logit, a draw from all, or one from what top_k, top_p and
-min_p leave. Each can do what those before it do, and takes longer."""
+"""What a step's rows need: the largest logit, a draw from all tokens, or a draw from those that
+top_k, top_p and min_p leave. Each can do what those before it do, and takes longer."""
 
 
 class Tier(NamedTuple):
@@ -42,10 +42,10 @@ class StepShape(NamedTuple):
     """What a graph is captured for."""
 
     batch: int
-    """Sequences; what is left over are padding rows."""
+    """Rows for sequences; those left over are padding rows."""
     tier: Tier
     context: int
-    """Tokens that each sequence's context is no longer than."""
+    """Most tokens of each sequence's context."""
     sampling: Sampling
 
 
@@ -55,7 +55,7 @@ AUTO_TIERS = (PLAIN, Tier(2, 4), Tier(4, 8), Tier(6, 16), Tier(8, 32))
 _CONTEXTS = (1024, 4096)
 """Attention's launches grow with the longest context that they are for, up to 16k."""
 _RATE = 0.1
-"""Share of a difference from the expected seconds that is believed at once."""
+"""Share of a difference from the expected seconds by which an observation moves them."""
 _LARGEST_SURPRISE = 1.5
 """A step that something held up counts as this many times the usual at most."""
 
@@ -71,7 +71,7 @@ def at_least(wanted: int, sizes: Iterable[int]) -> int:
 
 
 def context_sizes(longest: int) -> list[int]:
-    """longest: positions that a step's nodes may have, and one more."""
+    """Sizes up to the longest context; longest: the largest position of a step's nodes plus one."""
     return [*(size for size in _CONTEXTS if size < longest), longest]
 
 
@@ -79,15 +79,15 @@ class TierCosts:
     """Seconds of a step by batch and tier.
 
     Args:
-        measured: at an earlier start.
+        measured: seconds that were measured at an earlier start.
     """
 
     def __init__(self, measured: Mapping[tuple[int, Tier], float] | None = None) -> None:
         self.seconds = dict(measured or {})
 
     def __call__(self, batch: int, tier: Tier) -> float:
-        """Where this batch was never measured, that of the next one up, or down; 0 for a tier that
-        never was, so that it is tried."""
+        """Expected seconds. A batch that was never measured has those of the next larger one, or
+        else of the next smaller. A tier that was never measured has 0, so that it is tried."""
         known = sorted(size for size, measured in self.seconds if measured == tier)
         larger = [size for size in known if size >= batch]
         nearest = larger[:1] or known[-1:]
@@ -98,7 +98,7 @@ class TierCosts:
         self.seconds[batch, tier] = seconds
 
     def observe(self, batch: int, tier: Tier, seconds: float) -> None:
-        """A step while serving took so long."""
+        """Learns from a step while serving."""
         usual = self.seconds.setdefault((batch, tier), seconds)
         surprise = min(seconds, _LARGEST_SURPRISE * usual) - usual
         self.seconds[batch, tier] = usual + _RATE * surprise
@@ -112,10 +112,10 @@ class _Gain(NamedTuple):
 
 
 class TierChoice:
-    """Which tier `auto` takes.
+    """Chooses the tier for `auto`.
 
     Args:
-        tiers: to choose from, plain decoding among them.
+        tiers: the tiers to choose from, plain decoding among them.
     """
 
     def __init__(
@@ -132,8 +132,8 @@ class TierChoice:
         self._num_plain = 0
 
     def observe(self, proposal: Proposal) -> None:
-        """A chain was drafted. What it would have been beyond its end is assumed to be as its
-        tokens were in the mean."""
+        """Adds a chain that was drafted. Beyond its end it is assumed to go on as its tokens were
+        in the mean."""
         gains, survival = list[_Gain](), 1.0
         for depth, confidences in enumerate(proposal.confidences, start=1):
             first = self.calibration.chance(confidences[0], "trunk")
@@ -151,7 +151,7 @@ class TierChoice:
         self._latest.append(sorted(gains, reverse=True))
 
     def __call__(self, batch: int) -> Tier:
-        """For the next step of so many sequences."""
+        """The tier for the next step of `batch` sequences."""
         if self._num_choices % REFRESH_EVERY == 0:
             self._expected = {tier: self._mean(tier) for tier in self.tiers}
         self._num_choices += 1
@@ -167,7 +167,7 @@ class TierChoice:
         return (1 + self._expected[tier]) / seconds if seconds > 0 else math.inf
 
     def _mean(self, tier: Tier) -> float:
-        """Tokens that a tier's nodes bring a sequence."""
+        """Mean number of tokens that a tier's nodes bring a sequence."""
         total = 0.0
         for gains in self._latest:
             within = [gain.chance for gain in gains if gain.depth <= tier.depth]

@@ -11,7 +11,8 @@ from server.engine.types import StepTrace, TokenSource, TracedNode
 
 
 def trace_step(tree: TokenTree, path: Sequence[int], proposal: Proposal | None) -> StepTrace:
-    """
+    """Traces what was proposed and accepted.
+
     Args:
         path: accepted nodes, the root first.
         proposal: the chain that the tree was made from; None for beams and where nothing was
@@ -34,10 +35,10 @@ def trace_step(tree: TokenTree, path: Sequence[int], proposal: Proposal | None) 
 def finished_trace(
     trace: StepTrace | None, sources: Sequence[TokenSource], seconds: StepSeconds
 ) -> StepTrace | None:
-    """With what is known once the step's tokens are the sequence's.
+    """Completes a trace with what is known once the step's tokens are the sequence's.
 
     Args:
-        sources: of the tokens that were kept; a stop may have cut the accepted path.
+        sources: sources of the tokens that were kept; a stop may have cut the accepted path.
     """
     if trace is None:
         return None

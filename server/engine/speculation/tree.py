@@ -29,11 +29,11 @@ class TokenTree:
 
     token_ids: tuple[int, ...]
     parents: tuple[int, ...]
-    """Of nodes 1 and up; `parents[i - 1]` is node i's. Node 0 has none."""
+    """Parents of nodes 1 and up: `parents[i - 1]` is node i's. Node 0 has none."""
     num_trunk: int = 0
     """Nodes 1 … num_trunk are the trunk."""
     is_comb: bool = False
-    """All other nodes are leaves beside the trunk; in other trees (a beam's) nodes have no such
+    """Whether all other nodes are leaves beside the trunk. In a beam's tree nodes have no such
     roles."""
     depths: tuple[int, ...] = field(init=False)
     _children: dict[tuple[int, int], int] = field(init=False, repr=False, compare=False)

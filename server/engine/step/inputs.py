@@ -28,7 +28,7 @@ class Nodes(NamedTuple):
 
 
 class StepInputs(NamedTuple):
-    """A step as a model takes it."""
+    """The tensors of a step that a model takes, and where each sequence's rows begin."""
 
     token_ids: torch.Tensor
     """[num_rows] int64"""
@@ -38,7 +38,7 @@ class StepInputs(NamedTuple):
 
 
 def planned_nodes(planned: PlannedSequence, tree: TokenTree | None) -> Nodes:
-    """What a planned sequence brings: its chain of pending tokens, or the tree in its place."""
+    """A planned sequence's nodes: its chain of pending tokens, or the tree in its place."""
     start = planned.num_computed
     if tree is not None:
         shape = None if tree.is_chain else tree

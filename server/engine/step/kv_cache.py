@@ -53,7 +53,8 @@ CopyKV = Callable[[Sequence[LayerCache], Sequence[int], Sequence[int]], None]
 
 
 def copy_kv(caches: Sequence[LayerCache], sources: Sequence[int], targets: Sequence[int]) -> None:
-    """A sequence's moves come in order of its positions, each to an earlier slot."""
+    """Copies tokens' KV of all layers. A sequence's moves come in order of its positions, each to
+    an earlier slot."""
     keys = caches[0].keys
     source, target = (torch.tensor(slots, device=keys.device) for slots in (sources, targets))
     kernels_for(keys).copy_kv(caches, source, target)

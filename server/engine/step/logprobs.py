@@ -9,8 +9,8 @@ from server.engine.schedule.plan import PlannedSequence
 from server.engine.types import TokenLogprobs
 
 _ROWS_AT_ONCE = 64
-"""Of a prompt: its logits take megabytes where the vocabulary is large, and a chunk has thousands
-of rows."""
+"""Rows of a prompt whose logits are computed at once. A row's logits take a megabyte where the
+vocabulary is large, and a chunk has thousands of rows."""
 
 
 class _Head(Protocol):
@@ -24,8 +24,8 @@ def token_logprobs(
 
     Args:
         logits: [rows, vocab]
-        token_ids: whose logprobs are wanted, one per row.
-        counts: how many of the most probable tokens are to be told beside it, one per row.
+        token_ids: the token whose logprob is wanted, one per row.
+        counts: how many of the most probable tokens to report beside it, one per row.
     """
     logprobs = logits.log_softmax(dim=-1)
     chosen = logprobs.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[:, 0]

@@ -18,12 +18,12 @@ VERIFY_ROWS = (1, 2, 4, 8, 16, 32, 64)
 DRAFT_ROWS = (1, 4, 16)
 _CONTEXT = 128
 _DRAFT_DEPTH = 4
-"""Of the chains that are timed: what a draft costs before its first token is spread over them, as
-over those of a request."""
+"""Length of the chains that are timed. What a draft costs once per chain is spread over so many
+tokens, as it is when serving."""
 _REPETITIONS = 3
 _CHECKED_ROWS = 8
 _TOLERANCE = 1.3
-"""Between two measurements of how many times a step of one row a step of more rows takes."""
+"""Factor by which the ratio of a larger step's time to that of one row may have changed."""
 
 
 class Profiled(NamedTuple):
@@ -36,13 +36,13 @@ class Profiled(NamedTuple):
 
     @property
     def blocks(self) -> list[BlockId]:
-        """Blocks of a made-up sequence. A small pool's come up again: what they hold doesn't
+        """Blocks of a made-up sequence. In a small pool they repeat: what they hold doesn't
         matter."""
         num_needed = -(-(_CONTEXT + max(VERIFY_ROWS)) // self.block_size)
         return [BlockId(i % len(self.caches[0].keys)) for i in range(num_needed)]
 
     def verify(self, rows: int) -> torch.Tensor:
-        """A step of so many rows; its hidden states."""
+        """Runs a step of so many rows and returns its hidden states."""
         nodes = Nodes(self.blocks, _CONTEXT, [1] * rows)
         inputs = build_inputs([nodes], self.block_size, self.device)
         hidden = self.model(inputs.token_ids, self.caches, inputs.batch)
@@ -70,8 +70,8 @@ def measure_costs(target: Profiled, drafter: Drafter) -> StepCosts:
 
 @torch.inference_mode()
 def still_hold(costs: StepCosts, target: Profiled) -> bool:
-    """Whether costs measured earlier are those of today: a machine that was busy then, or is
-    another one now, has other ratios. Looks at two points."""
+    """Whether costs measured earlier still hold. The machine may have been busy then, or may be
+    another one now; either changes the ratios of costs. Looks at two points."""
     target.verify(1)  # warm-up
     one, more = (_seconds(target.verify, rows) for rows in (1, _CHECKED_ROWS))
     then = costs.verify(_CHECKED_ROWS) / costs.verify(1)
@@ -97,10 +97,10 @@ def _seconds(run: Callable[[int], object], rows: int) -> float:
         run(rows)
         _wait_for_gpu()
         times.append(time.perf_counter() - started)
-    return min(times)  # whatever else the machine did meanwhile made it longer, never shorter
+    return min(times)  # other work on the machine makes it longer, never shorter
 
 
 def _wait_for_gpu() -> None:
-    """A launch returns before it has run."""
+    """Waits for what was launched: a launch returns before it has run."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()

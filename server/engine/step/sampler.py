@@ -18,14 +18,14 @@ from server.kernels.uniform import signed
 
 
 class Masks(Protocol):
-    """What is needed of a grammar's state (`grammar/state.py`)."""
+    """What the sampler needs of a grammar's state (`grammar/state.py`)."""
 
     def forbidden(self) -> torch.Tensor | None:
         """[vocab] bool on the CPU: tokens that may not come next; None where all may."""
         ...
 
     def accept(self, token_id: int) -> bool:
-        """Goes on by a token."""
+        """Advances by a token; False, and no change, if the grammar forbids it."""
         ...
 
 
@@ -40,7 +40,7 @@ class SamplerRow:
     stop_ids: frozenset[int]
     """Masked while fewer than params.min_tokens tokens are out."""
     grammar: Masks | None = None
-    """Stands behind output_ids."""
+    """The grammar's state after output_ids."""
     avoided_ids: frozenset[int] = frozenset()
     """Masked unless there is nothing else."""
 
@@ -98,7 +98,7 @@ def _add_bias(logits: torch.Tensor, params: SamplingParams) -> None:
 
 
 def _mask_forbidden(logits: torch.Tensor, row: SamplerRow) -> None:
-    """What would leave the grammar. logits: [vocab], changed in place."""
+    """Masks what the grammar forbids. logits: [vocab], changed in place."""
     forbidden = None if row.grammar is None else row.grammar.forbidden()
     if forbidden is not None:
         logits.masked_fill_(forbidden.to(logits.device), float("-inf"))
@@ -111,7 +111,7 @@ def _held_back(row: SamplerRow) -> frozenset[int]:
 
 
 def _mask_stops(logits: torch.Tensor, stop_ids: frozenset[int]) -> None:
-    """These may not be drawn; unless there is nothing else. logits: [vocab], in place."""
+    """Masks stop ids, unless no other token is left. logits: [vocab], changed in place."""
     masked = logits.clone()
     masked[list(stop_ids)] = float("-inf")
     if not bool(masked.isneginf().all()):
@@ -125,8 +125,8 @@ def _changes_logits(row: SamplerRow) -> bool:
 
 
 def _penalise(logits: torch.Tensor, row: SamplerRow) -> None:
-    """Repetition over prompt and output, frequency and presence over the output. logits: [vocab],
-    changed in place."""
+    """Applies the repetition penalty over prompt and output, and the frequency and presence
+    penalties over the output. logits: [vocab], changed in place."""
     params = row.params
     if params.repetition_penalty != 1.0:
         seen = torch.tensor([*row.prompt_ids, *row.output_ids], device=logits.device).unique()
@@ -140,10 +140,10 @@ def _penalise(logits: torch.Tensor, row: SamplerRow) -> None:
 
 
 def _draw(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> torch.Tensor:
-    """What temperature, top_k, top_p and min_p leave, drawn from by each row's seed and position.
+    """Draws from what temperature, top_k, top_p and min_p leave, by each row's seed and position.
 
     Args:
-        logits: [len(rows), vocab]; rows with temperature > 0.
+        logits: [len(rows), vocab]; all rows have a temperature above 0.
 
     Returns:
         [len(rows)] int64

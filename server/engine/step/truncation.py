@@ -3,8 +3,8 @@
 import torch
 
 _FIRST_LOOK = 256
-"""Candidates sorted at first; a nucleus is rarely larger, and sorting a whole vocabulary costs as
-much as a layer of the model."""
+"""Candidates that are sorted first: a nucleus is rarely larger, and sorting a whole vocabulary
+costs as much as a layer of the model."""
 
 
 def keep_mask(
@@ -65,12 +65,12 @@ def _cutoff(probs: torch.Tensor, limits: torch.Tensor, top_p: torch.Tensor) -> t
 def _cutoff_among(
     probs: torch.Tensor, limits: torch.Tensor, top_p: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """By the `count` most probable tokens: ([rows] cut-off, [rows] whether they decide it)."""
+    """The cut-off by the `count` most probable tokens: ([rows], [rows] whether they decide it)."""
     vocab = probs.shape[-1]
     best = probs.topk(count, dim=-1).values
     within = torch.arange(count, device=probs.device) < limits[:, None]
     masses = torch.where(within, best, 0.0).double().cumsum(dim=-1)
-    # What top_p takes its share of: the mass of the top k, or all of it.
+    # top_p is a share of this mass: that of the top k, or all of it.
     whole = torch.where(limits < vocab, masses[:, -1], 1.0)
     wanted = top_p.double() * whole
     nucleus_in_sight = (limits >= vocab) & (masses[:, -1] >= wanted)

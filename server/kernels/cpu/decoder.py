@@ -37,7 +37,7 @@ def supports(shape: DecoderShape, weight: Weight) -> bool:
 
 
 def supports_linear(weight: Weight) -> bool:
-    """weight: [outputs, inputs]"""
+    """Whether the native library multiplies this weight [outputs, inputs]."""
     if abi.native_library() is None:
         return False
     if isinstance(weight, QuantizedWeight):
@@ -47,7 +47,7 @@ def supports_linear(weight: Weight) -> bool:
 
 
 class NativeLayer(NamedTuple):
-    """A layer as the C ABI has it, and the tensors that its pointers lead to."""
+    """A layer in the form of the C ABI, and the tensors that its pointers point to."""
 
     layer: abi.Layer
     kept: tuple[Weight | None, ...]
@@ -88,7 +88,8 @@ def native_shape(shape: DecoderShape) -> abi.Shape:
 
 
 class NativeDecoder:
-    """All layers of a decoder. Weights are copied in, one layer at a time; drop yours after it."""
+    """All layers of a decoder. Weights are copied, one layer at a time; callers may then drop
+    theirs."""
 
     def __init__(self, shape: DecoderShape, quantized: bool, num_threads: int) -> None:
         self.shape = shape
@@ -111,9 +112,9 @@ class NativeDecoder:
     def __call__(
         self, x: torch.Tensor, cos_sin: CosSin, caches: Sequence[LayerCache], batch: TreeBatch
     ) -> torch.Tensor:
-        """x [rows, hidden] -> residual stream after the last layer, [rows, hidden] float32;
-        writes the rows' KV. cos, sin: [rows, 1, head_dim] float32. Parents come before their
-        children in the trees."""
+        """Runs all layers and writes the rows' KV. x: [rows, hidden] -> residual stream after the
+        last layer, [rows, hidden] float32. cos, sin: [rows, 1, head_dim] float32. In the trees,
+        parents come before their children."""
         if len(caches) != self.shape.num_layers:
             raise ValueError(f"{len(caches)} caches for {self.shape.num_layers} layers")
         residual = x.contiguous().to(torch.float32, copy=True)
@@ -125,7 +126,7 @@ class NativeDecoder:
 
 
 class NativeLinear:
-    """x W^T with float32 result. The weight [outputs, inputs] is copied in."""
+    """x W^T with a float32 result. The weight [outputs, inputs] is copied."""
 
     def __init__(self, weight: Weight, num_threads: int) -> None:
         self.num_outputs, num_inputs = weight.shape

@@ -31,7 +31,7 @@ from server.kernels.types import (
 )
 
 MAX_CANDIDATES = 32
-"""kMaxCandidates in candidates.h."""
+"""Most candidates per row; kMaxCandidates in candidates.h."""
 
 
 def supports_glide(shape: GlideShape, head: Weight) -> bool:
@@ -47,7 +47,7 @@ def supports_glide(shape: GlideShape, head: Weight) -> bool:
 
 
 class NativeGlide:
-    """A draft of one layer."""
+    """A native draft of one layer."""
 
     def __init__(self, shape: GlideShape, weights: GlideWeights, num_threads: int) -> None:
         self.shape = shape
@@ -68,10 +68,10 @@ class NativeGlide:
     def logits(
         self, step: DraftStep, caches: Caches, cos_sin: tuple[CosSin, CosSin]
     ) -> torch.Tensor:
-        """One drafting step, as `GlideModel.draft` has it.
+        """One drafting step, like `GlideModel.draft`.
 
         Args:
-            cos_sin: of the self-attention and of the glimpse.
+            cos_sin: angles of the self-attention and of the glimpse.
         """
         if isinstance(step.verified_lens, torch.Tensor):
             raise ValueError("native kernels take lengths that the host knows")
@@ -115,9 +115,9 @@ class NativeGlide:
         """Drafts a chain per sequence.
 
         Args:
-            behind: committed tokens before the roots whose own KV is written first.
-            cos_sin: of the self-attention and of the glimpse, [max depth, sequences, head_dim]
-                float32 each.
+            behind: committed tokens before the roots; their own KV is written first.
+            cos_sin: angles of the self-attention and of the glimpse, [max depth, sequences,
+                head_dim] float32 each.
         """
         if not 1 <= num_candidates <= min(MAX_CANDIDATES, self._num_tokens):
             raise ValueError(f"{num_candidates} candidates of {self._num_tokens} tokens")
@@ -158,7 +158,7 @@ class NativeGlide:
 
 
 def _fill_step(filling: Filling) -> tuple[NativeStep, abi.GlideStep]:
-    """A step of rows that write KV alone; what keeps its tensors, and the step."""
+    """A step of rows that only write KV: the owner of its tensors, and the step itself."""
     step = native_step(filling.batch, filling.cos_sin)
     token_ids = pointer(filling.token_ids, torch.int64)
     return step, abi.GlideStep(step=step.step, token_ids=token_ids)
@@ -167,7 +167,7 @@ def _fill_step(filling: Filling) -> tuple[NativeStep, abi.GlideStep]:
 def _native_weights(
     weights: GlideWeights, embedding: torch.Tensor
 ) -> tuple[abi.GlideWeights, list[object]]:
-    """The weights' addresses, and what has to live as long as they are used."""
+    """The weights' addresses, and the objects that must live as long as these are used."""
     layer = native_layer(weights.layer)
     windows = (ctypes.c_int32 * len(weights.windows))(*(w or 0 for w in weights.windows))
     kept: list[object] = [layer, windows]

@@ -1,5 +1,5 @@
-"""Which of the native libraries serves. They are the same sources, compiled once for each set of
-instructions; the portable one tells which of them the CPU runs (`cpu.cpp`)."""
+"""Chooses one of the native libraries. They are the same sources, compiled once for each
+instruction set; the portable one says which of them the CPU runs (`cpu.cpp`)."""
 
 import ctypes
 from collections.abc import Callable, Mapping
@@ -11,8 +11,8 @@ InstructionSet = Literal["avx512", "avx2", "portable"]
 INSTRUCTION_SETS: tuple[InstructionSet, ...] = get_args(InstructionSet)
 """Best first."""
 VARIABLE = "GLIDECAPE_CPU_KERNELS"
-"""The environment variable that asks for one of them. Or for auto, which is the best that was built
-and that the CPU runs; or for none, which leaves everything to torch."""
+"""The environment variable that chooses an instruction set; auto, the best that was built and that
+the CPU runs; or none, which leaves everything to torch."""
 
 
 class KernelsUnavailableError(Exception):
@@ -20,7 +20,7 @@ class KernelsUnavailableError(Exception):
 
 
 def built_libraries(folder: Path = Path(__file__).parent) -> Mapping[InstructionSet, Path]:
-    """Their files."""
+    """The files of the libraries that were built."""
     found = dict[InstructionSet, Path]()
     for name in INSTRUCTION_SETS:
         for file in sorted(folder.glob(f"_native_{name}*.so"))[:1]:
@@ -29,7 +29,8 @@ def built_libraries(folder: Path = Path(__file__).parent) -> Mapping[Instruction
 
 
 def asks_cpu(libraries: Mapping[InstructionSet, Path]) -> Callable[[InstructionSet], bool]:
-    """Whether this CPU runs a library; without the portable one, which could be asked: none."""
+    """A function that says whether this CPU runs a library. Without the portable library, which
+    answers this, it is False for all."""
     if "portable" not in libraries:
         return lambda name: False
     runs = ctypes.CDLL(str(libraries["portable"])).glidecape_cpu_runs
@@ -42,13 +43,13 @@ def pick(
     built: Mapping[InstructionSet, Path],
     cpu_runs: Callable[[InstructionSet], bool],
 ) -> InstructionSet | None:
-    """What serves; None is torch.
+    """The instruction set to use; None for torch.
 
     Args:
         choice: an instruction set, auto or none.
 
     Raises:
-        KernelsUnavailableError: a certain set is asked for and can't serve.
+        KernelsUnavailableError: a named set was not built, or the CPU does not run it.
     """
     if choice == "none":
         return None

@@ -1,4 +1,4 @@
-// lanes.h for AVX-512: one register. Of BF16 instructions none: a CPU with VNNI may lack them.
+// lanes.h for AVX-512: one register. It uses no BF16 instructions: a CPU with VNNI may lack them.
 #pragma once
 
 #include <immintrin.h>

@@ -1,4 +1,4 @@
-"""Loads the native library that serves, and mirrors its C ABI (`decoder.h`, `glide.h`)."""
+"""Loads the native library that fits this CPU, and mirrors its C ABI (`decoder.h`, `glide.h`)."""
 
 import ctypes
 import os
@@ -162,17 +162,17 @@ def has_avx512_bf16() -> bool:
 
 
 def kernels_in_use() -> InstructionSet | None:
-    """Those that GLIDECAPE_CPU_KERNELS names, or the best that run here; None where torch serves.
+    """The kernels that GLIDECAPE_CPU_KERNELS names, or the best that run here; None for torch's.
 
     Raises:
-        KernelsUnavailableError: the named ones were not built, or the CPU does not run them.
+        KernelsUnavailableError: the named kernels were not built, or the CPU does not run them.
     """
     return _pick(os.environ.get(VARIABLE) or "auto")
 
 
 def native_library() -> ctypes.CDLL | None:
-    """The library that serves, or None where none was built, none runs, or none is wanted. What was
-    made by one library stays with it.
+    """The library in use; None where none was built, none runs, or none is wanted. Objects that one
+    library made can't be passed to another.
 
     Raises:
         KernelsUnavailableError: as `kernels_in_use`.

@@ -11,7 +11,7 @@
 // while the panel streams by, two inputs at a time. With AVX-512 up to 6 rows x 64 or 12 rows x 32
 // outputs. The first tile of a panel reads it from memory and fetches the panel after it ahead of
 // time; the other row tiles find it in the cache. Each lane is one output's sum over k = 0, 2, 4 … in
-// this order, whatever the number of rows: a row's result does not depend on its company.
+// this order, whatever the number of rows: a row's result does not depend on the other rows.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-"""Python's side of a native call: pointers of tensors, steps and caches as the C ABI has them."""
+"""Python's side of a native call: tensors, steps and caches as pointers and structs of the C
+ABI."""
 
 import ctypes
 import weakref
@@ -14,7 +15,7 @@ from server.kernels.types import CosSin
 
 
 def library() -> ctypes.CDLL:
-    """Raises RuntimeError where there is none."""
+    """The native library. Raises RuntimeError where there is none."""
     library = abi.native_library()
     if library is None:
         raise RuntimeError("the native kernels are not available; ask supports() first")
@@ -42,19 +43,19 @@ def matrix(weight: Weight | None) -> abi.Matrix:
 
 def destroy_with(owner: object, destroy: Callable[[int], None], handle: int) -> None:
     """Frees a native object with its Python owner."""
-    # Not at exit: a daemon thread may be inside a step then.
+    # Not at exit: a daemon thread may still be inside a step.
     weakref.finalize(owner, destroy, handle).atexit = False
 
 
 class NativeStep(NamedTuple):
-    """A step and the tensors that its pointers lead to."""
+    """A step and the tensors that its pointers point to."""
 
     step: abi.Step
     kept: tuple[torch.Tensor | None, ...]
 
 
 def native_step(batch: TreeBatch, cos_sin: CosSin) -> NativeStep:
-    """cos, sin: [rows, 1, head_dim] float32."""
+    """A step in the form of the C ABI. cos, sin: [rows, 1, head_dim] float32."""
     cos, sin = (table.contiguous() for table in cos_sin)
     contexts = torch.tensor(batch.context_lens)
     counts = torch.tensor(batch.node_counts)
@@ -81,7 +82,7 @@ class CachePointers:
     """Addresses of a pool's layers, made once: a pool stays where it is.
 
     Args:
-        layers: which of the pool's layers are wanted; None is all.
+        layers: the pool's layers that are wanted; None for all.
     """
 
     def __init__(self, layers: Sequence[int] | None = None) -> None:

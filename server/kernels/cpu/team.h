@@ -20,7 +20,7 @@
 
 namespace glidecape {
 
-// Of a waiting loop: leaves the core to its other hardware thread for a moment.
+// For a waiting loop: leaves the core to its other hardware thread for a moment.
 inline void pause_core() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();

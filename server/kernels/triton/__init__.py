@@ -5,8 +5,8 @@ Launches depend on sizes alone and never on values that lie on the device, so th
 captured in a CUDA graph. On a CPU they run in Triton's interpreter (`TRITON_INTERPRET=1`), which is
 how they are tested where there is no GPU.
 
-Imported only where they are used: Triton is no requirement of the rest.
+They are imported only where they are used: nothing else needs Triton.
 """
 
 ATTENTION_WORKSPACE = 2**28
-"""Bytes of attention's partial results at most, but for steps of which one tile takes more."""
+"""Most bytes of attention's partial results, unless a single tile takes more."""

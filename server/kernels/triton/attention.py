@@ -36,11 +36,11 @@ from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.triton import ATTENTION_WORKSPACE
 
 _SPLIT = 256
-"""Committed tokens of a program, up to contexts of _MOST_SPLITS x _SPLIT; beyond, a multiple of it.
-At one sequence of 8k and 8 KV heads: 256 programs."""
+"""Committed tokens of a program in contexts up to _MOST_SPLITS x _SPLIT; in longer ones, a multiple
+of it. One sequence of 8k tokens and 8 KV heads makes 256 programs."""
 _MOST_SPLITS = 64
 _ROWS = 64
-"""Of a program's queries, fewer only where it has fewer nodes: what a Hopper's product takes."""
+"""Rows of a program's queries, as a product on a Hopper GPU takes; fewer only for fewer nodes."""
 
 
 class Tiles(NamedTuple):
@@ -58,13 +58,13 @@ class Tiles(NamedTuple):
     node_counts: torch.Tensor
     """[sequences]"""
     longest_context: int
-    """No context is longer; the launch's size comes from it."""
+    """Limit of all contexts, which sets the size of the launch."""
     bounds: tuple[int, ...]
     """First row of each tile, and the number of rows."""
 
 
 def tiles_of(batch: TreeBatch, nodes_per_tile: int) -> Tiles:
-    """Made once per step and kept with the batch."""
+    """The tiles of a step, made once and kept with the batch."""
     key = ("tiles", nodes_per_tile)
     if key not in batch.prepared:
         batch.prepared[key] = _tiles(batch, nodes_per_tile)
@@ -84,8 +84,8 @@ def _tiles(batch: TreeBatch, nodes_per_tile: int) -> Tiles:
 def _equal_trees(
     num_sequences: int, num_nodes: int, nodes_per_tile: int, device: torch.device
 ) -> Tiles:
-    """Kept for good: nothing is copied to the GPU while a graph is captured, and graphs hold the
-    address."""
+    """Tiles of equal trees. They are kept for good: nothing may be copied to the GPU while a graph
+    is captured, and graphs hold the address."""
     nobody = torch.zeros(num_sequences, dtype=torch.int32, device=device)
     return _cut((num_nodes,) * num_sequences, nodes_per_tile, nobody, 0)
 
@@ -114,7 +114,7 @@ def _cut(
 def tree_attention(
     query: torch.Tensor, cache: LayerCache, batch: TreeBatch, window: int | None
 ) -> torch.Tensor:
-    """As the reference's, but zeros for a row that sees nothing."""
+    """Like the reference's, but zeros for a row that sees nothing."""
     return glimpse_attention(query[:, None], [cache], batch, [window])[:, 0]
 
 
@@ -124,7 +124,7 @@ def glimpse_attention(
     batch: TreeBatch,
     windows: Sequence[int | None],
 ) -> torch.Tensor:
-    """As the reference's. query: [rows, layers, num_heads, head_dim] -> the same shape."""
+    """Like the reference's. query: [rows, layers, num_heads, head_dim] -> the same shape."""
     query = query.contiguous()
     _, num_layers, num_heads, head_dim = query.shape
     first = caches[0]
@@ -163,11 +163,11 @@ def glimpse_attention(
 
 
 def _launches(bounds: Sequence[int], row_bytes: int) -> list[tuple[int, int]]:
-    """First and last tiles (the latter excluded) of launches that keep within the workspace, one
-    tile at least.
+    """Tile ranges [first, end) of launches that keep within the workspace; each has a tile at
+    least.
 
     Args:
-        row_bytes: of a row's partial results.
+        row_bytes: bytes of a row's partial results.
     """
     most_rows, launches, start = ATTENTION_WORKSPACE // row_bytes, list[tuple[int, int]](), 0
     for tile in range(1, len(bounds)):
@@ -192,7 +192,8 @@ def _table(
     itemsize: int,
     device: torch.device,
 ) -> torch.Tensor:
-    """Kept for good: copied to the GPU once and not in every step, and graphs hold the address."""
+    """`_layers` on the GPU. It is kept for good: it is copied once and not in every step, and
+    graphs hold the address."""
     base = pointers[0][0]
     rows = [
         [(keys - base) // itemsize, (values - base) // itemsize, window]
@@ -265,7 +266,7 @@ def _attend(
         scores = tl.dot(q, key, input_precision="ieee") * scale
         scores = tl.where(seen, scores, float("-inf"))
         higher = tl.maximum(most, tl.max(scores, 1))
-        # Where nothing was seen yet: no NaN from -inf - -inf.
+        # Avoids NaN from -inf - -inf where nothing was seen yet.
         base = tl.where(higher == float("-inf"), 0.0, higher)
         weights, keep = tl.exp(scores - base[:, None]), tl.exp(most - base)
         total = total * keep + tl.sum(weights, 1)
@@ -287,7 +288,7 @@ def _merge(
     results, logsumexps, out, base_row, num_splits, num_heads,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One row and head: weighs its splits by their softmax's mass, in order."""
+    """Program (row, head): weighs the splits by their softmax's mass, in order."""
     at = tl.program_id(0).to(tl.int64) * num_heads + tl.program_id(1)
     d = tl.arange(0, BLOCK_D)
     most = tl.full([], float("-inf"), tl.float32)

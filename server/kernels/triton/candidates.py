@@ -16,7 +16,7 @@ _BLOCK = 2048
 
 
 def top_candidates(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """As the reference's; of equal logits the lower index first."""
+    """Like the reference's; of equal logits the lower index comes first."""
     logits = logits.contiguous()
     num_rows, vocab = logits.shape
     num_chunks, device = -(-vocab // _BLOCK), logits.device
@@ -46,7 +46,7 @@ def _best_of_chunk(logits, values, ids, masses, vocab, COUNT: tl.constexpr, BLOC
     most = tl.max(value, 0)
     at = row * num_chunks + chunk
     tl.store(masses + at * 2, most)
-    base = tl.where(most == float("-inf"), 0.0, most)  # no NaN from -inf - -inf
+    base = tl.where(most == float("-inf"), 0.0, most)  # avoids NaN from -inf - -inf
     tl.store(masses + at * 2 + 1, tl.sum(tl.exp(value - base), 0))
     for i in range(COUNT):
         best = tl.argmax(value, 0)

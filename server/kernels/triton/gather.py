@@ -22,12 +22,12 @@ from server.kernels.tree import LayerCache
 
 _BLOCK = 32
 _MOVES = 64
-"""Loaded at once. More are taken in turn, which is as good for paths of a tree: each moves its
-nodes to earlier slots, in order, so that no slot is written before its own move has read it."""
+"""Moves that are loaded at once. More are taken in turn, which is safe for paths of a tree: each
+moves its nodes to earlier slots, in order, so that every slot is read before it is written."""
 
 
 def copy_kv(caches: Sequence[LayerCache], sources: torch.Tensor, targets: torch.Tensor) -> None:
-    """As the reference's; of over 64 moves none's target may be the source of a later one's."""
+    """Like the reference's; among over 64 moves, no target may be the source of a later one."""
     first = caches[0].keys
     pools = [pool for cache in caches for pool in cache]
     offsets = _offsets(tuple(pool.data_ptr() for pool in pools), first.itemsize, first.device)
@@ -40,8 +40,8 @@ def copy_kv(caches: Sequence[LayerCache], sources: torch.Tensor, targets: torch.
 
 @cache
 def _offsets(pointers: tuple[int, ...], itemsize: int, device: torch.device) -> torch.Tensor:
-    """Offsets of the pools from the first one, in elements. Kept for good: copied to the GPU once,
-    and graphs hold the address."""
+    """Offsets of the pools from the first one, in elements. They are kept for good: they are copied
+    to the GPU once, and graphs hold the address."""
     return torch.tensor([(p - pointers[0]) // itemsize for p in pointers], device=device)
 
 
@@ -59,6 +59,6 @@ def _copy(
         source = tl.load(sources + move, mask=is_move, other=0)
         target = tl.load(targets + move, mask=is_move, other=0)
         moved = tl.load(base + source[:, None] * WIDTH + column[None, :], mask=inside, other=0.0)
-        tl.debug_barrier()  # other threads' loads too are done
+        tl.debug_barrier()  # waits for other threads' loads too
         tl.store(base + target[:, None] * WIDTH + column[None, :], moved, mask=inside)
         tl.debug_barrier()

@@ -1,4 +1,5 @@
-"""What a layer does row by row around its products: norms, SwiGLU, rotary embedding with KV write.
+"""A layer's operations on single rows, between products: norms, SwiGLU, rotary embedding with KV
+write.
 
 grid: (rows,) for norms         one program per row: all of it in registers
 grid: (rows, columns)           SwiGLU: BLOCK columns a program
@@ -17,7 +18,7 @@ from server.kernels.tree import LayerCache
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """As the reference's."""
+    """Like the reference's."""
     rows = x.reshape(-1, x.shape[-1])
     out = torch.empty_like(rows)
     _launch_norm(rows, None, weight, eps, None, out)
@@ -27,7 +28,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 def add_rms_norm(
     x: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As the reference's; one pass over the row."""
+    """Like the reference's; one pass over the row."""
     x = x.contiguous()
     total, normed = torch.empty_like(x), torch.empty_like(x)
     _launch_norm(x, update.contiguous(), weight, eps, total, normed)
@@ -52,7 +53,7 @@ def _launch_norm(
 
 
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
-    """As the reference's."""
+    """Like the reference's."""
     num_rows, dim = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(num_rows, dim)
     block = min(1024, triton.next_power_of_2(dim))
@@ -62,7 +63,7 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """As the reference's; products in float32, one rounding."""
+    """Like the reference's; products in float32, one rounding."""
     num_rows, heads, head_dim = x.shape
     out = torch.empty((num_rows, heads, head_dim), dtype=x.dtype, device=x.device)
     _rotate_and_write[(num_rows, heads)](
@@ -81,7 +82,7 @@ def rotate_and_write(
     cache: LayerCache,
     slots: torch.Tensor,
 ) -> torch.Tensor:
-    """As the reference's: one launch, keys and values go straight to their slots."""
+    """Like the reference's: one launch, keys and values go straight to their slots."""
     num_rows, kv_heads, head_dim = values.shape
     heads = rotated.shape[1] - kv_heads
     query = torch.empty((num_rows, heads, head_dim), dtype=rotated.dtype, device=rotated.device)
@@ -106,7 +107,7 @@ def _norm(
         added = value.to(tl.float32) + tl.load(update + row * DIM + d, mask=inside, other=0.0).to(
             tl.float32
         )
-        value = added.to(x.dtype.element_ty)  # as the residual stream has it
+        value = added.to(x.dtype.element_ty)  # rounded as in the residual stream
         tl.store(total + row * DIM + d, value, mask=inside)
     wide = value.to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(wide * wide, 0) / DIM + eps)

@@ -25,7 +25,7 @@ _MIX_2 = tl.constexpr(0x94D049BB133111EB)
 
 
 def argmax(logits: torch.Tensor) -> torch.Tensor:
-    """As the reference's."""
+    """Like the reference's."""
     logits = logits.contiguous()
     out = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     _argmax[(len(logits),)](logits, out, logits.shape[1], BLOCK=_BLOCK, num_warps=8)
@@ -39,7 +39,7 @@ def draw(
     seeds: torch.Tensor,
     positions: torch.Tensor,
 ) -> torch.Tensor:
-    """As the reference's, up to the rounding of probabilities."""
+    """Like the reference's, up to the rounding of probabilities."""
     if keep is not None:
         logits = logits.masked_fill(~keep, float("-inf"))
     logits = logits.contiguous()
@@ -96,7 +96,7 @@ def _draw(logits, temperatures, seeds, positions, out, vocab, BLOCK: tl.constexp
 
     target = uniform * total
     before = tl.zeros([], tl.float64)
-    # Rounding may put the target at the total itself: then the last that can be drawn.
+    # Rounding may put the target at the total itself: the last token that can be drawn is taken.
     found = tl.full([], -1, tl.int64)
     last = tl.full([], 0, tl.int64)
     for start in range(0, vocab, BLOCK):

@@ -21,7 +21,7 @@ OSLO = '{"city": "Oslo"}'
 
 @tool
 def weather(city: str) -> str:
-    """Of a city"""
+    """Weather of a city"""
     return "25 °C" if city.startswith("Rom") else "-3 °C"
 
 

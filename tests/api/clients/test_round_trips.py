@@ -52,7 +52,7 @@ async def sdk(engine: ScriptedEngine) -> AsyncGenerator[AsyncOpenAI]:
 class Case:
     text: str
     fields: Json = field(default_factory=dict[str, Any])
-    """Of the request."""
+    """Fields of the request."""
     is_cut: bool = False
     """It ends where `max_tokens` does."""
 
@@ -191,7 +191,7 @@ async def test_streamed_chat(case: Case) -> None:
 
 
 async def test_what_other_servers_and_clients_add() -> None:
-    """Of models that think, of searches, and of litellm."""
+    """Extra fields come from models that think, from searches, and from litellm."""
     engine = says(one_by_one("a"))
     message = {
         "role": "assistant",

@@ -19,7 +19,7 @@ WEATHER: ChatCompletionToolParam = {
     "type": "function",
     "function": {
         "name": "weather",
-        "description": "Of a city",
+        "description": "Weather of a city",
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
 }
@@ -103,7 +103,7 @@ async def test_the_tool_loop_of_the_synchronous_client() -> None:
 
 
 class GetWeather(BaseModel):
-    """Of a city"""
+    """Weather of a city"""
 
     city: str
 

@@ -159,7 +159,7 @@ async def test_tiny_chunks() -> None:
 
 
 async def test_small_chunks_pass() -> None:
-    """Of a client that writes its JSON piece by piece."""
+    """A client may send its JSON piece by piece."""
     body = json.dumps(chat_body()).encode().ljust(10_000)
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
     head = POST + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n"

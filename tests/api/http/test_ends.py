@@ -25,7 +25,7 @@ RESPONSES = "/v1/responses"
 LONG: Json = {"max_tokens": 4000, "ignore_eos": True}
 
 SECONDS = 60.0
-"""Of patience, on a busy machine."""
+"""Longest wait, on a busy machine."""
 
 
 @contextmanager

@@ -23,7 +23,7 @@ PARAMETERS: Json = {
 WEATHER: Json = {
     "type": "function",
     "name": "weather",
-    "description": "Of a city",
+    "description": "Weather of a city",
     "parameters": PARAMETERS,
     "strict": False,
 }
@@ -268,7 +268,7 @@ async def test_parse_gives_objects() -> None:
 
 
 class Weather(BaseModel):
-    """Of a city"""
+    """Weather of a city"""
 
     city: str
 

@@ -88,7 +88,7 @@ BIAS = {PIECES.index(b" "): -8.0, PIECES.index(b"\n"): -8.0, PIECES.index(b"["):
 
 @cache
 def requests() -> tuple[Request, ...]:
-    """Of each grammar, greedy and seeded, four answers to one prompt."""
+    """Requests for four answers to one prompt, for each grammar, greedy and seeded."""
     made = list[Request]()
     for index, (name, grammar) in enumerate(ASKED.items()):
         for kind, how in SAMPLED.items():

@@ -24,7 +24,7 @@ def prospects(verify: CostCurve, draft: CostCurve, *chain: float) -> Prospects:
 
 
 def best_rate(draft_seconds: float, chain: tuple[float, ...]) -> float:
-    """Of all lengths a chain may be cut to, where rows are free."""
+    """The best rate over all lengths that a chain may be cut to, where rows are free."""
     return max((1 + sum(chain[:n])) / (1 + n * draft_seconds) for n in range(len(chain) + 1))
 
 

@@ -59,7 +59,8 @@ def test_rotary(head_dim: int) -> None:
 def test_rotation_writes_keys_and_values_and_nothing_else(
     heads: int, kv_heads: int, head_dim: int
 ) -> None:
-    """Of a wider tensor, as the model hands it over; the pool's first and last slot are written."""
+    """The input is a view of a wider tensor, as in the model; the pool's first and last slot are
+    written."""
     num_rows, block_size = 5, 4
     wide = randn(num_rows, heads + 2 * kv_heads, head_dim)
     rotated, values = wide.split((heads + kv_heads, kv_heads), dim=1)

@@ -43,7 +43,7 @@ SNIPPETS = [
     *('{"name": "f", "arguments": ', '{"name": "g"', '"parameters": {', '{"a": [1', "}", "{"),
     *(ONE, '"', "\\", ",", ":", ";", " ", "\n", "f", "g", "hi", "é🙂", "null", "-1"),
 ]
-"""Of which random answers are made: plain random text would hardly ever come near a call."""
+"""Parts of random answers: plain random text would hardly ever resemble a call."""
 
 TEXTS = st.lists(st.sampled_from(SNIPPETS), max_size=14).map("".join)
 FORMS = st.sampled_from(sorted(FORMATS))

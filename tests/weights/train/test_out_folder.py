@@ -71,7 +71,7 @@ def test_a_kill_before_the_next_draft_is_written(tmp_path: Path, work: Path) -> 
 
 
 def test_a_work_folder_without_a_list(tmp_path: Path, work: Path) -> None:
-    """Of a run that has not trained, and of an older version's."""
+    """The folder is of a run that has not trained yet, or of an older version."""
     write(tmp_path / "out", DRAFTS[0])
     assert not is_own_draft(tmp_path / "out", work)
     (work / "checkpoint.pt").write_bytes(b"")

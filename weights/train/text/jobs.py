@@ -14,7 +14,7 @@ from weights.train.text.prompts import Prompt
 from weights.train.text.store import AnswerKind
 
 _TEMPERATURES = (0.7, 1.0)
-"""Of sampled answers, uniform between them. What is asked of a served model lies there."""
+"""Range from which sampled answers draw their temperature: what a served model is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

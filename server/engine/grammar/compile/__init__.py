@@ -1,1 +1,1 @@
-"""Grammars are compiled in workers, which can be ended, before the server follows them."""
+"""Compiles grammars. Worker processes, which can be ended, try each one before the server does."""

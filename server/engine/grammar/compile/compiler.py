@@ -1,9 +1,9 @@
 """Compiles grammars for one vocabulary, in two steps: a grammar's text is made of what the request
 says, and xgrammar compiles it.
 
-How long that takes is the client's choice. So it is done in a process that can be ended
-(`worker.py`) first, and the second step again here once it is known to be harmless. xgrammar is
-imported with the first grammar: a server without structured requests pays nothing for it.
+How long that takes depends on what the client sends. So it is done first in a process that can be
+ended (`worker.py`); once it is known to be harmless, the second step is done again here. xgrammar
+is imported with the first grammar: a server without structured requests pays nothing for it.
 """
 
 import json
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import xgrammar
 
 MAX_WHITESPACE = 20
-"""Characters of white space between two parts of a JSON text: small models like to go on with line
-breaks for ever."""
+"""Most white space between two parts of a JSON text: small models tend to write line breaks without
+end."""
 _MAX_MESSAGE = 200
 
 # `\u` only for control characters: a key can then be written in one way only, so that no
@@ -43,13 +43,13 @@ class Vocabulary:
     """The served model's tokens."""
 
     size: int
-    """Ids the model knows; the tokenizer's may be fewer."""
+    """Number of ids that the model knows; the tokenizer may know fewer."""
     token_bytes: Callable[[int], bytes]
-    """Empty for ids outside of the tokenizer."""
+    """A token's bytes; empty for ids that the tokenizer does not know."""
     special_ids: frozenset[int]
-    """Never part of a text."""
+    """Ids that are never part of a text."""
     eos_ids: frozenset[int]
-    """End an answer."""
+    """Ids that end an answer."""
     encode: Callable[[str], list[int]]
     """The usual tokens of a text, without special ones."""
 
@@ -63,7 +63,7 @@ class Tokens(NamedTuple):
     """What compiling needs of a vocabulary; can be sent to another process."""
 
     texts: tuple[bytes, ...]
-    """Of each id; empty where it is never part of a text."""
+    """The bytes of each id; empty where it is never part of a text."""
     eos_ids: tuple[int, ...]
 
 
@@ -84,7 +84,8 @@ class CompiledGrammar:
     """Tokens that are no part of a text, such as special ones."""
 
     def new_matcher(self, stop_ids: Sequence[int]) -> "xgrammar.GrammarMatcher":
-        """Stands at the beginning. The stop ids, at least one, are allowed where it is complete."""
+        """A matcher at the beginning. It allows the stop ids, at least one, where the text is
+        complete."""
         from xgrammar import GrammarMatcher
 
         return GrammarMatcher(self.compiled, override_stop_tokens=list(stop_ids))
@@ -110,7 +111,8 @@ class Compiler:
         return Spelling(self.tokens.texts)
 
     def compile(self, text: GrammarText) -> "xgrammar.CompiledGrammar":
-        """
+        """Compiles a grammar's text.
+
         Raises:
             GrammarError: xgrammar refuses it.
         """
@@ -146,7 +148,7 @@ def _errors_for_people() -> Generator[None]:
     except RuntimeError as error:
         raise GrammarError(_reason(str(error))) from None
     except UnicodeDecodeError as error:
-        # A message of xgrammar's that shows the first byte of a longer character.
+        # xgrammar's message quotes only the first byte of a longer character.
         raise GrammarError(_reason(error.object.decode(errors="replace"))) from None
 
 
@@ -192,12 +194,12 @@ def schema_ebnf(schema: JsonSchema) -> str:
 
 
 def choice_ebnf(choices: Sequence[str]) -> str:
-    """The grammar of these texts."""
+    """The grammar that allows exactly these texts."""
     return "root ::= " + " | ".join(map(literal, choices))
 
 
 def regex_ebnf(pattern: str) -> str:
-    """The grammar of the texts that Python's `re.fullmatch` matches.
+    """The grammar for the texts that Python's `re.fullmatch` matches.
 
     Raises:
         GrammarError: it is no regular expression, or not all of it can be enforced.

@@ -14,7 +14,7 @@ from typing import Any
 _BYTES, _CLASS, _EMPTY, _RULE, _SEQUENCE, _CHOICES, _REPEAT = 0, 1, 3, 4, 5, 6, 8
 """xgrammar's numbers for kinds of expressions. All others can be empty, or are some text."""
 _MANY = 256
-"""Of so many characters, one can be written."""
+"""A class of this many characters is assumed to have one that the vocabulary can write."""
 
 
 CanWrite = Callable[[bytes], bool]
@@ -24,17 +24,17 @@ def can_end(grammar_json: str, can_write: CanWrite) -> bool:
     """Whether the grammar has a text whose parts can all be written.
 
     Args:
-        grammar_json: of a grammar of xgrammar's that is not yet optimised.
-        can_write: whether a part can be.
+        grammar_json: xgrammar's JSON of a grammar that is not yet optimised.
+        can_write: whether the vocabulary can write a part.
     """
     grammar: dict[str, Any] = json.loads(grammar_json)
     data, starts = grammar["grammar_expr_data"], grammar["grammar_expr_indptr"]
     expressions = [data[start : start + 2 + data[start + 1]] for start in starts]
     bodies: list[int] = [rule[1] for rule in grammar["rules"]]
     waiting: list[list[int]] = [[] for _ in expressions]
-    """By an expression: those that wait for it."""
+    """For each expression, those that wait for it."""
     missing = [1] * len(expressions)
-    """Expressions that one still waits for."""
+    """For each expression, how many it still waits for."""
     ending = list[int]()
     for number, (kind, _, *numbers) in enumerate(expressions):
         needed = list(_needed(kind, numbers, bodies))
@@ -99,6 +99,6 @@ class Spelling:
 
 
 def _agree(part: bytes, text: bytes, shift: int) -> bool:
-    """Whether two texts are the same where they overlap, the second one moved by so much."""
+    """Whether two texts are the same where they overlap, the second one moved by `shift`."""
     start, end = max(shift, 0), min(shift + len(text), len(part))
     return part[start:end] == text[start - shift : end - shift]

@@ -24,14 +24,14 @@ from server.errors import GrammarError, RateLimitError
 
 CACHE_BYTES = 64 * 2**20
 WAIT_SECONDS = 60.0
-"""For a process and its answer."""
+"""Longest wait for a process and its answer."""
 _NICE = 10
 
 T = TypeVar("T")
 
 
 class Proves(Protocol):
-    """What is needed of `Workers`."""
+    """What `GrammarCompiler` needs of `Workers`."""
 
     def submit(
         self, job: Job, owner: Hashable, finish: Callable[[Answer], Any]
@@ -39,12 +39,12 @@ class Proves(Protocol):
 
 
 class GrammarCompiler:
-    """See the module.
+    """Compiles and keeps grammars as the module describes.
 
     Args:
-        workers: None for processes, which start with the first grammar.
-        seconds: that `compile` waits at most.
-        cache_bytes: of compiled grammars that nobody holds.
+        workers: what proves grammars; None for processes that start with the first grammar.
+        seconds: longest wait of `compile`.
+        cache_bytes: most memory of compiled grammars that no request holds.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class GrammarCompiler:
         self._num_waiting = Counter[Grammar]()
 
     async def compile(self, grammar: Grammar, owner: Hashable = None) -> CompiledGrammar:
-        """Waits until it is compiled, unless it is known.
+        """Returns a grammar, compiling it first if it is not known.
 
         Args:
-            owner: whose share of the processes is used; who have none share one.
+            owner: the client whose share of the processes is used; clients without one share one.
 
         Raises:
             GrammarError: it can't be enforced, or takes too much.
@@ -81,7 +81,7 @@ class GrammarCompiler:
         work = self._start(grammar, owner)
         self._num_waiting[grammar] += 1
         try:
-            # Shielded: others may wait for the same.
+            # Shielded: other requests may wait for the same grammar.
             return await self._wait(asyncio.shield(asyncio.wrap_future(work)))
         finally:
             self._num_waiting[grammar] -= 1
@@ -90,7 +90,7 @@ class GrammarCompiler:
                 work.cancel()  # unless it has begun
 
     async def check_schemas(self, schemas: Sequence[object], owner: Hashable = None) -> None:
-        """What `compile` would refuse of JSON schemas.
+        """Refuses the JSON schemas that `compile` would refuse.
 
         Raises:
             GrammarError: a keyword can't be enforced; the path begins with the schema's number and
@@ -109,7 +109,7 @@ class GrammarCompiler:
             ) from None
 
     def get(self, grammar: Grammar) -> CompiledGrammar:
-        """At once where it is known, as that of an open request is; else when it is compiled.
+        """Returns a grammar at once where it is known, as an open request's is; else compiles it.
 
         Raises:
             GrammarError: it can't be enforced.
@@ -117,7 +117,7 @@ class GrammarCompiler:
         return self.find(grammar) or self._start(grammar, None).result()
 
     def find(self, grammar: Grammar) -> CompiledGrammar | None:
-        """None where it is not known."""
+        """The compiled grammar; None where it is not known."""
         with self._lock:
             found = self._held.get(grammar)
             if found is not None:
@@ -164,7 +164,7 @@ class GrammarCompiler:
             return self._compiler
 
     def _tokens(self) -> Tokens:
-        """While a process starts, xgrammar is imported here too."""
+        """The vocabulary's tokens. Imports xgrammar here too, while a process starts."""
         return self._own_compiler().tokens
 
 
@@ -179,7 +179,7 @@ def _proven(answer: Answer) -> Proven:
 
 
 def _standing_back(call: Callable[[], T]) -> T:
-    """In a thread for which the engine's don't have to wait."""
+    """Makes a call at low priority, so that the engine's threads don't have to wait for it."""
     done: Future[T] = Future()
 
     def run() -> None:

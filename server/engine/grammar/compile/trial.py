@@ -1,7 +1,7 @@
-"""Tries a compiled grammar out before the engine follows it: what does a token take?
+"""Tries a compiled grammar out, to see what a token costs, before the engine follows it.
 
 The engine ends a request whose grammar takes too much (`budget.py`), but can't interrupt a call of
-the matcher: one that is dear from the beginning must never reach it.
+the matcher: a grammar that is costly from the beginning must never reach it.
 """
 
 import random
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import xgrammar
 
 MAX_SECONDS = 0.15
-"""Of a call; ordinary ones take a thousandth of it."""
+"""Most CPU time of a call; ordinary ones take a thousandth of it."""
 _WAYS = ("longest", "same", "any")
 _TOKENS = 12
-"""Of a walk through a grammar that compiles quickly; no call of it can be dear."""
+"""Length of a walk through a grammar that compiles quickly, of which no call can be costly."""
 _MORE_TOKENS = 200
 _QUICK_SECONDS = 0.3
 _LEAST_SECONDS = 0.5
@@ -30,10 +30,10 @@ def dearest_call(
     eos_id: int,
     compile_seconds: float,
 ) -> float:
-    """Seconds of the processor that a call of the matcher took at most, on some ways through it.
+    """CPU time of the costliest call of the matcher on some ways through the grammar.
 
-    A call takes at most about a third of the time that compiling took, which makes all masks; so
-    what took long to compile is tried as long as that.
+    A call takes at most about a third of the time that compiling took, which makes all masks. So a
+    grammar that took long to compile is tried for as long.
 
     Args:
         lengths: [vocab] bytes of each token.
@@ -61,7 +61,7 @@ def _walk(
     end: float,
     rng: random.Random,
 ) -> float:
-    """Seconds of the dearest call on a way of at most so many tokens."""
+    """CPU time of the costliest call on a way of at most so many tokens."""
     from xgrammar import GrammarMatcher
 
     matcher = GrammarMatcher(compiled, override_stop_tokens=[eos_id])

@@ -1,8 +1,8 @@
 """A process in which grammars are compiled and tried out, so that it can be ended.
 
-Gets jobs over a pipe, one at a time, and answers each. It is ended by whoever started it
-(`workers.py`) when a job takes too long; memory, and the processor's time should nobody be there to
-end it, are limited by the system.
+It gets jobs over a pipe, one at a time, and answers each. The process that started it
+(`workers.py`) ends it when a job takes too long. The system limits its memory, and its CPU time in
+case that process is gone.
 """
 
 import importlib
@@ -26,10 +26,10 @@ from server.engine.types import Grammar
 from server.errors import GrammarError
 
 MAX_BYTES = 2**30
-"""That jobs may take, beyond what the process has at its start."""
+"""Memory that jobs may take, beyond what the process has at its start."""
 _MOST_SECONDS = 60
 _STACK_BYTES = 4 * 2**20
-"""Less than the server's own threads have: what is nested too deep for them fails here first."""
+"""Less than the server's own threads have, so that too deep nesting fails here first."""
 
 
 class Compile(NamedTuple):
@@ -53,11 +53,11 @@ class Proven(NamedTuple):
     text: GrammarText
     """Empty for schemas."""
     seconds: float
-    """Of the processor, to compile the text."""
+    """CPU time that compiling the text took."""
 
 
 class Refused(NamedTuple):
-    """Answer: it can't be enforced.
+    """Answer: the grammar, or a schema, can't be enforced.
 
     Args:
         path: as GrammarError's; begins with the schema's number where schemas are checked.
@@ -72,7 +72,7 @@ NO_MEMORY = Refused("needs too much memory to compile")
 
 
 def prove(compiler: Compiler, job: Job) -> Answer:
-    """Does a job, whatever it takes."""
+    """Does a job, without a limit of its own."""
     try:
         return _check(job) if isinstance(job, Check) else _compile(compiler, job.grammar)
     except GrammarError as error:
@@ -116,7 +116,7 @@ def main(handle: int) -> None:
     """Answers jobs until the other end of the pipe closes.
 
     Args:
-        handle: the pipe's file descriptor. The first message on it are the tokens.
+        handle: the pipe's file descriptor. The first message on it is the vocabulary's tokens.
     """
     with Connection(handle) as server:
         compiler = Compiler(_received(server, Tokens))
@@ -133,7 +133,7 @@ def main(handle: int) -> None:
             _limit_time()
             answer = _in_thread(lambda job=job: prove(compiler, job))
             if answer is NO_MEMORY:
-                os._exit(1)  # with all that is cached; whoever waits is told, and starts another
+                os._exit(1)  # frees its caches too; the server notices, and starts another process
             server.send(answer)
 
 
@@ -156,13 +156,13 @@ def _limit_memory() -> None:
 
 
 def _limit_time() -> None:
-    """Should there be nobody to end this process."""
+    """Limits CPU time, in case no process is left to end this one."""
     soft = int(time.process_time()) + _MOST_SECONDS
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
 class _Absent(ModuleType):
-    """A package that is imported for what isn't used here; any name in it is an empty class."""
+    """Stands in for a package whose import is not needed here; any name in it is an empty class."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
@@ -171,8 +171,9 @@ class _Absent(ModuleType):
 
 
 def _import_xgrammar_alone() -> None:
-    """xgrammar imports torch for masks on GPUs and transformers for reading tokenizers, which take
-    seconds and hundreds of megabytes; its compiler needs neither."""
+    """Imports xgrammar without torch, which it needs for masks on GPUs, and transformers, which it
+    needs to read tokenizers. They take seconds and hundreds of megabytes; its compiler needs
+    neither."""
     sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
     importlib.import_module("tvm_ffi")  # it knows that torch can be missing
 

@@ -1,9 +1,9 @@
-"""Processes that compile grammars, and who may use them for how long.
+"""Processes that compile grammars, and how their time is shared out among clients.
 
 Each process is led by a thread, which ends it when a job takes too long. A job that takes more than
-`QUICK_SECONDS` is slow: fewer slow jobs run at once than there are processes, so that whoever sends
-slow ones leaves room for all others; and of those that wait, whoever has the least running is next.
-Times are those of the processor: a busy machine makes nothing slow.
+`QUICK_SECONDS` is slow. Fewer slow jobs run at once than there are processes, so that a client that
+sends slow ones leaves room for all others. Of the clients that wait, the one with the fewest
+running jobs is next. Times are CPU time: a busy machine makes no job slow.
 """
 
 import atexit
@@ -34,10 +34,11 @@ COMPILE_SECONDS = 6.0
 """A grammar that takes longer is refused; one of ordinary size takes milliseconds. A call of the
 matcher takes a third of this at worst, once: then its request is ended."""
 _WALL_FACTOR = 6
-"""How much more a job may take by the clock on the wall: it may sleep, or the machine be busy."""
+"""A job may take this many times its CPU time by the clock: it may sleep, or the machine be
+busy."""
 _LOOK_SECONDS = 0.1
 _NICE = 10
-"""Of slow jobs: the engine comes first."""
+"""Niceness of slow jobs: the engine comes first."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(
@@ -57,11 +58,11 @@ class _Waiting(NamedTuple):
 
 
 class Workers:
-    """Starts nothing before the first job.
+    """The compiling processes, which start with the first job.
 
     Args:
-        tokens: called in a leading thread when its process starts.
-        seconds: of the processor, that a job may take.
+        tokens: returns the vocabulary; called in a leading thread when its process starts.
+        seconds: CPU time that a job may take.
         program: the processes' module; its `main` answers jobs.
     """
 
@@ -88,14 +89,15 @@ class Workers:
         self._num_threads = 0
 
     def submit(self, job: Job, owner: Hashable, finish: Callable[[Answer], Any]) -> "Future[Any]":
-        """
+        """Queues a job.
+
         Args:
-            owner: whose share of the processes is used.
-            finish: makes the future's result of the answer, in a leading thread.
+            owner: the client whose share of the processes is used.
+            finish: makes the future's result from the answer, in a leading thread.
 
         Returns:
-            A future that can be cancelled: what has not begun never does, what is slow is ended.
-            It fails with GrammarError where the job takes too long or ends its process.
+            A future that can be cancelled: a job that has not begun never does, a slow one is
+            ended. It fails with GrammarError where the job takes too long or ends its process.
         """
         future: Future[Any] = Future()
         with self._changed:
@@ -153,7 +155,7 @@ class Workers:
                 is_slow = True
                 process.stand_back()
                 answer = process.wait(self._seconds, waiting.future.cancelled)
-                process.end()  # the next job shall not stand back
+                process.end()  # its niceness must not slow the next job
             if answer is None:
                 answer = Refused(f"takes more than {self._seconds:g} seconds to compile")
             _settle(waiting, answer)
@@ -166,7 +168,7 @@ class Workers:
                     self._num_slow -= 1
 
     def _becomes_slow(self, waiting: _Waiting) -> bool:
-        """Whether the job may go on now; else it begins anew when it is its turn."""
+        """Whether a job that turned slow may go on now; else it begins anew when it is its turn."""
         with self._changed:
             if self._may_be_slow():
                 self._num_slow += 1
@@ -189,7 +191,7 @@ def _settle(waiting: _Waiting, outcome: Answer | Exception) -> None:
 
 
 class _Process:
-    """A worker, started when there is something to do."""
+    """A worker process, started when there is something to do."""
 
     def __init__(self, tokens: Callable[[], Tokens], program: str) -> None:
         self._tokens = tokens
@@ -211,8 +213,8 @@ class _Process:
     def wait(
         self, seconds: float, is_unwanted: Callable[[], bool] = lambda: False
     ) -> Answer | None:
-        """The answer; None if the job has taken so much of the processor since it began, or is not
-        wanted any more.
+        """Waits for the answer; None if the job has taken `seconds` of CPU time since it began, or
+        is not wanted any more.
 
         Raises:
             GrammarError: the process died of it.
@@ -242,7 +244,7 @@ class _Process:
         self._process = self._pipe = None
 
     def stand_back(self) -> None:
-        """The job takes long: everything else comes first from now on."""
+        """Lowers the process's priority: the job takes long, so everything else comes first."""
         if self._process is not None:
             os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
 
@@ -256,15 +258,15 @@ class _Process:
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # what it would say is the client's
+                stderr=subprocess.DEVNULL,  # its messages could quote the client's text
                 pass_fds=(handle,),
                 env=os.environ | _ENVIRONMENT,
-                start_new_session=True,  # Ctrl-C is the server's
+                start_new_session=True,  # Ctrl-C is for the server
             )
         atexit.register(self._process.kill)
         self._pipe.send(self._tokens())
         try:
-            self._pipe.recv()  # it is ready: what it took to start is no job's
+            self._pipe.recv()  # it is ready: its start counts for no job
         except EOFError:
             self.end()
             raise RuntimeError("the process that compiles grammars doesn't start") from None
@@ -272,7 +274,7 @@ class _Process:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """That a process has used; 0 where it is gone."""
+    """CPU time that a process has used; 0 where it is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

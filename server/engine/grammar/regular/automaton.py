@@ -28,7 +28,7 @@ from server.engine.grammar.regular.expression import (
 )
 
 MAX_STATES = 600
-"""Of an automaton: a grammar needs some milliseconds to compile for each."""
+"""Most states of an automaton: a grammar takes some milliseconds to compile for each."""
 _MAX_CLASSES = 2000
 
 
@@ -41,13 +41,13 @@ class Automaton:
     """Begins in state 0. Every state leads to an accepting one."""
 
     transitions: tuple[tuple[tuple[CharSet, int], ...], ...]
-    """Of each state; the sets of a state have no character in common."""
+    """Each state's transitions; the sets of one state have no character in common."""
     accepting: frozenset[int]
 
 
 @lru_cache(maxsize=256)
 def automaton(expression: Expression) -> Automaton | None:
-    """None where no text is allowed.
+    """The automaton of an expression; None where it allows no text.
 
     Raises:
         TooManyStatesError: it is too large.
@@ -72,7 +72,7 @@ def automaton(expression: Expression) -> Automaton | None:
 
 
 def _trimmed(found: list[dict[int, CharSet]], accepting: set[int]) -> Automaton | None:
-    """Without states from which nothing is accepted."""
+    """The automaton without states from which nothing is accepted."""
     live, before = set(accepting), -1
     while len(live) != before:
         before = len(live)
@@ -91,7 +91,7 @@ def _trimmed(found: list[dict[int, CharSet]], accepting: set[int]) -> Automaton 
 
 @lru_cache(maxsize=8192)
 def derivative(expression: Expression, char: str) -> Expression:
-    """What may follow this character at the beginning."""
+    """The expression for what may follow this character at the beginning."""
     match expression:
         case Char(allowed):
             return EMPTY if char in allowed else NOTHING
@@ -117,8 +117,8 @@ def _of_sequence(items: tuple[Expression, ...], char: str) -> Expression:
 
 @lru_cache(maxsize=4096)
 def _classes(expression: Expression) -> tuple[CharSet, ...]:
-    """Sets that together have all characters; to the expression, all characters of a set are one
-    and the same at the beginning."""
+    """Sets that together have all characters. At the beginning, the expression treats all
+    characters of a set alike."""
     match expression:
         case Char(allowed):
             return _parts((allowed, ~allowed))
@@ -134,7 +134,7 @@ def _classes(expression: Expression) -> tuple[CharSet, ...]:
 
 
 def _beginnings(items: tuple[Expression, ...]) -> tuple[Expression, ...]:
-    """Those that the first character may belong to."""
+    """The items that the first character may belong to."""
     count = next((i for i, item in enumerate(items, 1) if not is_nullable(item)), len(items))
     return items[:count]
 

@@ -7,7 +7,7 @@ from functools import cache
 
 _LAST = 0x10FFFF
 _SURROGATES = (0xD800, 0xDFFF)
-"""Halves of pairs are no characters: no text has one, and neither does a set."""
+"""Halves of surrogate pairs are no characters: no text has one, and neither does a set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ LINE_FEED = chars("\n")
 
 @cache
 def matching(pattern: str, flags: re.RegexFlag = re.NOFLAG) -> CharSet:
-    """The characters that a pattern for one character matches: `re` itself is asked."""
+    """The characters that a pattern for one character matches, as `re` itself decides."""
     found = re.finditer(f"(?:{pattern})+", _every_character(), flags)
     return char_set((ord(run[0][0]), ord(run[0][-1])) for run in found) - NO_CHARS
 
@@ -78,5 +78,6 @@ def _every_character() -> str:
 
 @cache
 def characters_with_cases() -> str:
-    """Some 2,900: only these can be meant by another one where a pattern ignores case."""
+    """The characters that have other cases, some 2,900: only these can match another character
+    where a pattern ignores case."""
     return "".join(c for c in _every_character() if c.lower() != c or c.upper() != c)

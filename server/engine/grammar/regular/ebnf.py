@@ -26,24 +26,24 @@ from server.engine.grammar.regular.expression import (
 from server.errors import GrammarError
 
 BLOCK: Final = 32
-"""Characters of a block. Half of it costs half of the time to compile and more in each step."""
+"""Characters of a block. Half as many take half the time to compile, and more in each step."""
 _LONGEST_COUNT: Final = 2 * BLOCK
 
 _LAST_OF_WIDTH: Final = (0x7F, 0x7FF, 0xFFFF, 0x10FFFF)
 
 _RARE: Final = 0x10000
-"""Not every vocabulary can write characters from here on. That is told by xgrammar's classes, but
-not by its regular expressions."""
+"""Not every vocabulary can write characters from here on. xgrammar notices that in its classes, but
+not in its regular expressions."""
 
 Spelling = Callable[[CharSet], str]
 """A regular expression for one character of a set, as xgrammar reads it."""
 
 
 def plain(allowed: CharSet) -> str:
-    """As it is.
+    """Writes characters as they are.
 
-    A class has only characters of as many bytes: xgrammar joins neighbouring ranges, and lets bytes
-    through that are no UTF-8 where one range has shorter and longer characters.
+    All characters of a class have equally many bytes. xgrammar joins neighbouring ranges, and
+    where one range has shorter and longer characters it lets bytes through that are no UTF-8.
     """
     classes = [f"[{inside}]" for inside in map(_inside, _by_width(allowed)) if inside]
     return classes[0] if len(classes) == 1 else f"({'|'.join(classes)})"
@@ -62,8 +62,8 @@ def _inside(ranges: list[tuple[int, int]]) -> str:
 
 
 def in_json(allowed: CharSet) -> str:
-    """As JSON strings have it. Every character is written in one way only: escaped where it must
-    be, and in short where there is a short form."""
+    """Writes characters as in a JSON string, each in one way only: escaped where it must be, by the
+    short form where there is one."""
     kept = allowed - _ESCAPED
     ways = [plain(kept)] if kept else []
     short = "".join(letter for char, letter in _SHORT.items() if char in allowed)
@@ -83,7 +83,7 @@ _ESCAPED: Final = _CONTROL | _SHORT_CHARS
 
 
 def _long(allowed: CharSet) -> list[tuple[int, CharSet]]:
-    """Those with the same first digit together: (it, their last digits)."""
+    """Groups control characters by their first digit: (the digit, their last digits)."""
     found = list[tuple[int, CharSet]]()
     for high in (0, 1):
         codes = [low for low in range(16) if chr(16 * high + low) in allowed]
@@ -100,10 +100,10 @@ def _shown(code: int) -> str:
 
 
 class RuleWriter:
-    """Rules, each under a name of its own.
+    """Writes rules, each under a name of its own.
 
     Args:
-        prefix: with which all names begin.
+        prefix: prefix of all names.
     """
 
     def __init__(self, prefix: str, spelling: Spelling) -> None:
@@ -159,7 +159,8 @@ class RuleWriter:
                 return self._states(found)
 
     def _counted(self, item: Expression, least: int, most: int | None) -> str:
-        """Blocks and a rest, twice: as many as there must be, then as many as there may be more."""
+        """A repetition as blocks and a rest, twice: for the least number, then for what may
+        follow."""
         parts = list[str]()
         if least:
             parts += self._blocks(item, least // BLOCK, least // BLOCK)
@@ -214,7 +215,7 @@ class RuleWriter:
 
 
 def _is_simple(expression: Expression) -> bool:
-    """xgrammar's regular expressions are enough."""
+    """Whether one of xgrammar's regular expressions can write it."""
     match expression:
         case Char(allowed):
             return allowed.ranges[0][0] < _RARE
@@ -227,7 +228,7 @@ def _is_simple(expression: Expression) -> bool:
 
 
 def _joined(items: tuple[Expression, ...]) -> list[Expression]:
-    """Simple neighbours as one: they share an automaton then."""
+    """Joins simple neighbours, which then share an automaton."""
     found = list[list[Expression]]()
     for item in items:
         if found and _is_simple(item) and _is_simple(found[-1][-1]):

@@ -1,4 +1,4 @@
-"""Texts and characters inside of a grammar in EBNF. Pure.
+"""Texts and characters inside a grammar in EBNF. Pure.
 
 xgrammar's reader takes all hexadecimal digits that follow `\\x`, and its printer writes two:
 printed `°C` is `\\xb0C`, which is read as the one character U+0B0C. Only the escapes `\\uXXXX` and

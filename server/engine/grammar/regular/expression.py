@@ -96,7 +96,7 @@ def repeat(item: Expression, least: int, most: int | None) -> Expression:
     if item == NOTHING:
         return NOTHING if least else EMPTY
     if isinstance(item, Repeat) and item.least <= 1:
-        # (a{0,3}){2,4} is a{0,12}: all counts between are possible, and each in one way only.
+        # (a{0,3}){2,4} becomes a{0,12}: all counts in between are possible.
         inner, outer = item.most, most
         most = None if inner is None or outer is None else inner * outer
         item, least = item.item, least * item.least
@@ -117,7 +117,7 @@ def both(items: "Iterable[Expression]") -> Expression:
 
 
 def without(item: Expression) -> Expression:
-    """Its complement."""
+    """The complement of an expression."""
     if isinstance(item, Not):
         return item.item
     return NOTHING if item == ANY_TEXT else ANY_TEXT if item == NOTHING else Not(item)
@@ -125,7 +125,7 @@ def without(item: Expression) -> Expression:
 
 @lru_cache(maxsize=4096)
 def is_nullable(expression: Expression) -> bool:
-    """It allows the empty text."""
+    """Whether it allows the empty text."""
     match expression:
         case Char():
             return False
@@ -140,7 +140,7 @@ def is_nullable(expression: Expression) -> bool:
 
 
 class Lengths(NamedTuple):
-    """Lengths of an expression's texts, in characters; of a `Both` or a `Not`, limits of them."""
+    """Lengths of an expression's texts, in characters. For a `Both` or a `Not` they are bounds."""
 
     least: int
     most: int | None

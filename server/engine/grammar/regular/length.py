@@ -17,7 +17,7 @@ from server.engine.grammar.regular.expression import (
 )
 
 _MAX_COUNT = 100
-"""Up to here, an automaton is tried for texts that have several parts of any length."""
+"""Up to this limit, an automaton is tried for texts with several parts of any length."""
 
 
 def with_length(expression: Expression, least: int, most: int | None) -> Expression:
@@ -51,7 +51,8 @@ def with_length(expression: Expression, least: int, most: int | None) -> Express
 
 
 def _adjusted(expression: Expression, least: int, most: int | None) -> Expression | None:
-    """Exactly, where all parts but one repeated character have one length; None elsewhere."""
+    """The exact expression where all parts but one repeated character have a fixed length; else
+    None."""
     items = expression.items if isinstance(expression, Sequence) else (expression,)
     variable = [index for index, item in enumerate(items) if len(set(lengths(item))) > 1]
     if len(variable) != 1:
@@ -72,7 +73,7 @@ def _adjusted(expression: Expression, least: int, most: int | None) -> Expressio
 
 
 def _shared(expression: Expression, most: int) -> Expression:
-    """All repetitions without limit get the same one, as large as fits."""
+    """Gives all repetitions without a limit the same one, as large as fits."""
     low, high = 0, most + 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -53,7 +53,7 @@ _ANCHORS = {
 _LETTERS = {"DIGIT": "d", "SPACE": "s", "WORD": "w"}
 _ECMA_LINE_ENDS = chars("\n\r\u2028\u2029")
 _BYTE_ORDER_MARK = chars("\ufeff")
-"""A space to JavaScript alone."""
+"""A space in JavaScript, but not in Python."""
 
 # What `re` parses with. Its trees are no public interface, so a test holds every kind of node.
 _parser: Any = importlib.import_module("re._parser")
@@ -61,8 +61,8 @@ _warnings_lock = threading.Lock()
 
 
 class Edges(NamedTuple):
-    """What a part of a pattern has at its sides: what stands there unless the part is anchored; and
-    whether the text begins or ends there, so that it may be."""
+    """What surrounds a part of a pattern: what may stand on either side unless the part is
+    anchored, and whether the text begins or ends there, so that it can be anchored."""
 
     before: Expression
     after: Expression
@@ -113,10 +113,11 @@ def _read(pattern: str, edges: Edges, reader: "_Reader") -> Expression:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """
+    """Translates the parts of a parsed pattern.
+
     Args:
         is_schema: characters on which JavaScript and Python disagree are in no set, or
-        is_broad: in all, since what is found here is not to be found.
+        is_broad: in every set, for a part that must not match.
     """
 
     is_schema: bool
@@ -149,15 +150,15 @@ class _Reader:
         return sequence(parts)
 
     def _after_end(self, anchor: tuple[Any, Any], after: Expression) -> Expression:
-        """What may follow an anchor at the end of a part that something may follow. To Python, and
-        not to JavaScript, `$` stands before a last line feed too."""
+        """What may follow an anchor at the end of a part. In Python, but not in JavaScript, `$`
+        also matches before a last line feed."""
         is_broad = not self.is_schema or self.is_broad
         if after != EMPTY and is_broad and str(anchor[1]) == "AT_END":
             return repeat(Char(LINE_FEED), 0, 1)
         return EMPTY
 
     def _looking_ahead(self, items: Items[Any], index: int, flags: int, edges: Edges) -> Expression:
-        """What is looked for ahead must, or must not, be found in all that follows."""
+        """A look-ahead: what it looks for must, or must not, be found in all that follows."""
         kind, (direction, inside) = str(items[index][0]), items[index][1]
         if direction < 0:
             raise GrammarError("groups that look behind, (?<=…) and (?<!…), can't be enforced")
@@ -224,9 +225,10 @@ class _Reader:
         return ALL_CHARS - found if is_negated else found
 
     def _category(self, name: str, flags: int, *, is_broad: bool) -> CharSet:
-        """
+        """The characters of a class such as `\\d`.
+
         Args:
-            is_broad: of what JavaScript and Python disagree on, all is in it rather than none.
+            is_broad: whether characters on which JavaScript and Python disagree are in it.
         """
         *_, negation, kind = f"_{name}".split("_")
         letter = _LETTERS[kind]
@@ -235,14 +237,14 @@ class _Reader:
             only = re.ASCII if flags & re.ASCII else re.NOFLAG
             return matching(f"\\{letter.upper() if is_negated else letter}", only)
         narrow = matching(f"\\{letter}", re.ASCII)
-        if letter == "s":  # U+001C to U+001F are spaces to Python alone, with or without its flag
+        if letter == "s":  # U+001C to U+001F are spaces in Python alone, with or without its flag
             narrow &= chars("\t\n\v\f\r ")
         broad = matching(f"\\{letter}") | (_BYTE_ORDER_MARK if letter == "s" else NO_CHARS)
         chosen = broad if is_broad != is_negated else narrow
         return ALL_CHARS - chosen if is_negated else chosen
 
     def _cased(self, found: CharSet, flags: int) -> CharSet:
-        """With the other cases of the same characters, where the flag `i` asks for them."""
+        """The set with the other cases of its characters, where the flag `i` asks for them."""
         if not flags & re.IGNORECASE:
             return found
         return _in_any_case(found, bool(flags & re.ASCII))
@@ -250,7 +252,8 @@ class _Reader:
 
 @cache
 def _in_any_case(found: CharSet, is_ascii: bool) -> CharSet:
-    """`re` decides character by character; only those that have cases need to be asked about."""
+    """The set with the other cases of its characters, as `re` decides for each. Only characters
+    that have cases are tried."""
     if not found:
         return found
     flags = re.IGNORECASE | (re.ASCII if is_ascii else re.NOFLAG)
@@ -268,7 +271,7 @@ def _is_anchor(item: tuple[Any, Any], names: tuple[str, ...]) -> bool:
 
 
 def _has_anchor(item: tuple[Any, Any]) -> bool:
-    """Or looks ahead; of those parts that may do so at an edge."""
+    """Whether an item may be anchored or look ahead at its edge."""
     match str(item[0]):
         case "AT" | "ASSERT" | "ASSERT_NOT":
             return True

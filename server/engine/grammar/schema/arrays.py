@@ -9,12 +9,13 @@ from server.engine.grammar.schema.checks import Converts, JsonSchema, Path, coun
 from server.errors import GrammarError
 
 _MAX_ORDERS = 4
-"""So many different values are listed in every order: there are 64 lists of them, and 325 of 5."""
+"""Up to this many distinct values are allowed in every order: 4 make 64 lists, 5 would make 325."""
 _MAX_UNIQUE = 40
 
 
 def array_schema(converter: Converts, schema: dict[str, Any], path: Path) -> JsonSchema:
-    """
+    """The enforceable schema of an array.
+
     Raises:
         GrammarError: a keyword can't be enforced.
     """
@@ -35,7 +36,7 @@ def array_schema(converter: Converts, schema: dict[str, Any], path: Path) -> Jso
 
 
 def _of_2020(schema: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A list of `items`, and `additionalItems`, as they were called before 2020."""
+    """Renames a list of `items`, and `additionalItems`, which have other names since 2020."""
     schema = dict(schema)
     more = schema.pop("additionalItems", None)
     unevaluated = schema.pop("unevaluatedItems", None)
@@ -58,8 +59,8 @@ def _prefix(converter: Converts, value: Any, path: Path) -> list[JsonSchema]:
 def _unique(
     converter: Converts, schema: dict[str, Any], limits: dict[str, int], path: Path
 ) -> JsonSchema:
-    """Arrays of distinct listed values: in every order where they are few, else in the
-    schema's."""
+    """Arrays of distinct listed values: in every order where they are few, else in the schema's
+    order."""
     place = (*path, "uniqueItems")
     values = _listed(converter, schema, path)
     if values is None:

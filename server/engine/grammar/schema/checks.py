@@ -1,4 +1,4 @@
-"""Values of keywords: what they must be. Pure."""
+"""Checks the values of keywords. Pure."""
 
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ class Converts(Protocol):
 
 
 MAX_INTEGER = 2**53 - 1
-"""What every JSON reader keeps exactly."""
+"""The largest integer that every JSON reader keeps exactly."""
 
 
 KEYWORDS_OF: dict[str, frozenset[str]] = {
@@ -39,7 +39,7 @@ KEYWORDS_OF: dict[str, frozenset[str]] = {
     "boolean": frozenset(),
     "null": frozenset(),
 }
-"""The JSON types, and the keywords that say something of their values."""
+"""The JSON types, and the keywords that constrain their values."""
 
 
 def types(value: Any, path: Path) -> list[str]:
@@ -55,7 +55,7 @@ def types(value: Any, path: Path) -> list[str]:
 
 
 def counts(schema: dict[str, Any], names: tuple[str, ...], path: Path) -> dict[str, int]:
-    """Reads the counts that are there of these keywords, which stand smaller ones first.
+    """Reads the counts that a schema has under these names, of which the smaller comes first.
 
     Raises:
         GrammarError: one is no count, or the first is larger than the last.
@@ -73,9 +73,10 @@ def counts(schema: dict[str, Any], names: tuple[str, ...], path: Path) -> dict[s
 
 
 def number(value: Any, path: Path) -> float:
-    """
+    """Reads a number.
+
     Raises:
-        GrammarError: it is none that every reader keeps.
+        GrammarError: it is no number, or not every JSON reader keeps it.
     """
     if not is_of_type(value, "number") or abs(value) > MAX_INTEGER:
         raise GrammarError("must be a number within ±(2^53 - 1)", path)
@@ -96,7 +97,7 @@ def check_exact(value: Any, path: Path) -> None:
 
 
 def is_of_type(value: Any, type_name: str) -> bool:
-    """As JSON Schema has it: 1.0 is an integer."""
+    """Whether a value has a type by JSON Schema's rules, where 1.0 is an integer."""
     match type_name:
         case "integer":
             whole = isinstance(value, float) and value.is_integer()
@@ -111,15 +112,17 @@ def is_of_type(value: Any, type_name: str) -> bool:
 
 
 def names(value: Any, path: Path) -> list[str]:
-    """
+    """Reads a list of names.
+
     Raises:
-        GrammarError: it is no list of names.
+        GrammarError: it is none.
     """
     return [of_type(str, name, path) for name in of_type(list, value, path)]
 
 
 def of_type(kind: type, value: Any, path: Path) -> Any:
-    """
+    """Reads a value of a Python type.
+
     Raises:
         GrammarError: it is of another type.
     """

@@ -36,7 +36,7 @@ from server.engine.grammar.schema.texts import Texts
 from server.errors import GrammarError
 
 MAX_DEPTH = 64
-"""Names on the way to a schema inside of the schema."""
+"""Most names in the path to a schema inside the schema."""
 
 _UNENFORCED = frozenset(
     (
@@ -58,7 +58,8 @@ class Enforceable(NamedTuple):
 
 
 def enforceable(schema: JsonSchema) -> Enforceable:
-    """
+    """Makes a schema enforceable.
+
     Raises:
         GrammarError: a keyword can't be enforced; the path ends with it.
     """
@@ -109,7 +110,8 @@ class Converter:
         return self._typed(schema, path)
 
     def _nullable(self, schema: dict[str, Any], path: Path) -> JsonSchema:
-        """OpenAPI 3.0's: null is allowed too, unless there are values that it isn't one of."""
+        """Applies OpenAPI 3.0's `nullable`: null is allowed too, unless it is missing from listed
+        values."""
         inside = {keyword: value for keyword, value in schema.items() if keyword != "nullable"}
         if "type" in inside:
             given = types(inside["type"], path)
@@ -130,7 +132,7 @@ class Converter:
         if keyword == "const" and "enum" in schema:
             texts = set(map(written, of_type(list, schema["enum"], (*path, "enum"))))
             values = [v for v in values if written(v) in texts]
-        # A type beside the values can be honoured: it takes some of them away.
+        # A type beside the values is enforced: it takes some of them away.
         silent = {keyword, "type", "const", "enum"}
         beside = next((k for k in schema if k in _CONDITIONS and k not in silent), None)
         if beside is not None:
@@ -145,7 +147,7 @@ class Converter:
         return values
 
     def _branched(self, keyword: str, schema: dict[str, Any], path: Path) -> JsonSchema:
-        """What is beside the keyword holds in each of its branches."""
+        """Merges what stands beside the keyword into each of its branches."""
         beside = {k: v for k, v in schema.items() if k in _CONDITIONS and k != keyword}
         if keyword == "$ref":
             target = self.resolve({"$ref": schema["$ref"]}, path)
@@ -163,7 +165,7 @@ class Converter:
         places = [(*path, keyword, str(index)) for index in range(len(branches))]
         found = zip(branches, places, strict=True)
         if beside:
-            # A branch of other types than those beside it is none.
+            # A branch whose types exclude those beside it is dropped.
             found = [(self._with(b, beside, p), p) for b, p in found if self._fits(b, beside, p)]
             if not found:
                 raise GrammarError("no type is left", (*path, "type"))
@@ -188,11 +190,12 @@ class Converter:
         return merged(closed(self.resolve(branch, path)), beside, path, _SILENT)
 
     def resolve(self, schema: Any, path: Path = ()) -> Any:
-        """What a reference, or a chain of them, stands for; another schema itself."""
+        """What a reference, or a chain of them, stands for; any other schema is returned as it
+        is."""
         seen = set[str]()
         while isinstance(schema, dict) and "$ref" in schema:
             reference, place = schema["$ref"], (*path, "$ref")
-            # "#name" is an anchor's, and no way into the schema.
+            # "#name" refers to an anchor, and is no path into the schema.
             if not isinstance(reference, str) or not f"{reference}/".startswith("#/"):
                 raise GrammarError("only references into the schema itself are supported", place)
             if reference in seen:
@@ -216,7 +219,7 @@ class Converter:
         return found
 
     def _reference(self, reference: str, path: Path) -> str:
-        """To a definition under a name of our own, since xgrammar doesn't take all names."""
+        """A reference to a definition under a new name, since xgrammar doesn't take all names."""
         names = _names_of(reference)
         key = tuple(names)
         if key not in self._defined:
@@ -258,8 +261,8 @@ _SILENT = frozenset({"title", "description", "default", "examples", "example", "
 
 
 def _implied(schema: dict[str, Any]) -> list[str]:
-    """Types whose keywords are there; a value of any other type would be valid too."""
-    silent = {"format"}  # of numbers too
+    """Types whose keywords are there, although a value of any other type would be valid too."""
+    silent = {"format"}  # is used for numbers too
     return [
         name
         for name, keywords in KEYWORDS_OF.items()
@@ -268,13 +271,13 @@ def _implied(schema: dict[str, Any]) -> list[str]:
 
 
 def _says_as_much(target: Any, beside: dict[str, Any]) -> bool:
-    """The schema alone allows nothing that a type beside it forbids."""
+    """Whether the schema by itself allows nothing that a type beside it forbids."""
     if beside.keys() != {"type"} or not isinstance(target, dict):
         return False
     return "type" in target and target["type"] in (beside["type"], [beside["type"]])
 
 
 def _names_of(reference: str) -> list[str]:
-    """The names on the way of a JSON pointer."""
+    """The names in a JSON pointer."""
     parts = unquote(reference[1:]).split("/")[1:]
     return [part.replace("~1", "/").replace("~0", "~") for part in parts]

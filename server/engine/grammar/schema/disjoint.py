@@ -63,7 +63,7 @@ def _objects_differ(schemas: Sequence[dict[str, Any]], resolve: Callable[[Any], 
 def _required_values(
     schema: dict[str, Any], resolve: Callable[[Any], Any]
 ) -> dict[str, frozenset[str]]:
-    """The values of each required property that has only a few."""
+    """The values of each required property that lists its values."""
     properties, required = schema.get("properties", {}), schema.get("required", ())
     if not isinstance(properties, dict) or not isinstance(required, list):
         return {}

@@ -88,6 +88,6 @@ def _texts(name: str) -> Expression:
 FORMATS: Mapping[str, Callable[[], Expression]] = MappingProxyType(
     {name: partial(_texts, name) for name in PATTERNS}
 )
-"""Made when first needed."""
+"""Expressions by format; each is made when it is first needed."""
 UNENFORCED_FORMATS = frozenset({"regex"})
 """Formats of JSON Schema for which there is no expression. All others are annotations."""

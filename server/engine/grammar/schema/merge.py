@@ -14,11 +14,11 @@ _CLOSING = (
     ("additionalProperties", "patternProperties"),
     ("items", "prefixItems"),
 )
-"""Keywords for what the others, in the same schema, don't name."""
+"""Keywords for whatever the other keywords of the same schema don't name."""
 
 
 def merged(first: Any, second: Any, path: Path, silent: frozenset[str]) -> JsonSchema:
-    """Values that both allow.
+    """A schema for the values that both allow.
 
     Args:
         silent: keywords that say nothing about values: those of the first are kept.
@@ -75,7 +75,8 @@ def _of_both(keyword: str, first: Any, second: Any, path: Path, silent: frozense
 
 
 def _check_closed(first: dict[str, Any], second: dict[str, Any], path: Path) -> None:
-    """What the second says of other properties must not concern those of the first alone."""
+    """Refuses a second schema whose rule for other properties would apply to properties that only
+    the first one names."""
     for keyword, named in _CLOSING:
         if second.get(keyword, True) is True:
             continue
@@ -100,14 +101,14 @@ def closed(branch: Any) -> Any:
 
 
 def written(value: Any) -> str:
-    """A value's text, to compare by: in Python, true is 1."""
+    """A value's text, by which values are compared: in Python, True equals 1."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return json.dumps(value, sort_keys=True)
 
 
 def _without_null(schema: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Without OpenAPI's `nullable` where the other schema's types or values have no null."""
+    """The schema without OpenAPI's `nullable` where the other's types or values exclude null."""
     if other.get("nullable") is True or not {"type", "const", "enum"} & other.keys():
         return schema
     return {keyword: value for keyword, value in schema.items() if keyword != "nullable"}

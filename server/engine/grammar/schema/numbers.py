@@ -11,7 +11,7 @@ from server.engine.grammar.schema.checks import MAX_INTEGER, Path, is_of_type, n
 from server.errors import GrammarError
 
 MAX_MULTIPLE = 1000
-"""Also how many multiples are listed where there are limits."""
+"""Largest multipleOf, and most multiples that are listed where there are limits."""
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _INT32 = 2**31
 
@@ -92,7 +92,7 @@ def _multiple(schema: dict[str, Any], path: Path) -> Decimal:
     place = (*path, "multipleOf")
     if not is_of_type(schema["multipleOf"], "number") or schema["multipleOf"] <= 0:
         raise GrammarError("must be a number above 0", place)
-    # As it was written: 0.1 is a tenth.
+    # By the number as written: 0.1 is exactly a tenth.
     return Decimal(repr(schema["multipleOf"]))
 
 
@@ -115,7 +115,7 @@ def _multiples(schema: dict[str, Any], path: Path) -> Numbers:
 
 
 def _decimals(multiple: Decimal, place: Path) -> str:
-    """What may stand behind the digits of an integer, for a multiple 1/n."""
+    """A pattern of what may follow the digits of an integer, for a multiple 1/n."""
     parts = 1 / multiple
     if parts != parts.to_integral_value() or parts > MAX_MULTIPLE * 1000:
         if multiple != multiple.to_integral_value():

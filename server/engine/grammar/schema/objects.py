@@ -20,7 +20,8 @@ from server.errors import GrammarError
 
 
 def object_schema(converter: Converts, schema: dict[str, Any], path: Path) -> JsonSchema:
-    """
+    """The enforceable schema of an object.
+
     Raises:
         GrammarError: a keyword can't be enforced.
     """
@@ -55,7 +56,7 @@ class _Object:
         return result | self._counts(is_open=bool(more), num_named=len(made))
 
     def _allowed_names(self) -> tuple[Expression, list[str] | None]:
-        """What `propertyNames` allows; and all of that, where it is a list."""
+        """What `propertyNames` allows, and the list of these names where it lists them."""
         schema, place = self.schema.get("propertyNames", True), (*self.path, "propertyNames")
         schema = self.converter.resolve(schema, place)
         if schema is True or schema == {}:
@@ -71,7 +72,7 @@ class _Object:
         return string_texts(schema, place), None
 
     def _properties(self) -> dict[str, Any]:
-        """Declared ones, and those that must be there."""
+        """The declared properties, and those that are required."""
         place = (*self.path, "properties")
         declared = of_type(dict, self.schema.get("properties", {}), place)
         found = {
@@ -120,7 +121,8 @@ class _Object:
         return self.converter.convert(entry, place)
 
     def _additional(self) -> Any:
-        """Where nothing is said, nothing is added to declared properties; like OpenAI."""
+        """The rule for additional properties. Without one, declared properties are all that is
+        allowed, as at OpenAI."""
         if "additionalProperties" in self.schema:
             return self.schema["additionalProperties"]
         if self.schema.get("unevaluatedProperties") is not None:
@@ -129,9 +131,9 @@ class _Object:
         return not any(said)
 
     def _more(self) -> dict[str, JsonSchema] | bool:
-        """Schemas of properties without a name in the schema, by patterns of ours; true for any."""
+        """Schemas of properties that the schema does not name, by pattern; true for any."""
         texts, path = self.converter.texts, self.path
-        # A property that is declared as false is no additional one either.
+        # A property that is declared as false is not an additional one.
         named = dict.fromkeys([*self.schema.get("properties", {}), *self.properties])
         others = [without(either(map(text, named)))] if named else []
         others.append(self.allowed_names)
@@ -140,7 +142,7 @@ class _Object:
             place = (*path, "patternProperties", pattern)
             if entry is False:
                 continue
-            # A key that two patterns match would have to follow both.
+            # A key that two patterns match would have to fit both schemas, so it is left out.
             rivals = [without(t) for p, t in self.pattern_texts.items() if p != pattern]
             keys = both([self.pattern_texts[pattern], *rivals, *others])
             found[texts.key(keys, place)] = self.converter.convert(entry, place)
@@ -157,7 +159,7 @@ class _Object:
 
     def _counts(self, *, is_open: bool, num_named: int) -> dict[str, int]:
         found = counts(self.schema, ("minProperties", "maxProperties"), self.path)
-        # An additional property may be repeated, which makes one of two.
+        # An additional property may be written twice and then counts once.
         certain = max(len(set(self.required)), 1) if is_open else num_named
         if found.get("minProperties", 0) > certain:
             reason = "minProperties is only supported up to the number of declared properties"

@@ -1,5 +1,5 @@
-"""Values and keys of a schema that are written by rules of ours: markers in the schema that
-xgrammar gets, rules in the grammar that it makes of it. Pure."""
+"""Values and keys of a schema for which this package writes the rules. In the schema that xgrammar
+gets, markers stand for them; in the grammar that it makes, rules replace the markers. Pure."""
 
 import json
 import re
@@ -17,7 +17,7 @@ class Texts:
     """The expressions and values of one schema, by marker.
 
     Args:
-        schema: no text of it has a marker.
+        schema: markers are chosen so that none of its texts has one.
     """
 
     def __init__(self, schema: Any) -> None:
@@ -25,7 +25,7 @@ class Texts:
         written = json.dumps(schema, default=str)
         while self._mark in written:
             self._mark += "@"
-        # xgrammar's own rules begin with other words.
+        # No rule of xgrammar's own begins with this.
         self._in_strings = RuleWriter("text_", in_json)
         self._bare = RuleWriter("bare_", plain)
         self._markers: dict[tuple[Expression, str], str] = {}
@@ -33,7 +33,7 @@ class Texts:
         self._rules: dict[str, str] = {}
 
     def value(self, expression: Expression, path: tuple[str, ...]) -> dict[str, Any]:
-        """A schema of the strings that the expression allows.
+        """A schema for the strings that the expression allows.
 
         Raises:
             GrammarError: there are none, or it needs too large an automaton.
@@ -41,7 +41,7 @@ class Texts:
         return {"const": self._marker(expression, '"\\"" {} "\\""', path)}
 
     def bare_value(self, expression: Expression, path: tuple[str, ...]) -> dict[str, Any]:
-        """A schema of the values whose JSON the expression allows.
+        """A schema for the values whose JSON the expression allows.
 
         Raises:
             GrammarError: as above.
@@ -49,7 +49,8 @@ class Texts:
         return {"const": self._marker(expression, "{}", path)}
 
     def listed(self, values: Sequence[Any]) -> dict[str, Any]:
-        """A schema of these values, written as Python writes them: xgrammar's 0.3 has 17 digits."""
+        """A schema for these values, written as Python writes them: xgrammar writes 0.3 with 17
+        digits."""
         written = (json.dumps(v, ensure_ascii=False, separators=(",", ":")) for v in values)
         body = " | ".join(map(literal, dict.fromkeys(written)))
         marker = self._listed.get(body)
@@ -58,7 +59,7 @@ class Texts:
         return {"const": marker}
 
     def key(self, expression: Expression, path: tuple[str, ...]) -> str:
-        """A pattern of such keys.
+        """A pattern for the keys that the expression allows.
 
         Raises:
             GrammarError: as above.
@@ -73,9 +74,10 @@ class Texts:
         return "\n".join([replaced, *self._in_strings.rules, *self._bare.rules])
 
     def _marker(self, expression: Expression, frame: str, path: tuple[str, ...]) -> str:
-        """
+        """A new marker for the expression.
+
         Args:
-            frame: what is around the rule in the grammar; of a key, xgrammar writes it.
+            frame: what surrounds the rule in the grammar; around a key's, xgrammar writes it.
         """
         if (expression, frame) not in self._markers:
             writer = self._bare if frame == "{}" else self._in_strings

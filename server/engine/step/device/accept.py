@@ -17,8 +17,8 @@ from server.engine.step.truncation import keep_mask_of_best
 from server.kernels.dispatch import kernels_for
 
 _BEST = 1024
-"""Tokens that are sorted for top_k and top_p. Where they don't suffice to tell what may be drawn,
-the host does: a nucleus is rarely larger, and sorting a vocabulary takes as long as a layer."""
+"""Tokens that are sorted for top_k and top_p: a nucleus is rarely larger, and sorting a vocabulary
+takes as long as a layer. Where these don't decide what may be drawn, the host draws the token."""
 
 
 def draw(
@@ -61,12 +61,12 @@ class Walks(NamedTuple):
     """What became of a step's trees."""
 
     counts: torch.Tensor
-    """[batch] committed nodes, which is how many tokens are emitted; 0 of dead rows, and where the
-    root's draw is not decided."""
+    """[batch] committed nodes, which is how many tokens are emitted; 0 for padding rows, and where
+    the root's draw is not decided."""
     path: torch.Tensor
-    """[batch, depth + 1] nodes; beyond counts the last one again."""
+    """[batch, depth + 1] nodes of the path; after `counts` entries the last one repeats."""
     token_ids: torch.Tensor
-    """[batch, depth + 1] drawn at the path's nodes."""
+    """[batch, depth + 1] tokens drawn at the path's nodes."""
 
     @property
     def num_above(self) -> torch.Tensor:
@@ -86,7 +86,7 @@ def follow(trees: Trees, drawn: torch.Tensor, decided: torch.Tensor, depth: int)
         drawn: [batch, nodes] a token per node, void where not decided.
         decided: [batch, nodes] bool. A node whose token is not decided is not walked onto: its own
             token then is the last one, and the next step's root.
-        depth: of the deepest tree.
+        depth: depth of the deepest tree.
     """
     at = torch.zeros_like(trees.token_ids[:, 0])
     going = trees.is_valid[:, 0] & decided[:, 0]

@@ -10,8 +10,8 @@ from server.kernels.tree import TreeBatch
 
 
 class Addresses(NamedTuple):
-    """The KV pool's layout. Padding rows, and nodes that a tree has fewer of than others, write
-    their KV to one spare slot that no sequence has."""
+    """The KV pool's layout. Padding rows, and the padding nodes of smaller trees, write their KV to
+    one spare slot that no sequence has."""
 
     block_size: int
     spare_slot: int
@@ -29,8 +29,8 @@ class Addresses(NamedTuple):
         """A forward's rows, as models take them.
 
         Args:
-            positions, slot_positions, is_kept: [batch, nodes] of each node: its position, the one
-                in whose slot its KV is kept, and whether it is kept.
+            positions, slot_positions, is_kept: [batch, nodes] each node's position, the position in
+                whose slot its KV is kept, and whether it is kept.
             contexts: [batch] tokens before the nodes.
             ancestors: [batch x nodes, nodes] bool; None for chains.
         """

@@ -1,4 +1,4 @@
-"""Puts the parts of steps on the device together."""
+"""Builds the runner of device steps from its parts."""
 
 import torch
 
@@ -26,13 +26,13 @@ def graph_runner(
     tiers: tuple[Tier, ...],
     config: PolicyConfig,
 ) -> GraphRunner:
-    """Runs sequences on the runner's device; nothing is captured yet.
+    """Makes a runner for the host runner's device; no graph is captured yet.
 
     Args:
-        runner: its speculator's drafter is a `GlideDrafter`, or it has none; its pools have a block
-            more than `limits` says.
+        runner: runs what the device doesn't. Its speculator's drafter, if any, is a
+            `GlideDrafter`, and its pools have one block more than `limits` says.
         hidden: width and precision of the target's hidden states.
-        tiers: for `auto`.
+        tiers: tiers that `auto` chooses from.
 
     Raises:
         ValueError: another drafter.

@@ -12,7 +12,7 @@ from server.engine.speculation.tiers import StepShape, TierCosts
 from server.engine.step.device.seats import DeviceSeats
 
 _MOST_GRAPHS = 128
-"""That are kept; beyond, the one that was not used for longest goes. They share their memory."""
+"""Most graphs that are kept; beyond, the least recently used goes. Graphs share their memory."""
 _REPETITIONS = 3
 
 logger = logging.getLogger(__name__)
@@ -22,14 +22,14 @@ class Running(NamedTuple):
     """A launched step."""
 
     packed: torch.Tensor
-    """On the CPU; to be read when it is done."""
+    """The results, on the CPU; to be read when the step is done."""
     events: tuple[torch.cuda.Event, torch.cuda.Event] | None
     """Its start and its end."""
     seconds: float
-    """It took, where there are no events."""
+    """The step's duration where there are no events."""
 
     def wait(self) -> float:
-        """Until it is done; how many seconds it took."""
+        """Waits until the step is done, and returns how many seconds it took."""
         if self.events is None:
             return self.seconds
         start, end = self.events
@@ -41,8 +41,8 @@ class Graphs:
     """A graph per shape.
 
     Args:
-        step: a `DeviceStep`: runs a shape and gives a tensor that the next run may overwrite.
-        costs: learns what each shape's step takes where it has no figure.
+        step: a `DeviceStep`: runs a shape and returns a tensor that the next run may overwrite.
+        costs: gets the seconds of each shape's step where it has no figure.
     """
 
     def __init__(
@@ -58,10 +58,11 @@ class Graphs:
         self._graphs = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle() if seats.device.type == "cuda" else None
         self.is_serving = False
-        """From then on captures are worth a line."""
+        """Whether the server serves: captures are logged from then on."""
 
     def prepare(self, shape: StepShape) -> None:
-        """To be called before a step's rows are: captures its graph if there is none."""
+        """Captures a shape's graph if there is none; to be called before the step's rows are
+        set."""
         if self.seats.device.type == "cpu" or shape in self._graphs:
             return
         if self.is_serving:
@@ -79,7 +80,7 @@ class Graphs:
             self.costs.measured(shape.batch, shape.tier, self._measured(graph))
 
     def launch(self, shape: StepShape) -> Running:
-        """Runs the step of the rows that were called."""
+        """Launches the step of the rows that were set."""
         if self.seats.device.type == "cpu":
             started = time.perf_counter()
             packed = self.step(shape)

@@ -58,7 +58,8 @@ class DeviceDraft:
         shape: StepShape,
         addresses: Addresses,
     ) -> None:
-        """Writes the draft's KV of the last committed tokens: of those above drafting has.
+        """Writes the draft's KV of the last committed tokens; drafting has written that of the
+        tokens before them.
 
         Args:
             tokens, last: [batch] their ids, and their positions.
@@ -70,8 +71,8 @@ class DeviceDraft:
     def _logits(
         self, rows: Rows, tokens: torch.Tensor, step: int, shape: StepShape, addresses: Addresses
     ) -> torch.Tensor:
-        """[batch, draft vocabulary] behind the tokens that were drafted last."""
-        # Of a chain no more is kept than there are slots for.
+        """[batch, draft vocabulary] logits after the tokens that were drafted last."""
+        # A chain's KV is kept only as far as there are slots for it.
         is_kept = rows.is_live & (step < rows.max_nodes)
         place = (rows.contexts + step)[:, None]
         batch = addresses.batch(rows, place, place, is_kept[:, None], place[:, 0], shape)

@@ -21,13 +21,14 @@ from server.engine.step.device.seats import POLICIES, Rows
 
 
 class Trees(NamedTuple):
-    """Combs of equal size, node 0 the root; what a sequence has fewer of is not valid, and last.
-    Tensors [batch, nodes]."""
+    """Combs of equal size, node 0 the root. Where a sequence has fewer nodes, the rest come last
+    and are not valid. Tensors [batch, nodes]."""
 
     token_ids: torch.Tensor
     depths: torch.Tensor
     parents: torch.Tensor
-    """-1 of the root. A trunk node's number is its depth, so a parent's is the depth - 1."""
+    """-1 for the root. A trunk node's number is its depth, so the parent of a node at depth d is
+    d - 1."""
     is_valid: torch.Tensor
     is_trunk: torch.Tensor
 
@@ -54,7 +55,7 @@ class Widths:
         """[trunk and leaf, offset and slope, bins]: chances of acceptance by confidence."""
 
     def learn(self, trunk: Lines, leaf: Lines) -> None:
-        """Replaces the chances."""
+        """Replaces the chances of acceptance."""
         on_host = torch.tensor([[lines.offsets, lines.slopes] for lines in (trunk, leaf)])
         if self.lines.is_cuda:
             on_host = on_host.pin_memory()
@@ -90,8 +91,10 @@ def _with_root(
     is_trunk: torch.Tensor,
     num_nodes: int,
 ) -> Trees:
-    """Args:
-    token_ids, parents, is_valid, is_trunk: of the nodes 1 and up, padded here.
+    """Puts the root before the other nodes, and pads to num_nodes.
+
+    Args:
+        token_ids, parents, is_valid, is_trunk: values of nodes 1 and up.
     """
     num_missing = num_nodes - 1 - token_ids.shape[1]
     padded = torch.nn.functional.pad
@@ -129,8 +132,8 @@ def _scores(rows: Rows, drafted: Drafted, widths: Widths) -> torch.Tensor:
 
 
 def _leaves(drafted: Drafted, widths: Widths) -> torch.Tensor:
-    """[batch, depth, 1] alternatives beside each trunk token, by CaPE's table."""
-    bounds = widths.thresholds[:-1]  # above them all, the last range's
+    """[batch, depth, 1] number of alternatives beside each trunk token, by CaPE's table."""
+    bounds = widths.thresholds[:-1]  # the last range has no upper bound
     return widths.leaves[torch.bucketize(drafted.confidences[:, :, :1].contiguous(), bounds)]
 
 

@@ -1,5 +1,5 @@
-"""What a step on the device tells the host: one tensor of int64, a row per sequence, and the
-proposals, trees and walks made of it. Its twin is `step/host/results.py`."""
+"""What a step on the device gives back to the host: one tensor of int64, a row per sequence, from
+which proposals, trees and walks are made. Its twin is `step/host/results.py`."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from server.engine.step.device.expand import Trees
 from server.engine.step.device.seats import Rows
 
 _TRUNK = 2
-"""Of the kinds of nodes; 1 is the root or a leaf, 0 nothing."""
+"""Code of a trunk node; 1 is the root or a leaf, 0 no node."""
 
 
 class Outcome(NamedTuple):
@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
     path: list[int]
     """Committed nodes, the root first; empty where the host has to draw the next token."""
     token_ids: list[int]
-    """Drawn at the path's nodes."""
+    """Tokens drawn at the path's nodes."""
     tree: TokenTree
     proposal: Proposal | None
     """The chain that was drafted, as far as the answer might have been this long."""
@@ -32,10 +32,10 @@ class Outcome(NamedTuple):
 
 
 def _widths(shape: StepShape, num_candidates: int) -> dict[str, int]:
-    """The layout of a row: its parts in order, each with how many numbers it takes.
+    """The layout of a row: its parts in order, and how many numbers each takes.
 
     Args:
-        num_candidates: of all depths of a chain together.
+        num_candidates: candidates of all depths of a chain together.
     """
     depth, nodes = shape.tier
     return {
@@ -60,7 +60,7 @@ def pack(
     walks: Walks,
     logits: torch.Tensor,
 ) -> torch.Tensor:
-    """[batch, numbers] int64, laid out by `_widths`; a float by its bits."""
+    """[batch, numbers] int64, laid out by `_widths`; floats are stored by their bits."""
     # 20 times cheaper than isnan().any()
     is_nan = logits.view(shape.batch, -1).sum(dim=1).isnan() & rows.is_live
     parts = {

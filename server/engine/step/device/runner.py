@@ -25,8 +25,8 @@ from server.engine.types import BlockId, RequestId
 from server.kernels.uniform import signed
 
 _MOST_UNDECIDED = 8
-"""Tokens of a request that the host had to draw, from which on it does them all: such a step costs
-both."""
+"""Once the host had to draw this many tokens of a request, it runs the request alone: a step that
+the host has to complete costs both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ class _Row:
     seat: Seat
     controls: Controls
     blocks: list[BlockId]
-    """Where it may write: they must still be the sequence's when its outcome is taken."""
+    """Blocks that it may write to: they must still be the sequence's when its outcome is taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A launched step whose outcome was not read."""
+    """A launched step whose outcome was not read yet."""
 
     shape: StepShape
     rows: dict[RequestId, _Row]
@@ -55,18 +55,18 @@ class _Sorted:
     """A plan's sequences by how they get their tokens."""
 
     ready: dict[RequestId, PlannedSequence]
-    """Launched already."""
+    """Sequences whose step is launched already."""
     on_device: list[PlannedSequence]
     others: list[PlannedSequence]
 
 
 class Host(Protocol):
-    """What is needed of `step/host/runner.py`."""
+    """What the device's runner needs of `step/host/runner.py`."""
 
     @property
     def speculator(self) -> Speculator | None:
-        """Measurements may exchange it. Then the device's steps, which were made with the first
-        one's draft, are no longer taken."""
+        """The speculator in use. A benchmark may exchange it; then the device's steps, which were
+        made with the first one's draft, are not used any more."""
         ...
 
     def execute(self, plan: StepPlan) -> StepResult: ...
@@ -78,11 +78,11 @@ class GraphRunner:
     """Executes plans, for the engine's loop.
 
     Args:
-        host: for all that the device doesn't do alone.
-        drafter: of the host's speculator; None where there is none.
-        sizes: chooses steps' shapes.
-        block_size: of the KV pool.
-        max_model_len: longest sequence.
+        host: runs all that the device doesn't do alone.
+        drafter: the drafter of the host's speculator; None where there is none.
+        sizes: chooses the shapes of steps.
+        block_size: tokens of a block of the KV pool.
+        max_model_len: length of the longest sequence, in tokens.
     """
 
     def __init__(
@@ -111,7 +111,8 @@ class GraphRunner:
         self._flight: _Flight | None = None
 
     def execute(self, plan: StepPlan) -> StepResult:
-        """As `Runner.execute`; the next step may be on the device when this returns."""
+        """Like `Runner.execute`, but the next step may already run on the device when this
+        returns."""
         flight, self._flight = self._flight, None
         parts = self._sort(plan, flight)
         if flight is not None:
@@ -168,7 +169,7 @@ class GraphRunner:
         )
 
     def _drop(self, rows: Sequence[_Row]) -> None:
-        """Their step was in vain: as if it had not been."""
+        """Undoes a launched step for these rows."""
         seated = [row.seat for row in rows if self._map.get(_name(row.planned)) is row.seat]
         self.seats.take_back([seat.index for seat in seated])
         for seat in seated:
@@ -176,7 +177,7 @@ class GraphRunner:
         self.num_dropped += len(rows)
 
     def _fresh_rows(self, sequences: Sequence[PlannedSequence], plan: StepPlan) -> list[_Row]:
-        """Sequences that are on the device with the state that the host knows."""
+        """Rows of sequences that start on the device from the state that the host knows."""
         if not sequences:
             return []
         names = {_name(planned) for planned in plan.sequences}
@@ -190,7 +191,8 @@ class GraphRunner:
         return rows
 
     def _place(self, rows: Sequence[_Row]) -> None:
-        """What their seats lack: blocks, and what the drafter knows of newcomers."""
+        """Writes to the rows' seats what they lack: blocks, and the drafter's hidden states of
+        newcomers."""
         self.seats.place_blocks(
             [cell for row in rows for cell in row.seat.new_cells(row.planned.block_ids)]
         )
@@ -202,9 +204,10 @@ class GraphRunner:
         self.seats.place_hidden([seat for seat, _ in known], [h for _, h in known])
 
     def _row(self, planned: PlannedSequence, seat: Seat, context: int, is_fresh: bool) -> _Row:
-        """
+        """A sequence's row in the next step.
+
         Args:
-            context: that it has at most when the step begins.
+            context: most tokens that its context may have when the step begins.
         """
         params, num_known = planned.request.params, len(planned.token_ids)
         num_output = num_known - len(planned.request.prompt_token_ids)
@@ -230,9 +233,10 @@ class GraphRunner:
         return _Row(planned, seat, controls, list(planned.block_ids[:covered]))
 
     def _launch(self, rows: list[_Row], longest: int = 0) -> _Flight | None:
-        """
+        """Launches a step of these rows; None for no rows.
+
         Args:
-            longest: context that a row may have, where that is not its own.
+            longest: longest context that a row may have; left out, that of the rows' controls.
         """
         if not rows:
             return None
@@ -247,7 +251,7 @@ class GraphRunner:
     def _launch_ahead(
         self, parts: _Sorted, flight: _Flight | None, joining: _Flight | None
     ) -> _Flight | None:
-        """The next step of those that the device has now, if they probably go on."""
+        """Launches the next step of the sequences on the device, if they will probably go on."""
         launched = (
             [(flight, row) for name, row in flight.rows.items() if name in parts.ready]
             if (flight is not None)
@@ -258,7 +262,7 @@ class GraphRunner:
         rows, longest = list[_Row](), 0
         for step, row in launched:
             planned = parts.ready.get(_name(row.planned), row.planned)
-            # Of what the launched step may commit at most.
+            # The launched step may commit this many tokens at most.
             context = planned.num_computed + step.shape.tier.depth + 1
             ahead = self._row(planned, row.seat, context, is_fresh=False)
             if ahead.controls.tokens_left > 1 and ahead.controls.max_nodes >= 1:
@@ -270,7 +274,7 @@ class GraphRunner:
     def _outcome(
         self, flight: _Flight, planned_now: dict[RequestId, PlannedSequence]
     ) -> tuple[StepResult, list[PlannedSequence]]:
-        """Waits for a step.
+        """Waits for a step and reads its outcome.
 
         Returns:
             (its result, sequences whose next token the host has to draw)

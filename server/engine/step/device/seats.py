@@ -15,26 +15,26 @@ import torch
 from server.engine.types import BlockId, PolicyName, RequestId
 
 POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "auto")
-"""Those that a step on the device has, by their codes."""
+"""Policies of steps on the device; a policy's code is its index."""
 
 
 class Controls(NamedTuple):
-    """What the host says of one row of a step."""
+    """What the host sends for one row of a step."""
 
     seat: int
     is_live: bool
     """False for padding rows."""
     is_fresh: bool
-    """The next three replace what the seat has."""
+    """Whether the next three replace what the seat has."""
     token: int
-    """The last known one, whose KV is not written yet."""
+    """The last known token, whose KV is not written yet."""
     context: int
     """Committed tokens."""
     tokens_left: int
-    """That may still be emitted."""
+    """Tokens that may still be emitted."""
     max_depth: int
     max_nodes: int
-    """Root included; there are slots for so many."""
+    """Nodes that there are slots for, the root included."""
     policy: int
     seed: int
     top_k: int
@@ -43,7 +43,7 @@ class Controls(NamedTuple):
     min_p: float
 
     def packed(self) -> list[int]:
-        """As int64; a float by its bits."""
+        """The fields as int64; floats are stored by their bits."""
         return [_bits(value) if isinstance(value, float) else int(value) for value in self]
 
 
@@ -51,22 +51,23 @@ _NUM_FLOATS = 3
 
 
 class Rows(NamedTuple):
-    """A step's sequences, tensors [batch] but where said; of dead rows nothing may be kept."""
+    """A step's sequences. Tensors [batch] where no other shape is given. Nothing that padding rows
+    compute may be kept."""
 
     seats: torch.Tensor
     is_live: torch.Tensor
     tokens: torch.Tensor
     contexts: torch.Tensor
-    """At least 1: a dead row too sees something, and computes no NaN."""
+    """At least 1, so that a padding row too attends to something and computes no NaN."""
     tokens_left: torch.Tensor
     max_depth: torch.Tensor
-    """What is left of the answer considered."""
+    """Longest path, also limited by the tokens that are left of the answer."""
     max_nodes: torch.Tensor
     policies: torch.Tensor
     seeds: torch.Tensor
     top_k: torch.Tensor
     temperatures: torch.Tensor
-    """float32, as the next two"""
+    """float32, as are the next two"""
     top_p: torch.Tensor
     min_p: torch.Tensor
     tables: torch.Tensor
@@ -79,8 +80,8 @@ class DeviceSeats:
     """The seats' tensors.
 
     Args:
-        columns: of a block table.
-        hidden: width and precision of the target's hidden states; width 0 where nobody asks.
+        columns: columns of a block table.
+        hidden: width and precision of the target's hidden states; width 0 where they are not used.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class DeviceSeats:
         self.tables = torch.zeros(rows, columns, dtype=torch.int64, device=device)
         self.hidden = torch.zeros(rows, width, dtype=hidden[1], device=device)
         self.hidden_before = torch.zeros_like(self.hidden)
-        """As the latest step found it."""
+        """The hidden states as they were before the latest step."""
         self.controls = torch.zeros(rows, len(Controls._fields), dtype=torch.int64, device=device)
         self.fill_with_padding()
 
@@ -108,19 +109,19 @@ class DeviceSeats:
         return Controls(self.padding_seat, False, True, 0, 1, 0, 0, 1, 0, 0, 0, 0.0, 1.0, 0.0)
 
     def call(self, rows: Sequence[Controls], batch: int) -> None:
-        """The next step's rows, filled up with padding rows to `batch`."""
+        """Sets the next step's rows, filled up with padding rows to `batch`."""
         empty = [self.padding_row()] * (batch - len(rows))
         values = self.upload([control.packed() for control in (*rows, *empty)])
         self.controls[:batch].copy_(values)
 
     def place_blocks(self, cells: Sequence[tuple[int, int, BlockId]]) -> None:
-        """cells: (seat, column, block id)"""
+        """Writes block tables; cells: (seat, column, block id)."""
         if cells:
             seats, columns, blocks = self.upload(list(cells)).unbind(dim=1)
             self.tables.index_put_((seats, columns), blocks)
 
     def place_hidden(self, seats: Sequence[int], hidden: Sequence[torch.Tensor]) -> None:
-        """hidden: [width] each"""
+        """Writes hidden states, [width] each."""
         if seats:
             self.hidden.index_copy_(0, self.upload(list(seats)), torch.stack(list(hidden)))
 
@@ -131,7 +132,7 @@ class DeviceSeats:
             self.hidden.index_copy_(0, index, self.hidden_before[index])
 
     def read(self, batch: int) -> Rows:
-        """The rows that were called."""
+        """The rows of the latest `call`."""
         controls = self.controls[:batch]
         columns = controls.unbind(dim=1)
         seats, is_live, is_fresh, token, context, left = columns[:6]
@@ -162,11 +163,11 @@ class DeviceSeats:
     def write(
         self, rows: Rows, counts: torch.Tensor, tokens: torch.Tensor, hidden: torch.Tensor
     ) -> None:
-        """What a step leaves behind.
+        """Stores what the next step reads.
 
         Args:
-            counts: [batch] committed tokens; of rows with 0 everything stays.
-            tokens: [batch] last known ones.
+            counts: [batch] committed tokens; rows with 0 keep everything.
+            tokens: [batch] last known tokens.
             hidden: [batch, width]
         """
         seats, moved = rows.seats, counts > 0
@@ -177,7 +178,8 @@ class DeviceSeats:
         self.hidden.index_copy_(0, seats, torch.where(moved[:, None], hidden, rows.hidden))
 
     def upload(self, values: Sequence[object]) -> torch.Tensor:
-        """int64, without waiting for the device: pinned memory is not reused before it is read."""
+        """Copies values as int64 without waiting for the device: torch does not reuse pinned memory
+        before it is read."""
         if self.device.type == "cpu":
             return torch.tensor(values)
         return torch.tensor(values, pin_memory=True).to(self.device, non_blocking=True)
@@ -191,14 +193,14 @@ class Seat:
     context: int = -1
     """Committed tokens after the last step whose outcome was read; -1 for not seated yet."""
     token: int = -1
-    """The last known one then."""
+    """The last known token after that step."""
     blocks: list[BlockId] = field(default_factory=list[BlockId])
-    """Its row of the tables."""
+    """Its row of the block tables."""
     num_undecided: int = 0
     """Tokens that the device could not draw."""
 
     def new_cells(self, block_ids: Sequence[BlockId]) -> list[tuple[int, int, BlockId]]:
-        """Brings its row of the tables up to date: cells to be written."""
+        """Brings its row of the block tables up to date; returns the cells to be written."""
         num_known = len(self.blocks)
         first = num_known if block_ids[:num_known] == self.blocks else 0
         self.blocks = list(block_ids)
@@ -206,7 +208,7 @@ class Seat:
 
 
 class SeatMap:
-    """Which sequence has which seat."""
+    """Maps sequences to seats."""
 
     def __init__(self, num_seats: int) -> None:
         self._seats: dict[RequestId, Seat] = {}
@@ -216,7 +218,8 @@ class SeatMap:
         return self._seats.get(request_id)
 
     def take(self, request_id: RequestId, planned: set[RequestId]) -> Seat:
-        """Its seat, or a free one, or that of one that is not planned (it was preempted)."""
+        """The request's seat, or a free one, or that of a request that is not planned (it was
+        preempted)."""
         seat = self._seats.get(request_id)
         if seat is not None:
             return seat
@@ -227,7 +230,7 @@ class SeatMap:
         return seat
 
     def leave(self, request_id: RequestId) -> None:
-        """The seat is free."""
+        """Frees the request's seat."""
         seat = self._seats.pop(request_id, None)
         if seat is not None:
             self._free.append(seat.index)

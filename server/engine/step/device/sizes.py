@@ -18,21 +18,21 @@ from server.engine.step.device.seats import Controls
 from server.engine.types import PolicyName
 
 MOST_NODES = 64
-"""Of a sequence in a step."""
+"""Most nodes of a sequence in a step."""
 
 
 def tier_for(depth: int, nodes: int) -> Tier:
-    """The smallest that is enough."""
+    """The smallest tier that is enough."""
     return Tier(depth, 1 << (nodes - 1).bit_length()) if depth else PLAIN
 
 
 class Sizes:
-    """Chooses shapes.
+    """Chooses the shapes of steps.
 
     Args:
-        config: of the fixed policies.
-        choice: of `auto`.
-        can_draft: there is a draft.
+        config: depths and widths of the fixed policies.
+        choice: chooses the tier for `auto`.
+        can_draft: whether there is a draft.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Sizes:
         self.contexts = context_sizes(max_model_len + MOST_NODES)
 
     def limits(self, planned: PlannedSequence) -> tuple[int, int]:
-        """Depth and nodes that a sequence's policy takes at most, without regard to its answer's
-        end; of `auto` those of the largest tier."""
+        """Depth and nodes that a sequence's policy takes at most, without regard to where its
+        answer ends. For `auto` they are those of the largest tier."""
         asked = planned.request.speculation
         if asked.policy == "off" or not self.can_draft:
             return PLAIN
@@ -66,7 +66,7 @@ class Sizes:
         """Depth and nodes of `chain` or `cape`.
 
         Args:
-            depth: that was asked for.
+            depth: the depth that the request asks for.
         """
         config = self.config
         if policy == "chain":
@@ -81,7 +81,7 @@ class Sizes:
     def shape(
         self, rows: Sequence[tuple[PlannedSequence, Controls]], longest_context: int
     ) -> StepShape:
-        """The next step's shape; longest_context: of its sequences when it begins."""
+        """The next step's shape; longest_context: its sequences' longest context at its start."""
         batch = at_least(len(rows), self.batches)
         depth, nodes = PLAIN
         autos = 0

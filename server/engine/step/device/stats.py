@@ -15,18 +15,19 @@ from server.engine.step.host.stats import step_stats
 from server.engine.types import StepSpeculationStats
 
 _TOLD_EVERY = 16
-"""Steps; chances of acceptance move slowly."""
+"""Steps between two updates of the device's chances of acceptance, which move slowly."""
 _OBSERVED = 4
-"""Proposals of a step that the choice of tiers looks at; it keeps few, and a step may have many."""
+"""Proposals of a step that the choice of tiers learns from: it keeps few, and a step may have
+many."""
 
 
 class Learned:
-    """Learns from steps.
+    """Learns from steps on the device.
 
     Args:
-        speculator: whose calibration is taught; None where there is no draft.
-        choice: shown what was drafted.
-        widths: what the device knows of the calibration.
+        speculator: its calibration learns from each step; None where there is no draft.
+        choice: learns from what was drafted.
+        widths: the device's copy of the calibration.
     """
 
     def __init__(self, speculator: Speculator | None, choice: TierChoice, widths: Widths) -> None:
@@ -36,7 +37,8 @@ class Learned:
         self._num_steps = 0
 
     def tell(self) -> None:
-        """Before a launch: tells the device what was learned, now and then."""
+        """Brings the device's copy of the calibration up to date from time to time; to be called
+        before a launch."""
         if self.speculator is not None and self._num_steps % _TOLD_EVERY == 0:
             calibration = self.speculator.auto.calibration
             self.widths.learn(calibration.lines("trunk"), calibration.lines("leaf"))

@@ -23,8 +23,8 @@ class DeviceStep:
     """Steps of all shapes.
 
     Args:
-        caches: of the target, with a block more than sequences are given.
-        draft: None decodes plainly.
+        caches: the target's caches, with one block more than sequences are given.
+        draft: drafts chains; None decodes plainly.
     """
 
     def __init__(
@@ -45,10 +45,11 @@ class DeviceStep:
 
     @torch.inference_mode()
     def __call__(self, shape: StepShape) -> torch.Tensor:
-        """Runs a step of the rows that were called; see `results.pack` for what comes back.
+        """Runs a step of the rows that were placed by `DeviceSeats.call`; `results.pack` describes
+        what comes back.
 
         Raises:
-            ValueError: a tier that drafts, where nothing can.
+            ValueError: the tier drafts, and there is no draft.
         """
         if shape.tier.depth and self.draft is None:
             raise ValueError("nothing drafts here")
@@ -97,8 +98,8 @@ def move_accepted(
 ) -> None:
     """Moves an accepted leaf's KV to the slot of its position. Its twin is `step/host/commit.py`.
 
-    Of a comb's path no other node is out of place; where none is, the last node's KV moves to where
-    it is.
+    No other node of a comb's path is out of place. Where the leaf is not accepted, the last node's
+    KV is copied onto itself.
     """
     first, is_kept = rows.contexts[:, None], rows.is_live[:, None]
     source = addresses.slots(rows, first + walks.last[:, None], is_kept)

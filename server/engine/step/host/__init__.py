@@ -1,1 +1,1 @@
-"""A step whose stages the host puts in a row: draft, expand, verify, accept, commit, stats."""
+"""A step that the host runs stage by stage: draft, expand, verify, accept, commit, stats."""

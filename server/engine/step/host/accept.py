@@ -31,7 +31,7 @@ class TreeWalk:
     """Drawn tokens: one per node of the path. The last is the bonus token, in no node."""
     logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
     proposal: Proposal | None = None
-    """That the tree was made from; None for beams and lone roots."""
+    """The proposal that the tree was made from; None for beams and lone roots."""
 
     def proposed(self) -> tuple[ProposalSource, ...]:
         """The source of each proposed node, in the tree's order."""
@@ -50,9 +50,9 @@ class Verification(TreeWalk):
     """A walk whose tokens are drawn from a step's logits, node by node."""
 
     first_row: int
-    """Row of the root's logits; node i's are i rows further."""
+    """Row of the root's logits; node i's are i rows below it."""
     row: SamplerRow
-    """For the token after the root."""
+    """What draws the token after the root."""
 
 
 def accept(logits: torch.Tensor, walks: Sequence[Verification]) -> None:

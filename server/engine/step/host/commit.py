@@ -1,4 +1,4 @@
-"""After acceptance: accepted KV to its final slots, and what the draft still has to write.
+"""Moves accepted KV to its final slots, and says what KV the draft still has to write.
 
 The twin of `move_accepted` is in `step/device/step.py`.
 """
@@ -42,10 +42,10 @@ def committed_tokens(
     Args:
         num_written: positions from the root on whose draft KV drafting has written, assuming the
             trunk was accepted.
-        hidden: [hidden] of the path's last node.
+        hidden: [hidden] hidden state at the path's last node.
     """
     tokens = [walk.tree.token_ids[node] for node in walk.path]
-    # No further than the trunk: below a shortened one, a leaf may lie where the trunk would have.
+    # At most the trunk: where it was shortened, a leaf may lie in the next trunk token's slot.
     limit = min(num_written, len(walk.path), walk.tree.num_trunk + 1)
     valid = 0
     while valid < limit and walk.path[valid] == valid:
@@ -58,7 +58,8 @@ def committed_chunk(planned: PlannedSequence, last_hidden: torch.Tensor | None) 
     """What became final for a sequence that computed a chain of pending tokens.
 
     Args:
-        last_hidden: [hidden] of the chain's last node where that is the last known token.
+        last_hidden: [hidden] hidden state at the chain's last node where that is the last known
+            token.
     """
     start = planned.num_computed
     tokens = tuple(planned.token_ids[start : start + planned.num_nodes])

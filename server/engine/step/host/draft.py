@@ -17,22 +17,22 @@ from server.engine.speculation.tree import TokenTree
 from server.engine.types import RequestId
 
 Grammars = Mapping[RequestId, Follows]
-"""Those of a step's sequences that have one, each behind the last known token."""
+"""Grammars of a step's sequences that have one, each after the last known token."""
 _ENOUGH_FORCED = 2
-"""Tokens that a grammar forces, from which on no draft is asked."""
+"""Where a grammar forces at least this many tokens, the draft is not asked."""
 
 
 class Drafted(NamedTuple):
     """What trees can be made from, by request."""
 
     chains: Mapping[RequestId, Proposal]
-    """Of drafts, lookups and grammars, mixed."""
+    """One chain of each request, mixed from its drafts, lookups and grammar."""
     said: Mapping[RequestId, tuple[Proposal, ...]]
-    """What each of these said by itself: from that is learned."""
+    """What each of these proposed by itself, to learn from."""
     lengths: tuple[int, ...]
-    """Of the chains that the draft gave."""
+    """Lengths of the chains that the draft gave."""
     beams: Mapping[RequestId, TokenTree]
-    """Of requests with policy `beam`: these are trees already."""
+    """Trees of the requests with policy `beam`."""
 
 
 class Drafting:
@@ -55,7 +55,7 @@ class Drafting:
         self.auto = auto
         self.lookup = lookup
         self._turn = 0
-        """Of the sequences that trials draft."""
+        """Where the next trial begins among the sequences, so that trials take turns."""
 
     def __call__(self, plan: StepPlan, grammars: Grammars) -> Drafted:
         """Chains and beams of the sequences that may propose something in this step."""
@@ -99,8 +99,8 @@ class Drafting:
         return first if second is None else mix(first, second, self.auto.calibration.chance)
 
     def _passed_over(self, autos: Sequence[PlannedSequence], plan: DraftPlan) -> set[RequestId]:
-        """Those that a plan for fewer does not draft: others at each time, so that a trial hears
-        from all."""
+        """Sequences that are not drafted where the plan is for fewer. They change from trial to
+        trial, so that each sequence is tried in turn."""
         if plan.num_sequences >= len(autos):
             return set()
         start, self._turn = self._turn % len(autos), self._turn + plan.num_sequences
@@ -110,7 +110,7 @@ class Drafting:
     def _looked_up(
         self, sequences: Sequence[PlannedSequence], grammars: Grammars
     ) -> dict[RequestId, Proposal]:
-        """What is found in the sequences themselves."""
+        """What lookup finds in the sequences' own text or in recent answers."""
         if self.lookup is None:
             return {}
         depths = [self._depth(p, self.auto.max_depth) for p in sequences]
@@ -122,7 +122,7 @@ class Drafting:
     def _draft(
         self, sequences: Sequence[PlannedSequence], plan: DraftPlan, grammars: Grammars
     ) -> dict[RequestId, Proposal]:
-        """What the draft says, for those for which it is to say something."""
+        """The draft's proposals for the sequences that have any depth to draft."""
         depths = [self._depth(planned, plan.depth) for planned in sequences]
         wanted = [(p, depth) for p, depth in zip(sequences, depths, strict=True) if depth > 0]
         if not wanted:
@@ -154,7 +154,8 @@ class Drafting:
     def _beams(
         self, sequences: Sequence[PlannedSequence], grammars: Grammars
     ) -> dict[RequestId, TokenTree]:
-        """A beam whose full width would not fit the nodes is made shallower."""
+        """Runs the beam searches. A beam whose full width would not fit the nodes is made
+        shallower."""
         fitting = list[PlannedSequence]()
         depths = list[int]()
         for planned in sequences:
@@ -171,7 +172,7 @@ class Drafting:
 
 
 def _forced(sequences: Sequence[PlannedSequence], grammars: Grammars) -> dict[RequestId, Proposal]:
-    """Where a grammar leaves several tokens no choice, nothing is drafted."""
+    """Chains of the sequences whose grammar forces several tokens: for these nothing is drafted."""
     constrained = [p for p in sequences if p.request_id in grammars]
     found = {p.request_id: _constrained(p, Proposal((), ()), grammars) for p in constrained}
     return {name: p for name, p in found.items() if p.num_forced >= _ENOUGH_FORCED}

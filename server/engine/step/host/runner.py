@@ -41,7 +41,7 @@ class Runner:
 
     Args:
         speculator: proposes tokens; None decodes plainly.
-        grammars: of the requests that have one; None where none has.
+        grammars: grammars of the requests that have one; None where none has.
         copy: moves the KV of accepted tokens.
     """
 
@@ -70,7 +70,8 @@ class Runner:
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
-        """KV of every planned node, and the next tokens of the sequences that want some."""
+        """Computes the KV of every planned node, and the next tokens of the sequences that want
+        some."""
         times = [time.perf_counter()]
         grammars = self._grammars_of(plan)
         speculator = self.speculator
@@ -98,8 +99,8 @@ class Runner:
     def _given_up(
         self, grammars: Mapping[RequestId, GrammarState]
     ) -> dict[RequestId, SequenceResult]:
-        """Results of the requests whose grammars took more than their share: what they drew may
-        have been drawn without a mask."""
+        """Results that end the requests whose grammars took more than their share. Their tokens are
+        dropped, since they may have been drawn without a mask."""
         if self.grammars is None or not grammars:
             return {}
         return {

@@ -22,12 +22,12 @@ class Proposed(NamedTuple):
     """What a step proposes, and what its trees were made from."""
 
     trees: dict[RequestId, TokenTree]
-    """Of the sequences for which something is proposed."""
+    """Trees of the sequences for which something is proposed."""
     drafted: Drafted
 
 
 NOTHING = Proposed({}, Drafted({}, {}, (), {}))
-"""Proposed where there is no speculator."""
+"""The proposals of a step without a speculator."""
 
 
 class Speculator:
@@ -80,13 +80,14 @@ class Speculator:
             if len(walk.tree) == 1:
                 committed.append(committed_chunk(planned, last))
             else:
-                # Of beams the KV lies elsewhere but for the root's.
+                # A beam search writes KV to other slots than verification, except the root's.
                 num_written = walk.proposal.num_written if walk.proposal is not None else 1
                 committed.append(committed_tokens(planned, walk, num_written, last))
         self.drafter.commit(committed)
 
     def learn(self, proposed: Proposed, walks: Sequence[Walk]) -> list[Observation]:
-        """What the drawn tokens say of everything that was said of them, proposed or not."""
+        """Learns from the drawn tokens how good each source's proposal was, whether verified or
+        not."""
         observations = list[Observation]()
         for planned, walk in walks:
             for said in proposed.drafted.said.get(planned.request_id, ()):

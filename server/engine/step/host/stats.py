@@ -22,9 +22,12 @@ def step_stats(
     seconds: StepSeconds,
     verify_cost: Callable[[int], float],
 ) -> StepSpeculationStats:
-    """Args:
-    walks: of all sequences that drew tokens.
-    verify_cost: of the target's forward by rows, for what plain decoding would have taken.
+    """Sums a step's figures up.
+
+    Args:
+        walks: walks of all sequences that drew tokens.
+        verify_cost: seconds of the target's forward by rows, from which the time of plain decoding
+            is estimated.
     """
     proposed = [walk for walk in walks if len(walk.tree) > 1]
     accepted = [len(walk.path) - 1 for walk in proposed]
@@ -56,6 +59,7 @@ def _at_least(counts: Sequence[int]) -> tuple[int, ...]:
 
 
 def _plain_seconds(walks: Sequence[TreeWalk], verify_cost: Callable[[int], float]) -> float:
-    """Plain decoding gives each sequence a token a step; those with more tokens take more steps."""
+    """Estimates the time of plain decoding for the same tokens. It gives each sequence a token a
+    step, so a sequence with more tokens takes more steps."""
     rows_per_step = _at_least([len(walk.token_ids) for walk in walks])
     return sum(verify_cost(rows) for rows in rows_per_step)

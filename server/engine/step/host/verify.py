@@ -41,7 +41,7 @@ class Verified(NamedTuple):
     logits: torch.Tensor | None
     """[nodes, vocab] float32 of the trees of all walks; None where no sequence wants one."""
     walks: list[tuple[PlannedSequence, Verification]]
-    """Of the sequences that want a token, still at their roots."""
+    """Walks of the sequences that want a token, still at their roots."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Verifier:
         """One forward over everything that is planned; logits of the trees' nodes alone.
 
         Args:
-            chains: that trees were made from.
+            chains: proposals that the trees were made from.
         """
         nodes = [planned_nodes(p, trees.get(p.request_id)) for p in plan.sequences]
         inputs = build_inputs(nodes, self.block_size, self.device)
@@ -87,7 +87,7 @@ class Verifier:
         return Verified(hidden, inputs.first_rows, logits, walks)
 
     def sampler_row(self, planned: PlannedSequence, grammar: GrammarState | None) -> SamplerRow:
-        """For the token after a sequence's last known one."""
+        """The sampler's row for the token after a sequence's last known one."""
         params = planned.request.params
         prompt = planned.request.prompt_token_ids
         avoids_eos = grammar is not None and params.ignore_eos

@@ -137,7 +137,8 @@ def test_the_summary_has_the_papers_figures_beneath_ours() -> None:
 
 
 def test_the_papers_mean_is_over_the_same_sets() -> None:
-    """Of Spider and GSM8K it has acceptance rates, of MT-bench none; speedups it has of all."""
+    """The paper has acceptance rates for Spider and GSM8K, but not for MT-bench, and speedups for
+    all three."""
     paper = "paper, Vicuna-7B / Vicuna-13B / Vicuna-33B"
     table = section(markdown(report("gsm8k", "spider")), "Summary")
     assert row(table, MEAN, paper)[0] == "60.2 / 62.1 / 66.0"

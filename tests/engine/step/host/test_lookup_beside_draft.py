@@ -98,7 +98,7 @@ def test_a_request_that_is_asked_again_is_answered_by_what_was_said(policy: Poli
 
 
 def _figures(outputs: Mapping[RequestId, Sequence[RequestOutput]]) -> SourceFigures:
-    """Of recent answers."""
+    """Figures of the source `recent`."""
     total = SourceFigures()
     for of_request in outputs.values():
         summary = of_request[-1].speculation
