@@ -1,4 +1,4 @@
-"""The native matrix product: close to float32, each row the same in any company."""
+"""The native matrix product: close to float32, each row the same whatever the other rows."""
 
 import pytest
 import torch
