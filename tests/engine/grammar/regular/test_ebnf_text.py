@@ -23,8 +23,8 @@ PRINTABLE = [
     for code in range(0x110000)
     if unicodedata.category(chr(code))[0] not in "CZ" or code in (0x20, 0xA0, 0x3000)
 ]
-CHUNK = 50_000
-"""Characters a text: most of them are followed by every other kind of character somewhere."""
+CHUNK = 3_000
+"""Characters a text: in longer ones a character takes more time to compile."""
 
 # Characters around U+0080 and hexadecimal digits are what escapes are confused by.
 TEXTS = st.text(
