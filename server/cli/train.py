@@ -51,14 +51,17 @@ def train(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=16)] = 384,
     glimpse_layers: Annotated[
-        str | None, typer.Option(help="Target layers the draft reads, such as 9,19,29.")
+        str | None, typer.Option(help="Target layers to read, such as 17,18,29; else found.")
     ] = None,
     glimpse_hidden: Annotated[
         bool, typer.Option(help="Let the draft see the target's last hidden state.")
     ] = False,
     draft_vocab_size: Annotated[
-        int, typer.Option(help="Tokens the draft can propose, the most frequent ones.", min=32)
+        int, typer.Option(help="Tokens the draft can propose: the most frequent ones.", min=32)
     ] = 8192,
+    context_vocab_size: Annotated[
+        int, typer.Option(help="Other tokens it can propose where the sequence has them.", min=0)
+    ] = 128,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
 ) -> None:  # fmt: skip
     """Train a GliDe draft for a model: text, features, training; resumes where it was stopped."""
@@ -82,6 +85,7 @@ def train(
         glimpse_layers=_layers(glimpse_layers),
         glimpse_hidden=glimpse_hidden,
         draft_vocab_size=draft_vocab_size,
+        context_vocab_size=context_vocab_size,
         epochs=epochs,
         seed=seed,
         precision="auto" if settings.dtype == "float16" else settings.dtype,

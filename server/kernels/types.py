@@ -85,6 +85,21 @@ class GlideWeights:
     """[max_delay, hidden]"""
 
 
+class OwnTokens(NamedTuple):
+    """Tokens beyond the draft's fixed ones that sequences show, which it may say there too. A
+    tensor per sequence."""
+
+    token_ids: tuple[torch.Tensor, ...]
+    """[tokens] int64 each"""
+    rows: tuple[torch.Tensor, ...]
+    """[tokens, hidden] each: their rows of the target's head."""
+
+    @property
+    def most(self) -> int:
+        """Of any sequence."""
+        return max(map(len, self.token_ids), default=0)
+
+
 class DraftStep(NamedTuple):
     """The rows of one drafting step."""
 
@@ -101,6 +116,8 @@ class DraftStep(NamedTuple):
     delay: int
     """1 for the token after the last verified one, 2 for the next …; beyond the draft's `max_delay`
     the embedding of that one serves."""
+    own: OwnTokens | None = None
+    """None for drafts with a fixed vocabulary alone."""
 
 
 class Roots(NamedTuple):
@@ -117,6 +134,8 @@ class Roots(NamedTuple):
     block_size: int
     hidden: torch.Tensor | None
     """[sequences, target hidden size]"""
+    own: OwnTokens | None = None
+    """None for drafts with a fixed vocabulary alone."""
 
 
 class ChainEnds(NamedTuple):

@@ -15,6 +15,7 @@ import torch
 
 from server.kernels.dispatch import NativeGlide
 from server.kernels.linear import LinearFn
+from server.kernels.quantized import QuantizedWeight, Weight
 from server.kernels.tree import TreeBatch, committed_view, strictly_earlier_view
 from server.kernels.types import (
     Caches,
@@ -23,6 +24,7 @@ from server.kernels.types import (
     CosSin,
     DraftStep,
     Filling,
+    OwnTokens,
     Roots,
 )
 from server.models.config import ModelConfig, RopeConfig
@@ -49,6 +51,9 @@ class Pairing(NamedTuple):
     placement: Placement
     draft_token_ids: torch.Tensor
     """[draft_vocab] int64: the token behind each column of the logits."""
+    context_head: Weight | None
+    """[vocab_size, hidden]: the target's head, where the draft may say what a sequence shows; None
+    where it may not."""
 
 
 class GlideModel(ABC):
@@ -58,12 +63,22 @@ class GlideModel(ABC):
     """Whether this machine has a kernel for `draft_chains`."""
 
     def __init__(self, pairing: Pairing) -> None:
-        self.config, self.target, self.placement, self.draft_token_ids = pairing
+        self.config, self.target, self.placement, self.draft_token_ids, self._head = pairing
         own = layer_config(self.config)
         num_kv_heads = local_config(own, self.placement.shard).num_kv_heads
         self.cache_shape = KVShape(own.num_layers, num_kv_heads, own.head_dim)
         self.glimpse_hidden = self.config.glimpse_hidden
+        self.context_vocab_size = 0 if self._head is None else self.config.context_vocab_size
         self._make_rotaries()
+
+    def head_rows(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the target's head [n, hidden] for token ids [n]; with a `context_vocab_size`
+        alone."""
+        if self._head is None:
+            raise RuntimeError("this draft has a fixed vocabulary")
+        if isinstance(self._head, QuantizedWeight):
+            return self._head.rows(token_ids).dequantize().to(self.placement.dtype)
+        return self._head[token_ids.to(self._head.device)]
 
     def _make_rotaries(self) -> None:
         config, target, device = self.config, self.target, self.placement.device
@@ -81,8 +96,9 @@ class GlideModel(ABC):
         """One drafting step; writes the rows' own KV.
 
         Returns:
-            Logits [rows, draft_vocab] float32; column c is token `draft_token_ids[c]`. On ranks
-            other than 0 those of their part of the head.
+            Logits [rows, draft_vocab + own.most] float32; column c is token `draft_token_ids[c]`,
+            and those behind are the sequence's own, -inf where it has fewer. On ranks other than 0
+            those of their part of the head.
         """
 
     @abstractmethod
@@ -179,9 +195,12 @@ class LayeredGlide(GlideModel):
         last = len(self.layers) - 1
         for index, (layer, cache) in enumerate(zip(self.layers, caches.own, strict=True)):
             x = layer.run(x, cache, shared, hint if index == last else None)
-        norm = self.ends.norm
-        logits = self.ends.apply_head(x if norm is None else norm(x))
-        return self.placement.shard.gather_columns(logits, self.config.num_draft_tokens)
+        x = x if self.ends.norm is None else self.ends.norm(x)
+        logits = self.ends.apply_head(x)
+        logits = self.placement.shard.gather_columns(logits, self.config.num_draft_tokens)
+        if step.own is None or not step.own.most:
+            return logits
+        return torch.cat((logits, _own_logits(x, step.own, step.batch.node_counts)), dim=1)
 
     def fill(self, token_ids: torch.Tensor, batch: TreeBatch, caches: Caches) -> None:
         x = self._embed(token_ids)
@@ -212,3 +231,13 @@ class LayeredGlide(GlideModel):
         row = min(delay, self.config.max_delay) - 1
         projected = self.ends.hidden_proj(hidden.to(self.placement.dtype))
         return projected + self.ends.delays[row]
+
+
+def _own_logits(x: torch.Tensor, own: OwnTokens, node_counts: Sequence[int]) -> torch.Tensor:
+    """x [nodes, hidden] -> [nodes, own.most] float32; -inf behind what a sequence has."""
+    rows = torch.nn.utils.rnn.pad_sequence(list(own.rows), batch_first=True)
+    counts = torch.tensor(node_counts, device=x.device)
+    lengths = torch.tensor([len(part) for part in own.rows], device=x.device)
+    logits = torch.einsum("nh,nth->nt", x.float(), rows.float().repeat_interleave(counts, dim=0))
+    missing = torch.arange(own.most, device=x.device) >= lengths[:, None]
+    return logits.masked_fill(missing.repeat_interleave(counts, dim=0), -torch.inf)

@@ -65,6 +65,9 @@ class GlideConfig:
     The authors' drafts were trained with 10000 whatever their target's."""
     draft_vocab_size: int | None = None
     """Tokens the draft can propose, listed by its table of ids; None is the whole vocabulary."""
+    context_vocab_size: int = 0
+    """Beside these, most tokens of the sequence's own that it can propose: the first so many
+    distinct others that stand in it. Their rows of the head are the target's."""
     own_embedding: bool = False
     """Brings `model.embed_tokens`; otherwise the target's is used."""
     own_head: bool = False
@@ -87,6 +90,11 @@ class GlideConfig:
         ):
             reason = f"the target's vocabulary has {self.target.vocab_size} tokens"
             raise _bad("draft_vocab_size", self.draft_vocab_size, reason)
+        if self.context_vocab_size < 0:
+            raise _bad("context_vocab_size", self.context_vocab_size, "at least 0 is needed")
+        if self.context_vocab_size and (self.own_head or self.draft_vocab_size is None):
+            reason = "is for drafts with a part of the target's head"
+            raise _bad("context_vocab_size", self.context_vocab_size, reason)
         if self.shares_weights and self.hidden_size != self.target.hidden_size:
             reason = f"shares embedding or head with a target of {self.target.hidden_size}"
             raise _bad("hidden_size", self.hidden_size, reason)

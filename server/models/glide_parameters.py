@@ -112,7 +112,10 @@ class GlideParameters:
         if embedding is None:
             embedding = _shared("embedding", target_embedding)
         head = self._head(target_head)
-        pairing = Pairing(self.config, self.target, self.placement, self.draft_token_ids)
+        pairing = Pairing(
+            *(self.config, self.target, self.placement, self.draft_token_ids),
+            self._context_head(target_embedding, target_head),
+        )
         fused = self._fused(embedding, head)
         if fused is not None:
             return FusedGlide(pairing, fused)
@@ -124,6 +127,17 @@ class GlideParameters:
             apply_head=kernels.logits_linear(head, self.placement.dtype),
         )
         return LayeredGlide(pairing, ends, list(map(GlideLayer, self.layers)))
+
+    def _context_head(
+        self, target_embedding: torch.Tensor | None, target_head: Weight | None
+    ) -> Weight | None:
+        """The target's head, of which sequences' own tokens need some rows. Ranks that share the
+        target out draft with the fixed vocabulary."""
+        if not self.config.context_vocab_size or not self.placement.shard.is_whole:
+            return None
+        # A tied embedding is kept anyway, and unrounded.
+        tied = self.target.tie_word_embeddings
+        return _shared("head", target_embedding if tied else target_head)
 
     def _fused(self, embedding: torch.Tensor, head: Weight) -> kernels.NativeGlide | None:
         first, glimpse = self.layers[0], self.layers[0].glimpse

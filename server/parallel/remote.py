@@ -43,9 +43,10 @@ class RemoteModel:
 
 
 class RemoteGlide:
-    """A GliDe draft on all ranks, as the drafter's `Glide`."""
+    """A GliDe draft on all ranks, as the drafter's `Glide`. It says its fixed vocabulary alone."""
 
     drafts_chains = False
+    context_vocab_size = 0
 
     def __init__(self, model: GlideModel, workers: Workers) -> None:
         self.model, self.workers = model, workers
@@ -59,6 +60,9 @@ class RemoteGlide:
         tensors = step.token_ids, *batch_tensors(step.batch), step.hidden
         call = Call("glide", tensors, batch_numbers(step.batch) | lens)
         return self.workers.make(call, lambda: self.model.draft(step, caches))
+
+    def head_rows(self, token_ids: torch.Tensor) -> NoReturn:
+        raise RuntimeError("on several ranks the vocabulary is fixed")
 
     def fill(self, token_ids: torch.Tensor, batch: TreeBatch, caches: Caches) -> None:
         call = Call("fill", (token_ids, *batch_tensors(batch)), batch_numbers(batch))

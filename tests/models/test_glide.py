@@ -1,5 +1,6 @@
 """GliDe drafting over paged caches against the plain implementation of `test_glide_reference`."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -7,9 +8,9 @@ import pytest
 import torch
 
 from server.kernels.tree import LayerCache
-from server.kernels.types import Caches, DraftStep
+from server.kernels.types import Caches, DraftStep, OwnTokens
 from server.models.config import ModelConfig, RopeConfig
-from server.models.glide_parameters import GlideParameters
+from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
 from tests.kernels.paged import Nodes, garbage_cache, shuffled_tables, tree_batch
 from tests.models.test_glide_reference import (
@@ -39,6 +40,7 @@ DRAFTS: dict[str, Draft] = {
     "biases": make_draft(attention_bias=True, cross_bias=True),
     "no-final-norm": make_draft(final_norm=False),
     "trimmed": make_draft(draft_vocab_size=20),
+    "own-tokens": make_draft(draft_vocab_size=20, context_vocab_size=4),
     "own-embedding": make_draft(own_embedding=True),
     "own-head": make_draft(own_head=True),
     "own-trimmed-head": make_draft(own_head=True, draft_vocab_size=20),
@@ -88,12 +90,17 @@ class PagedDraft:
 
     def draft(
         self, *step: Nodes, verified: Sequence[int], hidden: torch.Tensor | None = None,
-        delay: int = 1,
+        delay: int = 1, own: OwnTokens | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """hidden: [rows, target hidden size]"""
         batch = tree_batch(self.tables, BLOCK, step)
-        rows = DraftStep(_ids(step), batch, tuple(verified), hidden, delay)
+        rows = DraftStep(_ids(step), batch, tuple(verified), hidden, delay, own)
         return self.model.draft(rows, self.kv)
+
+    def own(self, *token_ids: Sequence[int]) -> OwnTokens:
+        """token_ids: per sequence, beyond the draft's vocabulary."""
+        ids = tuple(torch.tensor(some, dtype=torch.int64) for some in token_ids)
+        return OwnTokens(ids, tuple(map(self.model.head_rows, ids)))
 
     def own_kv(self, sequence: int, length: int) -> torch.Tensor:
         """[layers, 2, length, kv_heads, head_dim]"""
@@ -247,3 +254,47 @@ def test_shared_weights_are_demanded(missing: str) -> None:
             None if missing == "embedding" else draft.target_embedding,
             None if missing == "head" else draft.target_head,
         )
+
+
+def with_vocabulary(draft: Draft, token_ids: Sequence[int]) -> Draft:
+    """The same draft, that says these tokens alone."""
+    config = replace(draft.config, draft_vocab_size=len(token_ids), context_vocab_size=0)
+    weights = {**draft.weights, TOKEN_TABLE: torch.tensor(token_ids)}
+    return replace(draft, config=config, weights=weights)
+
+
+def test_a_sequences_own_tokens_are_scored_like_those_of_the_vocabulary() -> None:
+    """Three sequences in one step, that show two, one and none."""
+    draft = make_draft(draft_vocab_size=20, context_vocab_size=4)
+    assert_own_tokens_are_scored(draft, torch.float32, most_error=1e-5)
+
+
+def assert_own_tokens_are_scored(draft: Draft, dtype: torch.dtype, most_error: float) -> None:
+    """Like those of a draft whose vocabulary has them.
+
+    Args:
+        most_error: of a logit, as a share of their standard deviation.
+    """
+    fixed = draft.weights[TOKEN_TABLE].tolist()
+    others = [i for i in range(VOCABULARY) if i not in fixed]
+    shown = [others[2:4], others[:1], []]
+    targets = [random_target_kv(draft.target, VERIFIED, seed) for seed in range(3)]
+    paged = PagedDraft(draft, targets, dtype)
+    for sequence in range(3):
+        paged.fill(Nodes(sequence, 0, text(sequence)[:VERIFIED]))
+    roots = [Nodes(sequence, VERIFIED, [text(sequence)[VERIFIED]]) for sequence in range(3)]
+    found = paged.draft(*roots, verified=[VERIFIED] * 3, own=paged.own(*shown))
+    assert found.shape == (3, 22)
+    for sequence, own in enumerate(shown):
+        same = PagedDraft(with_vocabulary(draft, [*fixed, *own]), [targets[sequence]], dtype)
+        same.fill(Nodes(0, 0, text(sequence)[:VERIFIED]))
+        root = Nodes(0, VERIFIED, [text(sequence)[VERIFIED]])
+        expected = same.draft(root, verified=[VERIFIED])[0]
+        error = (found[sequence, : len(expected)] - expected).abs().max() / expected.std()
+        assert error <= most_error
+        assert found[sequence, len(expected) :].tolist() == [-math.inf] * (2 - len(own))
+
+
+def test_a_fixed_vocabulary_has_no_head_beyond_it() -> None:
+    with pytest.raises(RuntimeError, match="fixed vocabulary"):
+        PagedDraft(make_draft(draft_vocab_size=20), []).model.head_rows(torch.tensor([1]))

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from server.kernels.tree import TreeBatch
-from server.kernels.types import ChainEnds, Chains, Roots
+from server.kernels.types import ChainEnds, Chains, OwnTokens, Roots
 from server.models.config import ModelConfig, RopeConfig
+from server.models.glide_parameters import TOKEN_TABLE
 from tests.kernels.native_models import needs_native, without_native_library
 from tests.kernels.paged import Nodes, tree_batch
 from tests.models.test_glide import (
@@ -16,12 +17,19 @@ from tests.models.test_glide import (
     STEPS,
     VERIFIED,
     PagedDraft,
+    assert_own_tokens_are_scored,
     dense_chain,
     final_hidden,
     paged_chain,
     text,
 )
-from tests.models.test_glide_reference import Draft, make_draft, random_target_kv, target_config
+from tests.models.test_glide_reference import (
+    VOCABULARY,
+    Draft,
+    make_draft,
+    random_target_kv,
+    target_config,
+)
 
 pytestmark = needs_native()
 
@@ -96,6 +104,7 @@ def chains(
     hidden: torch.Tensor | None,
     least: Sequence[float] | None = None,
     behind: tuple[torch.Tensor, TreeBatch] | None = None,
+    own: OwnTokens | None = None,
 ) -> Chains:
     """roots: (sequence, verified tokens, depth), the longest chain first. The chance of a token is
     its confidence below 0.5, and 0.5 and half of it above."""
@@ -108,6 +117,7 @@ def chains(
             paged.tables[sequences],
             BLOCK,
             hidden,
+            own,
         ),
         ChainEnds(
             torch.tensor(least or [0.0] * len(roots)),
@@ -218,3 +228,43 @@ def test_hidden_state_is_demanded() -> None:
     paged = PagedDraft(draft, [random_target_kv(draft.target, VERIFIED)], torch.bfloat16)
     with pytest.raises(ValueError, match="hidden state"):
         chains(paged, [(0, VERIFIED, 2)], None)
+
+
+@pytest.mark.parametrize("final_norm", [True, False])
+def test_a_sequences_own_tokens_are_scored_like_those_of_the_vocabulary(final_norm: bool) -> None:
+    """But for the rounding of what the head's product reads."""
+    draft = wide_draft(draft_vocab_size=20, context_vocab_size=4, final_norm=final_norm)
+    assert_own_tokens_are_scored(draft, torch.bfloat16, most_error=0.01)
+
+
+def test_chains_say_own_tokens() -> None:
+    """The second sequence's best token is one of its own; chains are as single steps."""
+    draft = wide_draft(draft_vocab_size=20, context_vocab_size=4)
+    fixed = draft.weights[TOKEN_TABLE].tolist()
+    others = [i for i in range(VOCABULARY) if i not in fixed]
+    targets = [random_target_kv(draft.target, VERIFIED, seed) for seed in range(2)]
+    paged = PagedDraft(draft, targets, torch.bfloat16)
+    roots = [Nodes(sequence, VERIFIED, [text(sequence)[VERIFIED]]) for sequence in range(2)]
+    for sequence in range(2):
+        paged.fill(Nodes(sequence, 0, text(sequence)[:VERIFIED]))
+    everything = paged.draft(roots[1], verified=[VERIFIED], own=paged.own(others))
+    best = others[int(everything[0, 20:].argmax())]
+    shown = [others[:3], [best]]
+    found = chains(paged, [(0, VERIFIED, 3), (1, VERIFIED, 2)], None, own=paged.own(*shown))
+    said = set[int]()
+    for sequence, depth in ((0, 3), (1, 2)):
+        ids = torch.tensor([*fixed, *shown[sequence]])
+        token = text(sequence)[VERIFIED]
+        for step in range(depth):
+            logits = paged.draft(
+                Nodes(sequence, VERIFIED + step, [token]), verified=[VERIFIED],
+                delay=step + 1, own=paged.own(shown[sequence]),
+            )[0]  # fmt: skip
+            order = logits.sort(descending=True, stable=True).indices[:8]
+            assert found.token_ids[step, sequence].tolist() == ids[order].tolist()
+            torch.testing.assert_close(
+                found.confidences[step, sequence], logits.softmax(0)[order], rtol=1e-5, atol=1e-7
+            )
+            token = int(ids[order[0]])
+            said |= set(found.token_ids[step, sequence].tolist())
+    assert said & {*others}, "no own token is among the candidates"

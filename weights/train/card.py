@@ -25,8 +25,8 @@ _MEASURED = "## Measured"
 _SELF_WRITTEN = "self-"
 """How the source of an answer to the target's own prompt begins."""
 _RECIPE = (
-    "max_delay", "top_k", "feature_dtype", "batch_tokens", "learning_rate", "warmup",
-    "weight_decay", "gradient_clip", "epochs", "steps", "minutes", "seed",
+    "context_vocab_size", "max_delay", "top_k", "feature_dtype", "batch_tokens", "learning_rate",
+    "warmup", "weight_decay", "gradient_clip", "epochs", "steps", "minutes", "seed",
 )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def _recipe(config: TrainConfig, trained: Trained) -> str:
     rows = [
         ("glimpse_layers", layers),
         ("glimpse_hidden", "yes" if key.glimpse_hidden else "no"),
-        ("draft_vocab_size", f"{len(key.vocabulary):,}"),
+        ("draft_vocab_size", f"{len(state.vocabulary):,}"),
         ("precision", state.precision),
     ]
     for name in _RECIPE:

@@ -12,7 +12,8 @@ from server.loading.machine import free_memory
 from server.models.config import ModelConfig
 from server.models.layers import Placement
 from server.models.llama import LlamaParameters
-from weights.train.config import TrainConfig, glimpsed_layers
+from weights.train.config import TrainConfig, chosen_layers
+from weights.train.features.induction import MOST_LAYERS
 from weights.train.features.store import (
     FEATURE_DTYPES,
     FOLDER,
@@ -45,7 +46,7 @@ def check_machine(config: TrainConfig, target: ModelConfig, num_tokens: int | No
     Raises:
         ConfigError: names the key, what is needed and what there is.
     """
-    glimpsed_layers(config, target)  # refuses layers that the target lacks
+    chosen_layers(config, target)  # refuses layers that the target lacks
     needed = 0
     if num_tokens is not None:
         needed = num_tokens * _TEXT_BYTES
@@ -72,23 +73,30 @@ def check_resumed(config: TrainConfig, target: ModelConfig) -> None:
         CheckpointError: the index of the features or the checkpoint is broken, or the checkpoint is
             of a run with other settings.
     """
-    check_checkpoint(config.work, {name: getattr(config, name) for name in FIXED})
+    begun = check_checkpoint(config.work, {name: getattr(config, name) for name in FIXED})
+    for name in ("draft_vocab_size", "context_vocab_size"):
+        if begun and begun[name] is not None:
+            _check_same(config, name, getattr(config, name), begun[name])
     held = read_key(config.work / FOLDER)
     if held is None:
         return
+    layers = chosen_layers(config, target)
     for name, value, earlier in (
-        ("glimpse_layers", glimpsed_layers(config, target), held.glimpse_layers),
+        ("glimpse_layers", held.glimpse_layers if layers is None else layers, held.glimpse_layers),
         ("glimpse_hidden", config.glimpse_hidden, held.glimpse_hidden),
-        ("draft_vocab_size", min(config.draft_vocab_size, target.vocab_size), len(held.vocabulary)),
         ("top_k", config.top_k, held.top_k),
         ("feature_dtype", config.feature_dtype, held.dtype),
     ):
-        if value != earlier:
-            reason = (
-                f"{config.work} is the work of a run with {name}={earlier!r}; delete it, or choose "
-                "another --out or --work, with --text for the text that is there"
-            )
-            raise ConfigError(name, value, reason)
+        _check_same(config, name, value, earlier)
+
+
+def _check_same(config: TrainConfig, name: str, value: object, earlier: object) -> None:
+    if value != earlier:
+        reason = (
+            f"{config.work} is the work of a run with {name}={earlier!r}; delete it, or choose "
+            "another --out or --work, with --text for the text that is there"
+        )
+        raise ConfigError(name, value, reason)
 
 
 def room_for_features(work: Path) -> int:
@@ -105,8 +113,9 @@ def _bytes_there(work: Path) -> int:
 
 
 def _feature_bytes(config: TrainConfig, target: ModelConfig, num_tokens: int) -> int:
+    layers = chosen_layers(config, target)
     shape = FeatureShape(
-        num_glimpses=len(glimpsed_layers(config, target)),
+        num_glimpses=MOST_LAYERS if layers is None else len(layers),
         num_kv_heads=target.num_kv_heads,
         head_dim=target.head_dim,
         hidden_size=target.hidden_size if config.glimpse_hidden else 0,

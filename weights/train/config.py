@@ -29,11 +29,13 @@ class TrainConfig:
     """Folder of cached features and checkpoints. May be deleted after training."""
     glimpse_layers: tuple[int, ...] | None = None
     """Target layers the draft reads, negative ones counted from the last; empty for none; default:
-    three, spread evenly up to the last one."""
+    those in which the target copies, and the last one (`features/induction.py`)."""
     glimpse_hidden: bool = False
     """Whether the draft sees the target's final hidden state at the last verified position."""
     draft_vocab_size: int = 8192
-    """Tokens the draft can propose: the most frequent ones of the text."""
+    """Tokens the draft can propose anywhere: the most frequent ones of the text."""
+    context_vocab_size: int = 128
+    """Other tokens it can propose where they stand in the sequence already; most per sequence."""
     max_delay: int = 6
     """Longest block in tokens that the delay of the target's KV is simulated for."""
     top_k: int = 16
@@ -97,20 +99,15 @@ class TrainConfig:
             raise ConfigError(name, getattr(self, name), "out of range")
 
 
-def default_glimpse_layers(num_layers: int) -> tuple[int, ...]:
-    """Three layers, evenly spread, the last one among them: of 30 layers 9, 19 and 29."""
-    return tuple(sorted({max(0, part * num_layers // 3 - 1) for part in (1, 2, 3)}))
-
-
-def glimpsed_layers(config: TrainConfig, target: ModelConfig) -> tuple[int, ...]:
-    """The target layers the draft reads, counted from 0.
+def chosen_layers(config: TrainConfig, target: ModelConfig) -> tuple[int, ...] | None:
+    """The target layers the draft shall read, counted from 0; None where the probe decides.
 
     Raises:
         ConfigError: the target has no such layer.
     """
     layers = config.glimpse_layers
     if layers is None:
-        layers = default_glimpse_layers(target.num_layers)
+        return None
     for layer in layers:
         if not -target.num_layers <= layer < target.num_layers:
             raise ConfigError("glimpse_layers", layer, f"the target has {target.num_layers} layers")

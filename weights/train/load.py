@@ -10,11 +10,13 @@ from server.config import DType, QuantizationChoice
 from server.loading.machine import default_threads, pick_device
 from server.loading.target import TargetFiles, choose_form, load_target, locate_target
 from server.models.layers import Placement
+from server.models.llama import LlamaParameters
 from server.models.quantization import Quantization
 from server.report import Report
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import from_hf, load_hf_tokenizer
-from weights.train.config import Precision, TrainConfig, glimpsed_layers
+from weights.train.config import Precision, TrainConfig, chosen_layers
+from weights.train.features.induction import copying_layers, induction_scores
 from weights.train.features.store import FOLDER, read_key
 from weights.train.features.target import TrainTarget, prepare_target
 from weights.train.fit.precision import pick_precision
@@ -58,7 +60,10 @@ def load_for_training(
     files, placement, form = _form(source, config, pick_device(device), dtype, quantization)
     shape = files.config
     parameters = load_target(files, placement, form).parameters
-    target = prepare_target(parameters, glimpsed_layers(config, shape), form)
+    layers = chosen_layers(config, shape)
+    if layers is None:
+        layers = _probed_layers(config, parameters, report)
+    target = prepare_target(parameters, layers, form)
     name = files.folder.name
     report(f"loaded {name}: {shape.num_layers} layers, {target.form} on {placement.device}")
     hf_tokenizer = load_hf_tokenizer(files.folder)
@@ -116,3 +121,17 @@ def _precision(config: TrainConfig) -> Precision:
     if config.precision == "auto" and held is not None and held.form in ("float32", "bfloat16"):
         return held.form
     return config.precision
+
+
+def _probed_layers(
+    config: TrainConfig, parameters: LlamaParameters, report: Report
+) -> tuple[int, ...]:
+    """Those the features in the work folder are of, else those that the probe finds."""
+    held = read_key(config.work / FOLDER)
+    if held is not None:
+        return held.glimpse_layers
+    scores = induction_scores(parameters)
+    layers = copying_layers(scores)
+    shown = ", ".join(f"{layer} ({scores[layer]:.2f})" for layer in layers)
+    report(f"the draft reads layers {shown}; in brackets how well they copy, from 0 to 1")
+    return layers

@@ -9,7 +9,7 @@ from itertools import chain
 
 from server.errors import ConfigError
 from server.report import Report
-from weights.train.config import TrainConfig, glimpsed_layers
+from weights.train.config import TrainConfig
 from weights.train.features.store import (
     FOLDER,
     FeatureKey,
@@ -160,15 +160,13 @@ def _forward_rate(writer: FeatureWriter, shards: Sequence[Shard]) -> float:
 
 
 def _writer(config: TrainConfig, loaded: TrainingSource) -> FeatureWriter:
-    """Makes a writer to ask for sizes and speed. Which ids the vocabulary has changes neither."""
-    size = min(config.draft_vocab_size, loaded.target.config.vocab_size)
+    """Makes a writer to ask for sizes and speed."""
     key = FeatureKey(
         target=loaded.target.identity,
-        glimpse_layers=glimpsed_layers(config, loaded.target.config),
+        glimpse_layers=loaded.target.glimpse_layers,
         glimpse_hidden=config.glimpse_hidden,
         top_k=config.top_k,
         dtype=config.feature_dtype,
-        vocabulary=tuple(range(size)),
     )
     return FeatureWriter(loaded.target, key)
 

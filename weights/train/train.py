@@ -5,26 +5,23 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-import torch
 from rich.console import Console
 
 from server.errors import CheckpointError, ConfigError
 from server.models.glide_config import GlideConfig, config_dict
 from server.report import Report
 from weights.checkpoint import read_json
-from weights.train.config import TrainConfig, glimpsed_layers
+from weights.train.config import TrainConfig
 from weights.train.features.store import (
     FOLDER,
     FeatureKey,
     FeatureStore,
     Shard,
     plan_shards,
-    read_key,
     stored_bytes,
     within,
 )
 from weights.train.features.target import TrainTarget
-from weights.train.features.vocab import draft_vocabulary
 from weights.train.features.writer import FeatureWriter, write_features
 from weights.train.fit.batches import Located, locate
 from weights.train.fit.checkpoint import RunState, check_checkpoint
@@ -73,7 +70,7 @@ def prepare(
     """The target's forward over the text, as far as it is not on disk.
 
     Args:
-        target: prepared for `config.glimpsed_layers`.
+        target: as `prepare_target` gives it.
         prompt_ids: a user turn -> ids of the chat up to where the answer begins.
         stop_token_ids: those the draft can always propose.
         deadline: monotonic seconds; text whose features are not there by then is left out.
@@ -90,10 +87,11 @@ def prepare(
         config.text, prompt_ids, target.config.vocab_size, config.max_sample_tokens
     )
     report(_described(samples))
-    store, writer = _open_store(config, target, samples, stop_token_ids)
-    check_checkpoint(config.work, run_identity(config, wanted, store))
+    store, writer = _open_store(config, target)
+    check_checkpoint(config.work, run_identity(config, wanted, store.key.target))
     shards = _fitting_shards(config, store, writer, samples, report)
-    _split(config, store, shards)  # as the check before: to refuse before the long work
+    # As the check before: to refuse before the long work.
+    _split(config, store, shards, stop_token_ids)
     missing = sum(shard.num_tokens for shard in shards if not store.has(shard))
     if missing:
         # By their digests: what is left out at the deadline is of all files.
@@ -105,7 +103,7 @@ def prepare(
                 tick()
 
             write_features(writer, store, ordered, both, deadline)
-    return _split(config, store, _complete(store, shards, report))
+    return _split(config, store, _complete(store, shards, report), stop_token_ids)
 
 
 def learn(config: TrainConfig, target: TrainTarget, data: RunData, console: Console) -> Trained:
@@ -142,38 +140,24 @@ def _draft_config(config: TrainConfig, target: TrainTarget) -> GlideConfig:
     size = config.draft_vocab_size
     return draft_config(
         target,
-        glimpsed_layers(config, target.config),
+        target.glimpse_layers,
         config.glimpse_hidden,
         config.max_delay,
         size if size < target.config.vocab_size else None,
+        config.context_vocab_size,
     )
 
 
-def _open_store(
-    config: TrainConfig,
-    target: TrainTarget,
-    samples: Sequence[Sample],
-    stop_token_ids: Collection[int],
-) -> tuple[FeatureStore, FeatureWriter]:
-    """A work folder keeps its vocabulary: text that is added later adds features, and changes none
-    of those that are there."""
-    folder, vocab_size = config.work / FOLDER, target.config.vocab_size
-    size = min(config.draft_vocab_size, vocab_size)
-    held = read_key(folder)
-    if held is not None and len(held.vocabulary) == size:
-        vocabulary = torch.tensor(held.vocabulary)
-    else:
-        vocabulary = draft_vocabulary(samples, size, vocab_size, stop_token_ids)
+def _open_store(config: TrainConfig, target: TrainTarget) -> tuple[FeatureStore, FeatureWriter]:
     key = FeatureKey(
         target=target.identity,
-        glimpse_layers=glimpsed_layers(config, target.config),
+        glimpse_layers=target.glimpse_layers,
         glimpse_hidden=config.glimpse_hidden,
         top_k=config.top_k,
         dtype=config.feature_dtype,
-        vocabulary=tuple(vocabulary.tolist()),
         form=target.form,
     )
-    return FeatureStore(folder, key), FeatureWriter(target, key)
+    return FeatureStore(config.work / FOLDER, key), FeatureWriter(target, key)
 
 
 def _fitting_shards(
@@ -203,13 +187,19 @@ def _complete(store: FeatureStore, shards: Sequence[Shard], report: Report) -> l
     return there
 
 
-def _split(config: TrainConfig, store: FeatureStore, shards: Sequence[Shard]) -> RunData:
+def _split(
+    config: TrainConfig,
+    store: FeatureStore,
+    shards: Sequence[Shard],
+    stop_token_ids: Collection[int],
+) -> RunData:
     located = locate(shards)
     training = [at for at in located if not at.sample.held_out]
     if not training:
         shown = ", ".join(map(str, config.text))
         raise ConfigError("text", shown, f"{len(located)} samples are too few to learn from")
-    return RunData(store, training, _held_out(located, config.validation_tokens))
+    held_out = _held_out(located, config.validation_tokens)
+    return RunData(store, training, held_out, frozenset(stop_token_ids))
 
 
 def _held_out(located: Sequence[Located], most_tokens: int) -> list[Located]:

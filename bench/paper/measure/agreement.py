@@ -8,7 +8,7 @@ token at p + s. Counted at each delay:
     greedy form     the draft's most probable token is the target's
     sampling form   sum over x of min(target_probs(x), draft_probs(x)) at temperature 1: the chance
                     that a token drawn from the draft is accepted (Leviathan et al., 2023); tokens
-                    outside the draft's trimmed vocabulary count 0
+                    that the draft can't say count 0
 
 Both follow the target's greedy text. Unlike in a chain run every position counts at every delay,
 also where the draft would have failed before it.
@@ -22,11 +22,12 @@ from dataclasses import dataclass
 
 import torch
 
+from server.engine.drafters.context_tokens import own_token_ids, token_columns
 from server.engine.step.host.verify import Model
 from server.engine.step.inputs import Nodes, StepInputs, build_inputs
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
-from server.kernels.types import Caches, DraftStep
+from server.kernels.types import Caches, DraftStep, OwnTokens
 from server.models.glide import GlideModel
 
 _PREFILL_ROWS = 256
@@ -45,19 +46,19 @@ class Agreement:
 
 
 def overlap(
-    target_probs: torch.Tensor, draft_probs: torch.Tensor, draft_token_ids: torch.Tensor
+    target_probs: torch.Tensor, draft_probs: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
     """Sum over the vocabulary of the smaller probability.
 
     Args:
         target_probs: [rows, vocab]
-        draft_probs: [rows, draft_vocab]
-        draft_token_ids: [draft_vocab] the token behind each of the draft's columns.
+        draft_probs: [rows, columns]
+        columns: [rows, columns] int64: the token behind each of the draft's.
 
     Returns:
         [rows], 0 … 1
     """
-    return torch.minimum(target_probs[:, draft_token_ids], draft_probs).sum(dim=1)
+    return torch.minimum(target_probs.gather(1, columns), draft_probs).sum(dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class TeacherForced:
         self.device = keys.device
         self.target_shape = CacheShape(len(caches), keys.shape[2], keys.shape[3], keys.dtype)
         self.shape = CacheShape(*glide.cache_shape, keys.dtype)
+        self._fixed = frozenset[int](glide.draft_token_ids.tolist())
 
     @torch.inference_mode()
     def measure(self, prompt: Sequence[int], answer: Sequence[int]) -> Agreement:
@@ -119,14 +121,15 @@ class TeacherForced:
                 active = [root for root in batch if root + delay < len(token_ids)]
                 if not active:
                     break
-                draft_probs = self._draft(text, active, delay).softmax(dim=-1)
-                ids = self.glide.draft_token_ids
+                logits, columns = self._draft(text, active, delay)
+                draft_probs = logits.softmax(dim=-1)
+                best = columns.gather(1, draft_probs.argmax(dim=-1, keepdim=True))[:, 0]
                 right = torch.tensor([token_ids[r + delay] for r in active], device=self.device)
                 first = delay - 1
                 rows = probs[first : first + len(active)]
                 counts[first] += len(active)
-                hits[first] += int((ids[draft_probs.argmax(dim=-1)] == right).sum())
-                overlaps[first] += float(overlap(rows, draft_probs, ids).sum())
+                hits[first] += int((best == right).sum())
+                overlaps[first] += float(overlap(rows, draft_probs, columns).sum())
         return Agreement(tuple(counts), tuple(hits), tuple(overlaps))
 
     def _read(self, token_ids: Sequence[int]) -> _Text:
@@ -148,8 +151,11 @@ class TeacherForced:
         end = batch[-1] + self.depth
         return self.target.logits(text.hidden[batch[0] : end]).softmax(dim=-1)
 
-    def _draft(self, text: _Text, roots: Sequence[int], delay: int) -> torch.Tensor:
-        """One drafting step of each root's round: logits [roots, draft_vocab]."""
+    def _draft(
+        self, text: _Text, roots: Sequence[int], delay: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One drafting step of each root's round: logits [roots, columns], and the tokens behind
+        these."""
         nodes = [
             Nodes(text.table(root, index), root + delay - 1, (text.token_ids[root + delay - 1],))
             for index, root in enumerate(roots)
@@ -158,8 +164,21 @@ class TeacherForced:
         hidden = None
         if self.glide.glimpse_hidden:
             hidden = text.hidden[[root - 1 for root in roots]]
-        step = DraftStep(inputs.token_ids, inputs.batch, tuple(roots), hidden, delay)
-        return self.glide.draft(step, Caches(text.caches, text.target_caches))
+        own = self._own_tokens(text, roots)
+        step = DraftStep(inputs.token_ids, inputs.batch, tuple(roots), hidden, delay, own)
+        logits = self.glide.draft(step, Caches(text.caches, text.target_caches))
+        return logits, token_columns(self.glide.draft_token_ids, own, inputs.batch.node_counts)
+
+    def _own_tokens(self, text: _Text, roots: Sequence[int]) -> OwnTokens:
+        """What the text shows up to each root, beyond the draft's vocabulary."""
+        most = self.glide.context_vocab_size
+        ids = [
+            own_token_ids(text.token_ids[: root + 1], self._fixed, most) if most else []
+            for root in roots
+        ]
+        tensors = [torch.tensor(some, dtype=torch.int64, device=self.device) for some in ids]
+        rows = [self.glide.head_rows(some) if most else some[:, None] for some in tensors]
+        return OwnTokens(tuple(tensors), tuple(rows))
 
     def _inputs(self, nodes: Sequence[Nodes]) -> StepInputs:
         return build_inputs(nodes, block_size=1, device=self.device)

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 
+from server.engine.drafters.context_tokens import ContextTokens, token_columns
 from server.engine.drafters.drafter import Committed, EarlyStop
 from server.engine.drafters.neural import NeuralDrafter
 from server.engine.schedule.plan import PlannedSequence
@@ -12,7 +13,7 @@ from server.engine.speculation.proposal import NUM_CANDIDATES, Proposal
 from server.engine.step.inputs import StepInputs, block_tables
 from server.engine.types import RequestId
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import Caches, ChainEnds, Chains, DraftStep, Roots
+from server.kernels.types import Caches, ChainEnds, Chains, DraftStep, OwnTokens, Roots
 
 
 class Glide(Protocol):
@@ -20,6 +21,9 @@ class Glide(Protocol):
 
     draft_token_ids: torch.Tensor
     glimpse_hidden: bool
+    context_vocab_size: int
+
+    def head_rows(self, token_ids: torch.Tensor) -> torch.Tensor: ...
 
     @property
     def drafts_chains(self) -> bool: ...
@@ -61,6 +65,11 @@ class GlideDrafter(NeuralDrafter):
         self.caches = Caches(caches, target_caches)
         self._hidden: dict[RequestId, torch.Tensor] = {}
         """The target's final hidden state at the last committed position."""
+        self._context: ContextTokens | None = None
+        if model.context_vocab_size:
+            self._context = ContextTokens(
+                model.draft_token_ids, model.context_vocab_size, model.head_rows
+            )
 
     def commit(self, committed: Sequence[Committed]) -> None:
         super().commit(committed)
@@ -73,6 +82,8 @@ class GlideDrafter(NeuralDrafter):
     def forget(self, request_id: RequestId) -> None:
         super().forget(request_id)
         self._hidden.pop(request_id, None)
+        if self._context is not None:
+            self._context.forget(request_id)
 
     def hand_over(self, sequences: Sequence[PlannedSequence]) -> list[torch.Tensor | None]:
         """Hands sequences over to the device's steps (`step/device`): completes their draft KV.
@@ -122,7 +133,11 @@ class GlideDrafter(NeuralDrafter):
             block_tables=block_tables([s.block_ids for s in sequences], self.device),
             block_size=self.block_size,
             hidden=hidden,
+            own=self._own_tokens(sequences),
         )
+
+    def _own_tokens(self, sequences: Sequence[PlannedSequence]) -> OwnTokens | None:
+        return None if self._context is None else self._context.of(sequences)
 
     def _logits(
         self,
@@ -133,9 +148,12 @@ class GlideDrafter(NeuralDrafter):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         verified_lens = tuple(sequence.num_computed for sequence in sequences)
         hidden = self._hidden_rows(inputs, sequences)
-        step = DraftStep(inputs.token_ids, inputs.batch, verified_lens, hidden, depth)
-        logits = self.model.draft(step, self.caches)
-        return logits[rows], self.model.draft_token_ids
+        own = self._own_tokens(sequences)
+        step = DraftStep(inputs.token_ids, inputs.batch, verified_lens, hidden, depth, own)
+        logits, token_ids = self.model.draft(step, self.caches), self.model.draft_token_ids
+        if own is None or not own.most:
+            return logits[rows], token_ids
+        return logits[rows], token_columns(token_ids, own, inputs.batch.node_counts)[rows]
 
     def _fill(self, inputs: StepInputs) -> None:
         self.model.fill(inputs.token_ids, inputs.batch, self.caches)

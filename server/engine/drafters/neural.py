@@ -50,7 +50,8 @@ class NeuralDrafter(ABC):
             depth: depth of the drafted tokens, 1 and up: how many tokens the target's KV is behind.
 
         Returns:
-            ([len(rows), vocab] float32, ids of the target's tokens [vocab] or None if equal)
+            ([len(rows), vocab] float32, ids of the target's tokens [vocab], or by row
+            [len(rows), vocab], or None if equal)
         """
 
     @abstractmethod
@@ -164,7 +165,9 @@ class NeuralDrafter(ABC):
         logits, target_ids = self._logits(inputs, rows, sequences, depth)
         count = min(NUM_CANDIDATES, logits.shape[-1])
         indices, confidences = kernels_for(logits).top_candidates(logits, count)
-        token_ids = indices if target_ids is None else target_ids[indices]
+        token_ids = indices
+        if target_ids is not None:
+            token_ids = target_ids.expand(len(indices), -1).gather(1, indices)
         return Candidates(token_ids.tolist(), confidences.tolist())
 
 

@@ -17,7 +17,7 @@ using Floats = std::vector<float>;
 
 // Where a forward's results go.
 struct Wanted {
-  float* logits;  // [rows][num_tokens]
+  float* logits;  // [rows][num_tokens + most own tokens of a sequence]
   int num_candidates = 0;
   int64_t* candidates = nullptr;  // [rows][num_candidates]
   float* confidences = nullptr;
@@ -66,7 +66,7 @@ class GlideOf : public Glide {
     SharedTeam::with(threads_, [&](Team& team) {
       if (round.behind) fill_with(team, *round.behind, caches);
       const int count = round.num_sequences, wanted = round.num_candidates;
-      logits_.resize(static_cast<int64_t>(count) * shape_.num_tokens);
+      logits_.resize(static_cast<int64_t>(count) * (shape_.num_tokens + most_own(round.own)));
       tokens_.assign(round.token_ids, round.token_ids + count);
       std::copy_n(round.depths, count, round.drafted);
       Floats survivals(count, 1.0f);
@@ -119,6 +119,7 @@ class GlideOf : public Glide {
     step.cross_sin = round.cross_sin + at * shape_.cross_head_dim;
     step.hidden = round.hidden;
     step.delay = depth + 1;
+    step.own = round.own;
     forward(team, step, caches, wanted);
   }
 
@@ -132,6 +133,8 @@ class GlideOf : public Glide {
   int cross_width() const {
     return shape_.num_glimpsed * shape_.cross_heads * shape_.cross_head_dim;
   }
+
+  static int most_own(const GlidecapeOwnTokens* own) { return own ? own->most : 0; }
 
   static CacheView view(const GlidecapeCache& cache) { return {cache.keys, cache.values}; }
 
@@ -158,6 +161,9 @@ class GlideOf : public Glide {
                const Wanted& wanted) {
     prepare(g);
     seen_.find_committed(g.step, g.visible_lens);
+    sequences_.clear();
+    for (int i = 0; i < g.step.num_sequences; ++i)
+      sequences_.insert(sequences_.end(), g.step.node_counts[i], i);
     const int rows = g.step.num_rows, glimpse = 7, mlp = glimpse + 4 + shape_.num_glimpsed;
     team.run([&](int thread) {
       embed(team, 0, g);
@@ -167,7 +173,7 @@ class GlideOf : public Glide {
         runner_.add_product(team, 6, hidden_proj_, &query_, hidden_, rows, x_.data());
       run_glimpse(team, glimpse, g, caches, thread);
       runner_.run_mlp(team, mlp, layer_, &head_, rows, x_.data());
-      read_out(team, mlp + 3, rows, wanted);
+      read_out(team, mlp + 3, g, wanted);
     }, mlp + 6);
   }
 
@@ -198,20 +204,50 @@ class GlideOf : public Glide {
   }
 
   // Final norm, head and the best tokens: 3 phases.
-  void read_out(Team& team, int phase, int rows, const Wanted& wanted) {
+  void read_out(Team& team, int phase, const GlidecapeGlideStep& g, const Wanted& wanted) {
+    const int rows = g.step.num_rows, width = shape_.num_tokens + most_own(g.own);
     team.for_each(phase, rows, [&](int row) { enter(row, final_norm_, 0); });
     multiply(team, phase + 1, head_, kNothing, runner_.normed(), rows,
              [&](int row, int first, int count, const float* sums) {
-               std::copy_n(sums, count, wanted.logits + static_cast<int64_t>(row) * shape_.num_tokens + first);
+               std::copy_n(sums, count, wanted.logits + static_cast<int64_t>(row) * width + first);
              });
-    if (!wanted.num_candidates) return;
+    if (!wanted.num_candidates && !g.own) return;
     team.for_each(phase + 2, rows, [&](int row) {
-      int64_t* found = wanted.candidates + static_cast<int64_t>(row) * wanted.num_candidates;
-      most_probable(wanted.logits + static_cast<int64_t>(row) * shape_.num_tokens, shape_.num_tokens,
-                    wanted.num_candidates, found,
-                    wanted.confidences + static_cast<int64_t>(row) * wanted.num_candidates);
-      for (int i = 0; i < wanted.num_candidates; ++i) found[i] = token_ids_[found[i]];
+      float* logits = wanted.logits + static_cast<int64_t>(row) * width;
+      if (g.own) score_own(row, g, logits + shape_.num_tokens);
+      if (wanted.num_candidates) find_best(row, g, logits, width, wanted);
     });
+  }
+
+  // Logits of the sequence's own tokens. to: [own->most]
+  void score_own(int row, const GlidecapeGlideStep& g, float* to) {
+    const int hidden = shape_.self.hidden, sequence = sequences_[row];
+    const float* x = x_.data() + static_cast<int64_t>(row) * hidden;
+    Lanes squares = all(0.0f);
+    for (int i = 0; i < hidden; i += 16) squares = fma(load(x + i), load(x + i), squares);
+    const float scale =
+        final_norm_.empty() ? 1.0f : 1.0f / std::sqrt(sum(squares) / hidden + shape_.self.eps);
+    const int count = static_cast<int>(g.own->counts[sequence]);
+    std::fill(to + count, to + g.own->most, -INFINITY);
+    const bf16* from = count ? g.own->rows[sequence] : nullptr;
+    for (int token = 0; token < count; ++token, from += hidden) {
+      Lanes total = all(0.0f);
+      for (int i = 0; i < hidden; i += 16) {
+        const Lanes value = final_norm_.empty() ? load(x + i) : load(x + i) * load(final_norm_.data() + i);
+        total = fma(value, load_bf16(from + i), total);
+      }
+      to[token] = sum(total) * scale;
+    }
+  }
+
+  void find_best(int row, const GlidecapeGlideStep& g, const float* logits, int width, const Wanted& wanted) {
+    const int64_t at = static_cast<int64_t>(row) * wanted.num_candidates;
+    int64_t* found = wanted.candidates + at;
+    most_probable(logits, width, wanted.num_candidates, found, wanted.confidences + at);
+    for (int i = 0; i < wanted.num_candidates; ++i) {
+      const int64_t own = found[i] - shape_.num_tokens;
+      found[i] = own < 0 ? token_ids_[found[i]] : g.own->ids[sequences_[row]][own];
+    }
   }
 
   // The residual row -> what the next product reads: normed if there is a weight. The hint's delay
@@ -247,6 +283,7 @@ class GlideOf : public Glide {
   Floats x_, queries_, logits_;
   typename Format::Rows attended_, hidden_;
   std::vector<int64_t> tokens_, positions_, slots_;
+  std::vector<int> sequences_;  // of the rows
   VisibleSlots seen_;
 };
 

@@ -38,6 +38,14 @@ struct GlidecapeGlideCaches {
   const GlidecapeCache* glimpsed;  // [num_glimpsed]
 };
 
+// Tokens beyond the head's that a sequence shows, which a draft may say there too.
+struct GlidecapeOwnTokens {
+  int32_t most;                 // of any sequence
+  const int64_t* counts;        // [num_sequences]
+  const int64_t* const* ids;    // [num_sequences] -> [counts[i]]
+  const uint16_t* const* rows;  // [num_sequences] -> [counts[i]][hidden]: of the target's head
+};
+
 // One forward over any trees.
 struct GlidecapeGlideStep {
   GlidecapeStep step;           // of the self-attention
@@ -46,6 +54,7 @@ struct GlidecapeGlideStep {
   const float *cross_cos, *cross_sin;  // [num_rows][cross_head_dim]
   const uint16_t* hidden;              // [num_rows][target_hidden] or null
   int32_t delay;                       // 1 …
+  const GlidecapeOwnTokens* own;       // or null
 };
 
 // A chain of tokens for each sequence, the longest wanted one first.
@@ -59,6 +68,7 @@ struct GlidecapeRound {
   const float *cos, *sin;       // [depths[0]][num_sequences][head_dim]
   const float *cross_cos, *cross_sin;  // [depths[0]][num_sequences][cross_head_dim]
   const uint16_t* hidden;              // [num_sequences][target_hidden] or null
+  const GlidecapeOwnTokens* own;       // or null
   // A chain ends where its survival, the product of its tokens' chances, is below least. A chance is
   // offset + slope x confidence, at most 1, in each of num_lines equal ranges of confidence.
   const float* least;              // [num_sequences]
@@ -71,7 +81,8 @@ struct GlidecapeRound {
 
 void* glidecape_glide_create(const GlidecapeGlideShape* shape, const GlidecapeGlideWeights* weights,
                              int32_t threads);
-// logits: [num_rows][num_tokens], written
+// logits: [num_rows][num_tokens + own->most], written: of the head's tokens, then of the row's
+// sequence's own; -infinity where it has fewer.
 bool glidecape_glide_logits(void* glide, const GlidecapeGlideStep* step,
                             const GlidecapeGlideCaches* caches, float* logits);
 // Writes the rows' own KV and nothing else.

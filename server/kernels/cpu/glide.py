@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -27,6 +28,7 @@ from server.kernels.types import (
     Filling,
     GlideShape,
     GlideWeights,
+    OwnTokens,
     Roots,
 )
 
@@ -75,8 +77,8 @@ class NativeGlide:
         """
         if isinstance(step.verified_lens, torch.Tensor):
             raise ValueError("native kernels take lengths that the host knows")
-        own, (cross_cos, cross_sin) = cos_sin
-        rows = native_step(step.batch, own)
+        own_cos_sin, (cross_cos, cross_sin) = cos_sin
+        rows, own = native_step(step.batch, own_cos_sin), _OwnPointers(step.own)
         lens = torch.tensor(step.verified_lens)
         cross_cos, cross_sin = cross_cos.contiguous(), cross_sin.contiguous()
         hidden = self._checked(step.hidden)
@@ -88,8 +90,10 @@ class NativeGlide:
             cross_sin=pointer(cross_sin, torch.float32),
             hidden=pointer(hidden, torch.bfloat16),
             delay=step.delay,
+            own=own.pointer,
         )
-        logits = torch.empty(len(step.token_ids), self._num_tokens)
+        most = 0 if step.own is None else step.own.most
+        logits = torch.empty(len(step.token_ids), self._num_tokens + most)
         self._library.glidecape_glide_logits(
             self._handle, native, self._caches(caches), logits.data_ptr()
         )
@@ -130,6 +134,7 @@ class NativeGlide:
             torch.empty(len(roots.depths), dtype=torch.int64),
         )
         tables = (cos, sin, cross_cos, cross_sin)
+        own = _OwnPointers(roots.own)
         kept, fill = (None, None) if behind is None else _fill_step(behind)
         native = abi.Round(
             len(roots.depths), roots.block_tables.shape[1], roots.block_size, num_candidates,
@@ -137,7 +142,7 @@ class NativeGlide:
             pointer(roots.depths, torch.int64), pointer(roots.block_tables, torch.int64),
             None if fill is None else ctypes.pointer(fill),
             *(pointer(table, torch.float32) for table in tables),
-            pointer(hidden, torch.bfloat16),
+            pointer(hidden, torch.bfloat16), own.pointer,
             *(pointer(values, torch.float32) for values in ends), len(ends.offsets),
             *(values.data_ptr() for values in chains),
         )  # fmt: skip
@@ -155,6 +160,24 @@ class NativeGlide:
     def _caches(self, caches: Caches) -> abi.GlideCaches:
         (own,) = self._own.of(caches.own)
         return abi.GlideCaches(own, self._glimpsed.of(caches.target))
+
+
+class _OwnPointers:
+    """Addresses of sequences' own tokens; keeps what they lead to."""
+
+    def __init__(self, own: OwnTokens | None) -> None:
+        self.pointer: Any = None
+        if own is None or not own.most:
+            return
+        rows = [part.to(torch.bfloat16).contiguous() for part in own.rows]
+        counts = torch.tensor([len(part) for part in own.token_ids])
+        ids = torch.tensor([pointer(part, torch.int64) for part in own.token_ids])
+        addresses = torch.tensor([pointer(part, torch.bfloat16) for part in rows])
+        tables = (counts, ids, addresses)
+        self._kept = (own, rows, tables)
+        self.pointer = ctypes.pointer(
+            abi.OwnTokens(own.most, *(pointer(table, torch.int64) for table in tables))
+        )
 
 
 def _fill_step(filling: Filling) -> tuple[NativeStep, abi.GlideStep]:

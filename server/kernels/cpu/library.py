@@ -103,6 +103,12 @@ class GlideCaches(ctypes.Structure):
     _fields_ = (("self", Cache), ("glimpsed", ctypes.POINTER(Cache)))
 
 
+class OwnTokens(ctypes.Structure):
+    """GlidecapeOwnTokens"""
+
+    _fields_ = (("most", _INT), *((n, _POINTER) for n in ("counts", "ids", "rows")))
+
+
 class GlideStep(ctypes.Structure):
     """GlidecapeGlideStep"""
 
@@ -111,6 +117,7 @@ class GlideStep(ctypes.Structure):
         *((n, _POINTER) for n in ("token_ids", "visible_lens", "cross_cos", "cross_sin")),
         ("hidden", _POINTER),
         ("delay", _INT),
+        ("own", ctypes.POINTER(OwnTokens)),
     )
 
 
@@ -122,6 +129,7 @@ class Round(ctypes.Structure):
         *((n, _POINTER) for n in ("token_ids", "starts", "depths", "block_tables")),
         ("behind", ctypes.POINTER(GlideStep)),
         *((n, _POINTER) for n in ("cos", "sin", "cross_cos", "cross_sin", "hidden")),
+        ("own", ctypes.POINTER(OwnTokens)),
         *((n, _POINTER) for n in ("least", "offsets", "slopes")),
         ("num_lines", _INT),
         *((n, _POINTER) for n in ("candidates", "confidences", "drafted")),

@@ -66,7 +66,7 @@ def test_the_precision_of_features_that_are_there(folder: Path, tmp_path: Path, 
     features = tmp_path / "features"
     features.mkdir()
     index = {"target": "t", "glimpse_hidden": False, "top_k": 4, "dtype": "float32"}
-    lists = {"glimpse_layers": [0], "vocabulary": [1, 2]}
+    lists = {"glimpse_layers": [0]}
     (features / "features.json").write_text(json.dumps(index | lists | {"form": form}))
     assert load_tiny(folder, tmp_path).target.form == form
 

@@ -24,7 +24,7 @@ from tests.weights.train.tiny import (
     write_text,
 )
 from weights.glide import load_glide
-from weights.train.config import TrainConfig
+from weights.train.config import TrainConfig, chosen_layers
 from weights.train.features.target import TrainTarget
 from weights.train.fit import run as run_module
 from weights.train.fit import trainer as trainer_module
@@ -157,7 +157,6 @@ def test_minutes_end_it(target: TrainTarget, text: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"glimpse_layers": (1,)}, "another draft: it differs in 'glimpse_layers'"),
         ({"draft_vocab_size": 20}, "another draft: it differs in 'draft_vocab_size'"),
         ({"work": "elsewhere"}, "holds a draft already"),
     ],
@@ -173,6 +172,15 @@ def test_an_out_folder_with_another_draft(
     with pytest.raises(CheckpointError, match=reason):
         run(replace(config, **changes), target)
     assert (config.out / "model.safetensors").read_bytes() == before
+
+
+def test_an_out_folder_with_a_draft_of_other_layers(
+    target: TrainTarget, text: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path, text, steps=1)
+    run(config, target)
+    with pytest.raises(CheckpointError, match="another draft: it differs in 'glimpse_layers'"):
+        run(config, tiny_target(glimpse_layers=(1,)))
 
 
 def test_the_out_folder_of_another_run(target: TrainTarget, text: Path, tmp_path: Path) -> None:
@@ -283,9 +291,14 @@ def test_a_broken_checkpoint(target: TrainTarget, text: Path, tmp_path: Path) ->
         run(config, target)
 
 
-def test_layers_the_target_lacks(target: TrainTarget, text: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="glimpse_layers=3: the target has 3 layers"):
-        run(tiny_config(tmp_path, text, glimpse_layers=(3,)), target)
+def test_layers_that_are_asked_for(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, text, glimpse_layers=(0, -1))
+    assert chosen_layers(config, target.config) == (0, 2)
+    assert chosen_layers(replace(config, glimpse_layers=()), target.config) == ()
+    assert chosen_layers(replace(config, glimpse_layers=None), target.config) is None
+    for layer in (3, -4):
+        with pytest.raises(ConfigError, match=f"glimpse_layers={layer}: the target has 3 layers"):
+            chosen_layers(replace(config, glimpse_layers=(0, layer)), target.config)
 
 
 def test_too_little_text(target: TrainTarget, text: Path, tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
-"""Soft labels: what the target would say next, as far as the draft can propose it.
+"""Soft labels: what the target would say next.
 
-Of the target's distribution over its whole vocabulary, the k most probable tokens that the draft
-knows are kept, and the mass of all others it knows as one number. Mass on tokens that the draft
-does not know is dropped and the label not scaled up: a position where the target says something
-else anyway weighs accordingly less.
+Of the target's distribution over its whole vocabulary the k most probable tokens are kept, by their
+ids: so a draft's vocabulary can be chosen anew without another forward of the target.
 """
 
 from typing import NamedTuple
@@ -15,40 +13,12 @@ class SoftLabels(NamedTuple):
     """Labels of some rows."""
 
     probs: torch.Tensor
-    """[rows, k] float: of the target, best first."""
-    columns: torch.Tensor
-    """[rows, k] int: where those tokens are in the draft's vocabulary."""
-    rest: torch.Tensor
-    """[rows] float: the target's mass on the draft's other tokens."""
-    best: torch.Tensor
-    """[rows] int: column of the target's most probable token; `NOT_KNOWN` where the draft lacks
-    it."""
+    """[rows, k] float: the target's, best first."""
+    token_ids: torch.Tensor
+    """[rows, k] int: of these tokens."""
 
 
-NOT_KNOWN = -1
-
-
-class Labeller:
-    """Cuts labels out of the target's logits.
-
-    Args:
-        draft_token_ids: [draft_vocab] int64.
-        vocab_size: of the target.
-    """
-
-    def __init__(self, draft_token_ids: torch.Tensor, vocab_size: int, top_k: int) -> None:
-        self.draft_token_ids = draft_token_ids
-        self.top_k = min(top_k, len(draft_token_ids))
-        self.columns = torch.full((vocab_size,), NOT_KNOWN, device=draft_token_ids.device)
-        order = torch.arange(len(draft_token_ids), device=draft_token_ids.device)
-        self.columns[draft_token_ids] = order
-
-    def __call__(self, logits: torch.Tensor) -> SoftLabels:
-        """logits: [rows, vocab_size] float32."""
-        mass = logits.logsumexp(dim=-1, keepdim=True)
-        known = logits[:, self.draft_token_ids]
-        top = known.topk(self.top_k, dim=-1)
-        probs = (top.values - mass).exp()
-        known_mass = (known.logsumexp(dim=-1) - mass[:, 0]).exp()
-        rest = (known_mass - probs.sum(dim=-1)).clamp_min(0)
-        return SoftLabels(probs, top.indices, rest, self.columns[logits.argmax(dim=-1)])
+def soft_labels(logits: torch.Tensor, top_k: int) -> SoftLabels:
+    """Cuts labels out of the target's logits [rows, vocab_size] float32."""
+    top = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
+    return SoftLabels((top.values - logits.logsumexp(dim=-1, keepdim=True)).exp(), top.indices)

@@ -4,7 +4,7 @@ A shard is named by the content of its samples. So one that is there is the righ
 goes on with what it has, and text that grew makes new shards only where it grew. The index holds
 what all shards depend on, and comes first.
 
-    features.json               FeatureKey: target, layers, vocabulary, …
+    features.json               FeatureKey: target, layers, …
     <digest>.safetensors        kv, hidden, labels; see `ShardTensors`
 """
 
@@ -49,8 +49,6 @@ class FeatureKey:
     top_k: int
     dtype: str
     """Of kv and hidden, a key of `FEATURE_DTYPES`."""
-    vocabulary: tuple[int, ...]
-    """The draft's, in the order of its columns."""
     form: str = ""
     """`TrainTarget.form`; empty in older folders, whose features go with every form."""
 
@@ -73,8 +71,8 @@ class FeatureShape(NamedTuple):
 
     @property
     def label_bytes(self) -> int:
-        """Per learnt token: k probabilities and columns, the rest, the best one."""
-        return 6 * self.top_k + 2 + 4
+        """Per learnt token: k probabilities and ids."""
+        return 6 * self.top_k
 
     def sample_bytes(self, sample: Sample) -> int:
         return self.token_bytes * sample.num_tokens + self.label_bytes * sample.num_labels
@@ -98,8 +96,7 @@ ShardTensors = Mapping[str, torch.Tensor]
 """Of all samples of a shard, one after another:
     kv      [tokens, glimpses, 2, kv_heads, head_dim]
     hidden  [tokens, hidden]; only with the hidden glimpse
-    probs   [labels, k] float16    columns [labels, k] int32
-    rest    [labels] float16       best    [labels] int32
+    probs   [labels, k] float16    token_ids [labels, k] int32
 """
 
 
@@ -166,8 +163,8 @@ def read_key(folder: Path) -> FeatureKey | None:
         return None
     raw = read_json(path)
     try:
-        layers, vocabulary = tuple(raw.pop("glimpse_layers")), tuple(raw.pop("vocabulary"))
-        return FeatureKey(**raw, glimpse_layers=layers, vocabulary=vocabulary)
+        layers = tuple(raw.pop("glimpse_layers"))
+        return FeatureKey(**raw, glimpse_layers=layers)
     except (KeyError, TypeError) as error:
         raise CheckpointError(path, f"is no index of features: {error}") from None
 

@@ -25,6 +25,8 @@ class TrainTarget:
     """float32, by checkpoint name: those a draft starts from."""
     identity: str
     """Other for other weights; the same in every precision and on every machine."""
+    glimpse_layers: tuple[int, ...]
+    """That the draft reads, counted from 0."""
     form: str
     """How the weights are kept, such as `bfloat16` or `q4_1 and q8_0 weights in bfloat16`: features
     of one form are not those of another."""
@@ -54,7 +56,7 @@ def prepare_target(
     identity = _identity(parameters)
     form = describe(quantization, parameters.placement.dtype)
     model = parameters.freeze(quantization)
-    return TrainTarget(model, embedding, head, weights, identity, form)
+    return TrainTarget(model, embedding, head, weights, identity, tuple(glimpse_layers), form)
 
 
 def _identity(parameters: LlamaParameters) -> str:

@@ -9,7 +9,7 @@ import torch
 from server.engine.step.inputs import Nodes, StepInputs, build_inputs
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
-from weights.train.features.labels import Labeller, SoftLabels
+from weights.train.features.labels import SoftLabels, soft_labels
 from weights.train.features.store import (
     FEATURE_DTYPES,
     FeatureKey,
@@ -35,8 +35,6 @@ class FeatureWriter:
     def __init__(self, target: TrainTarget, key: FeatureKey) -> None:
         self.target, self.key = target, key
         self.device = target.model.placement.device
-        vocabulary = torch.tensor(key.vocabulary, device=self.device)
-        self.labeller = Labeller(vocabulary, target.config.vocab_size, key.top_k)
         self.dtype = FEATURE_DTYPES[key.dtype]
         self._caches = list[LayerCache]()
 
@@ -47,7 +45,7 @@ class FeatureWriter:
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             hidden_size=config.hidden_size if self.key.glimpse_hidden else 0,
-            top_k=self.labeller.top_k,
+            top_k=min(self.key.top_k, config.vocab_size),
             dtype=self.dtype,
         )
 
@@ -101,13 +99,11 @@ class FeatureWriter:
     def _labels(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
         """hidden: [labels, hidden]"""
         logits = self.target.model.logits
-        parts = [self.labeller(logits(rows)) for rows in hidden.split(_HEAD_ROWS)]
+        parts = [soft_labels(logits(rows), self.key.top_k) for rows in hidden.split(_HEAD_ROWS)]
         labels = SoftLabels(*(torch.cat(field) for field in zip(*parts, strict=True)))
         return {
             "probs": labels.probs.to(torch.float16).cpu(),
-            "columns": labels.columns.int().cpu(),
-            "rest": labels.rest.to(torch.float16).cpu(),
-            "best": labels.best.int().cpu(),
+            "token_ids": labels.token_ids.int().cpu(),
         }
 
 

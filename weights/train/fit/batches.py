@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from weights.train.features.labels import SoftLabels
 from weights.train.features.store import FeatureStore, Shard, group_by_tokens
+from weights.train.fit.vocabulary import OwnTokens, Vocabulary
 from weights.train.text.samples import Sample
 
 _MOST_FILES = 128
@@ -40,6 +41,8 @@ class TrainBatch(NamedTuple):
     """[B, T, hidden]: the target's final one, normed."""
     labels: SoftLabels
     """Of the true rows, sequence by sequence."""
+    own: OwnTokens
+    """What the sequences show beyond the draft's fixed ids."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "TrainBatch":
         """dtype: of kv and hidden."""
@@ -51,7 +54,18 @@ class TrainBatch(NamedTuple):
             self.kv.to(device, dtype),
             hidden,
             SoftLabels(*(part.to(device) for part in self.labels)),
+            OwnTokens(*(part.to(device) for part in self.own)),
         )
+
+    def is_shown(self, delays: torch.Tensor) -> torch.Tensor:
+        """[true rows, U] bool: which of the batch's own tokens stand in a row's sequence up to the
+        last one that is certain, which is the token behind the verified ones.
+
+        Args:
+            delays: [B, R]
+        """
+        roots = self.positions - delays + 1
+        return (self.own.first_seen[:, None] <= roots[..., None])[self.is_row]
 
     def shares(self, delays: torch.Tensor, count: int) -> list[tuple["TrainBatch", torch.Tensor]]:
         """The same rows in up to `count` batches of about equal work: every count-th row of each
@@ -116,8 +130,8 @@ def micro_batches(batch: Sequence[Located], limit: int) -> list[list[Located]]:
 class FeatureReader:
     """Reads samples' features from the shards' files; those used last stay open. For one thread."""
 
-    def __init__(self, store: FeatureStore) -> None:
-        self.store = store
+    def __init__(self, store: FeatureStore, vocabulary: Vocabulary) -> None:
+        self.store, self.vocabulary = store, vocabulary
         self._files = OrderedDict[str, safe_open]()
         """By shard, the one used last at the end."""
 
@@ -138,7 +152,8 @@ class FeatureReader:
         )
         hidden = self._padded(samples, "hidden") if self.store.key.glimpse_hidden else None
         kv = self._padded(samples, "kv")
-        return TrainBatch(token_ids, positions, is_row, kv, hidden, labels)
+        own = self.vocabulary.own([located.sample.token_ids for located in samples])
+        return TrainBatch(token_ids, positions, is_row, kv, hidden, labels, own)
 
     def _padded(self, samples: Sequence[Located], name: str) -> torch.Tensor:
         parts = [

@@ -18,6 +18,8 @@ class RunState:
 
     precision: str = "float32"
     """Of matrix products: what was picked at the start."""
+    vocabulary: list[int] = field(default_factory=list[int])
+    """The ids that the draft can propose anywhere, ascending."""
     text: str = ""
     """Digest of the samples learnt from."""
     step: int = 0
@@ -77,9 +79,11 @@ def load_checkpoint(
     return RunState(**content["state"])
 
 
-def check_checkpoint(folder: Path, identity: dict[str, Any]) -> None:
-    """Refuses what `load_checkpoint` would refuse."""
-    _read(folder, identity)
+def check_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what `load_checkpoint` would refuse; returns all that has to be the same for the run
+    to go on, nothing where there is no run."""
+    content = _read(folder, identity)
+    return {} if content is None else content["identity"]
 
 
 def _read(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:

@@ -33,6 +33,7 @@ from weights.train.fit.precision import pick_precision
 from weights.train.fit.schedule import Budget
 from weights.train.fit.trainer import Learner, StepResult, Trainer, make_optimizer
 from weights.train.fit.validate import Validation, Validator
+from weights.train.fit.vocabulary import Vocabulary, draft_vocabulary
 from weights.train.fit.warm_start import warm_start
 from weights.train.out_folder import note_draft
 from weights.train.progress import Display, live_line
@@ -50,6 +51,8 @@ class RunData:
     store: FeatureStore
     training: Sequence[Located]
     held_out: Sequence[Located]
+    stop_token_ids: frozenset[int]
+    """Tokens that the draft can always propose."""
 
     @property
     def digest(self) -> str:
@@ -79,15 +82,16 @@ class TrainingRun:
         self.draft = TrainableDraft(draft_config, target.config, target.embedding).to(device)
         warm_start(self.draft, target)
         self.optimizer = make_optimizer(self.draft, config)
-        self.identity = run_identity(config, draft_config, data.store)
+        self.identity = run_identity(config, draft_config, data.store.key.target)
         self.state = self._resume(device)
         report(f"training in {self.state.precision} on {device}")
         dtype = getattr(torch, self.state.precision)
-        vocabulary = torch.tensor(data.store.key.vocabulary, device=target.head.device)
-        head = target.head[vocabulary].to(device, dtype).contiguous()
+        head = target.head.to(device, dtype)
+        token_ids = torch.tensor(self.state.vocabulary)
+        vocabulary = Vocabulary(token_ids, head, draft_config.context_vocab_size)
         workers = Workers(device)
-        self.learner = Learner(self.draft, self.optimizer, head, dtype, workers)
-        reader = FeatureReader(data.store)
+        self.learner = Learner(self.draft, self.optimizer, vocabulary, dtype, workers)
+        reader = FeatureReader(data.store, vocabulary)
         order = EpochOrder(data.training, config.batch_tokens, config.seed)
         self.trainer = Trainer(config, self.learner, reader, order, self.state)
         self.validator = Validator(reader, data.held_out, config.micro_batch_tokens, workers)
@@ -133,20 +137,20 @@ class TrainingRun:
     def validate(self) -> Validation | None:
         """Looks at held-out text if there is some, and writes the draft as it is now."""
         learner = self.learner
-        result = self.validator(self.draft, learner.head, learner.dtype)
+        result = self.validator(self.draft, learner.vocabulary, learner.dtype)
         if result is not None:
             self.state.curve.append(validation_record(self.state, result))
         self.save_draft()
         return result
 
     def save_draft(self) -> None:
-        key, config = self.data.store.key, self.draft.config
+        config = self.draft.config
         tensors = {
             name: weight.detach().to(torch.bfloat16)
             for name, weight in self.draft.state_dict().items()
         }
         if config.draft_vocab_size is not None:
-            tensors[TOKEN_TABLE] = torch.tensor(key.vocabulary)
+            tensors[TOKEN_TABLE] = torch.tensor(self.state.vocabulary)
         note_draft(self.config.work, tensors)
         save_glide(self.config.out, config, tensors)
 
@@ -155,7 +159,7 @@ class TrainingRun:
         state = load_checkpoint(config.work, self.identity, self.draft, self.optimizer)
         if state is None:
             precision = str(pick_precision(config.precision, device)).removeprefix("torch.")
-            return RunState(precision=precision, text=text)
+            return RunState(precision=precision, text=text, vocabulary=self._vocabulary())
         if config.precision != "auto":
             state.precision = config.precision
         self.report(f"going on from step {state.step:,}")
@@ -163,6 +167,14 @@ class TrainingRun:
             self.report("the text has changed: a new epoch begins")
             state.text, state.epoch, state.batch = text, state.epoch + 1, 0
         return state
+
+    def _vocabulary(self) -> list[int]:
+        """Of the text at hand; kept, when text is added later: the head's columns stay as they
+        are."""
+        shape = self.draft.config
+        samples = [located.sample for located in self.data.training]
+        size, vocab_size = shape.num_draft_tokens, shape.target.vocab_size
+        return draft_vocabulary(samples, size, vocab_size, self.data.stop_token_ids).tolist()
 
 
 def make_budget(config: TrainConfig, steps_per_epoch: int, look_seconds: float = 0.0) -> Budget:
@@ -210,11 +222,11 @@ class _Watch:
             self._saved = time.perf_counter()
 
 
-def run_identity(
-    config: TrainConfig, draft_config: GlideConfig, store: FeatureStore
-) -> dict[str, Any]:
-    """What has to be the same for a run to go on."""
-    vocabulary = blake2b(repr(store.key.vocabulary).encode(), digest_size=12).hexdigest()
+def run_identity(config: TrainConfig, draft_config: GlideConfig, target: str) -> dict[str, Any]:
+    """What has to be the same for a run to go on.
+
+    Args:
+        target: `TrainTarget.identity`
+    """
     settings = {name: getattr(config, name) for name in FIXED}
-    shape = {"draft": config_dict(draft_config), "max_delay": config.max_delay}
-    return {"target": store.key.target, "vocabulary": vocabulary, **shape, **settings}
+    return {**config_dict(draft_config), "target": target, **settings}

@@ -15,13 +15,13 @@ from torch import nn
 
 from server.errors import GlidecapeError
 from weights.train.config import TrainConfig
-from weights.train.features.labels import NOT_KNOWN
 from weights.train.fit.batches import EpochOrder, FeatureReader, Located, TrainBatch, micro_batches
 from weights.train.fit.checkpoint import RunState
 from weights.train.fit.draft import TrainableDraft
-from weights.train.fit.head_loss import head_loss
+from weights.train.fit.head_loss import batch_loss
 from weights.train.fit.parallel import Workers
 from weights.train.fit.schedule import Budget, learning_rate
+from weights.train.fit.vocabulary import Vocabulary
 
 
 class StepResult(NamedTuple):
@@ -57,8 +57,8 @@ class Learner:
 
     draft: TrainableDraft
     optimizer: torch.optim.Optimizer
-    head: torch.Tensor
-    """[draft_vocab, hidden] in the precision of products."""
+    vocabulary: Vocabulary
+    """With the head in the precision of products."""
     dtype: torch.dtype
     """Of products."""
     workers: Workers
@@ -170,17 +170,16 @@ def gradients(learner: Learner, batch: TrainBatch, delays: torch.Tensor, num_row
     delays: [B, R]
     num_rows: of the whole step, whose mean loss counts.
     """
-    device = learner.head.device
+    device = learner.vocabulary.device
     batch, on_device = batch.to(device, learner.dtype), delays.to(device)
     with torch.autocast(device.type, learner.dtype, enabled=learner.dtype != torch.float32):
         x = learner.draft(batch, on_device)
-    total, best = head_loss(x.float(), learner.head, batch.labels)
+    total, is_right = batch_loss(x, learner.vocabulary, batch, on_device)
     found = torch.autograd.grad(total / num_rows, list(learner.draft.parameters()))
-    right = (best == batch.labels.best) & (batch.labels.best != NOT_KNOWN)
     columns = on_device[batch.is_row] - 1
     max_delay = learner.draft.config.max_delay
     rows = torch.bincount(columns, minlength=max_delay)
-    hits = torch.bincount(columns[right], minlength=max_delay)
+    hits = torch.bincount(columns[is_right], minlength=max_delay)
     loss = float(total.detach()) / num_rows
     return Part(StepResult(loss, tuple(rows.tolist()), tuple(hits.tolist()), 0), found)
 

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from weights.train.features.labels import NOT_KNOWN
 from weights.train.fit.batches import FeatureReader, Located, TrainBatch, group_padded
 from weights.train.fit.draft import TrainableDraft
-from weights.train.fit.head_loss import head_loss
+from weights.train.fit.head_loss import batch_loss
 from weights.train.fit.parallel import Workers
+from weights.train.fit.vocabulary import Vocabulary
 
 
 class Validation(NamedTuple):
@@ -37,7 +37,7 @@ class Validator:
         self.reader, self.workers = reader, workers
 
     def __call__(
-        self, draft: TrainableDraft, head: torch.Tensor, dtype: torch.dtype
+        self, draft: TrainableDraft, vocabulary: Vocabulary, dtype: torch.dtype
     ) -> Validation | None:
         """None where nothing is held out."""
         if not self.batches:
@@ -49,7 +49,7 @@ class Validator:
         for samples in self.batches:
             batch = self.reader.batch(samples).to(device, dtype)
             looks = self.workers.map(
-                partial(_look, draft, head, dtype, batch), range(1, max_delay + 1)
+                partial(_look, draft, vocabulary, dtype, batch), range(1, max_delay + 1)
             )
             loss += sum(total for total, _ in looks)
             rows += int(batch.is_row.sum()) * max_delay
@@ -64,14 +64,19 @@ class Validator:
 
 @torch.no_grad()
 def _look(
-    draft: TrainableDraft, head: torch.Tensor, dtype: torch.dtype, batch: TrainBatch, delay: int
+    draft: TrainableDraft,
+    vocabulary: Vocabulary,
+    dtype: torch.dtype,
+    batch: TrainBatch,
+    delay: int,
 ) -> tuple[float, torch.Tensor]:
     """Loss summed, and [B, R] bool: where the draft says what the target would."""
-    with torch.autocast(head.device.type, dtype, enabled=dtype != torch.float32):
-        x = draft(batch, batch.positions.clamp(max=delay))
-    total, best = head_loss(x.float(), head, batch.labels)
+    delays = batch.positions.clamp(max=delay)
+    with torch.autocast(vocabulary.device.type, dtype, enabled=dtype != torch.float32):
+        x = draft(batch, delays)
+    total, is_right = batch_loss(x, vocabulary, batch, delays)
     matches = torch.zeros_like(batch.is_row)
-    matches[batch.is_row] = (best == batch.labels.best) & (batch.labels.best != NOT_KNOWN)
+    matches[batch.is_row] = is_right
     return float(total), matches
 
 

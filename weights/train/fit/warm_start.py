@@ -16,6 +16,7 @@ def draft_config(
     glimpse_hidden: bool,
     max_delay: int,
     draft_vocab_size: int | None,
+    context_vocab_size: int = 0,
 ) -> GlideConfig:
     """One layer of the target's own shape.
 
@@ -38,6 +39,7 @@ def draft_config(
         max_delay=max_delay,
         cross_bias=config.attention_bias,
         draft_vocab_size=draft_vocab_size,
+        context_vocab_size=context_vocab_size if draft_vocab_size is not None else 0,
     )
 
 

@@ -16,7 +16,7 @@ from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import Caches, DraftStep
 from tests.engine.step.host.test_exactness import tiny_glide
 from tests.engine.tiny import CONFIG, CPU, TinyEngine, make_request, tiny_caches, tiny_model, tokens
-from tests.models.test_glide import DRAFTS, dense_chain, text
+from tests.models.test_glide import DRAFTS, dense_chain, text, with_vocabulary
 from tests.models.test_glide_reference import KV, Draft, random_target_kv
 
 DEPTH = 3
@@ -49,13 +49,17 @@ def expected(
     counts, hits, overlaps = [0] * DEPTH, [0] * DEPTH, [0.0] * DEPTH
     for root in range(PROMPT, len(token_ids) - 1):
         fed = token_ids[: min(root + DEPTH, len(token_ids) - 1)]
-        logits = dense_chain(draft, target.kv, fed, root, target.hidden[root - 1])
+        most = draft.config.context_vocab_size
+        own = [i for i in dict.fromkeys(token_ids[: root + 1]) if i not in draft_ids][:most]
+        says = with_vocabulary(draft, [*draft_ids.tolist(), *own]) if own else draft
+        logits = dense_chain(says, target.kv, fed, root, target.hidden[root - 1])
         for step, row in enumerate(logits):
             right = token_ids[root + step + 1]
             target_probs = target.logits(target.hidden[root + step]).softmax(-1)
             counts[step] += 1
-            hits[step] += int(draft_ids[row.argmax()]) == right
-            pairs = zip(draft_ids.tolist(), row.softmax(-1).tolist(), strict=True)
+            ids = [*draft_ids.tolist(), *own]
+            hits[step] += ids[int(row.argmax())] == right
+            pairs = zip(ids, row.softmax(-1).tolist(), strict=True)
             overlaps[step] += sum(min(float(target_probs[x]), p) for x, p in pairs)
     return Agreement(tuple(counts), tuple(hits), tuple(overlaps))
 
@@ -63,7 +67,7 @@ def expected(
 @pytest.mark.parametrize(
     "name",
     ["paper", "two-layers", "three-glimpses", "target-window", "trimmed", "hidden",
-     "hidden-two-layers"],
+     "hidden-two-layers", "own-tokens"],
 )  # fmt: skip
 def test_every_root_and_delay_equals_the_dense_draft(name: str) -> None:
     draft, token_ids = DRAFTS[name], text(length=LENGTH)
@@ -101,6 +105,7 @@ class Spy:
         verified = [int(length) for length in step.verified_lens]
         keys = zip(positions, step.token_ids.tolist(), verified, strict=True)
         for row, (position, token_id, length) in zip(logits, keys, strict=True):
+            row = row[row.isfinite()]
             self.seen[position, step.delay, token_id, length] = row
         return logits
 
@@ -139,10 +144,10 @@ def test_overlap_by_hand() -> None:
     """Vocabulary of 4, of which the draft knows tokens 2 and 0."""
     target_probs = torch.tensor([[0.5, 0.2, 0.3, 0.0], [0.1, 0.9, 0.0, 0.0]])
     draft_probs = torch.tensor([[0.6, 0.4], [1.0, 0.0]])
-    found = overlap(target_probs, draft_probs, torch.tensor([2, 0]))
+    found = overlap(target_probs, draft_probs, torch.tensor([[2, 0], [2, 0]]))
     assert found.tolist() == pytest.approx([0.3 + 0.4, 0.0])
 
 
 def test_a_draft_that_knows_the_distribution_overlaps_fully() -> None:
     probs = torch.tensor([[0.5, 0.2, 0.3]])
-    assert overlap(probs, probs, torch.arange(3)).tolist() == pytest.approx([1.0])
+    assert overlap(probs, probs, torch.arange(3)[None]).tolist() == pytest.approx([1.0])

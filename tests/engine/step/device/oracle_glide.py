@@ -22,6 +22,7 @@ class OracleGlide:
 
     glimpse_hidden = False
     drafts_chains = False
+    context_vocab_size = 0
 
     def __init__(
         self, requests: Sequence[Request], answers: Mapping[str, Sequence[int]], pattern: str
@@ -45,6 +46,9 @@ class OracleGlide:
         wrong = (right + 1) % VOCAB_SIZE
         logits = logits.scatter(1, wrong[:, None], 8.0)
         return logits.scatter(1, right[:, None], worth[:, None])
+
+    def head_rows(self, token_ids: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
 
     def fill(self, *_: object) -> None: ...
 

@@ -86,6 +86,7 @@ def tiny_glide() -> GlideModel:
         glimpse_hidden=True,
         max_delay=5,
         draft_vocab_size=40,
+        context_vocab_size=8,
         cross_norm=True,
         target=target_shape(MODEL),
     )

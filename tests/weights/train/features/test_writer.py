@@ -33,9 +33,10 @@ from weights.train.features.target import TrainTarget
 from weights.train.features.writer import FeatureWriter, write_features
 from weights.train.fit import batches
 from weights.train.fit.batches import FeatureReader, locate
+from weights.train.fit.vocabulary import Vocabulary
 from weights.train.text.samples import Sample, read_samples
 
-KNOWN = tuple(range(3, 51))
+KNOWN = torch.arange(3, 51)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def samples(target: TrainTarget, tmp_path_factory: pytest.TempPathFactory) -> li
 def key_of(model: TrainTarget, **changes: Any) -> FeatureKey:
     settings: dict[str, Any] = {
         "target": model.identity, "glimpse_layers": LAYERS, "glimpse_hidden": True, "top_k": 4,
-        "dtype": "float32", "vocabulary": KNOWN, "form": model.form,
+        "dtype": "float32", "form": model.form,
     }  # fmt: skip
     return replace(FeatureKey(**settings), **changes)
 
@@ -64,6 +65,10 @@ def write(folder: Path, target: TrainTarget, shards: Sequence[Shard]) -> Feature
     store = FeatureStore(folder, key_of(target))
     write_features(FeatureWriter(target, store.key), store, shards, lambda tokens: None)
     return store
+
+
+def reader_of(store: FeatureStore, target: TrainTarget) -> FeatureReader:
+    return FeatureReader(store, Vocabulary(KNOWN, target.head, most_own=4))
 
 
 def contents(store: FeatureStore, shards: Sequence[Shard]) -> list[bytes]:
@@ -75,7 +80,7 @@ def test_features_are_what_the_engine_would_have(
 ) -> None:
     """Each sample as if alone, though many go through the target together."""
     shards = plan_shards(samples, 300)
-    reader = FeatureReader(write(tmp_path, target, shards))
+    reader = reader_of(write(tmp_path, target, shards), target)
     for located in locate(shards):
         sample = located.sample
         caches, hidden = run_target(target, sample.token_ids.tolist())
@@ -90,11 +95,9 @@ def test_features_are_what_the_engine_would_have(
         rows = slice(sample.first_loss, sample.num_tokens - 1)
         assert batch.positions[0].tolist() == list(range(sample.num_tokens))[rows]
         probs = target.model.logits(hidden[rows]).softmax(-1)
-        top = probs[:, list(KNOWN)].topk(4)
+        top = probs.topk(4)
         torch.testing.assert_close(batch.labels.probs.float(), top.values, rtol=2e-3, atol=1e-5)
-        assert torch.equal(batch.labels.columns.long(), top.indices)
-        expected = [KNOWN.index(i) if i in KNOWN else -1 for i in probs.argmax(-1).tolist()]
-        assert batch.labels.best.tolist() == expected
+        assert torch.equal(batch.labels.token_ids.long(), top.indices)
 
 
 def test_few_files_are_open_at_once(
@@ -112,7 +115,7 @@ def test_few_files_are_open_at_once(
 
     monkeypatch.setattr(batches, "safe_open", Counted)
     monkeypatch.setattr(batches, "_MOST_FILES", 3)
-    reader = FeatureReader(store)
+    reader = reader_of(store, target)
     firsts = [locate([shard])[0] for shard in shards]
     for _ in range(2):
         for first in firsts:
@@ -179,7 +182,7 @@ def test_a_draft_without_glimpses_needs_no_kv(
     (shard,) = plan_shards(samples, 10**6)
     store = FeatureStore(tmp_path, key_of(target, glimpse_layers=()))
     write_features(FeatureWriter(target, store.key), store, [shard], lambda tokens: None)
-    batch = FeatureReader(store).batch(locate([shard])[:2])
+    batch = reader_of(store, target).batch(locate([shard])[:2])
     assert batch.kv.shape == (2, batch.token_ids.shape[1], 0, 2, 2, 8)
 
 
@@ -193,7 +196,6 @@ def test_text_that_grew_keeps_full_shards(samples: list[Sample]) -> None:
     [
         ({"target": "another"}, "another target"),
         ({"glimpse_layers": (1, 2)}, "another glimpse_layers"),
-        ({"vocabulary": KNOWN[1:]}, "another vocabulary"),
         ({"top_k": 5, "dtype": "bfloat16"}, "another top_k and dtype"),
         ({"form": "int8"}, "the target with float32, here .* with int8; set device and dtype .*"),
     ],
@@ -217,7 +219,7 @@ def test_features_of_before_forms_were_told_apart(target: TrainTarget, tmp_path:
         FeatureStore(tmp_path, key_of(target, top_k=5))
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"glimpse_layers": [1], "vocabulary": [2]}'])
+@pytest.mark.parametrize("content", ["{", "{}", '{"glimpse_layers": [1]}'])
 def test_a_broken_index(target: TrainTarget, tmp_path: Path, content: str) -> None:
     (tmp_path / "features.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"features\.json: (broken|is no index)"):

@@ -3,12 +3,16 @@ delay. What differs here would be learnt for nothing."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
+from server.engine.drafters.context_tokens import ContextTokens
 from server.errors import UnsupportedModelError
 from server.models.config import RopeConfig
 from server.models.glide_parameters import TOKEN_TABLE
+from tests.engine.drafters.test_ngram import sequence
+from tests.kernels.paged import Nodes
 from tests.models.test_glide import PagedDraft, paged_chain
 from tests.models.test_glide_reference import (
     KV,
@@ -21,6 +25,7 @@ from tests.models.test_glide_reference import (
 from weights.train.features.labels import SoftLabels
 from weights.train.fit.batches import TrainBatch
 from weights.train.fit.draft import TrainableDraft
+from weights.train.fit.vocabulary import OwnTokens, Vocabulary
 
 MAX_DELAY = 6
 LENGTHS = (1, 9, 21)
@@ -77,8 +82,9 @@ def train_batch(
         seen[i, : len(text)] = states
         for j, layer in enumerate(layers):
             kv[i, : len(text), j] = torch.stack(layer_kv[layer], dim=1)
-    labels = SoftLabels(*(torch.zeros(0) for _ in range(4)))
-    return TrainBatch(ids, positions, is_row, kv, seen, labels)
+    labels = SoftLabels(torch.zeros(0), torch.zeros(0))
+    own = OwnTokens(torch.zeros(0).long(), torch.zeros(len(texts), 0).long())
+    return TrainBatch(ids, positions, is_row, kv, seen, labels, own)
 
 
 def random_text(seed: int, length: int) -> list[int]:
@@ -154,3 +160,44 @@ def test_hidden_states_are_demanded() -> None:
     batch = train_batch(draft, [text], [kv], [random_hidden(draft, 0, 9)], [[5]])
     with pytest.raises(ValueError, match="hidden state"):
         trainable(draft)(batch._replace(hidden=None), torch.ones(1, 1).long())
+
+
+def test_own_tokens_are_those_of_the_engine() -> None:
+    """At each row of a text, whatever its delay: which of the sequence's own tokens the draft may
+    say, and their logits."""
+    draft = make_draft(
+        glimpse_layers=((0, 2, -1),), draft_vocab_size=20, context_vocab_size=7, max_delay=MAX_DELAY
+    )
+    text, kv = random_text(0, LENGTH), random_target_kv(draft.target, LENGTH)
+    hidden = random_hidden(draft, 0, LENGTH)
+    vocabulary = Vocabulary(draft.weights[TOKEN_TABLE], draft.target_head, most_own=7)
+    own = vocabulary.own([np.array(text, dtype=np.int32)])
+    rows = range(1, LENGTH - 1)
+    batch = train_batch(draft, [text], [kv], [hidden], [rows])._replace(own=own)
+    delays = torch.minimum(torch.arange(len(rows)) % MAX_DELAY + 1, batch.positions[0])[None]
+    head = vocabulary.head(own)
+    actual = trainable(draft)(batch, delays) @ head.weight.T
+    shown = batch.is_shown(delays)
+    context = ContextTokens(draft.weights[TOKEN_TABLE], 7, lambda ids: draft.target_head[ids])
+    sizes = set[int]()
+    for at, position in enumerate(rows):
+        verified = position - int(delays[0, at]) + 1
+        name = str(at)
+        tokens = context.of([sequence(text[: verified + 1], name)])
+        columns = [own.token_ids.tolist().index(i) for i in tokens.token_ids[0].tolist()]
+        assert shown[at].nonzero()[:, 0].tolist() == sorted(columns)
+        seen = [(keys[:verified], values[:verified]) for keys, values in kv]
+        paged, offset = PagedDraft(draft, [seen]), position - verified
+        paged.fill(Nodes(0, 0, text[:verified]))
+        expected = [
+            paged.draft(
+                Nodes(0, verified + step, [text[verified + step]]),
+                verified=[verified], delay=step + 1, own=tokens,
+            )[0]
+            for step in range(offset + 1)
+        ][-1]  # fmt: skip
+        mine = actual[at, [*range(20), *(21 + column for column in columns)]]
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
+        sizes.add(len(columns))
+    assert len(sizes) > 2, "rows that show more and more"
+    assert max(sizes) == 7, "the limit is not met"

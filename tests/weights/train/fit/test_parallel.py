@@ -7,12 +7,21 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.weights.train.tiny import CPU, STOP_ID, no_prompt, tiny_config, tiny_target, write_text
+from tests.weights.train.tiny import (
+    CPU,
+    STOP_ID,
+    VOCABULARY,
+    no_prompt,
+    tiny_config,
+    tiny_target,
+    write_text,
+)
 from weights.train.fit import parallel
 from weights.train.fit.batches import FeatureReader, TrainBatch
 from weights.train.fit.draft import TrainableDraft
 from weights.train.fit.parallel import Workers
 from weights.train.fit.trainer import Learner, Part, draw_delays, gradients, make_optimizer
+from weights.train.fit.vocabulary import Vocabulary, draft_vocabulary
 from weights.train.fit.warm_start import draft_config, warm_start
 from weights.train.train import prepare
 
@@ -27,14 +36,17 @@ def batch_and_learner(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainBa
     long = write_text(folder / "long.jsonl", target, 3, length=24)
     config = replace(tiny_config(folder, text, glimpse_hidden=True), text=(text, long))
     data = prepare(config, target, no_prompt, {STOP_ID}, Console(quiet=True))
-    batch = FeatureReader(data.store).batch(data.training[:3])
+    samples = [located.sample for located in data.training]
+    token_ids = draft_vocabulary(samples, 48, VOCABULARY, {STOP_ID})
+    vocabulary = Vocabulary(token_ids, target.head, most_own=4)
+    batch = FeatureReader(data.store, vocabulary).batch(data.training[:3])
+    assert len(batch.own.token_ids), "no sequence shows a token of its own"
     assert not bool(batch.is_row.all()), "there is no padding to be shared out"
     shape = draft_config(target, (0, 2), True, MAX_DELAY, 48)
     draft = TrainableDraft(shape, target.config, target.embedding)
     warm_start(draft, target)
     torch.nn.init.normal_(draft.hidden_proj.weight, std=0.1)
-    head = target.head[torch.tensor(data.store.key.vocabulary)]
-    learner = Learner(draft, make_optimizer(draft, config), head, torch.float32, Workers(CPU))
+    learner = Learner(draft, make_optimizer(draft, config), vocabulary, torch.float32, Workers(CPU))
     return batch, learner
 
 

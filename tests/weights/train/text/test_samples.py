@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import CheckpointError, ConfigError
-from weights.train.features.vocab import draft_vocabulary
+from weights.train.fit.vocabulary import draft_vocabulary
 from weights.train.text.samples import Sample, read_samples
 
 
