@@ -48,8 +48,9 @@ def one_line_error(*arguments: str) -> str:
 
 
 def test_generate_prints_the_answer_alone_on_stdout() -> None:
+    """Drafts by a fixed policy: `auto` may find that drafting does not pay on this machine."""
     arguments = ("generate", "What is the capital of France?", "--max-tokens", "16")
-    done = run_glidecape(*arguments, "--temperature", "0")
+    done = run_glidecape(*arguments, "--temperature", "0", "--speculation-policy", "chain")
     assert done.returncode == 0
     assert "Paris" in done.stdout
     assert re.search(r"tokens/s; \d\.\d\d tokens/step", done.stderr)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from server.config import DEFAULT_MODEL
 from server.errors import CheckpointError
+from server.report import Report
 from weights.locate import download, locate_model
 
 WriteGGUF = Callable[..., Path]
@@ -53,7 +54,7 @@ def test_a_hub_id_is_downloaded(
 ) -> None:
     asked: list[str] = []
 
-    def download(model: str, report: Callable[[str], None]) -> Path:
+    def download(model: str, report: Report) -> Path:
         asked.append(model)
         return folder
 
