@@ -96,7 +96,7 @@ class OwnTokens(NamedTuple):
 
     @property
     def most(self) -> int:
-        """Of any sequence."""
+        """Most tokens of any sequence."""
         return max(map(len, self.token_ids), default=0)
 
 

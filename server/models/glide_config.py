@@ -38,7 +38,7 @@ class GlideConfig:
     intermediate_size: int
     num_layers: int
     num_heads: int
-    """Of the self-attention, as the next two; the cross-attention has the target's."""
+    """Heads of the self-attention, as are the next two; the cross-attention has the target's."""
     num_kv_heads: int
     head_dim: int
     rms_norm_eps: float

@@ -29,7 +29,7 @@ from weights.train.work_folder import check_disk
 SPARE_BYTES = 2**30
 """Disk for checkpoints, the draft and the features of a short run."""
 _TEXT_BYTES = 8
-"""Of the text file, per response token and its share of the prompt. Measured: 7."""
+"""Bytes of the text file per response token and its share of the prompt. Measured: 7."""
 _PROMPT_SHARE = 1.5
 """Tokens with features, per response token; prompts have them too."""
 _MEMORY_PER_WEIGHT = 8

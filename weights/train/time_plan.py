@@ -29,7 +29,8 @@ from weights.train.work_folder import WorkFolder
 _PROBE_TOKENS = 4096
 """Tokens that the speed of the target's forward is measured on."""
 _MOST_FEATURES = 0.6
-"""Of the time after the text, for the target's forward; text that takes longer is left out."""
+"""Most of the time after the text that the target's forward may take; text beyond it is left
+out."""
 _LEAST_SECONDS = 5.0
 """Shorter than this, nothing is learnt."""
 

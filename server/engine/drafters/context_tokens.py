@@ -1,4 +1,4 @@
-"""The tokens that a sequence shows beyond a draft's fixed ones: it may say those there too."""
+"""The tokens of a sequence beyond a draft's fixed vocabulary, which the draft may propose there."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,24 +13,24 @@ from server.kernels.types import OwnTokens
 
 @dataclass(slots=True)
 class _Shown:
-    """Of one sequence."""
+    """The tokens that one sequence has shown, and their rows of the head."""
 
     rows: torch.Tensor
-    """[most, hidden]: of the target's head, as many as there are ids."""
+    """[most, hidden] rows of the target's head; as many are set as there are ids."""
     token_ids: list[int] = field(default_factory=list[int])
     num_seen: int = 0
     """Tokens of the sequence that were looked at."""
 
 
 def own_token_ids(token_ids: Iterable[int], fixed: Collection[int], most: int) -> list[int]:
-    """The first `most` distinct ones that are not fixed, in the order in which they come."""
+    """The first `most` distinct ids that are not fixed, in the order in which they come."""
     others = dict.fromkeys(token_id for token_id in token_ids if token_id not in fixed)
     return list(islice(others, most))
 
 
 def token_columns(fixed: torch.Tensor, own: OwnTokens, node_counts: Sequence[int]) -> torch.Tensor:
-    """[nodes, fixed + own.most] int64: the token behind each column of a node's logits; any behind
-    those that its sequence has."""
+    """[nodes, fixed + own.most] int64: the token of each column of a node's logits. Columns after
+    its sequence's own tokens may hold any token."""
     padded = torch.nn.utils.rnn.pad_sequence(list(own.token_ids), batch_first=True)
     counts = torch.tensor(node_counts, device=padded.device)
     padded = padded.repeat_interleave(counts, dim=0)
@@ -38,11 +38,11 @@ def token_columns(fixed: torch.Tensor, own: OwnTokens, node_counts: Sequence[int
 
 
 class ContextTokens:
-    """Keeps them, with their rows of the target's head, as sequences grow.
+    """Keeps these tokens, with their rows of the target's head, as sequences grow.
 
     Args:
-        fixed: token ids that the draft knows anyway.
-        most: of a sequence; those that come first are kept, as in training.
+        fixed: token ids that the draft can always propose.
+        most: most tokens of a sequence; the first ones are kept, as in training.
         head_rows: token ids [n] -> their rows of the target's head [n, hidden].
     """
 

@@ -184,7 +184,7 @@ def test_an_out_folder_with_a_draft_of_other_layers(
 
 
 def test_the_out_folder_of_another_run(target: TrainTarget, text: Path, tmp_path: Path) -> None:
-    """Of the same settings; and a moved pair of folders is still a pair."""
+    """Another run's out folder is refused; a moved pair of folders is still a pair."""
     mine, other = (tiny_config(tmp_path / name, text, steps=1) for name in ("a", "b"))
     run(mine, target)
     run(replace(other, seed=1), target)

@@ -42,7 +42,7 @@ def tiny_target(
 
 
 def _spread(name: str) -> float:
-    """Of random weights: a target that is sure of what it says, mostly by its latest tokens."""
+    """Spread of random weights: the target is sure of what it says, mostly by its latest tokens."""
     return {"model.embed_tokens.weight": 0.7, "lm_head.weight": 0.5}.get(name, 0.15)
 
 

@@ -13,9 +13,9 @@ class SoftLabels(NamedTuple):
     """Labels of some rows."""
 
     probs: torch.Tensor
-    """[rows, k] float: the target's, best first."""
+    """[rows, k] float: the target's probabilities, best first."""
     token_ids: torch.Tensor
-    """[rows, k] int: of these tokens."""
+    """[rows, k] int: their tokens."""
 
 
 def soft_labels(logits: torch.Tensor, top_k: int) -> SoftLabels:

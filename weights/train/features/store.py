@@ -27,7 +27,7 @@ from weights.train.text.samples import Sample
 
 T = TypeVar("T")
 FOLDER = "features"
-"""Of a work folder."""
+"""The features' folder in a work folder."""
 INDEX = "features.json"
 SHARD_TOKENS = 16_384
 """About 30 s of the target's forward at 600 tokens/s: what a kill can cost."""
@@ -48,7 +48,7 @@ class FeatureKey:
     glimpse_hidden: bool
     top_k: int
     dtype: str
-    """Of kv and hidden, a key of `FEATURE_DTYPES`."""
+    """Precision of kv and hidden, a key of `FEATURE_DTYPES`."""
     form: str = ""
     """`TrainTarget.form`; empty in older folders, whose features go with every form."""
 
@@ -93,7 +93,7 @@ class Shard(NamedTuple):
 
 
 ShardTensors = Mapping[str, torch.Tensor]
-"""Of all samples of a shard, one after another:
+"""Tensors of all samples of a shard, one after another:
     kv      [tokens, glimpses, 2, kv_heads, head_dim]
     hidden  [tokens, hidden]; only with the hidden glimpse
     probs   [labels, k] float16    token_ids [labels, k] int32
@@ -133,7 +133,7 @@ class FeatureStore:
         return self.path(shard).exists()
 
     def write(self, shard: Shard, tensors: ShardTensors) -> None:
-        """All or nothing, also under a kill."""
+        """Writes a shard atomically: a kill leaves all of it or nothing."""
         path = self.path(shard)
         partial = path.with_suffix(".partial")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
@@ -194,12 +194,12 @@ def within(
     shards: Sequence[Shard], shape: FeatureShape, limit: int | None, stored: Mapping[str, int]
 ) -> list[Shard]:
     """The shards whose features fit into `limit` bytes, in order: those that are stored, then
-    others. Which ones is up to their names, which are digests, not to their place: files are often
-    sorted by where the text is from. Where not even one fits, it is cut.
+    others. They are chosen by their names, which are digests, and not by their place, since files
+    are often sorted by where the text is from. Where not even one fits, it is cut.
 
     Args:
-        limit: for all of `stored`, and what is still to be written.
-        stored: as `stored_bytes` gives it; what is not of `shards` takes room and is of no use.
+        limit: limit for all of `stored` together with what is still to be written.
+        stored: result of `stored_bytes`; shards that are not in `shards` take room for nothing.
     """
     if limit is None:
         return list(shards)
@@ -220,7 +220,7 @@ def stored_bytes(folder: Path) -> dict[str, int]:
 
 
 def left_over_bytes(shards: Sequence[Shard], stored: Mapping[str, int]) -> int:
-    """Bytes of stored features whose text is no more used, or was cut otherwise."""
+    """Bytes of stored features whose text is no longer used, or was cut into other shards."""
     names = {shard.name for shard in shards}
     return sum(size for name, size in stored.items() if name not in names)
 

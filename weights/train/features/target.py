@@ -24,9 +24,9 @@ class TrainTarget:
     weights: Mapping[str, torch.Tensor]
     """float32, by checkpoint name: those a draft starts from."""
     identity: str
-    """Other for other weights; the same in every precision and on every machine."""
+    """Identifies the weights; the same in every precision and on every machine."""
     glimpse_layers: tuple[int, ...]
-    """That the draft reads, counted from 0."""
+    """Layers that the draft reads, counted from 0."""
     form: str
     """How the weights are kept, such as `bfloat16` or `q4_1 and q8_0 weights in bfloat16`: features
     of one form are not those of another."""

@@ -27,7 +27,7 @@ class Located(NamedTuple):
 
 
 class TrainBatch(NamedTuple):
-    """Sequences side by side, padded behind. T is the longest one's length, R the most rows."""
+    """Sequences side by side, padded at the end. T is the longest length, R the most rows."""
 
     token_ids: torch.Tensor
     """[B, T] int64"""
@@ -36,11 +36,11 @@ class TrainBatch(NamedTuple):
     is_row: torch.Tensor
     """[B, R] bool: false for padding."""
     kv: torch.Tensor
-    """[B, T, glimpses, 2, kv_heads, head_dim]: the target's, keys rotated."""
+    """[B, T, glimpses, 2, kv_heads, head_dim]: the target's keys, rotated, and values."""
     hidden: torch.Tensor | None
-    """[B, T, hidden]: the target's final one, normed."""
+    """[B, T, hidden]: the target's final hidden state, normed."""
     labels: SoftLabels
-    """Of the true rows, sequence by sequence."""
+    """Labels of the rows without padding, sequence by sequence."""
     own: OwnTokens
     """What the sequences show beyond the draft's fixed ids."""
 
@@ -133,7 +133,7 @@ class FeatureReader:
     def __init__(self, store: FeatureStore, vocabulary: Vocabulary) -> None:
         self.store, self.vocabulary = store, vocabulary
         self._files = OrderedDict[str, safe_open]()
-        """By shard, the one used last at the end."""
+        """Open files by shard, the most recently used at the end."""
 
     def batch(self, samples: Sequence[Located]) -> TrainBatch:
         """One padded batch, on the CPU, in the precision it is stored in."""

@@ -17,7 +17,7 @@ class RunState:
     delays are drawn anew for each epoch and step, so that no generator's state is kept."""
 
     precision: str = "float32"
-    """Of matrix products: what was picked at the start."""
+    """Precision of matrix products, as picked at the start."""
     vocabulary: list[int] = field(default_factory=list[int])
     """The ids that the draft can propose anywhere, ascending."""
     text: str = ""
@@ -28,11 +28,11 @@ class RunState:
     batch: int = 0
     """Steps of the epoch done."""
     tokens: int = 0
-    """Trained on, prompts included."""
+    """Tokens trained on, prompts included."""
     seconds: float = 0.0
-    """Spent training."""
+    """Seconds spent training."""
     look_seconds: float = 0.0
-    """A look at held-out text and writing the draft, as measured at the start."""
+    """Seconds for a look at held-out text and for writing the draft, as measured at the start."""
     curve: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """See `curve.py`."""
 

@@ -52,11 +52,13 @@ class TrainableDraft(nn.Module):
             self.delay_embedding = nn.Embedding(config.max_delay, config.hidden_size)
 
     def forward(self, batch: TrainBatch, delays: torch.Tensor) -> torch.Tensor:
-        """Args:
+        """Runs the draft on a batch.
+
+        Args:
             delays: [B, R], from 1 to the row's position.
 
         Returns:
-            [true rows, hidden] behind the final norm, sequence by sequence.
+            [true rows, hidden] after the final norm, sequence by sequence.
         """
         layer = cast(_Layer, self.model.layers[0])
         x = self.embedding[batch.token_ids]
@@ -142,7 +144,7 @@ class _SelfAttention(nn.Module):
 
 
 class _Cross(nn.Module):
-    """Over one of the target's layers."""
+    """Cross-attention over one of the target's layers."""
 
     def __init__(self, config: GlideConfig, target: ModelConfig) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from weights.train.fit.vocabulary import BatchHead, KnownLabels, Vocabulary
 _CHUNK = {"cpu": 256}
 """Rows by kind of device; 256 are 8 MB of logits with a vocabulary of 8192."""
 _LARGE_CHUNK = 8192
-"""Of other devices, which have the memory for it."""
+"""Rows for other devices, which have the memory for it."""
 _NEVER = -1e4
 """Logit of what a row can't say: its exponential is 0, and 0 times it is 0."""
 _TINY = 1e-30
@@ -38,9 +38,11 @@ class BatchLoss(NamedTuple):
 def batch_loss(
     x: torch.Tensor, vocabulary: Vocabulary, batch: TrainBatch, delays: torch.Tensor
 ) -> BatchLoss:
-    """Args:
-    x: [true rows, hidden], behind the final norm.
-    delays: [B, R]
+    """The loss of a batch's rows.
+
+    Args:
+        x: [true rows, hidden], after the final norm.
+        delays: [B, R]
     """
     is_shown = batch.is_shown(delays)
     labels = vocabulary.known(batch.labels, is_shown, batch.own)
@@ -58,10 +60,12 @@ class HeadLoss(NamedTuple):
 def head_loss(
     x: torch.Tensor, head: BatchHead, is_shown: torch.Tensor, labels: KnownLabels
 ) -> HeadLoss:
-    """Args:
-    x: [rows, hidden] float32, behind the final norm.
-    head: frozen, in the precision to multiply in.
-    is_shown: [rows, U] bool: which of the batch's own tokens a row can say.
+    """The loss of rows, by the module's formula.
+
+    Args:
+        x: [rows, hidden] float32, after the final norm.
+        head: the frozen head, in the precision to multiply in.
+        is_shown: [rows, U] bool: which of the batch's own tokens a row can say.
     """
     return HeadLoss(*_HeadLoss.apply(x, head, is_shown, labels))
 

@@ -63,7 +63,8 @@ class RunData:
 
 
 class TrainingRun:
-    """Goes on where the work folder's checkpoint is, else from the target's weights.
+    """A run that continues from the work folder's checkpoint, or else begins from the target's
+    weights.
 
     Raises:
         CheckpointError: the checkpoint is broken or of a run with other settings.
@@ -169,8 +170,8 @@ class TrainingRun:
         return state
 
     def _vocabulary(self) -> list[int]:
-        """Of the text at hand; kept, when text is added later: the head's columns stay as they
-        are."""
+        """The draft's vocabulary, chosen from the text at hand. A run keeps it when text is added
+        later, so that the head's columns stay as they are."""
         shape = self.draft.config
         samples = [located.sample for located in self.data.training]
         size, vocab_size = shape.num_draft_tokens, shape.target.vocab_size
@@ -178,10 +179,10 @@ class TrainingRun:
 
 
 def make_budget(config: TrainConfig, steps_per_epoch: int, look_seconds: float = 0.0) -> Budget:
-    """What was asked for; three epochs if nothing was.
+    """The budget that was asked for; three epochs if none was.
 
     Args:
-        look_seconds: kept free for what comes behind the last step, of half the time at most.
+        look_seconds: time kept free for what comes after the last step; half the time at most.
     """
     epochs = config.epochs
     if epochs is None and config.steps is None and config.minutes is None:

@@ -28,11 +28,11 @@ class StepResult(NamedTuple):
     """Figures of one optimizer step."""
 
     loss: float
-    """Mean over its rows."""
+    """Mean loss over its rows."""
     rows: tuple[int, ...]
-    """Per delay from 1."""
+    """Number of rows per delay from 1."""
     right: tuple[int, ...]
-    """Per delay from 1: rows whose best token is the target's."""
+    """Number of rows per delay from 1 whose best token is the target's."""
     tokens: int
 
 
@@ -41,7 +41,7 @@ class TrainingError(GlidecapeError):
 
     Args:
         step: counted from 1.
-        norm: of the gradient.
+        norm: norm of the gradient.
     """
 
     def __init__(self, step: int, loss: float, norm: float) -> None:
@@ -58,9 +58,9 @@ class Learner:
     draft: TrainableDraft
     optimizer: torch.optim.Optimizer
     vocabulary: Vocabulary
-    """With the head in the precision of products."""
+    """The draft's vocabulary, with the head in the precision of products."""
     dtype: torch.dtype
-    """Of products."""
+    """Precision of matrix products."""
     workers: Workers
 
 
@@ -144,8 +144,10 @@ class Trainer:
         return result
 
     def _update(self, parts: Sequence[tuple[torch.Tensor, ...]], loss: float) -> None:
-        """Args:
-        parts: gradients, to be summed; in the order of the draft's parameters.
+        """Updates the weights.
+
+        Args:
+            parts: gradients to be summed, each in the order of the draft's parameters.
         """
         draft, optimizer = self.learner.draft, self.learner.optimizer
         for weight, *grads in zip(draft.parameters(), *parts, strict=True):
@@ -158,7 +160,7 @@ class Trainer:
 
 
 class Part(NamedTuple):
-    """What one share of a step's rows adds."""
+    """The contribution of one share of a step's rows."""
 
     result: StepResult
     gradients: tuple[torch.Tensor, ...]
@@ -166,9 +168,11 @@ class Part(NamedTuple):
 
 
 def gradients(learner: Learner, batch: TrainBatch, delays: torch.Tensor, num_rows: int) -> Part:
-    """Args:
-    delays: [B, R]
-    num_rows: of the whole step, whose mean loss counts.
+    """Computes the loss and gradients of one share of a step's rows.
+
+    Args:
+        delays: [B, R]
+        num_rows: rows of the whole step, whose mean loss is minimised.
     """
     device = learner.vocabulary.device
     batch, on_device = batch.to(device, learner.dtype), delays.to(device)
@@ -192,7 +196,7 @@ def _summed(parts: Sequence[StepResult], tokens: int) -> StepResult:
 
 @contextmanager
 def _undisturbed() -> Generator[None, None, None]:
-    """Ctrl-C within the block is raised behind it.
+    """Raises a Ctrl-C within the block after it.
 
     Only the main thread gets signals; in others, and where Ctrl-C does something else than raise
     KeyboardInterrupt, nothing is changed.

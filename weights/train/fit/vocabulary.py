@@ -58,10 +58,12 @@ class KnownLabels(NamedTuple):
 
 
 class Vocabulary:
-    """Args:
-    token_ids: [V] int64, ascending: the fixed ones.
-    head: [vocab_size, hidden], the target's, in the precision to multiply in.
-    most_own: ids of the sequence's own that are scored beside the fixed ones.
+    """A draft's vocabulary in training.
+
+    Args:
+        token_ids: [V] int64, ascending: the fixed ids.
+        head: [vocab_size, hidden] the target's head, in the precision to multiply in.
+        most_own: most of a sequence's own ids that are scored beside the fixed ones.
     """
 
     def __init__(self, token_ids: torch.Tensor, head: torch.Tensor, most_own: int) -> None:
@@ -102,8 +104,10 @@ class Vocabulary:
         return BatchHead(rows, len(self.token_ids))
 
     def known(self, labels: SoftLabels, is_shown: torch.Tensor, own: OwnTokens) -> KnownLabels:
-        """Args:
-        is_shown: [rows, U] bool, which of the batch's own ids a row's sequence has shown.
+        """The labels as far as the draft can say them.
+
+        Args:
+            is_shown: [rows, U] bool, which of the batch's own ids a row's sequence has shown.
         """
         probs, ids = labels.probs.float(), labels.token_ids.long()
         columns, no_token = self._columns[ids], len(self.token_ids)
@@ -124,7 +128,7 @@ def draft_vocabulary(
     distinct tokens is filled up with the lowest other ids.
 
     Args:
-        always: Ids that are in however rare they are: those that end a turn.
+        always: ids that are included however rare they are: those that end a turn.
 
     Returns:
         [size] int64, or the whole vocabulary if that is smaller.

@@ -7,7 +7,8 @@ from weights.train.features.target import TrainTarget
 from weights.train.fit.draft import TrainableDraft
 
 _FINAL_NORM = 0.25
-"""Of the target's final norm: an untrained draft is wrong, and costs least if it is not sure."""
+"""Factor on the target's final norm: an untrained draft is wrong, and its loss is least if it is
+not sure."""
 
 
 def draft_config(

@@ -16,7 +16,7 @@ def generator() -> torch.Generator:
 
 
 def known_labels(logits: torch.Tensor, k: int = 5, num_known: int = VOCABULARY - 8) -> KnownLabels:
-    """Of a draft that knows the first tokens alone."""
+    """Labels of a draft that knows only the first tokens."""
     own = nothing_own()
     vocabulary = vocabulary_of(torch.zeros(logits.shape[1], HIDDEN), num_known)
     is_shown = torch.zeros(len(logits), 0, dtype=torch.bool)
