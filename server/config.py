@@ -327,7 +327,8 @@ _OF_KUBERNETES = re.compile(
 
 
 def check_environment() -> None:
-    """
+    """Refuses environment variables that look like settings and are none.
+
     Raises:
         ConfigError: a variable is called like a setting, but there is none of that name. The value
             is not shown: it may be a key.

@@ -18,7 +18,8 @@ _KINDS_OF_DRAFTS = "auto", "none", "ngram"
 
 
 def check_model_name(model: str) -> None:
-    """
+    """Checks a model's name as far as that needs no network.
+
     Raises:
         CheckpointError: nothing of that name. Of a hub id only the hub knows.
     """
@@ -38,7 +39,8 @@ def check_model_name(model: str) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """
+    """Checks that a folder can be a checkpoint.
+
     Raises:
         CheckpointError: it has no config.json.
     """
@@ -49,7 +51,8 @@ def check_folder(folder: Path) -> None:
 
 
 def check_draft_name(draft: str) -> None:
-    """
+    """Checks a draft's name as far as that needs no network.
+
     Raises:
         CheckpointError, ConfigError: nothing of that name.
     """

@@ -100,7 +100,8 @@ class Grammars(Protocol):
         ...
 
     async def check_schemas(self, schemas: Sequence[object], owner: Hashable = None) -> None:
-        """
+        """Refuses JSON schemas that can't be enforced.
+
         Raises:
             GrammarError: a part of a JSON schema can't be enforced; the path begins with the
                 schema's number.

@@ -53,7 +53,8 @@ def _stored_costs(path: Path, report: Report) -> StepCosts | None:
 
 
 def _stored_curve(stored: dict[str, list[float]], is_free: bool = False) -> CostCurve:
-    """
+    """Reads a stored cost curve. Raises ValueError where it is none.
+
     Args:
         is_free: A look-up may have taken no time that the clock sees.
     """

@@ -73,7 +73,8 @@ def model_name(model: str) -> str:
 
 
 def locate_target(model: str, cache_dir: Path, dtype: torch.dtype, report: Report) -> TargetFiles:
-    """
+    """Finds a target's folder, downloading or converting it first where needed.
+
     Args:
         model: the default model's name, a folder, a .gguf file, or a hub id.
         cache_dir: where converted models are kept; `~` is the user's home.
@@ -86,7 +87,8 @@ def locate_target(model: str, cache_dir: Path, dtype: torch.dtype, report: Repor
 
 
 def read_target(folder: Path) -> TargetFiles:
-    """
+    """Reads the config of a checkpoint's folder.
+
     Raises:
         StartupError: it is no checkpoint, or one of another kind of model.
     """

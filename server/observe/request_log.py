@@ -11,7 +11,8 @@ logger = logging.getLogger(__name__)
 
 
 class RequestLog:
-    """
+    """Writes a log line for each request that ends.
+
     Args:
         decode: Token ids → text; given where lines are to have the prompt.
     """

@@ -69,7 +69,8 @@ def without_justified_nulls(name: str, document: Any, path: tuple[str, ...] = ()
 
 
 def check(name: str, document: Any) -> None:
-    """
+    """Checks a document by OpenAI's schema of that name.
+
     Raises:
         AssertionError: the document isn't what the schema of that name says.
     """

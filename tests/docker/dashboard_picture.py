@@ -23,7 +23,8 @@ class Series:
 def draw_dashboard(
     panels: Mapping[str, tuple[Mapping[str, int], list[Series]]], path: Path
 ) -> None:
-    """
+    """Draws the panels into a picture.
+
     Args:
         panels: By title: the place on the grid (x, y, w, h), and the lines.
     """

@@ -23,7 +23,8 @@ class UnknownFieldLog:
         self._seen: set[tuple[str, str]] = set()
 
     def add(self, path: str, field: str) -> None:
-        """
+        """Logs an unknown field, once per path.
+
         Args:
             path: The URL's path.
             field: Such as `messages.*.mood`.

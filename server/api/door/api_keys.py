@@ -82,7 +82,8 @@ class ApiKeys:
             self._complaint = reason
 
     def _read(self, file: Path) -> None:
-        """
+        """Reads the keys in the file.
+
         Raises:
             OSError: it can't be read; the next request tries again.
             ValueError: it makes no sense; that is looked at again when it changes.

@@ -46,7 +46,8 @@ class FrontDoor:
 
 
 def front_door(settings: ServerSettings) -> FrontDoor:
-    """
+    """Makes keys and limits from the settings.
+
     Raises:
         ConfigError: a bad key, key file or origin; a limit per key where there are no keys.
     """

@@ -191,7 +191,8 @@ class _ChoiceEvents:
         self._is_open = False
 
     def events(self, piece: Progress, usage: Usage | None) -> Iterable[bytes]:
-        """
+        """The stream's events for a piece of an answer.
+
         Args:
             usage: Token counts so far, where each chunk reports them.
         """

@@ -117,7 +117,8 @@ def _progress(
     delta: TextDelta[TokenLogprobs],
     num_counting: int,
 ) -> Progress:
-    """
+    """What a step added to an answer.
+
     Args:
         num_counting: Tokens of the output up to the one that completed a stop string.
     """

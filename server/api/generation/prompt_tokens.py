@@ -63,7 +63,8 @@ async def _check_num_tokens(field: str, text: str, parts: Parts) -> None:
 
 
 def check_token_ids(field: str, token_ids: list[int], vocab_size: int) -> None:
-    """
+    """Refuses token ids that the model doesn't know.
+
     Raises:
         InvalidRequestError: the model doesn't know one of them.
     """

@@ -90,7 +90,8 @@ async def compile_grammar(field: str, grammar: Grammar, parts: Parts) -> None:
 
 
 async def check_schemas(schemas: Mapping[str, object], parts: Parts) -> None:
-    """
+    """Refuses JSON schemas that can't be enforced.
+
     Args:
         schemas: JSON schemas by the field that each comes from.
 
@@ -160,7 +161,8 @@ def _grammar(field: str, asks: Asks, value: Any) -> Grammar:
 
 
 def _read_schema(field: str, given: dict[str, Any] | str) -> dict[str, Any]:
-    """
+    """Reads a JSON schema, which may be given as text.
+
     Raises:
         InvalidRequestError: it is a text, and not that of a JSON object.
     """

@@ -30,7 +30,8 @@ _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
 def check_common(body: SamplingRequest, parts: Parts) -> None:
-    """
+    """Checks what requests of all endpoints that generate have in common.
+
     Raises:
         RequestError: another model is asked for, or fields contradict each other.
     """
@@ -49,7 +50,8 @@ def check_common(body: SamplingRequest, parts: Parts) -> None:
 
 
 def check_model(name: str | None, parts: Parts) -> None:
-    """
+    """Refuses a request for another model.
+
     Raises:
         ModelNotFoundError: another model is asked for than the one that is served.
     """

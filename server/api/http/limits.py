@@ -28,7 +28,8 @@ class ConnectionLimits:
 
 
 def connection_limits(settings: ServerSettings, open_files: int) -> ConnectionLimits:
-    """
+    """Makes the limits of connections from the settings.
+
     Args:
         open_files: Most that the process may have open.
     """

@@ -16,7 +16,8 @@ class LongWork:
         self._turn = asyncio.Lock()
 
     async def run(self, is_long: bool, work: Callable[[], T]) -> T:
-        """
+        """Does work, in a thread if it is long.
+
         Args:
             is_long: Whether a thread is needed; other work is done at once.
         """

@@ -70,7 +70,8 @@ class StrictConnection(h11.Connection):
         self._head += self.trailing_data[0]
 
     def next_event(self) -> h11.Event | type[NEED_DATA] | type[PAUSED]:
-        """
+        """The next event of the connection, once it is checked.
+
         Raises:
             RemoteProtocolError: it is no HTTP, or of the kind described above.
         """

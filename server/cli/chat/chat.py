@@ -66,7 +66,8 @@ def _authorization(api_key: str | None) -> dict[str, str]:
 
 
 def _model_name(client: httpx.Client, url: str) -> str:
-    """
+    """Asks the server for the name of its model.
+
     Raises:
         ConfigError: there is no server, or it doesn't take the key.
     """

@@ -14,10 +14,12 @@ Pattern = str
 
 
 class OracleDrafter:
-    """Args:
-    answers: the plain run's tokens, by request.
-    patterns: one per step, in turn; "" proposes nothing.
-    confidence: claimed for every trunk token.
+    """Drafts from known answers, by patterns of right and wrong tokens.
+
+    Args:
+        answers: the plain run's tokens, by request.
+        patterns: one per step, in turn; "" proposes nothing.
+        confidence: claimed for every trunk token.
     """
 
     name = "oracle"

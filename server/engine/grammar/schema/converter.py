@@ -85,7 +85,8 @@ class Converter:
         self._defined: dict[tuple[str, ...], str] = {}
 
     def convert(self, schema: Any, path: Path) -> JsonSchema:
-        """
+        """Converts one schema inside the root.
+
         Raises:
             GrammarError: a keyword can't be enforced; the path ends with it.
         """
