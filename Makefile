@@ -103,7 +103,7 @@ test-fast: $(VENV)/dev ## unit tests alone, for the working loop
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(UNIT_TESTS)
 
 test: $(VENV)/dev $(VENV)/default-model browser prometheus ## run the whole test suite
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=40
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=40
 
 pictures: test ## take the pictures of the docs, which the tests make, anew
 	@mkdir -p docs/pictures && cp $(DOC_PICTURES:%=tests/pictures/%.png) docs/pictures/

@@ -1,9 +1,11 @@
-"""What holds for all tests: where and in how many threads tensors are computed, and patience."""
+"""What holds for all tests: where and in how many threads tensors are computed, patience, and the
+order of the files."""
 
 import inspect
 import os
 
 import httpx
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -19,3 +21,32 @@ _patience.connect = _patience.read = _patience.write = _patience.pool = 60.0
 
 collect_ignore = ["other_clients"]
 """Need environments of their own, in which `make` runs them."""
+
+LONGEST = (
+    "tests/kernels/test_sanitizers.py",
+    "tests/kernels/triton/test_engine.py",
+    "tests/engine/grammar/regular/test_syntax.py",
+    "tests/engine/step/device/test_exactness.py",
+    "tests/documents/test_commands.py",
+    "tests/parallel/test_equality.py",
+    "tests/parallel/test_serving.py",
+    "tests/bench/test_exactness.py",
+    "tests/serving/test_graph_serving.py",
+    "tests/browser",
+    "tests/docker",
+    "tests/weights/train",
+    "tests/kernels",
+    "tests/serving",
+    "tests/bench",
+    "tests/engine",
+)
+"""Files and folders that take longest come first, so that no worker has a long one alone at the
+end. Within a file the order stays as it is."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _place(item.nodeid))
+
+
+def _place(nodeid: str) -> int:
+    return next((i for i, path in enumerate(LONGEST) if nodeid.startswith(path)), len(LONGEST))

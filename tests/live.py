@@ -36,18 +36,20 @@ class LiveServer:
 
 @contextmanager
 def serve(
-    *arguments: str, command: Sequence[str] = (*GLIDECAPE, "serve")
+    *arguments: str, command: Sequence[str] = (*GLIDECAPE, "serve"), num_threads: int = 1
 ) -> Generator[LiveServer, None, None]:
     """`glidecape serve` on a free port until the block ends; then SIGTERM.
 
     Args:
+        num_threads: Of its kernels. As many as the machine has cores would wait for each other
+            wherever another worker's tests have one of the cores.
         command: Another server, which has the same options and announces itself as that one.
     """
     process = subprocess.Popen(
         [*command, "--port", "0", *arguments],
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(num_threads)},
     )
     if process.stderr is None:
         raise RuntimeError("no stderr")

@@ -119,18 +119,21 @@ def asked(policy: PolicyName) -> list[Request]:
 Answers = dict[str, list[RequestOutput]]
 
 
-def answered(engine: TinyEngine, policy: PolicyName) -> Answers:
-    """Twice, so that the second run finds what the first has left in the prefix cache."""
-    first = engine.run(asked(policy))
-    second = engine.run(asked(policy))
+def answered(engine: TinyEngine, policy: PolicyName, rounds: int = 1) -> Answers:
+    """A second round finds what the first has left in the prefix cache."""
+    answers: Answers = {}
+    for number in range(rounds):
+        outputs = engine.run(asked(policy))
+        answers |= {f"{name}, round {number}": found for name, found in outputs.items()}
     assert engine.scheduler.pool.num_free == engine.scheduler.config.num_blocks
-    got = {f"{name} first": outputs for name, outputs in first.items()}
-    return got | {f"{name} second": outputs for name, outputs in second.items()}
+    return answers
 
 
 @cache
-def in_one_process(name: str, config: SchedulerConfig, policy: PolicyName) -> Answers:
-    return answered(RankedEngine(name, config, None), policy)
+def in_one_process(
+    name: str, config: SchedulerConfig, policy: PolicyName, rounds: int = 1
+) -> Answers:
+    return answered(RankedEngine(name, config, None), policy, rounds)
 
 
 def discrete(outputs: Sequence[RequestOutput]) -> list[RequestOutput]:
@@ -165,14 +168,15 @@ def assert_same(got: Answers, expected: Answers) -> None:
 @pytest.mark.parametrize("config", [SPECULATED, TIGHT], ids=["roomy", "few blocks"])
 def test_a_draft_with_glimpses(ranks: Ranks, config: SchedulerConfig, policy: PolicyName) -> None:
     with playing(ranks, FIRST, config) as engine:
-        got = answered(engine, policy)
-    assert_same(got, in_one_process(FIRST, config, policy))
+        got = answered(engine, policy, rounds=2)
+    assert_same(got, in_one_process(FIRST, config, policy, rounds=2))
     assert (engine.num_preemptions > 0) == (config is TIGHT)
 
 
 @pytest.mark.parametrize("policy", ["off", "cape", "auto"])
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_models(ranks: Ranks, name: str, policy: PolicyName) -> None:
+    """One round: the prefix cache knows no model."""
     with playing(ranks, name, SPECULATED) as engine:
         got = answered(engine, policy)
     assert_same(got, in_one_process(name, SPECULATED, policy))
@@ -182,8 +186,8 @@ def test_the_comparison_is_not_trivial() -> None:
     """Drafts are accepted, leaves among them, and answers differ."""
     outputs = in_one_process(FIRST, SPECULATED, "cape")
     ends = [out[-1].speculation for out in outputs.values()]
-    assert sum(end.num_accepted for end in ends if end) > 20
-    assert sum(end.num_leaves_accepted for end in ends if end) > 5
+    assert sum(end.num_accepted for end in ends if end) > 10
+    assert sum(end.num_leaves_accepted for end in ends if end) > 2
     assert len({tuple(tokens(out)) for out in outputs.values()}) == len(asked("cape"))
     plain = in_one_process(FIRST, SPECULATED, "off")
     assert {name: tokens(out) for name, out in plain.items()} == {

@@ -26,7 +26,7 @@ QUESTION: list[ChatCompletionMessageParam] = [
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LiveServer]:
-    with serve() as running:
+    with serve(num_threads=2) as running:
         yield running
 
 
