@@ -36,12 +36,13 @@ def cpu_kernels() -> InstructionSet | None:
     """The native kernels that serve on the CPU; None where torch does.
 
     Raises:
-        ConfigError: others are asked for than there are, or than the CPU runs.
+        ConfigError: others are asked for than there are, or than the CPU runs; or they were built
+            from other sources than these.
     """
     try:
         return kernels_in_use()
     except KernelsUnavailableError as error:
-        raise ConfigError(VARIABLE, os.environ[VARIABLE], str(error)) from None
+        raise ConfigError(VARIABLE, os.environ.get(VARIABLE, "auto"), str(error)) from None
 
 
 def describe_kernels(device: torch.device, is_fused: bool) -> str:

@@ -1,5 +1,6 @@
 """Which of the native libraries serves; with a CPU and a build that are made up."""
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,3 +144,26 @@ def test_models_of_all_sets_in_one_process(monkeypatch: pytest.MonkeyPatch) -> N
     for model, expected in zip(models, before, strict=True):
         assert torch.equal(model.run(tokens, [7, 13]), expected)
         assert (expected - before[0]).square().mean().sqrt() < 0.02 * before[0].std()
+
+
+@needs_build
+def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a structure that has grown since it was built, a step would read anything."""
+
+    class Grown(library.Round):
+        _fields_ = (("more", ctypes.c_int64),)
+
+    structures = [*library._STRUCTURES[:-1], Grown]  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(library, "_STRUCTURES", structures)
+    for cached in (library._pick, library._load):  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr(library, cached.__name__, cached.__wrapped__)
+    with pytest.raises(ConfigError, match=r"='auto': .*built from other sources.*build it again"):
+        cpu_kernels()
+
+
+@needs_build
+def test_a_library_from_before_sizes_were_asked_for() -> None:
+    class Old:
+        """Has no function of that name."""
+
+    assert library._sizes_in(Old()) is None  # pyright: ignore

@@ -314,3 +314,12 @@ bool glidecape_glide_draft(void* glide, const GlidecapeRound* round,
 }
 
 void glidecape_glide_destroy(void* glide) { delete static_cast<Glide*>(glide); }
+
+const int32_t* glidecape_structure_sizes() {
+  static const int32_t sizes[] = {
+      sizeof(GlidecapeShape),      sizeof(GlidecapeMatrix),       sizeof(GlidecapeLayer),
+      sizeof(GlidecapeStep),       sizeof(GlidecapeCache),        sizeof(GlidecapeGlideShape),
+      sizeof(GlidecapeGlideWeights), sizeof(GlidecapeGlideCaches), sizeof(GlidecapeOwnTokens),
+      sizeof(GlidecapeGlideStep),  sizeof(GlidecapeRound),        0};
+  return sizes;
+}

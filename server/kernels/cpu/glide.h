@@ -91,5 +91,9 @@ bool glidecape_glide_fill(void* glide, const GlidecapeGlideStep* step,
 bool glidecape_glide_draft(void* glide, const GlidecapeRound* round,
                            const GlidecapeGlideCaches* caches);
 void glidecape_glide_destroy(void* glide);
+
+// Bytes of each structure of this ABI, decoder.h's first, in the headers' order; 0 ends the list. So
+// library.py finds out that a library was built from other sources than its own.
+const int32_t* glidecape_structure_sizes();
 }
 #pragma GCC visibility pop

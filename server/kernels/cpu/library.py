@@ -3,12 +3,14 @@
 import ctypes
 import os
 from functools import cache
+from itertools import takewhile
 
 import torch
 
 from server.kernels.cpu.instruction_sets import (
     VARIABLE,
     InstructionSet,
+    KernelsUnavailableError,
     asks_cpu,
     built_libraries,
     pick,
@@ -136,6 +138,13 @@ class Round(ctypes.Structure):
     )
 
 
+_STRUCTURES: tuple[type[ctypes.Structure], ...] = (
+    *(Shape, Matrix, Layer, Step, Cache),
+    *(GlideShape, GlideWeights, GlideCaches, OwnTokens, GlideStep, Round),
+)
+"""In the order of `glidecape_structure_sizes`."""
+
+
 def _glide_call(*arguments: object) -> tuple[object, tuple[object, ...]]:
     return _BOOL, (_POINTER, *arguments)
 
@@ -173,7 +182,8 @@ def kernels_in_use() -> InstructionSet | None:
     """The kernels that GLIDECAPE_CPU_KERNELS names, or the best that run here; None for torch's.
 
     Raises:
-        KernelsUnavailableError: the named kernels were not built, or the CPU does not run them.
+        KernelsUnavailableError: the named kernels were not built, the CPU does not run them, or
+            they were built from other sources than these.
     """
     return _pick(os.environ.get(VARIABLE) or "auto")
 
@@ -192,18 +202,37 @@ def native_library() -> ctypes.CDLL | None:
 @cache
 def _pick(choice: str) -> InstructionSet | None:
     libraries = built_libraries()
-    return pick(choice, libraries, asks_cpu(libraries))
+    name = pick(choice, libraries, asks_cpu(libraries))
+    if name is not None:
+        _load(name)
+    return name
 
 
 @cache
 def _load(name: InstructionSet) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(built_libraries()[name]))
+    path = built_libraries()[name]
+    library = ctypes.CDLL(str(path))
+    if _sizes_in(library) != [ctypes.sizeof(structure) for structure in _STRUCTURES]:
+        raise KernelsUnavailableError(
+            f"{path.name} was built from other sources than these; build it again: "
+            "pip install --editable . (or make dev)"
+        )
     for function_name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, function_name)
         function.restype, function.argtypes = result, arguments
         if result is not None:
             function.errcheck = _raise_on_failure
     return library
+
+
+def _sizes_in(library: ctypes.CDLL) -> list[int] | None:
+    """Sizes of the library's structures in bytes; None for a library that can't say."""
+    try:
+        sizes = library.glidecape_structure_sizes
+    except AttributeError:
+        return None
+    sizes.restype = ctypes.POINTER(_INT)
+    return list(takewhile(bool, iter(sizes())))
 
 
 def _raise_on_failure(result: int | bool | None, function: object, arguments: object) -> object:
