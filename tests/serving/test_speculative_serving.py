@@ -36,23 +36,28 @@ def answer(server: LiveServer, prompt: str, **fields: object) -> dict[str, Any]:
     return response.json()
 
 
-@pytest.mark.parametrize("policy", ["chain", "cape", "beam", "auto"])
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"temperature": 0},
-        {"temperature": 1, "seed": 3, "top_p": 0.9, "presence_penalty": 0.5, "stop": ["."]},
-    ],
+FIELDS: tuple[dict[str, Any], ...] = (
+    {"temperature": 0},
+    {"temperature": 1, "seed": 3, "top_p": 0.9, "presence_penalty": 0.5, "stop": ["."]},
 )
+
+
+@pytest.fixture(scope="module", params=FIELDS)
+def plain(request: pytest.FixtureRequest, server: LiveServer) -> list[tuple[Any, dict[str, Any]]]:
+    """Fields, and what each prompt is answered without speculation."""
+    off = {"speculation": {"policy": "off"}, **request.param}
+    return [(request.param, answer(server, prompt, **off)) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("policy", ["chain", "cape", "beam", "auto"])
 def test_no_policy_changes_an_answer(
-    server: LiveServer, policy: str, fields: dict[str, object]
+    server: LiveServer, policy: str, plain: list[tuple[Any, dict[str, Any]]]
 ) -> None:
-    for prompt in PROMPTS:
-        plain = answer(server, prompt, speculation={"policy": "off"}, **fields)
+    for prompt, (fields, expected) in zip(PROMPTS, plain, strict=True):
         got = answer(server, prompt, speculation={"policy": policy}, **fields)
-        assert "speculation" not in plain
-        assert got["choices"] == plain["choices"]
-        assert got["usage"]["completion_tokens"] == plain["usage"]["completion_tokens"]
+        assert "speculation" not in expected
+        assert got["choices"] == expected["choices"]
+        assert got["usage"]["completion_tokens"] == expected["usage"]["completion_tokens"]
 
 
 def test_a_repetitive_answer_takes_fewer_steps_and_is_counted(server: LiveServer) -> None:
