@@ -36,20 +36,22 @@ class LiveServer:
 
 @contextmanager
 def serve(
-    *arguments: str, command: Sequence[str] = (*GLIDECAPE, "serve"), num_threads: int = 1
+    *arguments: str, command: Sequence[str] = (*GLIDECAPE, "serve"), num_threads: int | None = 1
 ) -> Generator[LiveServer, None, None]:
     """`glidecape serve` on a free port until the block ends; then SIGTERM.
 
     Args:
         num_threads: Of its kernels. As many as the machine has cores would wait for each other
-            wherever another worker's tests have one of the cores.
+            wherever another worker's tests have one of the cores. None for as many as it chooses
+            itself.
         command: Another server, which has the same options and announces itself as that one.
     """
+    threads = {} if num_threads is None else {"OMP_NUM_THREADS": str(num_threads)}
     process = subprocess.Popen(
         [*command, "--port", "0", *arguments],
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(num_threads)},
+        env=os.environ | {"PYTHONUNBUFFERED": "1"} | threads,
     )
     if process.stderr is None:
         raise RuntimeError("no stderr")

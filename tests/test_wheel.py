@@ -166,7 +166,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     command = ("env", "--chdir", str(elsewhere), str(installed), "serve")
-    with serve(command=command) as running:
+    with serve(command=command, num_threads=None) as running:
         yield running
 
 

@@ -136,7 +136,8 @@ def ablate(
         features = config.work / "features"
         if variant != widest:
             _cut_features(options.out / widest.folder / "work" / "features", features, variant)
-        found = train(config, target, prompt_ids, stop_token_ids, console).validation
+        reading = replace(target, glimpse_layers=variant.glimpse_layers)
+        found = train(config, reading, prompt_ids, stop_token_ids, console).validation
         if found is None:
             shown = ", ".join(map(str, options.text))
             raise ConfigError("data", shown, "is too little: nothing of it is held out to judge by")

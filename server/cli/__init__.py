@@ -17,7 +17,7 @@ from server.cli.convert import convert
 from server.cli.generate import generate
 from server.cli.help import HELP_NAMES, Command, make_typer
 from server.cli.serve import serve
-from server.cli.terminal import one_line_errors
+from server.cli.terminal import one_line_errors, report
 from server.cli.train import train
 
 
@@ -33,7 +33,10 @@ def make_app() -> typer.Typer:
         app.command(cls=Command, context_settings=HELP_NAMES)(command)
     app.callback()(_version_option)
     for entry_point in entry_points(group="glidecape.commands"):
-        entry_point.load()(app)
+        try:
+            entry_point.load()(app)
+        except Exception as error:  # whatever another package's import raises
+            report(f"the commands of {entry_point.value} can't be loaded: {error}")
     return app
 
 

@@ -6,13 +6,14 @@ import shutil
 import socket
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from server import __version__
+from server import __version__, cli
 from server.cli import make_app
 from server.config import DEFAULT_MODEL, load_settings
 from server.config import ModelSettings as Settings
@@ -173,3 +174,16 @@ def test_chat_without_a_server() -> None:
         port = closing.getsockname()[1]
     line = one_line_error("chat", "--url", f"http://127.0.0.1:{port}")
     assert f"http://127.0.0.1:{port}" in line
+
+
+def test_commands_of_a_package_that_cannot_be_imported_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = EntryPoint("more", "nowhere.commands:register", "glidecape.commands")
+    monkeypatch.setattr(cli, "entry_points", lambda group: [broken])
+    with pytest.raises(SystemExit) as ended:
+        make_app()(["--version"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("glidecape ")
+    assert "the commands of nowhere.commands:register can't be loaded: No module" in printed.err

@@ -196,12 +196,18 @@ void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target
   const Floats cos = source.floats(8 * 32), cross = source.floats(8 * 64);
   const Bits hidden = source.bits(3 * target_hidden);
   Ints candidates(4 * 2 * tokens);
-  Floats confidences(candidates.size()), logits(3 * tokens);
+  // The first sequence has two tokens of its own, the second none.
+  const Ints own_ids{5, 7}, own_counts{2, 0};
+  const Bits own_rows = source.bits(2 * hidden_size);
+  const int64_t* const all_ids[] = {own_ids.data(), nullptr};
+  const uint16_t* const all_rows[] = {own_rows.data(), nullptr};
+  const GlidecapeOwnTokens own{2, own_counts.data(), all_ids, all_rows};
+  Floats confidences(candidates.size()), logits(3 * (tokens + own.most));
   Floats least(2, 0.0f);
   const Floats offsets(3, 0.1f), slopes(3, 1.0f);
   Ints drafted(2);
   GlidecapeRound round{2, 2, 4, tokens, roots.data(), starts.data(), depths.data(), table.data(),
-                             nullptr, cos.data(), cos.data(), cross.data(), cross.data(), hidden.data(),
+                             nullptr, cos.data(), cos.data(), cross.data(), cross.data(), hidden.data(), &own,
                              least.data(), offsets.data(), slopes.data(), 3,
                              candidates.data(), confidences.data(), drafted.data()};
   if (!glidecape_glide_draft(glide, &round, &caches)) std::abort();
@@ -213,10 +219,11 @@ void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target
   const std::vector<uint8_t> ancestors{1, 0, 0, 1, 1, 0, 1, 0, 1};
   GlidecapeGlideStep step{{3, 1, 2, 4, 3, positions.data(), at.data(), table.data(), one.data(), one.data(),
                            ancestors.data(), cos.data(), cos.data()},
-                          tree_ids.data(), one.data(), cross.data(), cross.data(), hidden.data(), 5};
+                          tree_ids.data(), one.data(), cross.data(), cross.data(), hidden.data(), 5, &own};
   if (!glidecape_glide_logits(glide, &step, &caches, logits.data())) std::abort();
   if (!glidecape_glide_fill(glide, &step, &caches)) std::abort();
   round.behind = &step;
+  round.own = nullptr;
   if (!glidecape_glide_draft(glide, &round, &caches)) std::abort();
   glidecape_glide_destroy(glide);
 }

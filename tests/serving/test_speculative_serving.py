@@ -25,7 +25,7 @@ PROMPTS = (
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LiveServer]:
-    with serve("--draft", "ngram") as running:
+    with serve("--draft", "ngram", num_threads=2) as running:
         yield running
 
 

@@ -12,7 +12,7 @@ from server.loading.machine import free_memory
 from server.models.config import ModelConfig
 from server.models.layers import Placement
 from server.models.llama import LlamaParameters
-from weights.train.config import TrainConfig, chosen_layers
+from weights.train.config import TrainConfig, chosen_layers, vocabulary_sizes
 from weights.train.features.induction import MOST_LAYERS
 from weights.train.features.store import (
     FEATURE_DTYPES,
@@ -74,9 +74,9 @@ def check_resumed(config: TrainConfig, target: ModelConfig) -> None:
             of a run with other settings.
     """
     begun = check_checkpoint(config.work, {name: getattr(config, name) for name in FIXED})
-    for name in ("draft_vocab_size", "context_vocab_size"):
-        if begun and begun[name] is not None:
-            _check_same(config, name, getattr(config, name), begun[name])
+    for name, value in vocabulary_sizes(config, target.vocab_size).items():
+        if begun:
+            _check_same(config, name, value, begun.get(name))
     held = read_key(config.work / FOLDER)
     if held is None:
         return

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from server.errors import ConfigError
 from server.models.config import ModelConfig
@@ -112,3 +112,25 @@ def chosen_layers(config: TrainConfig, target: ModelConfig) -> tuple[int, ...] |
         if not -target.num_layers <= layer < target.num_layers:
             raise ConfigError("glimpse_layers", layer, f"the target has {target.num_layers} layers")
     return tuple(layer % target.num_layers for layer in layers)
+
+
+class VocabularySizes(TypedDict):
+    """Of a draft, as `GlideConfig` has them."""
+
+    draft_vocab_size: int | None
+    context_vocab_size: int
+
+
+def vocabulary_sizes(config: TrainConfig, vocab_size: int) -> VocabularySizes:
+    """The draft's `draft_vocab_size` and `context_vocab_size`. A draft that knows all of a small
+    vocabulary has no limit and needs nothing beside it.
+
+    Args:
+        vocab_size: the target's.
+    """
+    if config.draft_vocab_size >= vocab_size:
+        return {"draft_vocab_size": None, "context_vocab_size": 0}
+    return {
+        "draft_vocab_size": config.draft_vocab_size,
+        "context_vocab_size": config.context_vocab_size,
+    }

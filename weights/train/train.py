@@ -11,7 +11,7 @@ from server.errors import CheckpointError, ConfigError
 from server.models.glide_config import GlideConfig, config_dict
 from server.report import Report
 from weights.checkpoint import read_json
-from weights.train.config import TrainConfig
+from weights.train.config import TrainConfig, vocabulary_sizes
 from weights.train.features.store import (
     FOLDER,
     FeatureKey,
@@ -137,14 +137,12 @@ def check_out(config: TrainConfig, draft: GlideConfig) -> None:
 
 
 def _draft_config(config: TrainConfig, target: TrainTarget) -> GlideConfig:
-    size = config.draft_vocab_size
     return draft_config(
         target,
         target.glimpse_layers,
         config.glimpse_hidden,
         config.max_delay,
-        size if size < target.config.vocab_size else None,
-        config.context_vocab_size,
+        **vocabulary_sizes(config, target.config.vocab_size),
     )
 
 

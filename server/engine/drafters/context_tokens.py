@@ -17,6 +17,8 @@ class _Shown:
 
     rows: torch.Tensor
     """[most, hidden] rows of the target's head; as many are set as there are ids."""
+    ids: torch.Tensor
+    """[most] int64: `token_ids`, where the rows are."""
     token_ids: list[int] = field(default_factory=list[int])
     num_seen: int = 0
     """Tokens of the sequence that were looked at."""
@@ -61,10 +63,7 @@ class ContextTokens:
         """What the sequences show up to their last tokens."""
         shown = [self._updated(sequence) for sequence in sequences]
         return OwnTokens(
-            tuple(
-                torch.tensor(one.token_ids, dtype=torch.int64, device=one.rows.device)
-                for one in shown
-            ),
+            tuple(one.ids[: len(one.token_ids)] for one in shown),
             tuple(one.rows[: len(one.token_ids)] for one in shown),
         )
 
@@ -75,13 +74,18 @@ class ContextTokens:
         shown = self._shown.get(sequence.request_id)
         if shown is None:
             none = self._head_rows(torch.zeros(0, dtype=torch.int64))
-            shown = _Shown(none.new_empty(self._most, none.shape[1]))
+            ids = torch.empty(self._most, dtype=torch.int64, device=none.device)
+            shown = _Shown(none.new_empty(self._most, none.shape[1]), ids)
             self._shown[sequence.request_id] = shown
+        if shown.num_seen == len(sequence.token_ids):
+            return shown
         had = len(shown.token_ids)
         if had < self._most:
             new = chain(shown.token_ids, sequence.token_ids[shown.num_seen :])
             shown.token_ids = own_token_ids(new, self._fixed, self._most)
         shown.num_seen = len(sequence.token_ids)
         if added := shown.token_ids[had:]:
-            shown.rows[had : had + len(added)] = self._head_rows(torch.tensor(added))
+            ids = torch.tensor(added)
+            shown.ids[had : had + len(added)] = ids
+            shown.rows[had : had + len(added)] = self._head_rows(ids)
         return shown

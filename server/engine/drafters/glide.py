@@ -92,6 +92,9 @@ class GlideDrafter(NeuralDrafter):
             The hidden state at each one's last committed position; None where none is known.
         """
         self._write(self._take_pending(sequences))
+        if self._context is not None:
+            for sequence in sequences:  # steps on the device say the fixed vocabulary alone
+                self._context.forget(sequence.request_id)
         return [self._hidden.pop(s.request.request_id, None) for s in sequences]
 
     def draft(

@@ -24,6 +24,7 @@ from tests.weights.train.tiny import (
     write_text,
 )
 from weights.glide import load_glide
+from weights.train.checks import check_resumed
 from weights.train.config import TrainConfig, chosen_layers
 from weights.train.features.target import TrainTarget
 from weights.train.fit import run as run_module
@@ -377,6 +378,30 @@ def test_whole_vocabulary(target: TrainTarget, text: Path, tmp_path: Path) -> No
     config = tiny_config(tmp_path, text, steps=2, draft_vocab_size=8192)
     run(config, target)
     assert "draft_token_ids" not in load_file(config.out / "model.safetensors")
+    longer = replace(config, steps=3)
+    check_resumed(longer, target.config)
+    run(longer, target)
+    assert records(config.out)[-1]["step"] == 3
+
+
+def test_another_vocabulary_is_refused_by_name(
+    target: TrainTarget, text: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path, text, steps=1)
+    run(config, target)
+    check_resumed(config, target.config)
+    for name, value, was in (("draft_vocab_size", 40, 48), ("context_vocab_size", 5, 128)):
+        with pytest.raises(ConfigError, match=f"{name}={value}: .*{name}={was}"):
+            check_resumed(replace(config, **{name: value}), target.config)
+
+
+def test_features_of_an_earlier_version(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, text, steps=1)
+    run(config, target)
+    index = config.work / "features" / "features.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"vocabulary": [1, 2]}))
+    with pytest.raises(CheckpointError, match="earlier version"):
+        run(config, target)
 
 
 @pytest.mark.parametrize(

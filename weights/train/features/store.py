@@ -71,8 +71,8 @@ class FeatureShape(NamedTuple):
 
     @property
     def label_bytes(self) -> int:
-        """Per learnt token: k probabilities and ids."""
-        return 6 * self.top_k
+        """Per learnt token: k probabilities and ids, and the rest."""
+        return 6 * self.top_k + 2
 
     def sample_bytes(self, sample: Sample) -> int:
         return self.token_bytes * sample.num_tokens + self.label_bytes * sample.num_labels
@@ -96,7 +96,7 @@ ShardTensors = Mapping[str, torch.Tensor]
 """Tensors of all samples of a shard, one after another:
     kv      [tokens, glimpses, 2, kv_heads, head_dim]
     hidden  [tokens, hidden]; only with the hidden glimpse
-    probs   [labels, k] float16    token_ids [labels, k] int32
+    probs   [labels, k] float16    token_ids [labels, k] int32    rest [labels] float16
 """
 
 
@@ -162,6 +162,9 @@ def read_key(folder: Path) -> FeatureKey | None:
     if not path.exists():
         return None
     raw = read_json(path)
+    if "vocabulary" in raw:
+        reason = "was written by an earlier version, whose labels knew one vocabulary; delete it"
+        raise CheckpointError(path.parent, reason)
     try:
         layers = tuple(raw.pop("glimpse_layers"))
         return FeatureKey(**raw, glimpse_layers=layers)

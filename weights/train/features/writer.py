@@ -104,6 +104,7 @@ class FeatureWriter:
         return {
             "probs": labels.probs.to(torch.float16).cpu(),
             "token_ids": labels.token_ids.int().cpu(),
+            "rest": labels.rest.to(torch.float16).cpu(),
         }
 
 

@@ -34,7 +34,7 @@ class RunState:
     look_seconds: float = 0.0
     """Seconds for a look at held-out text and for writing the draft, as measured at the start."""
     curve: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """See `curve.py`."""
+    """See `figures.py`."""
 
 
 def save_checkpoint(

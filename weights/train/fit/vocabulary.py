@@ -117,8 +117,7 @@ class Vocabulary:
             columns = torch.where(says, no_token + 1 + at, columns)
         is_known = columns != no_token
         best = torch.where(is_known[:, 0], columns[:, 0], NOT_KNOWN)
-        rest = (1 - probs.sum(dim=-1)).clamp_min(0)
-        return KnownLabels(probs * is_known, columns, rest, best)
+        return KnownLabels(probs * is_known, columns, labels.rest.float(), best)
 
 
 def draft_vocabulary(

@@ -40,7 +40,7 @@ def draft_config(
         max_delay=max_delay,
         cross_bias=config.attention_bias,
         draft_vocab_size=draft_vocab_size,
-        context_vocab_size=context_vocab_size if draft_vocab_size is not None else 0,
+        context_vocab_size=context_vocab_size,
     )
 
 

@@ -64,7 +64,17 @@ def same_model(config: SchedulerConfig, caches: list[LayerCache]) -> Drafter:
 
 def glide(config: SchedulerConfig, caches: list[LayerCache]) -> Drafter:
     """A random GliDe draft that glimpses both target layers and the hidden state."""
-    model = tiny_glide()
+    return glide_drafter(tiny_glide(), config, caches)
+
+
+def glide_of_own_tokens(config: SchedulerConfig, caches: list[LayerCache]) -> Drafter:
+    """One that says what the sequence shows, too."""
+    return glide_drafter(tiny_glide(context_vocab_size=8), config, caches)
+
+
+def glide_drafter(
+    model: GlideModel, config: SchedulerConfig, caches: list[LayerCache]
+) -> GlideDrafter:
     kv_layers, kv_heads, head_dim = model.cache_shape
     shape = CacheShape(kv_layers, kv_heads, head_dim, torch.float32)
     own = allocate_kv(shape, config.num_allocated_blocks, config.block_size, CPU)
@@ -72,7 +82,7 @@ def glide(config: SchedulerConfig, caches: list[LayerCache]) -> Drafter:
 
 
 @cache
-def tiny_glide() -> GlideModel:
+def tiny_glide(context_vocab_size: int = 0) -> GlideModel:
     config = GlideConfig(
         hidden_size=MODEL.hidden_size,
         intermediate_size=40,
@@ -86,7 +96,7 @@ def tiny_glide() -> GlideModel:
         glimpse_hidden=True,
         max_delay=5,
         draft_vocab_size=40,
-        context_vocab_size=8,
+        context_vocab_size=context_vocab_size,
         cross_norm=True,
         target=target_shape(MODEL),
     )
@@ -101,7 +111,12 @@ def tiny_glide() -> GlideModel:
     return parameters.freeze(*weights)
 
 
-DRAFTERS = {"oracle": oracle, "ngram": ngram, "draft_model": same_model, "glide": glide}
+DRAFTERS = {
+    "oracle": oracle,
+    "ngram": ngram,
+    "draft_model": same_model,
+    "glide": glide_of_own_tokens,
+}
 
 
 def run(

@@ -82,7 +82,7 @@ def train_batch(
         seen[i, : len(text)] = states
         for j, layer in enumerate(layers):
             kv[i, : len(text), j] = torch.stack(layer_kv[layer], dim=1)
-    labels = SoftLabels(torch.zeros(0), torch.zeros(0))
+    labels = SoftLabels(torch.zeros(0), torch.zeros(0), torch.zeros(0))
     own = OwnTokens(torch.zeros(0).long(), torch.zeros(len(texts), 0).long())
     return TrainBatch(ids, positions, is_row, kv, seen, labels, own)
 
