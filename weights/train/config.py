@@ -115,7 +115,7 @@ def chosen_layers(config: TrainConfig, target: ModelConfig) -> tuple[int, ...] |
 
 
 class VocabularySizes(TypedDict):
-    """Of a draft, as `GlideConfig` has them."""
+    """The sizes of a draft's vocabulary, named as in `GlideConfig`."""
 
     draft_vocab_size: int | None
     context_vocab_size: int
