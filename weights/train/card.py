@@ -26,7 +26,8 @@ _SELF_WRITTEN = "self-"
 """How the source of an answer to the target's own prompt begins."""
 _RECIPE = (
     "context_vocab_size", "max_delay", "top_k", "feature_dtype", "batch_tokens", "learning_rate",
-    "warmup", "weight_decay", "gradient_clip", "epochs", "steps", "minutes", "seed",
+    "warmup", "decay", "averaging", "weight_decay", "gradient_clip", "epochs", "steps", "minutes",
+    "seed",
 )  # fmt: skip
 
 

@@ -48,9 +48,13 @@ class TrainConfig:
     feature_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision the target's KV and hidden states are kept in: that of the KV cache drafts meet."""
     learning_rate: float = 1.5e-3
-    """Highest learning rate; reached after the warm-up, falling to a hundredth as a cosine."""
+    """Highest learning rate; reached after the warm-up, falling to a hundredth at the end."""
     warmup: float = 0.025
     """Share of the training in which the learning rate rises."""
+    decay: float = 0.2
+    """Share of the training, at its end, in which the learning rate falls."""
+    averaging: float = 0.998
+    """Share that the averaged weights keep at a step; 0 for no averaging."""
     weight_decay: float = 0.01
     """Weight decay of the matrices; norms have none."""
     gradient_clip: float = 1.0
@@ -94,9 +98,13 @@ class TrainConfig:
         if self.top_k >= self.draft_vocab_size:
             reason = f"must be below draft_vocab_size, {self.draft_vocab_size}"
             raise ConfigError("top_k", self.top_k, reason)
-        if not 0 <= self.warmup < 1 or self.weight_decay < 0:
-            name = "warmup" if not 0 <= self.warmup < 1 else "weight_decay"
-            raise ConfigError(name, getattr(self, name), "out of range")
+        for name in ("warmup", "decay", "averaging"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(name, getattr(self, name), "must be at least 0 and below 1")
+        if self.warmup + self.decay > 1:
+            raise ConfigError("decay", self.decay, f"overlaps with warmup, {self.warmup}")
+        if self.weight_decay < 0:
+            raise ConfigError("weight_decay", self.weight_decay, "must not be negative")
 
 
 def chosen_layers(config: TrainConfig, target: ModelConfig) -> tuple[int, ...] | None:

@@ -138,6 +138,51 @@ def test_a_finished_run_can_go_on_longer(target: TrainTarget, text: Path, tmp_pa
     assert records(config.out)[-1]["step"] == 5
 
 
+def test_more_time_goes_on_from_before_the_rate_fell(
+    target: TrainTarget, text: Path, tmp_path: Path
+) -> None:
+    """A run that ends after 10 steps and then gets 24 comes to what one of 24 does: nothing of the
+    decay stays. So does one whose end is put off while its rate falls."""
+    whole, longer, later = (tiny_config(tmp_path / name, text, steps=24) for name in "abc")
+    run(whole, target)
+    run(replace(longer, steps=10), target)
+    first = load_file(longer.out / "model.safetensors")
+    run(longer, target)
+    run(replace(later, steps=10), target)
+    run(replace(later, steps=11), target)  # by which step 10 is within the decay, at a higher rate
+    run(later, target)
+    expected = torch.load(whole.work / "checkpoint.pt", weights_only=True)
+    for other in (longer, later):
+        found = torch.load(other.work / "checkpoint.pt", weights_only=True)
+        for part in ("draft", "average"):
+            for name, weight in expected[part].items():
+                assert torch.equal(weight, found[part][name]), (part, name)
+    last = load_file(longer.out / "model.safetensors")
+    assert any(not torch.equal(last[name], first[name]) for name in first)
+
+
+def test_a_run_without_its_trunk_can_not_go_on_longer(
+    target: TrainTarget, text: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path, text, steps=10)
+    run(config, target)
+    (config.work / "trunk.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"trunk\.pt: is missing"):
+        run(replace(config, steps=20), target)
+
+
+def test_the_averaged_weights_are_written(target: TrainTarget, text: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, text, steps=30)
+    run(config, target)
+    state = torch.load(config.work / "checkpoint.pt", weights_only=True)
+    written = load_file(config.out / "model.safetensors")
+    for name, weight in state["average"].items():
+        assert torch.equal(weight.bfloat16(), written[name]), name
+    assert any(
+        not torch.equal(weight.bfloat16(), written[name]) for name, weight in state["draft"].items()
+    )
+
+
 def test_text_that_grew_begins_a_new_epoch(target: TrainTarget, text: Path, tmp_path: Path) -> None:
     lines = text.read_text().splitlines(keepends=True)
     (own := tmp_path / "own.jsonl").write_text("".join(lines[:800]))

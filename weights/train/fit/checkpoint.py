@@ -1,14 +1,22 @@
-"""State of a training run on disk. A kill costs what was done since the last one."""
+"""State of a training run on disk. A kill costs what was done since the last one.
+
+checkpoint.pt    the last state
+trunk.pt         the state before the learning rate fell, from which a run that gets more time
+                 goes on
+"""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from server.errors import CheckpointError
+from weights.train.fit.averaging import WeightAverage
+from weights.train.fit.draft import TrainableDraft
 
 FILE = "checkpoint.pt"
+TRUNK = "trunk.pt"
 
 
 @dataclass(slots=True)
@@ -27,6 +35,8 @@ class RunState:
     epoch: int = 0
     batch: int = 0
     """Steps of the epoch done."""
+    has_decayed: bool = False
+    """Whether the learning rate has begun to fall."""
     tokens: int = 0
     """Tokens trained on, prompts included."""
     seconds: float = 0.0
@@ -37,57 +47,48 @@ class RunState:
     """See `figures.py`."""
 
 
-def save_checkpoint(
-    folder: Path,
-    state: RunState,
-    identity: dict[str, Any],
-    draft: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> None:
+class Learnt(NamedTuple):
+    """All that a step changes."""
+
+    draft: TrainableDraft
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage
+
+
+def save_checkpoint(path: Path, state: RunState, identity: dict[str, Any], learnt: Learnt) -> None:
     """All or nothing.
 
     Args:
         identity: what has to be the same for the run to go on.
     """
-    partial = folder / f"{FILE}.partial"
-    content = {
-        "identity": identity,
-        "state": asdict(state),
-        "draft": draft.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    torch.save(content, partial)
-    partial.replace(folder / FILE)
+    partial = path.with_name(f"{path.name}.partial")
+    parts = {name: part.state_dict() for name, part in learnt._asdict().items()}
+    torch.save({"identity": identity, "state": asdict(state), **parts}, partial)
+    partial.replace(path)
 
 
-def load_checkpoint(
-    folder: Path,
-    identity: dict[str, Any],
-    draft: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> RunState | None:
-    """Restores a run; None if the folder has none.
+def load_checkpoint(path: Path, identity: dict[str, Any], learnt: Learnt) -> RunState | None:
+    """Restores a run; None if there is no such file.
 
     Raises:
         CheckpointError: the file is broken, or of a run with other settings; names them.
     """
-    content = _read(folder, identity)
+    content = _read(path, identity)
     if content is None:
         return None
-    draft.load_state_dict(content["draft"])
-    optimizer.load_state_dict(content["optimizer"])
+    for name, part in learnt._asdict().items():
+        part.load_state_dict(content[name])
     return RunState(**content["state"])
 
 
 def check_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Refuses what `load_checkpoint` would refuse; returns all that has to be the same for the run
     to go on, nothing where there is no run."""
-    content = _read(folder, identity)
+    content = _read(folder / FILE, identity)
     return {} if content is None else content["identity"]
 
 
-def _read(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    path = folder / FILE
+def _read(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:

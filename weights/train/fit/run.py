@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
 
 import torch
 from rich.console import Console
 
+from server.errors import CheckpointError
 from server.models.glide_config import GlideConfig, config_dict
 from server.models.glide_parameters import TOKEN_TABLE
 from server.report import Report
@@ -16,8 +17,16 @@ from weights.glide import save_glide
 from weights.train.config import TrainConfig
 from weights.train.features.store import FeatureStore
 from weights.train.features.target import TrainTarget
+from weights.train.fit.averaging import WeightAverage
 from weights.train.fit.batches import EpochOrder, FeatureReader, Located
-from weights.train.fit.checkpoint import RunState, load_checkpoint, save_checkpoint
+from weights.train.fit.checkpoint import (
+    FILE,
+    TRUNK,
+    Learnt,
+    RunState,
+    load_checkpoint,
+    save_checkpoint,
+)
 from weights.train.fit.draft import TrainableDraft
 from weights.train.fit.figures import (
     Averages,
@@ -30,7 +39,7 @@ from weights.train.fit.figures import (
 )
 from weights.train.fit.parallel import Workers
 from weights.train.fit.precision import pick_precision
-from weights.train.fit.schedule import Budget
+from weights.train.fit.schedule import Budget, is_decaying, learning_rate
 from weights.train.fit.trainer import Learner, StepResult, Trainer, make_optimizer
 from weights.train.fit.validate import Validation, Validator
 from weights.train.fit.vocabulary import Vocabulary, draft_vocabulary
@@ -40,7 +49,10 @@ from weights.train.progress import Display, live_line
 
 _RECORD_STEPS = 20
 _DEFAULT_EPOCHS = 3.0
-FIXED = ("seed", "batch_tokens", "micro_batch_tokens", "learning_rate", "warmup", "weight_decay")
+FIXED = (
+    "seed", "batch_tokens", "micro_batch_tokens", "learning_rate", "warmup", "weight_decay",
+    "averaging",
+)  # fmt: skip
 """Settings that a run can't change on its way."""
 
 
@@ -82,7 +94,8 @@ class TrainingRun:
         self.config, self.data, self.report = config, data, report
         self.draft = TrainableDraft(draft_config, target.config, target.embedding).to(device)
         warm_start(self.draft, target)
-        self.optimizer = make_optimizer(self.draft, config)
+        average = WeightAverage(self.draft, config.averaging)
+        self.learnt = Learnt(self.draft, make_optimizer(self.draft, config), average)
         self.identity = run_identity(config, draft_config, data.store.key.target)
         self.state = self._resume(device)
         report(f"training in {self.state.precision} on {device}")
@@ -91,7 +104,7 @@ class TrainingRun:
         token_ids = torch.tensor(self.state.vocabulary)
         vocabulary = Vocabulary(token_ids, head, draft_config.context_vocab_size)
         workers = Workers(device)
-        self.learner = Learner(self.draft, self.optimizer, vocabulary, dtype, workers)
+        self.learner = Learner(*self.learnt, vocabulary, dtype, workers)
         reader = FeatureReader(data.store, vocabulary)
         order = EpochOrder(data.training, config.batch_tokens, config.seed)
         self.trainer = Trainer(config, self.learner, reader, order, self.state)
@@ -111,6 +124,7 @@ class TrainingRun:
             if state.step == 0:
                 self._begin()
             budget = make_budget(self.config, self._steps_per_epoch, state.look_seconds)
+            self._leave_decay(budget)
             try:
                 self.trainer.run(budget, _Watch(self, display, budget))
             except KeyboardInterrupt:
@@ -132,16 +146,48 @@ class TrainingRun:
         self.state.seconds += self.state.look_seconds
 
     def checkpoint(self) -> None:
-        work, state = self.config.work, self.state
-        save_checkpoint(work, state, self.identity, self.draft, self.optimizer)
+        save_checkpoint(self.config.work / FILE, self.state, self.identity, self.learnt)
+
+    def begin_decay(self) -> None:
+        """Keeps the state as it is before the learning rate falls."""
+        save_checkpoint(self.config.work / TRUNK, self.state, self.identity, self.learnt)
+        self.state.has_decayed = True
+
+    def _leave_decay(self, budget: Budget) -> None:
+        """Goes back to where the learning rate began to fall, where by a new budget it would rise
+        again. The time spent since then stays spent."""
+        state = self.state
+        if not state.has_decayed or self._rate(budget) <= self.last_rate:
+            return
+        trunk = load_checkpoint(self.config.work / TRUNK, self.identity, self.learnt)
+        if trunk is None:
+            reason = "is missing; without it the run can't go on longer"
+            raise CheckpointError(self.config.work / TRUNK, reason)
+        self.report(f"more time: going on from step {trunk.step:,}, before the rate fell")
+        if trunk.text != state.text:
+            trunk.epoch, trunk.batch = trunk.epoch + 1, 0
+        kept = {"text": state.text, "seconds": state.seconds, "precision": state.precision}
+        for name, value in {**asdict(trunk), **kept}.items():
+            setattr(state, name, value)
+
+    def _rate(self, budget: Budget) -> float:
+        config, progress = self.config, budget.progress(self.state.step, self.state.seconds)
+        return learning_rate(progress, config.learning_rate, config.warmup, config.decay)
+
+    @property
+    def last_rate(self) -> float:
+        """The learning rate of the last step."""
+        return self.learnt.optimizer.param_groups[0]["lr"]
 
     def validate(self) -> Validation | None:
-        """Looks at held-out text if there is some, and writes the draft as it is now."""
+        """Looks at held-out text if there is some, and writes the draft as it is now: with the
+        averaged weights."""
         learner = self.learner
-        result = self.validator(self.draft, learner.vocabulary, learner.dtype)
-        if result is not None:
-            self.state.curve.append(validation_record(self.state, result))
-        self.save_draft()
+        with learner.average.in_place():
+            result = self.validator(self.draft, learner.vocabulary, learner.dtype)
+            if result is not None:
+                self.state.curve.append(validation_record(self.state, result))
+            self.save_draft()
         return result
 
     def save_draft(self) -> None:
@@ -157,7 +203,7 @@ class TrainingRun:
 
     def _resume(self, device: torch.device) -> RunState:
         config, text = self.config, self.data.digest
-        state = load_checkpoint(config.work, self.identity, self.draft, self.optimizer)
+        state = load_checkpoint(config.work / FILE, self.identity, self.learnt)
         if state is None:
             precision = str(pick_precision(config.precision, device)).removeprefix("torch.")
             return RunState(precision=precision, text=text, vocabulary=self._vocabulary())
@@ -208,10 +254,10 @@ class _Watch:
     def __call__(self, result: StepResult) -> None:
         run, now = self._run, time.perf_counter()
         self._averages.add(result)
+        self._note_decay()
         self._display(training_line(run.state, self._averages, self._budget))
         if run.state.step % _RECORD_STEPS == 0:
-            rate = run.optimizer.param_groups[0]["lr"]
-            run.state.curve.append(train_record(run.state, self._averages, rate))
+            run.state.curve.append(train_record(run.state, self._averages, run.last_rate))
         if now - self._validated > run.config.validation_seconds:
             run.checkpoint()
             looked = run.validate()
@@ -221,6 +267,12 @@ class _Watch:
         if now - self._saved > run.config.checkpoint_seconds:
             run.checkpoint()
             self._saved = time.perf_counter()
+
+    def _note_decay(self) -> None:
+        run, state = self._run, self._run.state
+        progress = self._budget.progress(state.step, state.seconds)
+        if not state.has_decayed and is_decaying(progress, run.config.decay):
+            run.begin_decay()
 
 
 def run_identity(config: TrainConfig, draft_config: GlideConfig, target: str) -> dict[str, Any]:

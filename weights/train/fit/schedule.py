@@ -27,9 +27,20 @@ class Budget:
         return max(0.0, min(by_steps, by_time))
 
 
-def learning_rate(progress: float, highest: float, warmup: float) -> float:
-    """Linear up to `highest` in the first `warmup` of the training, then a cosine down."""
+def learning_rate(progress: float, highest: float, warmup: float, decay: float) -> float:
+    """Rises in the first `warmup` of the training, stays, and falls in its last `decay`, each in a
+    straight line.
+
+    Where it falls, weights settle; until then nothing depends on when training ends, so a run that
+    gets more time goes on from there (Hu et al., MiniCPM, section 4).
+    """
     if progress < warmup:
         return highest * max(progress / warmup, _FLOOR)
-    turn = (progress - warmup) / (1 - warmup)
-    return highest * (_FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * min(turn, 1.0))))
+    if is_decaying(progress, decay):
+        return highest * max((1 - progress) / decay, _FLOOR)
+    return highest
+
+
+def is_decaying(progress: float, decay: float) -> bool:
+    """Whether the learning rate falls already."""
+    return progress > 1 - decay

@@ -15,6 +15,7 @@ from torch import nn
 
 from server.errors import GlidecapeError
 from weights.train.config import TrainConfig
+from weights.train.fit.averaging import WeightAverage
 from weights.train.fit.batches import EpochOrder, FeatureReader, Located, TrainBatch, micro_batches
 from weights.train.fit.checkpoint import RunState
 from weights.train.fit.draft import TrainableDraft
@@ -57,6 +58,8 @@ class Learner:
 
     draft: TrainableDraft
     optimizer: torch.optim.Optimizer
+    average: WeightAverage
+    """Of the draft's weights."""
     vocabulary: Vocabulary
     """The draft's vocabulary, with the head in the precision of products."""
     dtype: torch.dtype
@@ -127,7 +130,7 @@ class Trainer:
         """Raises TrainingError, before any weight is changed, where the loss or the gradient is no
         number."""
         config, learner, state = self.config, self.learner, self.state
-        rate = learning_rate(progress, config.learning_rate, config.warmup)
+        rate = learning_rate(progress, config.learning_rate, config.warmup, config.decay)
         for group in learner.optimizer.param_groups:
             group["lr"] = rate
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
@@ -157,6 +160,7 @@ class Trainer:
             raise TrainingError(self.state.step + 1, loss, norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        self.learner.average.update(self.state.step + 1)
 
 
 class Part(NamedTuple):

@@ -17,6 +17,7 @@ from tests.weights.train.tiny import (
     write_text,
 )
 from weights.train.fit import parallel
+from weights.train.fit.averaging import WeightAverage
 from weights.train.fit.batches import FeatureReader, TrainBatch
 from weights.train.fit.draft import TrainableDraft
 from weights.train.fit.parallel import Workers
@@ -46,7 +47,10 @@ def batch_and_learner(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainBa
     draft = TrainableDraft(shape, target.config, target.embedding)
     warm_start(draft, target)
     torch.nn.init.normal_(draft.hidden_proj.weight, std=0.1)
-    learner = Learner(draft, make_optimizer(draft, config), vocabulary, torch.float32, Workers(CPU))
+    learner = Learner(
+            draft, make_optimizer(draft, config), WeightAverage(draft, 0.0), vocabulary,
+            torch.float32, Workers(CPU),
+        )  # fmt: skip
     return batch, learner
 
 

@@ -53,10 +53,12 @@ def test_the_last_look_is_within_the_minutes(tmp_path: Path) -> None:
     assert make_budget(config, 7, look_seconds=100.0) == Budget(None, 30.0)
 
 
-def test_learning_rate_rises_and_falls() -> None:
-    rates = [learning_rate(progress, 2.0, 0.1) for progress in (0.0, 0.05, 0.1, 0.55, 1.0)]
-    for rate, expected in zip(rates, (0.02, 1.0, 2.0, 1.01, 0.02), strict=True):
+def test_learning_rate_rises_stays_and_falls() -> None:
+    places = (0.0, 0.05, 0.1, 0.55, 0.8, 0.9, 1.0)
+    rates = [learning_rate(progress, 2.0, 0.1, 0.2) for progress in places]
+    for rate, expected in zip(rates, (0.02, 1.0, 2.0, 2.0, 2.0, 1.0, 0.02), strict=True):
         assert math.isclose(rate, expected, rel_tol=1e-9)
+    assert learning_rate(1.0, 2.0, 0.1, 0.0) == 2.0, "without a decay it stays to the end"
 
 
 def test_an_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:
