@@ -49,13 +49,13 @@ def train(
         int | None, typer.Option(help="Answers written at once; default: what fits, up to 32, on a "
                                       "GPU 256.", min=1)
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=16)] = 384,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=16)] = 160,
     glimpse_layers: Annotated[
         str | None, typer.Option(help="Target layers to read, such as 17,18,29; else found.")
     ] = None,
     glimpse_hidden: Annotated[
         bool, typer.Option(help="Let the draft see the target's last hidden state.")
-    ] = False,
+    ] = True,
     draft_vocab_size: Annotated[
         int, typer.Option(help="Tokens the draft can propose: the most frequent ones.", min=32)
     ] = 8192,

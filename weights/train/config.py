@@ -30,7 +30,7 @@ class TrainConfig:
     glimpse_layers: tuple[int, ...] | None = None
     """Target layers the draft reads, negative ones counted from the last; empty for none; default:
     those in which the target copies, and the last one (`features/induction.py`)."""
-    glimpse_hidden: bool = False
+    glimpse_hidden: bool = True
     """Whether the draft sees the target's final hidden state at the last verified position."""
     draft_vocab_size: int = 8192
     """Tokens the draft can propose anywhere: the most frequent ones of the text."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from server.engine.types import Request, RequestId, SamplingParams
 from server.errors import ConfigError, GlidecapeError, UnsupportedModelError
 from weights.train.text.jobs import FilePrompt, Job, SelfPrompt, draw, jobs, keyed, kind_for
+from weights.train.text.loops import LoopDetector
 from weights.train.text.prompts import Prompt, user_turn
 from weights.train.text.self_prompts import SelfPrompts, UserHeader, user_header, write_prompt
 from weights.train.text.store import Answer, AnswerKind, Finish, TextStore, answer_key
@@ -38,7 +39,7 @@ class GenerationConfig:
     """Most seconds of this run; None for no limit."""
     concurrency: int = 32
     """Requests in flight."""
-    max_new_tokens: int = 384
+    max_new_tokens: int = 160
     """Longest answer."""
     seed: int = 0
 
@@ -204,14 +205,19 @@ class _Generation:
             self._store.add(answer)
 
     async def _listen(self, request: Request) -> tuple[list[int], Finish]:
-        """The answer, up to its end or to that of the stage."""
+        """The answer, up to its end, to where it goes round in circles, or to the stage's end."""
         response_ids: list[int] = []
         finish: Finish = "cut"
+        loop = LoopDetector()
         try:
             async with aclosing(self._target.engine.generate(request)) as outputs:
                 async for output in outputs:
-                    response_ids += output.token_ids
-                    self._num_open_tokens += len(output.token_ids)
+                    taken = loop.take(output.token_ids)
+                    response_ids += taken
+                    self._num_open_tokens += len(taken)
+                    if loop.found:
+                        finish = "loop"
+                        break
                     if output.finish_reason is not None:
                         finish = "stop" if output.finish_reason == "stop" else "length"
                     elif self._is_over:

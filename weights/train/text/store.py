@@ -3,8 +3,9 @@
     {"source": "gsm8k-17", "temperature": 0.0, "prompt_ids": […], "response_ids": […],
      "finish": "stop"}
 
-`finish` is `stop` (the target ended its turn), `length` (the longest answer was reached) or `cut`
-(the stage's time or tokens were used up); the last response id of `stop` is the end token.
+`finish` is `stop` (the target ended its turn), `length` (the longest answer was reached), `loop`
+(it went round in circles) or `cut` (the stage's time or tokens were used up); the last response id
+of `stop` is the end token.
 """
 
 from array import array
@@ -17,7 +18,7 @@ from typing import Any, Literal
 from weights.train.text.json_lines import AppendLog, line_error
 
 AnswerKind = Literal["greedy", "sampled"]
-Finish = Literal["stop", "length", "cut"]
+Finish = Literal["stop", "length", "loop", "cut"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -51,7 +52,7 @@ def num_tokens(folder: Path) -> int:
     return sum(len(answer["response_ids"]) for answer in answers(folder))
 
 
-async def test_every_prompt_is_answered_greedily_and_sampled(tmp_path: Path) -> None:
+async def test_without_more_prompts_each_is_answered_both_ways(tmp_path: Path) -> None:
     engine = KeyedEngine()
     progress = await write(tmp_path, engine=engine)
     found = answers(tmp_path)
@@ -60,8 +61,8 @@ async def test_every_prompt_is_answered_greedily_and_sampled(tmp_path: Path) -> 
     assert temperatures.count(0) == 30
     assert all(t == 0 or 0.7 <= t <= 1 for t in temperatures)
     assert len(set(temperatures)) > 10
-    # Half of the first round is greedy, so that a short run has both.
-    assert 5 <= temperatures[:30].count(0) <= 25
+    # Three quarters of the first round are greedy. Of 30 by chance: 15 to 29 but once in 200.
+    assert 15 <= temperatures[:30].count(0) <= 29
     assert engine.most_at_once == CONFIG.concurrency
     assert progress.num_answers == 60
     assert progress.num_tokens == num_tokens(tmp_path)
@@ -81,6 +82,12 @@ async def test_lines_hold_what_was_asked_and_said(tmp_path: Path) -> None:
 async def test_a_long_answer_is_cut_at_the_limit(tmp_path: Path) -> None:
     await write(tmp_path, replace(CONFIG, max_new_tokens=4))
     assert {(len(a["response_ids"]), a["finish"]) for a in answers(tmp_path)} == {(4, "length")}
+
+
+async def test_an_answer_that_goes_round_in_circles_is_cut(tmp_path: Path) -> None:
+    await write(tmp_path, engine=KeyedEngine(ids("abcdefgh") * 20))
+    (said,) = {(tuple(a["response_ids"]), a["finish"]) for a in answers(tmp_path)}
+    assert said == (tuple((ids("abcdefgh") * 20)[: 8 + 5 + 32]), "loop")
 
 
 async def test_equal_prompts_are_answered_once(tmp_path: Path) -> None:
@@ -172,8 +179,8 @@ async def test_the_users_prompts_come_first(tmp_path: Path) -> None:
     config = replace(CONFIG, num_tokens=3000)
     await write(tmp_path, config, PROMPTS[:5], writes_itself=True)
     sources = [answer["source"] for answer in answers(tmp_path)]
-    assert Counter(s for s in sources if s.startswith("p")) == {f"p{i}": 2 for i in range(5)}
-    assert any(source.startswith("self-") for source in sources)
+    assert Counter(s for s in sources if s.startswith("p")) == {f"p{i}": 1 for i in range(5)}
+    assert all(source.startswith("self-") for source in sources[9:]), "four workers"
 
 
 async def test_a_target_that_writes_nothing_usable(tmp_path: Path) -> None:
@@ -202,7 +209,8 @@ async def test_the_wanted_tokens_end_the_stage(tmp_path: Path) -> None:
 
 
 async def test_the_time_ends_the_stage_and_keeps_what_was_said(tmp_path: Path) -> None:
-    endless = KeyedEngine(ids("a") * 10**6, max_model_len=10**6)
+    letters = random.Random(0).choices("abcdefghij", k=10**6)  # no loop
+    endless = KeyedEngine(ids("".join(letters)), max_model_len=10**6)
     config = replace(CONFIG, seconds=1.0, max_new_tokens=10**6)
     progress = await write(tmp_path, config, engine=endless)
     assert 1.0 <= progress.seconds

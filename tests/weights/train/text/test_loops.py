@@ -1,0 +1,43 @@
+"""Where an answer is called a loop."""
+
+import pytest
+
+from server.engine.types import TokenId
+from weights.train.text.loops import MOST_REPEATED, LoopDetector
+
+
+def tokens_kept(token_ids: list[int], at_once: int = 1) -> int | None:
+    """Tokens up to where the answer is a loop; None where it is none."""
+    loop, kept = LoopDetector(), 0
+    ids = [TokenId(token_id) for token_id in token_ids]
+    for start in range(0, len(ids), at_once):
+        kept += len(loop.take(ids[start : start + at_once]))
+        if loop.found:
+            return kept
+    assert kept == len(ids)
+    return None
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1000])
+def test_a_period_that_comes_again_and_again(at_once: int) -> None:
+    """A period of p tokens: the first one whose five tokens before stood before is p + 6."""
+    for period in (1, 2, 7, 40):
+        repeated = list(range(period)) * 200
+        assert tokens_kept(repeated, at_once) == period + 5 + MOST_REPEATED
+
+
+def test_text_that_does_not_repeat_is_none() -> None:
+    assert tokens_kept([n * n % 10_007 for n in range(2_000)]) is None
+
+
+def test_a_long_quotation_is_not_enough() -> None:
+    """It counts from its sixth token on, and what follows it differs."""
+    quoted = list(range(MOST_REPEATED + 4))
+    assert tokens_kept([*quoted, 900, *quoted, 901, *quoted, 902]) is None
+    longer = list(range(MOST_REPEATED + 5))
+    assert tokens_kept([*longer, 900, *longer]) == 2 * len(longer) + 1
+
+
+def test_what_followed_last_counts() -> None:
+    """The same five tokens are followed by 100 and 200 in turn, so every sixth token is new."""
+    assert tokens_kept([*range(5), 100, *range(5), 200] * 4) is None

@@ -1,0 +1,42 @@
+"""Ends answers that go round in circles: small models do, and a draft learns little from that."""
+
+from collections import deque
+from collections.abc import Sequence
+
+from server.engine.types import TokenId
+
+_CONTEXT = 5
+"""Tokens that have to stand equal before a token that repeats."""
+MOST_REPEATED = 32
+"""Repeating tokens in a row after which an answer is cut: a table or a refrain has fewer."""
+
+
+class LoopDetector:
+    """Watches one answer.
+
+    A token repeats where, the last time the same five tokens stood before, the same one followed.
+    """
+
+    def __init__(self) -> None:
+        self.found = False
+        """Whether the answer is a loop."""
+        self._next: dict[tuple[TokenId, ...], TokenId] = {}
+        self._context = deque[TokenId](maxlen=_CONTEXT)
+        self._num_repeated = 0
+
+    def take(self, token_ids: Sequence[TokenId]) -> Sequence[TokenId]:
+        """Takes in what the answer goes on with; returns it up to where it is a loop."""
+        for count, token_id in enumerate(token_ids, start=1):
+            self._add(token_id)
+            if self._num_repeated >= MOST_REPEATED:
+                self.found = True
+                return token_ids[:count]
+        return token_ids
+
+    def _add(self, token_id: TokenId) -> None:
+        context = tuple(self._context)
+        self._context.append(token_id)
+        if len(context) == _CONTEXT:
+            repeats = self._next.get(context) == token_id
+            self._num_repeated = self._num_repeated + 1 if repeats else 0
+            self._next[context] = token_id
