@@ -3,8 +3,6 @@
 from collections import deque
 from collections.abc import Sequence
 
-from server.engine.types import TokenId
-
 _CONTEXT = 5
 """Tokens that have to stand equal before a token that repeats."""
 MOST_REPEATED = 32
@@ -20,11 +18,11 @@ class LoopDetector:
     def __init__(self) -> None:
         self.found = False
         """Whether the answer is a loop."""
-        self._next: dict[tuple[TokenId, ...], TokenId] = {}
-        self._context = deque[TokenId](maxlen=_CONTEXT)
+        self._next: dict[tuple[int, ...], int] = {}
+        self._context = deque[int](maxlen=_CONTEXT)
         self._num_repeated = 0
 
-    def take(self, token_ids: Sequence[TokenId]) -> Sequence[TokenId]:
+    def take(self, token_ids: Sequence[int]) -> Sequence[int]:
         """Takes in what the answer goes on with; returns it up to where it is a loop."""
         for count, token_id in enumerate(token_ids, start=1):
             self._add(token_id)
@@ -33,7 +31,7 @@ class LoopDetector:
                 return token_ids[:count]
         return token_ids
 
-    def _add(self, token_id: TokenId) -> None:
+    def _add(self, token_id: int) -> None:
         context = tuple(self._context)
         self._context.append(token_id)
         if len(context) == _CONTEXT:

@@ -2,19 +2,17 @@
 
 import pytest
 
-from server.engine.types import TokenId
 from weights.train.text.loops import MOST_REPEATED, LoopDetector
 
 
 def tokens_kept(token_ids: list[int], at_once: int = 1) -> int | None:
     """Tokens up to where the answer is a loop; None where it is none."""
     loop, kept = LoopDetector(), 0
-    ids = [TokenId(token_id) for token_id in token_ids]
-    for start in range(0, len(ids), at_once):
-        kept += len(loop.take(ids[start : start + at_once]))
+    for start in range(0, len(token_ids), at_once):
+        kept += len(loop.take(token_ids[start : start + at_once]))
         if loop.found:
             return kept
-    assert kept == len(ids)
+    assert kept == len(token_ids)
     return None
 
 
