@@ -131,6 +131,7 @@ def test_from_nothing_to_a_draft_and_on(
     assert json.loads((out / "config.json").read_text())["model_type"] == "glide"
     told = capsys.readouterr().err
     assert "plan: 3,000 tokens to be written" in told
+    assert re.search(r"estimate: 3,000 tokens of text, .* GiB of disk; .* passes; then", told)
     assert f"--draft {out}" in told.replace("\n", "")
     card = (out / "card.md").read_text()
     assert f"# out\n\nA GliDe draft for {target}.\n" in card

@@ -30,7 +30,7 @@ SPARE_BYTES = 2**30
 """Disk for checkpoints, the draft and the features of a short run."""
 _TEXT_BYTES = 8
 """Bytes of the text file per response token and its share of the prompt. Measured: 7."""
-_PROMPT_SHARE = 1.5
+PROMPT_SHARE = 1.5
 """Tokens with features, per response token; prompts have them too."""
 _MEMORY_PER_WEIGHT = 8
 """Bytes of memory: the target in float32 and as much again while it is prepared."""
@@ -50,7 +50,7 @@ def check_machine(config: TrainConfig, target: ModelConfig, num_tokens: int | No
     needed = 0
     if num_tokens is not None:
         needed = num_tokens * _TEXT_BYTES
-        needed += min(_feature_bytes(config, target, num_tokens), config.feature_bytes or 2**63)
+        needed += min(feature_bytes(config, target, num_tokens), config.feature_bytes or 2**63)
         needed = max(0, needed - _bytes_there(config.work))
     check_disk(config.work, needed + SPARE_BYTES)
     parameters = LlamaParameters(target, Placement(torch.device("meta"), torch.float32))
@@ -112,7 +112,8 @@ def _bytes_there(work: Path) -> int:
     return written + sum(stored_bytes(work / FOLDER).values())
 
 
-def _feature_bytes(config: TrainConfig, target: ModelConfig, num_tokens: int) -> int:
+def feature_bytes(config: TrainConfig, target: ModelConfig, num_tokens: int) -> int:
+    """Disk for the features of so many tokens of answers, with their prompts."""
     layers = chosen_layers(config, target)
     shape = FeatureShape(
         num_glimpses=MOST_LAYERS if layers is None else len(layers),
@@ -122,4 +123,4 @@ def _feature_bytes(config: TrainConfig, target: ModelConfig, num_tokens: int) ->
         top_k=config.top_k,
         dtype=FEATURE_DTYPES[config.feature_dtype],
     )
-    return int(num_tokens * (shape.token_bytes * _PROMPT_SHARE + shape.label_bytes))
+    return int(num_tokens * (shape.token_bytes * PROMPT_SHARE + shape.label_bytes))

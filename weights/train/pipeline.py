@@ -16,9 +16,11 @@ from pathlib import Path
 from rich.console import Console
 
 from server.config import ModelSettings
+from server.loading.machine import pick_device
 from weights.train.card import write_card
 from weights.train.checks import check_machine, check_resumed, room_for_features
 from weights.train.config import TrainConfig
+from weights.train.estimate import TEXT_SHARE, estimate
 from weights.train.load import load_for_training
 from weights.train.out_folder import check_out
 from weights.train.progress import clock, reporter
@@ -34,9 +36,6 @@ from weights.train.time_plan import plan_time
 from weights.train.train import learn, prepare
 from weights.train.work_folder import StageClock, WorkFolder
 
-_TEXT_SHARE = 0.4
-"""Largest share of all the time that writing text may take. On a CPU, the target's forward over
-that text takes almost as long again, and the training needs some epochs."""
 _NO_TIME = 0.01
 """Least share of all the time for writing text: loading the engine for less is not worth it."""
 _USEFUL_TOKENS = 50_000
@@ -116,11 +115,13 @@ def _write_text(job: TrainJob, source: Source, work: WorkFolder, console: Consol
     num_given = count_given(given, source) if given else 0
     num_wanted = max(0, job.num_tokens - num_given)
     report(_plan(job.seconds, num_given, num_wanted))
+    device = pick_device(job.settings.device)
+    report(str(estimate(job.config, source.config, device, num_given, num_wanted, job.seconds)))
     if num_wanted == 0:
         return
     deadline = None
     if job.seconds is not None:
-        left = job.seconds * _TEXT_SHARE - (work.recall(TEXT_SECONDS) or 0.0)
+        left = job.seconds * TEXT_SHARE - (work.recall(TEXT_SECONDS) or 0.0)
         if left < job.seconds * _NO_TIME:
             report("text: its time was used up by an earlier run")
             return
@@ -136,7 +137,7 @@ def _plan(seconds: float | None, num_given: int, num_wanted: int) -> str:
         return f"plan: {given}{num_wanted:,} tokens to be written, then features and training"
     if not num_wanted:
         return f"plan: {given}{clock(seconds)} for features and training"
-    text = clock(seconds * _TEXT_SHARE)
+    text = clock(seconds * TEXT_SHARE)
     return (
         f"plan: {given}{num_wanted:,} tokens to be written or as many as {text} allow, of "
         f"{clock(seconds)} in all; the rest is for features and training"

@@ -28,7 +28,7 @@ from weights.train.work_folder import WorkFolder
 
 _PROBE_TOKENS = 4096
 """Tokens that the speed of the target's forward is measured on."""
-_MOST_FEATURES = 0.6
+MOST_FEATURES = 0.6
 """Most of the time after the text that the target's forward may take; text beyond it is left
 out."""
 _LEAST_SECONDS = 5.0
@@ -133,7 +133,7 @@ def _plan(
     ):  # fmt: skip
         rate = _forward_rate(writer, text.missing) if text.missing else 1.0
         left = max(end - time.monotonic(), 0.0)
-        share = text.share(left * _MOST_FEATURES * rate)
+        share = text.share(left * MOST_FEATURES * rate)
         to_do = text.tokens_to_do(share)
         training = left - to_do / rate
         work.note(training_seconds=training, text_share=share, **planned_for)

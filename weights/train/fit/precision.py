@@ -8,6 +8,8 @@ import torch
 from weights.train.config import Precision
 
 _REPETITIONS = 8
+_ROWS, _INNER, _COLUMNS = 1024, 512, 4096
+_CPU = torch.device("cpu")
 
 
 def pick_precision(wanted: Precision, device: torch.device) -> torch.dtype:
@@ -24,9 +26,24 @@ def pick_precision(wanted: Precision, device: torch.device) -> torch.dtype:
     return min(best, key=lambda dtype: best[dtype])
 
 
-def _seconds(dtype: torch.dtype) -> float:
+def operations_per_second(dtype: torch.dtype, device: torch.device) -> float:
+    """Speed of products here, additions counted too: the best of some."""
+    best = min(_seconds(dtype, device) for _ in range(_REPETITIONS))
+    return 2 * _ROWS * _INNER * _COLUMNS / best
+
+
+def _seconds(dtype: torch.dtype, device: torch.device = _CPU) -> float:
     """Times one product of a training step's kind."""
-    x, weight = torch.ones(1024, 512, dtype=dtype), torch.ones(4096, 512, dtype=dtype)
+    x = torch.ones(_ROWS, _INNER, dtype=dtype, device=device)
+    weight = torch.ones(_COLUMNS, _INNER, dtype=dtype, device=device)
+    _finish(device)
     start = time.perf_counter()
     _ = x @ weight.T
+    _finish(device)
     return time.perf_counter() - start
+
+
+def _finish(device: torch.device) -> None:
+    """Waits for what a GPU has been given to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

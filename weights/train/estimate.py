@@ -1,0 +1,128 @@
+"""What a training will take and bring, told before it begins: an estimate, not a promise.
+
+Speeds follow from one product that is measured here, and from what the default model's stages
+reached of that speed. The share of tokens that the draft gets right follows from drafts of the
+default model on several amounts of text. Both are in `docs/log.md` under "A training's estimate".
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from server.models.config import ModelConfig
+from server.models.layers import Placement
+from server.models.llama import LlamaParameters
+from weights.train.checks import PROMPT_SHARE, feature_bytes
+from weights.train.config import TrainConfig
+from weights.train.fit.precision import operations_per_second, pick_precision
+from weights.train.progress import clock
+from weights.train.time_plan import MOST_FEATURES
+
+TEXT_SHARE = 0.4
+"""Largest share of all the time that writing text may take. On a CPU, the target's forward over
+that text takes almost as long again, and the training needs some epochs."""
+_EPOCHS = 3.0
+"""Passes where no time is given."""
+_WRITING, _READING, _LEARNING = 0.25, 0.6, 0.5
+"""Share of the measured speed that writing text, the target's forward and learning reach."""
+_LAYERS = 1.6
+"""A draft's weights beside its head, in layers of its target: one, and three more glimpses."""
+_AGREEMENT = ((10_000, 0.20), (100_000, 0.42), (400_000, 0.49), (1_000_000, 0.54))
+"""Tokens learnt, and how often a draft of the default model was right on held-out text then."""
+_MOST_AGREEMENT = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run may come to."""
+
+    num_tokens: int
+    """Of answers, to learn from."""
+    text_seconds: float
+    feature_seconds: float
+    feature_bytes: int
+    training_seconds: float
+    passes: float
+    """Over the text."""
+
+    @property
+    def agreement(self) -> float:
+        """How often the draft's first token will be the target's, on text of the same kind."""
+        points = [(math.log(tokens), share) for tokens, share in _AGREEMENT]
+        at = math.log(max(self.num_tokens, 1))
+        pairs = list(pairwise(points))
+        (x0, y0), (x1, y1) = next((pair for pair in pairs if at <= pair[1][0]), pairs[-1])
+        return min(max(y0 + (y1 - y0) * (at - x0) / (x1 - x0), 0.0), _MOST_AGREEMENT)
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        return (
+            f"estimate: {self.num_tokens:,} tokens of text, {clock(self.text_seconds)} to write; "
+            f"{clock(self.feature_seconds)} for features, {self.feature_bytes / 2**30:.1f} GiB of "
+            f"disk; {clock(self.training_seconds)} of training, {self.passes:.1f} passes; then the "
+            f"draft may be right at {100 * self.agreement:.0f} % of the tokens"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """Seconds per token of an answer."""
+
+    writing: float
+    reading: float
+    """With its share of the prompt."""
+    learning: float
+    """In one pass."""
+
+
+def estimate(
+    config: TrainConfig,
+    target: ModelConfig,
+    device: torch.device,
+    num_given: int,
+    num_wanted: int,
+    seconds: float | None,
+) -> Estimate:
+    """Estimates a run from its beginning; measures a product for half a second.
+
+    Args:
+        num_given: tokens of text that are there.
+        num_wanted: tokens that are to be written, as far as there is time.
+        seconds: for everything; None for no limit.
+    """
+    costs = _costs(config, target, device)
+    if seconds is None:
+        num_written, num_read = num_wanted, num_given + num_wanted
+        training = _EPOCHS * num_read * costs.learning
+    else:
+        num_written = min(num_wanted, int(seconds * TEXT_SHARE / costs.writing))
+        left = seconds - num_written * costs.writing
+        num_read = min(num_given + num_written, int(left * MOST_FEATURES / costs.reading))
+        training = left - num_read * costs.reading
+    epochs = training / max(num_read * costs.learning, 1e-9)
+    return Estimate(
+        num_tokens=num_read,
+        text_seconds=num_written * costs.writing,
+        feature_seconds=num_read * costs.reading,
+        feature_bytes=feature_bytes(config, target, num_read),
+        training_seconds=training,
+        passes=epochs if config.epochs is None else min(epochs, config.epochs),
+    )
+
+
+def _costs(config: TrainConfig, target: ModelConfig, device: torch.device) -> _Costs:
+    """A multiplication with each weight is two operations; learning takes three times as many."""
+    parameters = LlamaParameters(target, Placement(torch.device("meta"), torch.float32))
+    slots = parameters.slots()
+    weights = sum(slot.numel() for name, slot in slots.items() if "layers." in name)
+    head = target.vocab_size * target.hidden_size
+    draft = _LAYERS * weights / target.num_layers + config.draft_vocab_size * target.hidden_size
+    speed = operations_per_second(pick_precision(config.precision, device), device)
+    forward = 2 * (weights + head) / speed
+    return _Costs(
+        writing=forward / _WRITING,
+        reading=(2 * weights * PROMPT_SHARE + 2 * head) / speed / _READING,
+        learning=6 * draft / speed / _LEARNING,
+    )
