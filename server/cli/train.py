@@ -56,6 +56,9 @@ def train(
     glimpse_hidden: Annotated[
         bool, typer.Option(help="Let the draft see the target's last hidden state.")
     ] = True,
+    copy_hint: Annotated[
+        bool, typer.Option(help="Let the draft see what followed when the last tokens came before.")
+    ] = True,
     draft_vocab_size: Annotated[
         int, typer.Option(help="Tokens the draft can propose: the most frequent ones.", min=32)
     ] = 8192,
@@ -84,6 +87,7 @@ def train(
         work=work,
         glimpse_layers=_layers(glimpse_layers),
         glimpse_hidden=glimpse_hidden,
+        copy_hint=copy_hint,
         draft_vocab_size=draft_vocab_size,
         context_vocab_size=context_vocab_size,
         epochs=epochs,

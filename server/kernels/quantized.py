@@ -89,3 +89,15 @@ def concatenate(weights: Sequence[QuantizedWeight]) -> QuantizedWeight:
     if len(kinds) != 1:
         raise ValueError(f"weights of {len(kinds)} kinds: {', '.join(sorted(kinds))}")
     return QuantizedWeight(weights[0].kind, torch.cat([weight.blocks for weight in weights]))
+
+
+def side_by_side(weights: Sequence[Weight]) -> Weight | None:
+    """One weight with the inputs of all, one after another, for the same outputs; None of none.
+    They must be all of floats or all of one kind of blocks."""
+    if not weights:
+        return None
+    first = weights[0]
+    if not isinstance(first, QuantizedWeight):
+        return torch.cat([weight for weight in weights if isinstance(weight, torch.Tensor)], dim=1)
+    blocks = [weight.blocks for weight in weights if isinstance(weight, QuantizedWeight)]
+    return QuantizedWeight(first.kind, torch.cat(blocks, dim=1))

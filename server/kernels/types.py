@@ -58,6 +58,8 @@ class GlideShape:
     cross_head_dim: int
     target_hidden: int
     """Size of the target's hidden state where the draft reads it, else 0."""
+    copies: bool
+    """Whether the draft takes what was looked up as a hint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,13 @@ class GlideWeights:
     token_ids: torch.Tensor
     """[rows of the head] int64: each row's token."""
     embedding: torch.Tensor
-    hidden_proj: Weight | None
+    hint_proj: Weight | None
+    """Inputs: the target's hidden state, then the looked up token's embedding, as far as the draft
+    takes them; None where it takes neither."""
     delays: torch.Tensor
     """[max_delay, hidden]"""
+    matches: torch.Tensor
+    """[max_match + 1, hidden]"""
 
 
 class OwnTokens(NamedTuple):
@@ -98,6 +104,16 @@ class OwnTokens(NamedTuple):
     def most(self) -> int:
         """Most tokens of any sequence."""
         return max(map(len, self.token_ids), default=0)
+
+
+class Copies(NamedTuple):
+    """What was looked up for rows: the token that followed when the sequence's last tokens occurred
+    before."""
+
+    token_ids: torch.Tensor
+    """int64; -1 where nothing was found."""
+    num_equal: torch.Tensor
+    """int64, the same shape: how many tokens before it are equal; 0 where nothing was found."""
 
 
 class DraftStep(NamedTuple):
@@ -118,6 +134,8 @@ class DraftStep(NamedTuple):
     the embedding of that one serves."""
     own: OwnTokens | None = None
     """None for drafts with a fixed vocabulary alone."""
+    copies: Copies | None = None
+    """Of the rows [rows]; None where nothing was looked up."""
 
 
 class Roots(NamedTuple):
@@ -136,6 +154,8 @@ class Roots(NamedTuple):
     """[sequences, target hidden size]"""
     own: OwnTokens | None = None
     """None for drafts with a fixed vocabulary alone."""
+    copies: Copies | None = None
+    """[max depth, sequences]; None where nothing was looked up."""
 
 
 class ChainEnds(NamedTuple):

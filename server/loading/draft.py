@@ -15,6 +15,7 @@ from server.engine.schedule.planner import SchedulerConfig
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.cape import CapeConfig
 from server.engine.speculation.costs import LiveCosts
+from server.engine.speculation.lookup import TextIndexes
 from server.engine.speculation.policies import PolicyConfig
 from server.engine.speculation.recent import RecentOutputs
 from server.engine.step.host.speculator import Speculator
@@ -128,7 +129,9 @@ def build_speculator(
         identity: of the target with its precision, device and threads.
         workers: the other ranks of tensor parallelism.
     """
-    drafter = _drafter(settings, draft, caches, limits, device, workers)
+    texts = TextIndexes()
+    lookup = _lookup(settings, texts)
+    drafter = _drafter(draft, caches, limits, device, texts, workers) or lookup
     path = profile_path(settings, f"{identity}|{draft.identity}", device)
     profiled = Profiled(target, caches, limits.block_size, device)
     costs = step_costs(path, profiled, drafter, report)
@@ -140,13 +143,13 @@ def build_speculator(
     live, config = LiveCosts(costs), policy_config(settings)
     if draft.model is None:
         return Speculator(drafter, config, AutoPolicy(live))
-    return Speculator(drafter, config, AutoPolicy(live), _lookup(settings))
+    return Speculator(drafter, config, AutoPolicy(live), lookup)
 
 
-def _lookup(settings: ModelSettings) -> NgramDrafter:
+def _lookup(settings: ModelSettings, texts: TextIndexes) -> NgramDrafter:
     """Prompt lookup, over recent answers too."""
     most = settings.recent_outputs
-    return NgramDrafter(recent=RecentOutputs(most) if most else None)
+    return NgramDrafter(texts, RecentOutputs(most) if most else None)
 
 
 def policy_config(settings: ModelSettings) -> PolicyConfig:
@@ -183,19 +186,20 @@ def _check_vocabulary(draft: ModelConfig, target: ModelConfig) -> None:
 
 
 def _drafter(
-    settings: ModelSettings,
     draft: Draft,
     caches: Sequence[LayerCache],
     limits: SchedulerConfig,
     device: torch.device,
+    texts: TextIndexes,
     workers: Workers | None,
-) -> Drafter:
+) -> Drafter | None:
+    """Gives None where there is no draft with a model."""
     if draft.model is None or draft.shape is None:
-        return _lookup(settings)
+        return None
     own = allocate_kv(draft.shape, limits.num_allocated_blocks, limits.block_size, device)
     if isinstance(draft.model, GlideModel):
         glide = RemoteGlide(draft.model, workers) if workers else draft.model
-        return GlideDrafter(glide, own, caches, limits.block_size, device)
+        return GlideDrafter(glide, own, caches, limits.block_size, device, texts)
     model: Model = draft.model
     if workers:
         model = RemoteModel(draft.model, workers, "draft_forward", "draft_logits")

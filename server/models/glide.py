@@ -21,6 +21,7 @@ from server.kernels.types import (
     Caches,
     ChainEnds,
     Chains,
+    Copies,
     CosSin,
     DraftStep,
     Filling,
@@ -68,6 +69,7 @@ class GlideModel(ABC):
         num_kv_heads = local_config(own, self.placement.shard).num_kv_heads
         self.cache_shape = KVShape(own.num_layers, num_kv_heads, own.head_dim)
         self.glimpse_hidden = self.config.glimpse_hidden
+        self.copy_hint = self.config.copy_hint
         self.context_vocab_size = 0 if self._head is None else self.config.context_vocab_size
         self._make_rotaries()
 
@@ -176,6 +178,10 @@ class LayerEnds(NamedTuple):
     """None for drafts that don't glimpse the target's hidden state."""
     delays: torch.Tensor
     """[max_delay, hidden]"""
+    copy_proj: LinearFn | None
+    """None for drafts without a copy hint."""
+    matches: torch.Tensor
+    """[max_match + 1, hidden]"""
     norm: RMSNorm | None
     apply_head: LinearFn
 
@@ -191,7 +197,7 @@ class LayeredGlide(GlideModel):
     def draft(self, step: DraftStep, caches: Caches) -> torch.Tensor:
         x = self._embed(step.token_ids)
         shared = self._shared(step.batch, committed_view(step.batch, step.verified_lens), caches)
-        hint = self._hint(step.hidden, step.delay)
+        hint = self._hint(step)
         last = len(self.layers) - 1
         for index, (layer, cache) in enumerate(zip(self.layers, caches.own, strict=True)):
             x = layer.run(x, cache, shared, hint if index == last else None)
@@ -222,7 +228,14 @@ class LayeredGlide(GlideModel):
         angles = self._angles(batch.positions, self.placement.dtype)
         return GlideStep(*angles, batch, glimpse, caches.target)
 
-    def _hint(self, hidden: torch.Tensor | None, delay: int) -> torch.Tensor | None:
+    def _hint(self, step: DraftStep) -> torch.Tensor | None:
+        """[rows, hidden] or [1, hidden]"""
+        seen, copied = self._seen(step.hidden, step.delay), self._copied(step.copies)
+        if seen is None or copied is None:
+            return seen if copied is None else copied
+        return seen + copied
+
+    def _seen(self, hidden: torch.Tensor | None, delay: int) -> torch.Tensor | None:
         """[rows, hidden]"""
         if self.ends.hidden_proj is None:
             return None
@@ -231,6 +244,17 @@ class LayeredGlide(GlideModel):
         row = min(delay, self.config.max_delay) - 1
         projected = self.ends.hidden_proj(hidden.to(self.placement.dtype))
         return projected + self.ends.delays[row]
+
+    def _copied(self, copies: Copies | None) -> torch.Tensor | None:
+        """[rows, hidden], or [1, hidden] where nothing was looked up."""
+        if self.ends.copy_proj is None:
+            return None
+        if copies is None:
+            return self.ends.matches[:1]
+        embedded = self._embed(copies.token_ids.clamp(min=0))
+        embedded = embedded.masked_fill((copies.token_ids < 0)[:, None], 0.0)
+        num_equal = copies.num_equal.clamp(max=self.config.max_match)
+        return self.ends.copy_proj(embedded) + self.ends.matches[num_equal]
 
 
 def _own_logits(x: torch.Tensor, own: OwnTokens, node_counts: Sequence[int]) -> torch.Tensor:

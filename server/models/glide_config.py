@@ -56,6 +56,12 @@ class GlideConfig:
     """The target's final hidden state at the last verified position joins the residual stream."""
     max_delay: int = 5
     """Delays that have an embedding of their own (with `glimpse_hidden`)."""
+    copy_hint: bool = False
+    """What followed the sequence's last tokens when they occurred before joins the residual stream,
+    with how many tokens were equal."""
+    max_match: int = 6
+    """Numbers of equal tokens, from 1 on, that have an embedding of their own (with
+    `copy_hint`)."""
     cross_norm: bool = True
     """RMSNorm before the cross-attention; the paper's authors have none."""
     cross_bias: bool = False
@@ -83,8 +89,9 @@ class GlideConfig:
             raise _bad("num_heads", self.num_heads, f"no multiple of {self.num_kv_heads} KV heads")
         if self.head_dim < 2 or self.head_dim % 2:
             raise _bad("head_dim", self.head_dim, "rotary embedding needs an even size")
-        if self.max_delay < 1:
-            raise _bad("max_delay", self.max_delay, "at least 1 is needed")
+        for name in ("max_delay", "max_match"):
+            if getattr(self, name) < 1:
+                raise _bad(name, getattr(self, name), "at least 1 is needed")
         if self.draft_vocab_size is not None and not (
             1 <= self.draft_vocab_size <= self.target.vocab_size
         ):

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 
 from server.kernels import dispatch as kernels
-from server.kernels.quantized import QuantizedWeight, Weight, quantize
+from server.kernels.quantized import QuantizedWeight, Weight, quantize, side_by_side
 from server.kernels.types import GlideShape, GlideWeights
 from server.models.config import ModelConfig
 from server.models.decoder_layer import decoder_layout
@@ -56,6 +56,11 @@ class GlideParameters:
         if config.glimpse_hidden:
             parts = {"hidden_proj": hidden}
             self.hidden_proj = FusedLinear(target.hidden_size, parts, False, placement)
+        self.copy_proj: FusedLinear | None = None
+        self.match_embedding = placement.empty(config.max_match + 1, hidden)
+        """[max_match + 1, hidden]: by how many tokens are equal; 0 where nothing was found."""
+        if config.copy_hint:
+            self.copy_proj = FusedLinear(hidden, {"copy_proj": hidden}, False, placement)
         self.draft_token_ids = torch.arange(config.num_draft_tokens, device=placement.device)
         """[draft_vocab] int64: the token behind each column of the logits."""
 
@@ -73,6 +78,9 @@ class GlideParameters:
         if self.hidden_proj is not None:
             slots |= self.hidden_proj.slots()
             slots["delay_embedding.weight"] = self.delay_embedding
+        if self.copy_proj is not None:
+            slots |= self.copy_proj.slots()
+            slots["match_embedding.weight"] = self.match_embedding
         if self.config.draft_vocab_size is not None:
             slots[TOKEN_TABLE] = self.draft_token_ids
         return slots
@@ -123,6 +131,8 @@ class GlideParameters:
             embedding=embedding,
             hidden_proj=None if self.hidden_proj is None else self.hidden_proj.freeze(),
             delays=self.delay_embedding,
+            copy_proj=None if self.copy_proj is None else self.copy_proj.freeze(),
+            matches=self.match_embedding,
             norm=self.norm,
             apply_head=kernels.logits_linear(head, self.placement.dtype),
         )
@@ -159,7 +169,7 @@ class GlideParameters:
     ) -> GlideWeights:
         """What the fused kernel takes; where the head is quantized, all is."""
         quantization = DRAFT_QUANTIZATION if isinstance(head, QuantizedWeight) else None
-        hidden_proj = self.hidden_proj
+        hints = [part for part in (self.hidden_proj, self.copy_proj) if part is not None]
         return GlideWeights(
             layer=layer.weights(quantization),
             glimpsed=glimpse.layers,
@@ -172,8 +182,9 @@ class GlideParameters:
             head=head,
             token_ids=self.draft_token_ids,
             embedding=embedding,
-            hidden_proj=None if hidden_proj is None else hidden_proj.weight_in(quantization),
+            hint_proj=side_by_side([part.weight_in(quantization) for part in hints]),
             delays=self.delay_embedding,
+            matches=self.match_embedding,
         )
 
     def _head(self, target_head: Weight | None) -> Weight:
@@ -214,6 +225,7 @@ def glide_shape(config: GlideConfig, target: ModelConfig) -> GlideShape:
         cross_kv_heads=target.num_kv_heads,
         cross_head_dim=target.head_dim,
         target_hidden=target.hidden_size if config.glimpse_hidden else 0,
+        copies=config.copy_hint,
     )
 
 

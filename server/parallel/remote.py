@@ -43,10 +43,12 @@ class RemoteModel:
 
 
 class RemoteGlide:
-    """A GliDe draft on all ranks, as the drafter's `Glide`. It says its fixed vocabulary alone."""
+    """A GliDe draft on all ranks, as the drafter's `Glide`. It says its fixed vocabulary alone, and
+    takes no copy hint."""
 
     drafts_chains = False
     context_vocab_size = 0
+    copy_hint = False
 
     def __init__(self, model: GlideModel, workers: Workers) -> None:
         self.model, self.workers = model, workers

@@ -166,7 +166,8 @@ void run_linear(int32_t type, int outputs, int inputs, int rows, int threads) {
 void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target_hidden, int tokens) {
   Source source;
   const GlidecapeShape self{1, hidden_size, 32, 3, 1, 32, 0, 1e-5f};
-  const GlidecapeGlideShape shape{self, 4, 2, 64, glimpsed, tokens, target_hidden, 2};
+  const GlidecapeGlideShape shape{self, 4, 2, 64, glimpsed, tokens, target_hidden, 2,
+                                  target_hidden % 32 == 0, 2};
   const int width = glimpsed * 4 * 64, kv = 32, cross_kv = 2 * 64, slots = 12;
   const Floats norm = source.floats(hidden_size), delays = source.floats(2 * hidden_size);
   const Floats bias = source.floats(width);
@@ -177,7 +178,10 @@ void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target
   const Weight query = source.weight(form, width, hidden_size);
   const Weight cross_output = source.weight(form, hidden_size, width);
   const Weight head = source.weight(form, tokens, hidden_size);
-  const Weight projection = source.weight(form, hidden_size, target_hidden);
+  // Where the target's hidden state allows it, what is looked up is a hint too.
+  const int hint_width = target_hidden + (shape.copies ? hidden_size : 0);
+  const Weight projection = source.weight(form, hidden_size, hint_width);
+  const Floats matches = source.floats(3 * hidden_size);
   const Bits embedding = source.bits(9 * hidden_size);
   const Ints ids(tokens, 8);
   const std::vector<int32_t> windows(glimpsed, 3);
@@ -185,7 +189,7 @@ void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target
                              nullptr, nullptr, nullptr, nullptr, 0};
   const GlidecapeGlideWeights weights{
       layer, windows.data(), norm.data(), query, bias.data(), cross_output, norm.data(),
-      head, ids.data(), embedding.data(), projection, delays.data()};
+      head, ids.data(), embedding.data(), projection, delays.data(), matches.data()};
   void* glide = glidecape_glide_create(&shape, &weights, threads);
   Bits keys = source.bits(slots * kv), values = keys;
   std::vector<Bits> target(2 * glimpsed, source.bits(slots * cross_kv));
@@ -206,9 +210,10 @@ void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target
   Floats least(2, 0.0f);
   const Floats offsets(3, 0.1f), slopes(3, 1.0f);
   Ints drafted(2);
+  const Ints copied{8, -1, 0, 3, -1, -1, 8, 8}, num_equal{1, 0, 2, 9, 0, 0, 1, 1};
   GlidecapeRound round{2, 2, 4, tokens, roots.data(), starts.data(), depths.data(), table.data(),
                              nullptr, cos.data(), cos.data(), cross.data(), cross.data(), hidden.data(), &own,
-                             least.data(), offsets.data(), slopes.data(), 3,
+                             copied.data(), num_equal.data(), least.data(), offsets.data(), slopes.data(), 3,
                              candidates.data(), confidences.data(), drafted.data()};
   if (!glidecape_glide_draft(glide, &round, &caches)) std::abort();
   if (drafted != Ints{4, 1}) std::abort();
@@ -219,7 +224,9 @@ void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target
   const std::vector<uint8_t> ancestors{1, 0, 0, 1, 1, 0, 1, 0, 1};
   GlidecapeGlideStep step{{3, 1, 2, 4, 3, positions.data(), at.data(), table.data(), one.data(), one.data(),
                            ancestors.data(), cos.data(), cos.data()},
-                          tree_ids.data(), one.data(), cross.data(), cross.data(), hidden.data(), 5, &own};
+                          tree_ids.data(), one.data(), cross.data(), cross.data(), hidden.data(), 5, &own, nullptr, nullptr};
+  if (!glidecape_glide_logits(glide, &step, &caches, logits.data())) std::abort();
+  step.copied = copied.data(), step.num_equal = num_equal.data();
   if (!glidecape_glide_logits(glide, &step, &caches, logits.data())) std::abort();
   if (!glidecape_glide_fill(glide, &step, &caches)) std::abort();
   round.behind = &step;

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from server.kernels.tree import LayerCache
-from server.kernels.types import Caches, DraftStep, OwnTokens
+from server.kernels.types import Caches, Copies, DraftStep, OwnTokens
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
@@ -54,6 +54,9 @@ DRAFTS: dict[str, Draft] = {
     "same-head-size-cross-rope": make_draft(head_dim=16, cross_rope_theta=10_000.0),
     "hidden": make_draft(glimpse_hidden=True),
     "hidden-two-layers": make_draft(num_layers=2, glimpse_hidden=True, draft_vocab_size=20),
+    "copies": make_draft(copy_hint=True, max_match=3),
+    "copies-hidden": make_draft(copy_hint=True, glimpse_hidden=True, draft_vocab_size=20),
+    "copies-two-layers": make_draft(num_layers=2, copy_hint=True, own_embedding=True),
     "hidden-wide-target": make_draft(
         target_config(hidden_size=40),
         own_embedding=True, own_head=True, glimpse_hidden=True,
@@ -90,11 +93,11 @@ class PagedDraft:
 
     def draft(
         self, *step: Nodes, verified: Sequence[int], hidden: torch.Tensor | None = None,
-        delay: int = 1, own: OwnTokens | None = None,
+        delay: int = 1, own: OwnTokens | None = None, copies: Copies | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """hidden: [rows, target hidden size]"""
         batch = tree_batch(self.tables, BLOCK, step)
-        rows = DraftStep(_ids(step), batch, tuple(verified), hidden, delay, own)
+        rows = DraftStep(_ids(step), batch, tuple(verified), hidden, delay, own, copies)
         return self.model.draft(rows, self.kv)
 
     def own(self, *token_ids: Sequence[int]) -> OwnTokens:
@@ -124,6 +127,15 @@ def final_hidden(target: ModelConfig, seed: int = 0) -> torch.Tensor:
     return torch.randn(target.hidden_size, generator=torch.Generator().manual_seed(seed + 100))
 
 
+COPIED = ((7, 2), (-1, 0), (31, 1), (7, 6), (0, 4))
+"""What was looked up for the tokens of a chain, -1 for nothing, and how many tokens are equal."""
+
+
+def copied(*places: int) -> Copies:
+    """The same for rows."""
+    return Copies(*map(torch.tensor, zip(*(COPIED[place] for place in places), strict=True)))
+
+
 def dense_chain(
     draft: Draft, kv: Sequence[KV], tokens: Sequence[int], verified: int, hidden: torch.Tensor
 ) -> torch.Tensor:
@@ -131,7 +143,8 @@ def dense_chain(
     dense, rows = Dense(draft, kv), list[torch.Tensor]()
     for at, token in enumerate(tokens):
         seen = hidden if draft.config.glimpse_hidden and at >= verified else None
-        logits = dense.row(token, min(at, verified), seen, max(1, at - verified + 1))
+        found = COPIED[at - verified] if draft.config.copy_hint and at >= verified else None
+        logits = dense.row(token, min(at, verified), seen, max(1, at - verified + 1), found)
         if at >= verified:
             rows.append(logits)
     return torch.stack(rows).float()
@@ -139,9 +152,14 @@ def dense_chain(
 
 def paged_chain(
     paged: PagedDraft, tokens: Sequence[int], verified: int, hidden: torch.Tensor | None,
-    chunks: Sequence[int], sequence: int = 0,
+    chunks: Sequence[int], copies: Copies | None = None, sequence: int = 0,
 ) -> torch.Tensor:  # fmt: skip
-    """The same, token by token, after filling the committed ones in chunks."""
+    """The same, token by token, after filling the committed ones in chunks.
+
+    copies: what was looked up, [tokens, 1]; by default as in `dense_chain`.
+    """
+    if copies is None and paged.model.copy_hint:
+        copies = Copies(*(part[:, None] for part in copied(*range(STEPS))))
     start = 0
     for chunk in chunks:
         paged.fill(Nodes(sequence, start, tokens[start : start + chunk]))
@@ -151,7 +169,9 @@ def paged_chain(
     for at in range(verified, len(tokens)):
         nodes = Nodes(sequence, at, tokens[at : at + 1])
         seen = None if hidden is None else hidden[None]
-        rows.append(paged.draft(nodes, verified=[verified], hidden=seen, delay=at - verified + 1))
+        delay = at - verified + 1
+        found = None if copies is None else Copies(*(part[delay - 1] for part in copies))
+        rows.append(paged.draft(nodes, verified=[verified], hidden=seen, delay=delay, copies=found))
     return torch.cat(rows)
 
 
@@ -298,3 +318,21 @@ def assert_own_tokens_are_scored(draft: Draft, dtype: torch.dtype, most_error: f
 def test_a_fixed_vocabulary_has_no_head_beyond_it() -> None:
     with pytest.raises(RuntimeError, match="fixed vocabulary"):
         PagedDraft(make_draft(draft_vocab_size=20), []).model.head_rows(torch.tensor([1]))
+
+
+def test_what_was_looked_up_changes_what_is_drafted() -> None:
+    """By its token, and by how many tokens are equal; nothing looked up is as nothing found."""
+    draft = make_draft(copy_hint=True, max_match=3)
+    paged = PagedDraft(draft, [random_target_kv(draft.target, VERIFIED)])
+    paged.fill(Nodes(0, 0, text()[:VERIFIED]))
+    root = Nodes(0, VERIFIED, [text()[VERIFIED]])
+
+    def logits(*found: int) -> torch.Tensor:
+        copies = Copies(*(torch.tensor([number]) for number in found)) if found else None
+        return paged.draft(root, verified=[VERIFIED], copies=copies)
+
+    rows = [logits(7, 2), logits(8, 2), logits(7, 1), logits(7, 3), logits(-1, 0)]
+    for index, row in enumerate(rows):
+        assert all((row - other).abs().max() > 1e-2 for other in rows[:index])
+    assert torch.equal(logits(7, 3), logits(7, 6)), "beyond max_match all are alike"
+    assert torch.equal(logits(-1, 0), logits())

@@ -7,17 +7,19 @@ import pytest
 import torch
 
 from server.kernels.tree import TreeBatch
-from server.kernels.types import ChainEnds, Chains, OwnTokens, Roots
+from server.kernels.types import ChainEnds, Chains, Copies, OwnTokens, Roots
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide_parameters import TOKEN_TABLE
 from tests.kernels.native_models import needs_native, without_native_library
 from tests.kernels.paged import Nodes, tree_batch
 from tests.models.test_glide import (
     BLOCK,
+    COPIED,
     STEPS,
     VERIFIED,
     PagedDraft,
     assert_own_tokens_are_scored,
+    copied,
     dense_chain,
     final_hidden,
     paged_chain,
@@ -61,6 +63,10 @@ DRAFTS: dict[str, Draft] = {
     ),
     "two-rotaries": wide_draft(cross_rope_theta=10_000.0, rope=RopeConfig(theta=50.0)),
     "hidden": wide_draft(glimpse_hidden=True, max_delay=3),
+    "copies": wide_draft(copy_hint=True, max_match=3),
+    "copies-hidden": wide_draft(
+        wide_target(hidden_size=96), copy_hint=True, glimpse_hidden=True, draft_vocab_size=20
+    ),
     "everything": wide_draft(
         wide_target(hidden_size=112, head_dim=96, num_kv_heads=1),
         own_embedding=True, own_head=True, glimpse_hidden=True, attention_bias=True,
@@ -105,6 +111,7 @@ def chains(
     least: Sequence[float] | None = None,
     behind: tuple[torch.Tensor, TreeBatch] | None = None,
     own: OwnTokens | None = None,
+    copies: Copies | None = None,
 ) -> Chains:
     """roots: (sequence, verified tokens, depth), the longest chain first. The chance of a token is
     its confidence below 0.5, and 0.5 and half of it above."""
@@ -118,6 +125,7 @@ def chains(
             BLOCK,
             hidden,
             own,
+            copies,
         ),
         ChainEnds(
             torch.tensor(least or [0.0] * len(roots)),
@@ -137,7 +145,11 @@ def assert_chains_are_single_steps(draft: Draft, paged: PagedDraft) -> None:
     for sequence, verified, _ in roots:
         paged.fill(Nodes(sequence, 0, text(sequence)[:verified]))
     glimpsed = hidden[[2, 0, 1]] if draft.config.glimpse_hidden else None
-    together = chains(paged, roots, glimpsed)
+    places = torch.arange(STEPS)[:, None] + torch.arange(3)
+    copies = None
+    if draft.config.copy_hint:
+        copies = Copies(*(torch.tensor(part)[places % STEPS] for part in zip(*COPIED, strict=True)))
+    together = chains(paged, roots, glimpsed, copies=copies)
     assert together.lengths.tolist() == [depth for _, _, depth in roots]
     for column, (sequence, verified, depth) in enumerate(roots):
         token = text(sequence)[verified]
@@ -147,6 +159,7 @@ def assert_chains_are_single_steps(draft: Draft, paged: PagedDraft) -> None:
                 verified=[verified],
                 hidden=hidden[sequence][None] if draft.config.glimpse_hidden else None,
                 delay=step + 1,
+                copies=copied((step + column) % STEPS) if draft.config.copy_hint else None,
             )[0]
             best = logits.sort(descending=True, stable=True).indices[:8]
             tokens, confidences = (part[step, column] for part in together[:2])

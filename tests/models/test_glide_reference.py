@@ -102,14 +102,19 @@ class Dense:
         return x / (x.square().mean() + self.draft.config.rms_norm_eps).sqrt() * self.weight(name)
 
     def row(
-        self, token: int, visible: int, hidden: torch.Tensor | None = None, delay: int = 1
-    ) -> torch.Tensor:
-        """Logits [draft_vocab] behind the next token, of whose target KV `visible` are seen."""
+        self, token: int, visible: int, hidden: torch.Tensor | None = None, delay: int = 1,
+        copied: tuple[int, int] | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        """Logits [draft_vocab] behind the next token, of whose target KV `visible` are seen.
+
+        copied: the token that was looked up, -1 for none, and how many before it are equal.
+        """
         config = self.draft.config
         if not self.own_kv:
             self.own_kv = [[] for _ in range(config.num_layers)]
         shared, head = self.draft.target_embedding.double(), self.draft.target_head.double()
-        x = (self.weight("model.embed_tokens") if config.own_embedding else shared)[token]
+        embedding = self.weight("model.embed_tokens") if config.own_embedding else shared
+        x = embedding[token]
         position = len(self.own_kv[0])
         for index in range(config.num_layers):
             name = f"model.layers.{index}"
@@ -118,6 +123,11 @@ class Dense:
                 delays = self.weight("delay_embedding")
                 row = min(delay, config.max_delay) - 1
                 x = x + self.linear(hidden.double(), "hidden_proj") + delays[row]
+            if copied is not None and index == config.num_layers - 1:
+                found, num_equal = copied
+                if found >= 0:
+                    x = x + self.linear(embedding[found], "copy_proj")
+                x = x + self.weight("match_embedding")[min(num_equal, config.max_match)]
             x = x + self.glimpse(x, index, position, visible)
             y = self.norm(x, f"{name}.post_attention_layernorm")
             gate, up = (self.linear(y, f"{name}.mlp.{part}_proj") for part in ("gate", "up"))

@@ -25,9 +25,9 @@ _MEASURED = "## Measured"
 _SELF_WRITTEN = "self-"
 """How the source of an answer to the target's own prompt begins."""
 _RECIPE = (
-    "context_vocab_size", "max_delay", "top_k", "feature_dtype", "batch_tokens", "learning_rate",
-    "warmup", "decay", "averaging", "weight_decay", "gradient_clip", "epochs", "steps", "minutes",
-    "seed",
+    "copy_hint", "forgotten_copies", "context_vocab_size", "max_delay", "top_k", "feature_dtype",
+    "batch_tokens", "learning_rate", "warmup", "decay", "averaging", "weight_decay",
+    "gradient_clip", "epochs", "steps", "minutes", "seed",
 )  # fmt: skip
 
 

@@ -32,6 +32,10 @@ class TrainConfig:
     those in which the target copies, and the last one (`features/induction.py`)."""
     glimpse_hidden: bool = True
     """Whether the draft sees the target's final hidden state at the last verified position."""
+    copy_hint: bool = True
+    """Whether the draft sees what followed the sequence's last tokens when they occurred before."""
+    forgotten_copies: float = 0.1
+    """Share of tokens behind which training hides that, for steps that look nothing up."""
     draft_vocab_size: int = 8192
     """Tokens the draft can propose anywhere: the most frequent ones of the text."""
     context_vocab_size: int = 128
@@ -98,7 +102,7 @@ class TrainConfig:
         if self.top_k >= self.draft_vocab_size:
             reason = f"must be below draft_vocab_size, {self.draft_vocab_size}"
             raise ConfigError("top_k", self.top_k, reason)
-        for name in ("warmup", "decay", "averaging"):
+        for name in ("warmup", "decay", "averaging", "forgotten_copies"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "must be at least 0 and below 1")
         if self.warmup + self.decay > 1:

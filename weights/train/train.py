@@ -143,6 +143,7 @@ def _draft_config(config: TrainConfig, target: TrainTarget) -> GlideConfig:
         config.glimpse_hidden,
         config.max_delay,
         **vocabulary_sizes(config, target.config.vocab_size),
+        copy_hint=config.copy_hint,
     )
 
 

@@ -23,11 +23,12 @@ from dataclasses import dataclass
 import torch
 
 from server.engine.drafters.context_tokens import own_token_ids, token_columns
+from server.engine.speculation.lookup import Match, matches, source
 from server.engine.step.host.verify import Model
 from server.engine.step.inputs import Nodes, StepInputs, build_inputs
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
-from server.kernels.types import Caches, DraftStep, OwnTokens
+from server.kernels.types import Caches, Copies, DraftStep, OwnTokens
 from server.models.glide import GlideModel
 
 _PREFILL_ROWS = 256
@@ -79,6 +80,8 @@ class _Text:
     target_caches: Sequence[LayerCache]
     hidden: torch.Tensor
     """[tokens - 1, hidden] the target's final hidden states."""
+    matches: Sequence[Match | None]
+    """Per token, what lookup finds behind it."""
 
     def table(self, root: int, index: int) -> list[int]:
         """Blocks of the text before the root, then the root's own. index: within its batch."""
@@ -143,7 +146,9 @@ class TeacherForced:
             inputs = self._inputs([Nodes(range(end), start, token_ids[start:end])])
             hidden.append(self.target(inputs.token_ids, target_caches, inputs.batch))
             self.glide.fill(inputs.token_ids, inputs.batch, Caches(caches, target_caches))
-        return _Text(token_ids, self.depth, caches, target_caches, torch.cat(hidden))
+        return _Text(
+            token_ids, self.depth, caches, target_caches, torch.cat(hidden), matches(token_ids)
+        )
 
     def _target_probs(self, text: _Text, batch: range) -> torch.Tensor:
         """[rows, vocab]: row i is the distribution of the token after position batch[0] + i; up to
@@ -165,9 +170,24 @@ class TeacherForced:
         if self.glide.glimpse_hidden:
             hidden = text.hidden[[root - 1 for root in roots]]
         own = self._own_tokens(text, roots)
-        step = DraftStep(inputs.token_ids, inputs.batch, tuple(roots), hidden, delay, own)
+        copies = self._copies(text, roots, delay)
+        step = DraftStep(inputs.token_ids, inputs.batch, tuple(roots), hidden, delay, own, copies)
         logits = self.glide.draft(step, Caches(text.caches, text.target_caches))
         return logits, token_columns(self.glide.draft_token_ids, own, inputs.batch.node_counts)
+
+    def _copies(self, text: _Text, roots: Sequence[int], delay: int) -> Copies | None:
+        """What lookup finds in the text up to each root, `delay` tokens behind it."""
+        if not self.glide.copy_hint:
+            return None
+        found = [text.matches[root] for root in roots]
+        token_ids = [
+            -1 if match is None else text.token_ids[source(match, root + 1, delay - 1)]
+            for root, match in zip(roots, found, strict=True)
+        ]
+        num_equal = [0 if match is None else match.num_equal for match in found]
+        return Copies(
+            torch.tensor(token_ids, device=self.device), torch.tensor(num_equal, device=self.device)
+        )
 
     def _own_tokens(self, text: _Text, roots: Sequence[int]) -> OwnTokens:
         """What the text shows up to each root, beyond the draft's vocabulary."""

@@ -9,11 +9,12 @@ from server.engine.drafters.context_tokens import ContextTokens, token_columns
 from server.engine.drafters.drafter import Committed, EarlyStop
 from server.engine.drafters.neural import NeuralDrafter
 from server.engine.schedule.plan import PlannedSequence
+from server.engine.speculation.lookup import TextIndexes, source
 from server.engine.speculation.proposal import NUM_CANDIDATES, Proposal
 from server.engine.step.inputs import StepInputs, block_tables
 from server.engine.types import RequestId
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import Caches, ChainEnds, Chains, DraftStep, OwnTokens, Roots
+from server.kernels.types import Caches, ChainEnds, Chains, Copies, DraftStep, OwnTokens, Roots
 
 
 class Glide(Protocol):
@@ -22,6 +23,7 @@ class Glide(Protocol):
     draft_token_ids: torch.Tensor
     glimpse_hidden: bool
     context_vocab_size: int
+    copy_hint: bool
 
     def head_rows(self, token_ids: torch.Tensor) -> torch.Tensor: ...
 
@@ -48,6 +50,7 @@ class GlideDrafter(NeuralDrafter):
     Args:
         caches: the draft's own layers, under the target's block ids.
         target_caches: all layers of the target.
+        texts: the sequences' indexes, which others may use too.
     """
 
     name = "glide"
@@ -59,9 +62,11 @@ class GlideDrafter(NeuralDrafter):
         target_caches: Sequence[LayerCache],
         block_size: int,
         device: torch.device,
+        texts: TextIndexes | None = None,
     ) -> None:
         super().__init__(block_size, device)
         self.model = model
+        self._texts = texts or TextIndexes()
         self.caches = Caches(caches, target_caches)
         self._hidden: dict[RequestId, torch.Tensor] = {}
         """The target's final hidden state at the last committed position."""
@@ -82,6 +87,7 @@ class GlideDrafter(NeuralDrafter):
     def forget(self, request_id: RequestId) -> None:
         super().forget(request_id)
         self._hidden.pop(request_id, None)
+        self._texts.forget(request_id)
         if self._context is not None:
             self._context.forget(request_id)
 
@@ -137,6 +143,26 @@ class GlideDrafter(NeuralDrafter):
             block_size=self.block_size,
             hidden=hidden,
             own=self._own_tokens(sequences),
+            copies=self._copies(sequences, range(max(depths))),
+        )
+
+    def _copies(self, sequences: Sequence[PlannedSequence], places: Sequence[int]) -> Copies | None:
+        """What lookup finds behind each sequence: [places, sequences]; None for a draft that takes
+        no such hint.
+
+        Args:
+            places: how many tokens behind the sequence's last one, 0 for the next one.
+        """
+        if not self.model.copy_hint:
+            return None
+        found = [(s.token_ids, self._texts.find(s.request_id, s.token_ids)) for s in sequences]
+        token_ids = [
+            [-1 if match is None else ids[source(match, len(ids), i)] for ids, match in found]
+            for i in places
+        ]
+        num_equal = [[0 if match is None else match.num_equal for _, match in found]] * len(places)
+        return Copies(
+            torch.tensor(token_ids, device=self.device), torch.tensor(num_equal, device=self.device)
         )
 
     def _own_tokens(self, sequences: Sequence[PlannedSequence]) -> OwnTokens | None:
@@ -152,7 +178,11 @@ class GlideDrafter(NeuralDrafter):
         verified_lens = tuple(sequence.num_computed for sequence in sequences)
         hidden = self._hidden_rows(inputs, sequences)
         own = self._own_tokens(sequences)
-        step = DraftStep(inputs.token_ids, inputs.batch, verified_lens, hidden, depth, own)
+        copies = self._copies(sequences, (depth - 1,))
+        if copies is not None:
+            counts = torch.tensor(inputs.batch.node_counts, device=self.device)
+            copies = Copies(*(part[0].repeat_interleave(counts) for part in copies))
+        step = DraftStep(inputs.token_ids, inputs.batch, verified_lens, hidden, depth, own, copies)
         logits, token_ids = self.model.draft(step, self.caches), self.model.draft_token_ids
         if own is None or not own.most:
             return logits[rows], token_ids

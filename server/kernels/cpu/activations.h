@@ -83,15 +83,15 @@ class QuantizedRows {
   std::vector<float> scales_, sums_;
 };
 
-// A bfloat16 row into a row of either kind.
+// width bfloat16 numbers into a row of either kind, from column `at` on, a multiple of 32.
 template <class Rows>
-inline void put_row(Rows& rows, int64_t row, const bf16* from, int width) {
+inline void put_row(Rows& rows, int64_t row, int64_t at, const bf16* from, int width) {
   alignas(64) float group[kGroup];
   for (int first = 0; first < width; first += kGroup) {
     const int count = std::min(kGroup, width - first);
     std::fill(group + count, group + kGroup, 0.0f);
     widen(from + first, count, group);
-    rows.put(row, first, load(group), load(group + 16));
+    rows.put(row, at + first, load(group), load(group + 16));
   }
 }
 

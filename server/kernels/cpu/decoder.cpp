@@ -64,7 +64,7 @@ class LinearOf : public Linear {
     SharedTeam::with(threads_, [&](Team& team) {
       const int inputs = matrix_.inputs;
       rows_.resize(rows, inputs);
-      for (int64_t row = 0; row < rows; ++row) put_row(rows_, row, x + row * inputs, inputs);
+      for (int64_t row = 0; row < rows; ++row) put_row(rows_, row, 0, x + row * inputs, inputs);
       const typename Format::Matrix* nothing = nullptr;
       team.run([&](int) {
         multiply(team, 0, matrix_, nothing, rows_, rows,

@@ -39,7 +39,7 @@ class GlideOf : public Glide {
         layer_(pack_layer<Format>(arena_, shape.self, from.layer)),
         windows_(from.windows, from.windows + shape.num_glimpsed),
         token_ids_(from.token_ids, from.token_ids + shape.num_tokens),
-        runner_(shape.self, threads_) {
+        nothing_(shape.self.hidden), runner_(shape.self, threads_) {
     const auto as_is = [](int i) { return i; };
     const int hidden = shape.self.hidden, width = cross_width();
     query_ = Format::pack(arena_, from.cross_query, from.cross_query_bias, width, hidden, as_is);
@@ -47,9 +47,10 @@ class GlideOf : public Glide {
     head_ = Format::pack(arena_, from.head, nullptr, shape.num_tokens, hidden, as_is);
     if (from.cross_norm) cross_norm_.assign(from.cross_norm, from.cross_norm + hidden);
     if (from.final_norm) final_norm_.assign(from.final_norm, from.final_norm + hidden);
-    if (!shape.target_hidden) return;
-    hidden_proj_ = Format::pack(arena_, from.hidden_proj, nullptr, hidden, shape.target_hidden, as_is);
+    if (!hint_width()) return;
+    hint_proj_ = Format::pack(arena_, from.hint_proj, nullptr, hidden, hint_width(), as_is);
     delays_.assign(from.delays, from.delays + static_cast<int64_t>(shape.max_delay) * hidden);
+    matches_.assign(from.matches, from.matches + static_cast<int64_t>(shape.max_match + 1) * hidden);
   }
 
   void logits(const GlidecapeGlideStep& step, const GlidecapeGlideCaches& caches, float* to) override {
@@ -91,7 +92,7 @@ class GlideOf : public Glide {
   void fill_with(Team& team, const GlidecapeGlideStep& g, const GlidecapeGlideCaches& caches) {
     prepare(g);
     team.run([&](int) {
-      embed(team, 0, g);
+      team.for_each(0, g.step.num_rows, [&](int row) { embed(row, g); });
       runner_.write_kv(team, 1, layer_, kNothing, g.step, view(caches.self), x_.data());
     }, 4);
   }
@@ -120,6 +121,7 @@ class GlideOf : public Glide {
     step.hidden = round.hidden;
     step.delay = depth + 1;
     step.own = round.own;
+    if (round.copied) step.copied = round.copied + at, step.num_equal = round.num_equal + at;
     forward(team, step, caches, wanted);
   }
 
@@ -134,6 +136,8 @@ class GlideOf : public Glide {
     return shape_.num_glimpsed * shape_.cross_heads * shape_.cross_head_dim;
   }
 
+  int hint_width() const { return shape_.target_hidden + (shape_.copies ? shape_.self.hidden : 0); }
+
   static int most_own(const GlidecapeOwnTokens* own) { return own ? own->most : 0; }
 
   static CacheView view(const GlidecapeCache& cache) { return {cache.keys, cache.values}; }
@@ -145,16 +149,21 @@ class GlideOf : public Glide {
     x_.resize(rows * shape_.self.hidden);
     queries_.resize(rows * cross_width());
     attended_.resize(rows, cross_width());
-    hidden_.resize(rows, shape_.target_hidden);
+    hints_.resize(rows, hint_width());
   }
 
-  void embed(Team& team, int phase, const GlidecapeGlideStep& g) {
+  void embed(int row, const GlidecapeGlideStep& g) {
     const int hidden = shape_.self.hidden;
-    team.for_each(phase, g.step.num_rows, [&](int row) {
-      widen(embedding_ + g.token_ids[row] * hidden, hidden, x_.data() + static_cast<int64_t>(row) * hidden);
-      const int width = shape_.target_hidden;
-      if (g.hidden) put_row(hidden_, row, g.hidden + static_cast<int64_t>(row) * width, width);
-    });
+    widen(embedding_ + g.token_ids[row] * hidden, hidden, x_.data() + static_cast<int64_t>(row) * hidden);
+  }
+
+  // What the hint's projection takes: the target's hidden state, and the looked up token's embedding.
+  void take_hints(int row, const GlidecapeGlideStep& g) {
+    const int hidden = shape_.self.hidden, seen = shape_.target_hidden;
+    if (seen) put_row(hints_, row, 0, g.hidden + static_cast<int64_t>(row) * seen, seen);
+    if (!shape_.copies) return;
+    const int64_t copied = g.copied ? g.copied[row] : -1;
+    put_row(hints_, row, seen, copied < 0 ? nothing_.data() : embedding_ + copied * hidden, hidden);
   }
 
   void forward(Team& team, const GlidecapeGlideStep& g, const GlidecapeGlideCaches& caches,
@@ -166,11 +175,11 @@ class GlideOf : public Glide {
       sequences_.insert(sequences_.end(), g.step.node_counts[i], i);
     const int rows = g.step.num_rows, glimpse = 7, mlp = glimpse + 4 + shape_.num_glimpsed;
     team.run([&](int thread) {
-      embed(team, 0, g);
-      runner_.run_self_attention(team, 1, layer_, shape_.target_hidden ? &hidden_proj_ : &query_,
+      team.for_each(0, rows, [&](int row) { embed(row, g), take_hints(row, g); });
+      runner_.run_self_attention(team, 1, layer_, hint_width() ? &hint_proj_ : &query_,
                                  g.step, view(caches.self), x_.data(), thread);
-      if (shape_.target_hidden)
-        runner_.add_product(team, 6, hidden_proj_, &query_, hidden_, rows, x_.data());
+      if (hint_width())
+        runner_.add_product(team, 6, hint_proj_, &query_, hints_, rows, x_.data());
       run_glimpse(team, glimpse, g, caches, thread);
       runner_.run_mlp(team, mlp, layer_, &head_, rows, x_.data());
       read_out(team, mlp + 3, g, wanted);
@@ -182,7 +191,7 @@ class GlideOf : public Glide {
                    const GlidecapeGlideCaches& caches, int thread) {
     const int rows = g.step.num_rows, dim = shape_.cross_head_dim;
     const int64_t width = cross_width(), layer_width = static_cast<int64_t>(shape_.cross_heads) * dim;
-    team.for_each(phase, rows, [&](int row) { enter(row, cross_norm_, g.delay); });
+    team.for_each(phase, rows, [&](int row) { enter(row, cross_norm_, &g); });
     multiply(team, phase + 1, query_, &output_, runner_.normed(), rows,
              [&](int row, int first, int count, const float* sums) {
                std::copy_n(sums, count, queries_.data() + row * width + first);
@@ -206,7 +215,7 @@ class GlideOf : public Glide {
   // Final norm, head and the best tokens: 3 phases.
   void read_out(Team& team, int phase, const GlidecapeGlideStep& g, const Wanted& wanted) {
     const int rows = g.step.num_rows, width = shape_.num_tokens + most_own(g.own);
-    team.for_each(phase, rows, [&](int row) { enter(row, final_norm_, 0); });
+    team.for_each(phase, rows, [&](int row) { enter(row, final_norm_, nullptr); });
     multiply(team, phase + 1, head_, kNothing, runner_.normed(), rows,
              [&](int row, int first, int count, const float* sums) {
                std::copy_n(sums, count, wanted.logits + static_cast<int64_t>(row) * width + first);
@@ -252,13 +261,16 @@ class GlideOf : public Glide {
 
   // The residual row -> what the next product reads: normed if there is a weight. The hint's delay
   // (1 …, 0 for none) is added to the residual first.
-  void enter(int row, const Floats& norm, int delay) {
+  void enter(int row, const Floats& norm, const GlidecapeGlideStep* hinted) {
     const int hidden = shape_.self.hidden;
     float* x = x_.data() + static_cast<int64_t>(row) * hidden;
-    if (delay && shape_.target_hidden) {
-      const float* add = delays_.data() + static_cast<int64_t>(std::min(delay, shape_.max_delay) - 1) * hidden;
-      for (int i = 0; i < hidden; ++i) x[i] += add[i];
-    }
+    const auto add = [&](const Floats& vectors, int64_t index) {
+      const float* from = vectors.data() + index * hidden;
+      for (int i = 0; i < hidden; ++i) x[i] += from[i];
+    };
+    if (hinted && shape_.target_hidden) add(delays_, std::min(hinted->delay, shape_.max_delay) - 1);
+    if (hinted && shape_.copies)
+      add(matches_, hinted->copied ? std::min<int64_t>(hinted->num_equal[row], shape_.max_match) : 0);
     if (!norm.empty())
       return rms_norm_row(x, norm.data(), hidden, shape_.self.eps, runner_.normed(), row);
     for (int i = 0; i < hidden; i += kGroup)
@@ -276,12 +288,13 @@ class GlideOf : public Glide {
   const Layer<Format> layer_;
   const std::vector<int> windows_;
   const std::vector<int64_t> token_ids_;
-  typename Format::Matrix query_, output_, head_, hidden_proj_;
-  Floats cross_norm_, final_norm_, delays_;
+  typename Format::Matrix query_, output_, head_, hint_proj_;
+  Floats cross_norm_, final_norm_, delays_, matches_;
+  const std::vector<bf16> nothing_;  // the embedding of no token
 
   LayerRunner<Format> runner_;
   Floats x_, queries_, logits_;
-  typename Format::Rows attended_, hidden_;
+  typename Format::Rows attended_, hints_;
   std::vector<int64_t> tokens_, positions_, slots_;
   std::vector<int> sequences_;  // of the rows
   VisibleSlots seen_;

@@ -13,6 +13,8 @@ struct GlidecapeGlideShape {
   int32_t num_tokens;     // rows of the head
   int32_t target_hidden;  // size of the target's hidden state where it is glimpsed, else 0
   int32_t max_delay;
+  int32_t copies;     // whether what was looked up is a hint
+  int32_t max_match;  // numbers of equal tokens, from 1 on, that are told apart
 };
 
 // As in GlidecapeLayer, everything but the embedding is copied. The matrices are all bfloat16 or all
@@ -28,8 +30,9 @@ struct GlidecapeGlideWeights {
   GlidecapeMatrix head;           // [num_tokens][hidden]
   const int64_t* token_ids;       // [num_tokens]: the token behind each row of the head
   const uint16_t* embedding;      // [vocabulary][hidden], kept where it is
-  GlidecapeMatrix hidden_proj;    // [hidden][target_hidden]
+  GlidecapeMatrix hint_proj;      // [hidden][target_hidden, then hidden if it copies]
   const float* delays;            // [max_delay][hidden]
+  const float* matches;           // [max_match + 1][hidden]
 };
 
 // The caches a draft works on.
@@ -55,6 +58,8 @@ struct GlidecapeGlideStep {
   const uint16_t* hidden;              // [num_rows][target_hidden] or null
   int32_t delay;                       // 1 …
   const GlidecapeOwnTokens* own;       // or null
+  // What was looked up, or both null: the token, -1 for none, and how many before it are equal, 0 then.
+  const int64_t *copied, *num_equal;  // [num_rows]
 };
 
 // A chain of tokens for each sequence, the longest wanted one first.
@@ -69,6 +74,7 @@ struct GlidecapeRound {
   const float *cross_cos, *cross_sin;  // [depths[0]][num_sequences][cross_head_dim]
   const uint16_t* hidden;              // [num_sequences][target_hidden] or null
   const GlidecapeOwnTokens* own;       // or null
+  const int64_t *copied, *num_equal;   // [depths[0]][num_sequences], or both null
   // A chain ends where its survival, the product of its tokens' chances, is below least. A chance is
   // offset + slope x confidence, at most 1, in each of num_lines equal ranges of confidence.
   const float* least;              // [num_sequences]

@@ -23,6 +23,7 @@ from server.kernels.types import (
     Caches,
     ChainEnds,
     Chains,
+    Copies,
     CosSin,
     DraftStep,
     Filling,
@@ -43,7 +44,7 @@ def supports_glide(shape: GlideShape, head: Weight) -> bool:
         shape.own.num_layers == 1
         and supports(shape.own, head)
         and shape.cross_head_dim % 32 == 0
-        and shape.target_hidden % granule == 0
+        and shape.target_hidden % (GROUP if shape.copies else granule) == 0
         and shape.cross_heads // shape.cross_kv_heads <= 64
     )
 
@@ -59,6 +60,7 @@ class NativeGlide:
             native_shape(shape.own),
             *(shape.cross_heads, shape.cross_kv_heads, shape.cross_head_dim),
             *(len(weights.windows), len(weights.head), shape.target_hidden, len(weights.delays)),
+            *(shape.copies, len(weights.matches) - 1),
         )
         self._num_tokens = len(weights.head)
         self._library = library()
@@ -91,6 +93,7 @@ class NativeGlide:
             hidden=pointer(hidden, torch.bfloat16),
             delay=step.delay,
             own=own.pointer,
+            **_copy_pointers(step.copies),
         )
         most = 0 if step.own is None else step.own.most
         logits = torch.empty(len(step.token_ids), self._num_tokens + most)
@@ -142,7 +145,7 @@ class NativeGlide:
             pointer(roots.depths, torch.int64), pointer(roots.block_tables, torch.int64),
             None if fill is None else ctypes.pointer(fill),
             *(pointer(table, torch.float32) for table in tables),
-            pointer(hidden, torch.bfloat16), own.pointer,
+            pointer(hidden, torch.bfloat16), own.pointer, *_copy_pointers(roots.copies).values(),
             *(pointer(values, torch.float32) for values in ends), len(ends.offsets),
             *(values.data_ptr() for values in chains),
         )  # fmt: skip
@@ -180,6 +183,16 @@ class _OwnPointers:
         )
 
 
+def _copy_pointers(copies: Copies | None) -> dict[str, int | None]:
+    """The addresses of what was looked up; the tensors have to be kept."""
+    if copies is None:
+        return {"copied": None, "num_equal": None}
+    return {
+        "copied": pointer(copies.token_ids, torch.int64),
+        "num_equal": pointer(copies.num_equal, torch.int64),
+    }
+
+
 def _fill_step(filling: Filling) -> tuple[NativeStep, abi.GlideStep]:
     """A step of rows that only write KV: the owner of its tensors, and the step itself."""
     step = native_step(filling.batch, filling.cos_sin)
@@ -212,7 +225,8 @@ def _native_weights(
         head=matrix(weights.head),
         token_ids=pointer(weights.token_ids, torch.int64),
         embedding=pointer(embedding, torch.bfloat16),
-        hidden_proj=matrix(weights.hidden_proj),
+        hint_proj=matrix(weights.hint_proj),
         delays=vector(weights.delays),
+        matches=vector(weights.matches),
     )
     return native, kept

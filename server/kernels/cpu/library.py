@@ -79,6 +79,7 @@ class GlideShape(ctypes.Structure):
         ("self", Shape),
         *((n, _INT) for n in ("cross_heads", "cross_kv_heads", "cross_head_dim")),
         *((n, _INT) for n in ("num_glimpsed", "num_tokens", "target_hidden", "max_delay")),
+        *((n, _INT) for n in ("copies", "max_match")),
     )
 
 
@@ -94,8 +95,8 @@ class GlideWeights(ctypes.Structure):
         ("final_norm", _POINTER),
         ("head", Matrix),
         *((n, _POINTER) for n in ("token_ids", "embedding")),
-        ("hidden_proj", Matrix),
-        ("delays", _POINTER),
+        ("hint_proj", Matrix),
+        *((n, _POINTER) for n in ("delays", "matches")),
     )
 
 
@@ -120,6 +121,7 @@ class GlideStep(ctypes.Structure):
         ("hidden", _POINTER),
         ("delay", _INT),
         ("own", ctypes.POINTER(OwnTokens)),
+        *((n, _POINTER) for n in ("copied", "num_equal")),
     )
 
 
@@ -132,6 +134,7 @@ class Round(ctypes.Structure):
         ("behind", ctypes.POINTER(GlideStep)),
         *((n, _POINTER) for n in ("cos", "sin", "cross_cos", "cross_sin", "hidden")),
         ("own", ctypes.POINTER(OwnTokens)),
+        *((n, _POINTER) for n in ("copied", "num_equal")),
         *((n, _POINTER) for n in ("least", "offsets", "slopes")),
         ("num_lines", _INT),
         *((n, _POINTER) for n in ("candidates", "confidences", "drafted")),

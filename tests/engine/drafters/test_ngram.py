@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from server.engine.drafters.drafter import EarlyStop
 from server.engine.drafters.ngram import NgramDrafter
 from server.engine.schedule.plan import PlannedSequence
+from server.engine.speculation.lookup import TextIndexes
 from server.engine.types import BlockId, Request, RequestId, SamplingParams
 
 WHOLE = EarlyStop.never(2)
@@ -51,8 +52,8 @@ def test_a_text_that_repeats_itself_goes_on_repeating_itself() -> None:
 
 def test_only_the_asked_lengths_match() -> None:
     text = [1, 2, 3, 0, 9, 3]
-    assert drafted(text, drafter=NgramDrafter((3, 2))) == ()
-    assert drafted(text, drafter=NgramDrafter((1,))) == (0, 9, 3, 0)
+    assert drafted(text, drafter=NgramDrafter(TextIndexes((3, 2)))) == ()
+    assert drafted(text, drafter=NgramDrafter(TextIndexes((1,)))) == (0, 9, 3, 0)
 
 
 def test_more_equal_tokens_claim_more_confidence() -> None:
@@ -68,7 +69,7 @@ def test_more_equal_tokens_claim_more_confidence() -> None:
 def test_equal_tokens_are_counted_beyond_the_indexed_lengths() -> None:
     """Found by its last token, but four are equal."""
     text = [4, 3, 2, 1, 0, 4, 3, 2, 1]
-    (proposal,) = NgramDrafter((1,)).draft([sequence(text)], [2], WHOLE)
+    (proposal,) = NgramDrafter(TextIndexes((1,))).draft([sequence(text)], [2], WHOLE)
     assert proposal.confidences == ((0.7,), (0.8,))
 
 

@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from weights.train.features.labels import SoftLabels
 from weights.train.features.store import FeatureStore, Shard, group_by_tokens
+from weights.train.fit.copies import CopySources, copy_sources
 from weights.train.fit.vocabulary import OwnTokens, Vocabulary
 from weights.train.text.samples import Sample
 
@@ -43,10 +44,15 @@ class TrainBatch(NamedTuple):
     """Labels of the rows without padding, sequence by sequence."""
     own: OwnTokens
     """What the sequences show beyond the draft's fixed ids."""
+    copies: CopySources | None
+    """None for drafts without a copy hint."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "TrainBatch":
         """dtype: of kv and hidden."""
         hidden = None if self.hidden is None else self.hidden.to(device, dtype)
+        copies = self.copies
+        if copies is not None:
+            copies = CopySources(*(part.to(device) for part in copies))
         return TrainBatch(
             self.token_ids.to(device),
             self.positions.to(device),
@@ -55,6 +61,7 @@ class TrainBatch(NamedTuple):
             hidden,
             SoftLabels(*(part.to(device) for part in self.labels)),
             OwnTokens(*(part.to(device) for part in self.own)),
+            copies,
         )
 
     def is_shown(self, delays: torch.Tensor) -> torch.Tensor:
@@ -64,8 +71,12 @@ class TrainBatch(NamedTuple):
         Args:
             delays: [B, R]
         """
-        roots = self.positions - delays + 1
+        roots = self.roots(delays)
         return (self.own.first_seen[:, None] <= roots[..., None])[self.is_row]
+
+    def roots(self, delays: torch.Tensor) -> torch.Tensor:
+        """[B, R]: the position of each row's last certain token."""
+        return self.positions - delays + 1
 
     def shares(self, delays: torch.Tensor, count: int) -> list[tuple["TrainBatch", torch.Tensor]]:
         """The same rows in up to `count` batches of about equal work: every count-th row of each
@@ -128,10 +139,14 @@ def micro_batches(batch: Sequence[Located], limit: int) -> list[list[Located]]:
 
 
 class FeatureReader:
-    """Reads samples' features from the shards' files; those used last stay open. For one thread."""
+    """Reads samples' features from the shards' files; those used last stay open. For one thread.
 
-    def __init__(self, store: FeatureStore, vocabulary: Vocabulary) -> None:
-        self.store, self.vocabulary = store, vocabulary
+    Args:
+        looks_up: whether the draft has a copy hint.
+    """
+
+    def __init__(self, store: FeatureStore, vocabulary: Vocabulary, looks_up: bool = False) -> None:
+        self.store, self.vocabulary, self.looks_up = store, vocabulary, looks_up
         self._files = OrderedDict[str, safe_open]()
         """Open files by shard, the most recently used at the end."""
 
@@ -152,8 +167,10 @@ class FeatureReader:
         )
         hidden = self._padded(samples, "hidden") if self.store.key.glimpse_hidden else None
         kv = self._padded(samples, "kv")
-        own = self.vocabulary.own([located.sample.token_ids for located in samples])
-        return TrainBatch(token_ids, positions, is_row, kv, hidden, labels, own)
+        sequences = [located.sample.token_ids for located in samples]
+        own = self.vocabulary.own(sequences)
+        copies = copy_sources(sequences) if self.looks_up else None
+        return TrainBatch(token_ids, positions, is_row, kv, hidden, labels, own, copies)
 
     def _padded(self, samples: Sequence[Located], name: str) -> torch.Tensor:
         parts = [

@@ -8,6 +8,7 @@ drafted behind the target's last verified token:
     its own keys and values       of positions 0 .. p
     the target's                  of positions 0 .. p - d       (verified: p - d + 1 tokens)
     the target's final hidden     of position p - d
+    what is looked up             behind the tokens 0 .. p - d + 1, d tokens further
 
 Only rows that are learnt are computed beyond their keys and values.
 """
@@ -50,6 +51,9 @@ class TrainableDraft(nn.Module):
         if config.glimpse_hidden:
             self.hidden_proj = nn.Linear(target.hidden_size, config.hidden_size, bias=False)
             self.delay_embedding = nn.Embedding(config.max_delay, config.hidden_size)
+        if config.copy_hint:
+            self.copy_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+            self.match_embedding = nn.Embedding(config.max_match + 1, config.hidden_size)
 
     def forward(self, batch: TrainBatch, delays: torch.Tensor) -> torch.Tensor:
         """Runs the draft on a batch.
@@ -66,12 +70,24 @@ class TrainableDraft(nn.Module):
         x = _rows(x, batch.positions)
         x = x + layer.self_attn(normed, _rows(normed, batch.positions), batch.positions)
         if self.config.glimpse_hidden:
-            x = x + self._hint(batch, delays)
+            x = x + self._seen(batch, delays)
+        if self.config.copy_hint:
+            x = x + self._copied(batch, delays)
         x = x + layer.glimpse(x, batch, delays)
         x = x[batch.is_row]
         return self.model.norm(x + layer.mlp(layer.post_attention_layernorm(x)))
 
-    def _hint(self, batch: TrainBatch, delays: torch.Tensor) -> torch.Tensor:
+    def _copied(self, batch: TrainBatch, delays: torch.Tensor) -> torch.Tensor:
+        """[B, R, hidden]"""
+        if batch.copies is None:
+            raise ValueError("this draft has a copy hint; nothing was looked up")
+        copies = batch.copies.behind(batch.token_ids, batch.roots(delays), delays)
+        embedded = self.embedding[copies.token_ids.clamp(min=0)]
+        embedded = embedded.masked_fill((copies.token_ids < 0)[..., None], 0.0)
+        num_equal = copies.num_equal.clamp(max=self.config.max_match)
+        return self.copy_proj(embedded) + self.match_embedding(num_equal)
+
+    def _seen(self, batch: TrainBatch, delays: torch.Tensor) -> torch.Tensor:
         """[B, R, hidden]"""
         if batch.hidden is None:
             raise ValueError("this draft glimpses the target's hidden state; none was given")

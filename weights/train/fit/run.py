@@ -51,7 +51,7 @@ _RECORD_STEPS = 20
 _DEFAULT_EPOCHS = 3.0
 FIXED = (
     "seed", "batch_tokens", "micro_batch_tokens", "learning_rate", "warmup", "weight_decay",
-    "averaging",
+    "averaging", "forgotten_copies",
 )  # fmt: skip
 """Settings that a run can't change on its way."""
 
@@ -105,7 +105,7 @@ class TrainingRun:
         vocabulary = Vocabulary(token_ids, head, draft_config.context_vocab_size)
         workers = Workers(device)
         self.learner = Learner(*self.learnt, vocabulary, dtype, workers)
-        reader = FeatureReader(data.store, vocabulary)
+        reader = FeatureReader(data.store, vocabulary, draft_config.copy_hint)
         order = EpochOrder(data.training, config.batch_tokens, config.seed)
         self.trainer = Trainer(config, self.learner, reader, order, self.state)
         self.validator = Validator(reader, data.held_out, config.micro_batch_tokens, workers)

@@ -138,6 +138,9 @@ class Trainer:
         parts, workers = list[Part](), learner.workers
         for micro in micro_batches(samples, config.micro_batch_tokens):
             batch = self.reader.batch(micro)
+            if batch.copies is not None:
+                copies = batch.copies.forgetting(config.forgotten_copies, generator)
+                batch = batch._replace(copies=copies)
             delays = draw_delays(batch.positions, config.max_delay, generator)
             shares = batch.shares(delays, workers.count)
             parts += workers.map(lambda share: gradients(learner, *share, num_rows), shares)

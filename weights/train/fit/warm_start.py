@@ -11,6 +11,9 @@ _FINAL_NORM = 0.25
 not sure."""
 
 
+_HINTS = ("hidden_proj", "delay_embedding", "copy_proj", "match_embedding")
+
+
 def draft_config(
     target: TrainTarget,
     glimpse_layers: tuple[int, ...],
@@ -18,6 +21,7 @@ def draft_config(
     max_delay: int,
     draft_vocab_size: int | None,
     context_vocab_size: int = 0,
+    copy_hint: bool = False,
 ) -> GlideConfig:
     """One layer of the target's own shape.
 
@@ -41,12 +45,13 @@ def draft_config(
         cross_bias=config.attention_bias,
         draft_vocab_size=draft_vocab_size,
         context_vocab_size=context_vocab_size,
+        copy_hint=copy_hint,
     )
 
 
 @torch.no_grad()
 def warm_start(draft: TrainableDraft, target: TrainTarget) -> None:
-    """Fills every weight; the hidden glimpse starts at zero.
+    """Fills every weight; the hints start at zero.
 
     Matrices are scaled down to a root mean square of at most 1 / sqrt(input features). A trained
     model's can be far larger; AdamW moves every weight by about the learning rate a step, and would
@@ -57,7 +62,7 @@ def warm_start(draft: TrainableDraft, target: TrainTarget) -> None:
     config = draft.config
     last = f"model.layers.{config.target.num_layers - 1}."
     for name, weight in draft.state_dict().items():
-        if name.startswith(("hidden_proj", "delay_embedding")):
+        if name.startswith(_HINTS):
             weight.zero_()
             continue
         source = target.weights[_source(name, config.glimpsed_layers(0), last)]

@@ -23,6 +23,7 @@ class OracleGlide:
     glimpse_hidden = False
     drafts_chains = False
     context_vocab_size = 0
+    copy_hint = False
 
     def __init__(
         self, requests: Sequence[Request], answers: Mapping[str, Sequence[int]], pattern: str

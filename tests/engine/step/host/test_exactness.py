@@ -69,7 +69,7 @@ def glide(config: SchedulerConfig, caches: list[LayerCache]) -> Drafter:
 
 def glide_of_own_tokens(config: SchedulerConfig, caches: list[LayerCache]) -> Drafter:
     """One that says what the sequence shows, too."""
-    return glide_drafter(tiny_glide(context_vocab_size=8), config, caches)
+    return glide_drafter(tiny_glide(context_vocab_size=8, copy_hint=True), config, caches)
 
 
 def glide_drafter(
@@ -82,7 +82,7 @@ def glide_drafter(
 
 
 @cache
-def tiny_glide(context_vocab_size: int = 0) -> GlideModel:
+def tiny_glide(context_vocab_size: int = 0, copy_hint: bool = False) -> GlideModel:
     config = GlideConfig(
         hidden_size=MODEL.hidden_size,
         intermediate_size=40,
@@ -97,6 +97,7 @@ def tiny_glide(context_vocab_size: int = 0) -> GlideModel:
         max_delay=5,
         draft_vocab_size=40,
         context_vocab_size=context_vocab_size,
+        copy_hint=copy_hint,
         cross_norm=True,
         target=target_shape(MODEL),
     )

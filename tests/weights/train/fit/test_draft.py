@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from server.engine.drafters.context_tokens import ContextTokens
+from server.engine.drafters.glide import GlideDrafter
 from server.errors import UnsupportedModelError
+from server.kernels.types import Copies
 from server.models.config import RopeConfig
 from server.models.glide_parameters import TOKEN_TABLE
 from tests.engine.drafters.test_ngram import sequence
 from tests.kernels.paged import Nodes
 from tests.models.test_glide import PagedDraft, paged_chain
 from tests.models.test_glide_reference import (
+    CPU,
     KV,
     VOCABULARY,
     Draft,
@@ -24,6 +27,7 @@ from tests.models.test_glide_reference import (
 )
 from weights.train.features.labels import SoftLabels
 from weights.train.fit.batches import TrainBatch
+from weights.train.fit.copies import NOWHERE, copy_sources
 from weights.train.fit.draft import TrainableDraft
 from weights.train.fit.vocabulary import OwnTokens, Vocabulary
 
@@ -50,6 +54,8 @@ DRAFTS: dict[str, Draft] = {
     "biases": make_draft(attention_bias=True, cross_bias=True),
     "no-norms": make_draft(cross_norm=False, final_norm=False),
     "cross-rope": make_draft(cross_rope_theta=10_000.0, rope=RopeConfig(theta=50.0)),
+    "copies": make_draft(copy_hint=True, max_match=2),
+    "copies-hidden": make_draft(copy_hint=True, glimpse_hidden=True, max_delay=MAX_DELAY),
 }
 
 
@@ -84,12 +90,15 @@ def train_batch(
             kv[i, : len(text), j] = torch.stack(layer_kv[layer], dim=1)
     labels = SoftLabels(torch.zeros(0), torch.zeros(0), torch.zeros(0))
     own = OwnTokens(torch.zeros(0).long(), torch.zeros(len(texts), 0).long())
-    return TrainBatch(ids, positions, is_row, kv, seen, labels, own)
+    copies = copy_sources([np.array(text, dtype=np.int32) for text in texts])
+    return TrainBatch(ids, positions, is_row, kv, seen, labels, own, copies)
 
 
 def random_text(seed: int, length: int) -> list[int]:
+    """Some of it is said before."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(VOCABULARY, (length,), generator=generator).tolist()
+    text = torch.randint(VOCABULARY, (length,), generator=generator).tolist()
+    return [*text[: length // 3], *text][:length]
 
 
 def random_hidden(draft: Draft, seed: int, length: int) -> torch.Tensor:
@@ -105,7 +114,17 @@ def engine_logits(
     seen = [(keys[:verified], values[:verified]) for keys, values in kv]
     state = hidden[verified - 1] if draft.config.glimpse_hidden else None
     tokens = text[: verified + MAX_DELAY]
-    return paged_chain(PagedDraft(draft, [seen]), tokens, verified, state, [verified])
+    copies = looked_up(text[: verified + 1]) if draft.config.copy_hint else None
+    return paged_chain(PagedDraft(draft, [seen]), tokens, verified, state, [verified], copies)
+
+
+def looked_up(text: Sequence[int]) -> Copies:
+    """What the engine finds behind a text: [delays, 1]."""
+    model = PagedDraft(make_draft(copy_hint=True), []).model
+    drafter = GlideDrafter(model, [], [], 4, CPU)
+    copies = drafter._copies([sequence(text)], range(MAX_DELAY))  # pyright: ignore[reportPrivateUsage]
+    assert copies is not None
+    return copies
 
 
 @pytest.mark.parametrize("verified", LENGTHS)
@@ -122,7 +141,7 @@ def test_training_forward_equals_drafting(name: str, verified: int) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["three-layers-hidden", "mha", "windows"])
+@pytest.mark.parametrize("name", ["three-layers-hidden", "mha", "windows", "copies-hidden"])
 def test_padded_sequences_and_mixed_delays(name: str) -> None:
     """Two texts of different length, each position at another delay, as in training."""
     draft = DRAFTS[name]
@@ -142,6 +161,43 @@ def test_padded_sequences_and_mixed_delays(name: str) -> None:
         verified = rows[i][at] - delay + 1
         expected = engine_logits(draft, texts[i], kvs[i], hidden[i], verified)[delay - 1]
         torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_looked_up_is_what_the_engine_finds() -> None:
+    """At every row and delay of texts that repeat themselves more and less."""
+    generator = torch.Generator().manual_seed(5)
+    texts = [torch.randint(most, (40,), generator=generator).tolist() for most in (2, 5, 12, 400)]
+    sources = copy_sources([np.array(text, dtype=np.int32) for text in texts])
+    token_ids, found = torch.tensor(texts), set[int]()
+    for delay in range(1, MAX_DELAY + 1):
+        roots = torch.arange(1, 34).expand(len(texts), -1)
+        copies = sources.behind(token_ids, roots, torch.full_like(roots, delay))
+        for index, text in enumerate(texts):
+            for at, root in enumerate(roots[index].tolist()):
+                expected = looked_up(text[: root + 1])
+                assert copies.token_ids[index, at] == expected.token_ids[delay - 1, 0]
+                assert copies.num_equal[index, at] == expected.num_equal[delay - 1, 0]
+        found |= set(copies.num_equal.flatten().tolist())
+    assert found == set(range(7)), "all numbers of equal tokens are met"
+
+
+def test_some_is_forgotten() -> None:
+    """A tenth of 4,000: 6 sigma off but once in 10^9 runs."""
+    sources = copy_sources([np.zeros(4001, dtype=np.int32)])
+    forgotten = sources.forgetting(0.1, torch.Generator().manual_seed(0))
+    gone = (forgotten.starts == NOWHERE) & (sources.starts != NOWHERE)
+    assert abs(int(gone.sum()) - 400) < 6 * (4000 * 0.1 * 0.9) ** 0.5
+    assert forgotten.num_equal[gone].eq(0).all()
+    assert torch.equal(forgotten.starts[~gone], sources.starts[~gone])
+    assert torch.equal(forgotten.num_equal[~gone], sources.num_equal[~gone])
+
+
+def test_what_is_looked_up_is_demanded() -> None:
+    draft = DRAFTS["copies"]
+    text, kv = random_text(0, 9), random_target_kv(draft.target, 9)
+    batch = train_batch(draft, [text], [kv], [random_hidden(draft, 0, 9)], [[5]])
+    with pytest.raises(ValueError, match="copy hint"):
+        trainable(draft)(batch._replace(copies=None), torch.ones(1, 1).long())
 
 
 def test_what_cannot_be_trained_is_refused() -> None:
