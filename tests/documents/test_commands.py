@@ -143,6 +143,8 @@ SHOWN = {
     "glidecape train --target MODEL --out drafts/NAME": "train",
     "glidecape train --target MODEL --out drafts/wide --text drafts/NAME.work/text.jsonl"
     " --tokens 0": "train on text",
+    "glidecape train --target meta-llama/Meta-Llama-3-8B-Instruct --out drafts/llama3-8b"
+    " --tokens 3M --minutes 60": "train",
     "glidecape eval": "eval",
     "glidecape eval --draft drafts/NAME --data FILE.jsonl": "eval",
     "glidecape eval --draft drafts/NAME --data FILE --card": "eval",
