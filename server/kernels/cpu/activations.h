@@ -36,14 +36,9 @@ class PlainRows {
   std::vector<X> values_;
 };
 
-// 12-bit integers with a scale per group: x = scale * value, values from -2032 to 2032. Eight bits
-// would do for most rows, but a group's one large value (and models have such channels) takes them all
-// from its neighbours. How the values lie in a group: dot.h.
+// Integers with a scale per group: x = scale * value, values of 8 bits but for two wide quads (dot.h).
 class QuantizedRows {
  public:
-  static constexpr int kGroupBytes = 2 * kGroup;
-  static constexpr float kLargest = 16 * 127;
-
   void resize(int64_t rows, int width) {
     groups_ = (width + kGroup - 1) / kGroup;
     bytes_.resize(rows * stride());
@@ -52,15 +47,16 @@ class QuantizedRows {
   }
 
   void put(int64_t row, int64_t first, Lanes a, Lanes b) {
-    const float largest = glidecape::largest(max(abs(a), abs(b)));
-    float scale = largest / kLargest;
-    const float inverse = largest > 0.0f ? kLargest / largest : 0.0f;
+    const WideQuads quads = find_wide_quads(a, b);
+    float scale = std::max(quads.rest / kLargest, quads.largest / kLargestWide);
+    // Of what is smaller, even the inverse of the scale is no number.
+    const float inverse = scale > kSmallest ? 1.0f / scale : 0.0f;
+    const IntLanes low = to_ints(a * all(inverse)), high = to_ints(b * all(inverse));
     if (unordered(a, b)) scale = NAN;  // not to be mistaken for numbers
     const int64_t group = row * groups_ + first / kGroup;
-    int8_t* to = bytes_.data() + group * kGroupBytes;
-    const int sum = put_half(a, inverse, to, 0) + put_half(b, inverse, to, 16);
+    put_values(bytes_.data() + group * kGroupBytes, low, high, quads);
     scales_[group] = scale;
-    sums_[group] = scale * static_cast<float>(sum);
+    sums_[group] = scale * static_cast<float>(sum(add(low, high)));
   }
 
   const int8_t* row(int64_t row) const { return bytes_.data() + row * stride(); }
@@ -71,12 +67,7 @@ class QuantizedRows {
   int64_t groups() const { return groups_; }
 
  private:
-  // 16 values; returns the sum of their integers.
-  static int put_half(Lanes x, float inverse, int8_t* to, int first) {
-    const IntLanes value = to_ints(x * all(inverse));
-    put_12_bits(value, to, first);
-    return sum(value);
-  }
+  static constexpr float kSmallest = 1e-38f;
 
   int64_t groups_ = 0;
   std::vector<int8_t> bytes_;

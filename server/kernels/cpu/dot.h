@@ -1,20 +1,35 @@
 // The integer product of a group of 32 inputs: how its weights and activations lie in memory, and the
 // sums over them. Exact, so all ways to form it agree.
 //
-//   put_12_bits(x, group, first)      writes activations first … first + 15 of a group
+// An activation has 8 bits, but for two quads of neighbours in each group, which have 15: models have
+// few large values, and with one step for all of them their neighbours would be rounded away. Which
+// quads are wide is each row's own affair. A wide value is 128 * high + low, high from -127 to 127, low
+// from -64 to 63, and so costs one further product of 8 bits.
+//
+//   find_wide_quads(a, b)             the quads with the largest values of a group
+//   put_values(group, a, b, quads)    writes a group's integers
 //   place(to, bits, lane, i, value)   adds a weight of output `lane`, input i, to a zeroed group
 //   add_dots<Rows, Bits>(weights, values, stride, use)
 //                                     use(row, sums over the group of 16 outputs) for each row;
 //                                     values: groups of the rows, stride bytes apart
 //
-// A group takes 2 bytes per activation, and its weights bits / 8 bytes each.
+// A group takes kGroupBytes per row, and its weights bits / 8 bytes each.
 #pragma once
+
+#include <cstdint>
+#include <cstring>
 
 #include "lanes.h"
 
 namespace glidecape {
 
 constexpr int kGroup = 32;  // neighbours of a row that are written together, and share a scale
+constexpr int kLargest = 127, kLargestWide = 127 * 128;  // integers of an activation
+
+struct WideQuads {
+  int first, second;    // from 0 to 7
+  float largest, rest;  // absolute values: of these two quads, and of the other six
+};
 
 }  // namespace glidecape
 

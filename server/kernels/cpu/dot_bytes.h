@@ -1,8 +1,6 @@
 // dot.h with vpdpbusd, which adds four products of unsigned with signed bytes to each lane.
 //
-// An activation is two bytes, x = 16 * high + low, high from -127 to 127, low from -8 to 7:
-//
-//   a group: high [32] | low [32], one cache line
+//   a group: low [32] | high of the first wide quad [4], of the second [4] | their numbers [2]
 //
 // Weights lie four inputs to a lane:
 //
@@ -14,18 +12,54 @@
 // With 4 bits, vectors 2i and 2i + 1 share their bytes: low halves and high halves.
 #pragma once
 
-#include <cstdint>
-#include <cstring>
-
-#include "lanes.h"
-
 namespace glidecape {
 
-inline void put_12_bits(IntLanes x, int8_t* group, int first) {
-  const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(8)), 4);
-  const __m512i low = _mm512_sub_epi32(x, _mm512_slli_epi32(high, 4));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(group + first), _mm512_cvtepi32_epi8(high));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(group + kGroup + first), _mm512_cvtepi32_epi8(low));
+constexpr int kGroupBytes = 48, kHighAt = kGroup, kQuadsAt = kGroup + 8;
+
+inline WideQuads find_wide_quads(Lanes a, Lanes b) {
+  const auto of_quads = [](Lanes x) {
+    x = _mm512_abs_ps(x);
+    x = _mm512_max_ps(x, _mm512_permute_ps(x, 0xb1));
+    return _mm512_max_ps(x, _mm512_permute_ps(x, 0x4e));
+  };
+  const __m512i one_each = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m512 eight = _mm512_permutex2var_ps(of_quads(a), one_each, of_quads(b));
+  // Numbers as integers, in the order of the absolute values; the lowest bits name the quad.
+  const __m256i names = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), low = _mm256_set1_epi32(7);
+  __m256i left = _mm256_castps_si256(_mm512_castps512_ps256(eight));
+  left = _mm256_or_si256(_mm256_andnot_si256(low, left), names);
+  const auto take = [&left] {
+    __m256i most = _mm256_max_epi32(left, _mm256_permute4x64_epi64(left, 0x4e));
+    most = _mm256_max_epi32(most, _mm256_shuffle_epi32(most, 0x4e));
+    most = _mm256_max_epi32(most, _mm256_shuffle_epi32(most, 0xb1));
+    left = _mm256_andnot_si256(_mm256_cmpeq_epi32(left, most), left);
+    return _mm256_cvtsi256_si32(most);
+  };
+  const int first = take(), second = take(), rest = take();
+  const auto value = [](int key) {
+    const int bits = key & ~7;
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+  };
+  return {first & 7, second & 7, value(first), value(rest)};
+}
+
+inline void put_values(int8_t* group, IntLanes a, IntLanes b, const WideQuads& quads) {
+  const uint32_t wide = 15u << 4 * quads.first | 15u << 4 * quads.second;
+  alignas(16) int8_t high[kGroup];
+  const auto put_half = [&](IntLanes x, __mmask16 is_wide, int first) {
+    const __m512i up = _mm512_maskz_srai_epi32(is_wide, _mm512_add_epi32(x, _mm512_set1_epi32(64)), 7);
+    const __m512i low = _mm512_sub_epi32(x, _mm512_slli_epi32(up, 7));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(group + first), _mm512_cvtepi32_epi8(low));
+    _mm_store_si128(reinterpret_cast<__m128i*>(high + first), _mm512_cvtepi32_epi8(up));
+  };
+  put_half(a, static_cast<__mmask16>(wide), 0);
+  put_half(b, static_cast<__mmask16>(wide >> 16), 16);
+  std::memcpy(group + kHighAt, high + 4 * quads.first, 4);
+  std::memcpy(group + kHighAt + 4, high + 4 * quads.second, 4);
+  group[kQuadsAt] = static_cast<int8_t>(quads.first);
+  group[kQuadsAt + 1] = static_cast<int8_t>(quads.second);
 }
 
 inline void place(uint8_t* to, int bits, int lane, int i, uint8_t value) {
@@ -34,9 +68,9 @@ inline void place(uint8_t* to, int bits, int lane, int i, uint8_t value) {
   else to[vector / 2 * 64 + byte] |= static_cast<uint8_t>(value << (vector % 2 * 4));
 }
 
-// The 8 vectors of a group's weights.
+// The 8 vectors of a group's weights, one by one in memory too: a row picks its wide ones there.
 template <int Bits>
-inline void unpack(const uint8_t* from, __m512i weights[8]) {
+inline const uint8_t* unpack(const uint8_t* from, __m512i weights[8], uint8_t* room) {
   const __m512i low = _mm512_set1_epi8(15);
   for (int i = 0; i < Bits; ++i) {
     const __m512i bytes = _mm512_loadu_si512(from + 64 * i);
@@ -45,8 +79,11 @@ inline void unpack(const uint8_t* from, __m512i weights[8]) {
     } else {
       weights[2 * i] = _mm512_and_si512(bytes, low);
       weights[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), low);
+      _mm512_store_si512(room + 128 * i, weights[2 * i]);
+      _mm512_store_si512(room + 128 * i + 64, weights[2 * i + 1]);
     }
   }
+  return Bits == 8 ? from : room;
 }
 
 // Four neighbours for every lane; becomes a memory operand of vpdpbusd.
@@ -61,35 +98,47 @@ inline __m512i four_of(const int8_t* values) {
 constexpr int kTogether = 4;
 
 template <int Rows, class Use>
-inline __attribute__((always_inline)) void add_dots_together(const __m512i weights[8], int first,
+inline __attribute__((always_inline)) void add_dots_together(const __m512i weights[8],
+                                                             const uint8_t* in_memory, int first,
                                                              const int8_t* values, int64_t stride,
                                                              const Use& use) {
-  __m512i high[Rows], low[Rows];
+  // Few rows have two sums each, so that there are always some to go on with.
+  constexpr int kSums = Rows <= 2 ? 2 : 1;
+  __m512i low[Rows][kSums], high[Rows];
 #pragma GCC unroll 4
-  for (int r = 0; r < Rows; ++r) high[r] = low[r] = _mm512_setzero_si512();
+  for (int r = 0; r < Rows; ++r) {
+    const int8_t* group = values + (first + r) * stride;
+    const auto wide = [&](int i) { return _mm512_loadu_si512(in_memory + 64 * group[kQuadsAt + i]); };
+    for (int i = 0; i < kSums; ++i) low[r][i] = _mm512_setzero_si512();
+    high[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), wide(0), four_of(group + kHighAt));
+    high[r] = _mm512_dpbusd_epi32(high[r], wide(1), four_of(group + kHighAt + 4));
+  }
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
-      const int8_t* bytes = values + (first + r) * stride + 4 * i;
-      high[r] = _mm512_dpbusd_epi32(high[r], weights[i], four_of(bytes));
-      low[r] = _mm512_dpbusd_epi32(low[r], weights[i], four_of(bytes + kGroup));
+      __m512i& sum = low[r][i % kSums];
+      sum = _mm512_dpbusd_epi32(sum, weights[i], four_of(values + (first + r) * stride + 4 * i));
     }
   }
 #pragma GCC unroll 4
-  for (int r = 0; r < Rows; ++r)
-    use(first + r, _mm512_add_epi32(_mm512_slli_epi32(high[r], 4), low[r]));
+  for (int r = 0; r < Rows; ++r) {
+    const __m512i sum = kSums == 2 ? _mm512_add_epi32(low[r][0], low[r][kSums - 1]) : low[r][0];
+    use(first + r, _mm512_add_epi32(_mm512_slli_epi32(high[r], 7), sum));
+  }
 }
 
 template <int Rows, int Bits, class Use>
 inline void add_dots(const uint8_t* from, const int8_t* values, int64_t stride, const Use& use) {
   constexpr int kRest = Rows % kTogether;
+  alignas(64) uint8_t room[Bits == 8 ? 64 : 512];
   __m512i weights[8];
-  unpack<Bits>(from, weights);
+  const uint8_t* in_memory = unpack<Bits>(from, weights, room);
 #pragma GCC unroll 4
   for (int r = 0; r < Rows - kRest; r += kTogether)
-    add_dots_together<kTogether>(weights, r, values, stride, use);
-  if constexpr (kRest > 0) add_dots_together<kRest>(weights, Rows - kRest, values, stride, use);
+    add_dots_together<kTogether>(weights, in_memory, r, values, stride, use);
+  if constexpr (kRest > 0)
+    add_dots_together<kRest>(weights, in_memory, Rows - kRest, values, stride, use);
 }
 
 }  // namespace glidecape

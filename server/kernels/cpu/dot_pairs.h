@@ -1,7 +1,7 @@
-// dot.h with products of 16-bit integers, two neighbours at a time (vpmaddwd, pmaddwd).
+// dot.h with products of 16-bit integers, two neighbours at a time (vpmaddwd, pmaddwd); with AVX2, for
+// weights of 4 bits, of bytes, four neighbours at a time (dot_avx2.h).
 //
-// An activation is an int16. Bytes would need the same number of instructions, since 12 bits are two
-// of them, and vpmaddubsw saturates.
+// An activation is an int16.
 //
 // A weight pair is two neighbouring inputs of one output; 32 bits hold 8 / bits pairs of the output,
 // one in the lowest bits of each half, the next one above it:
@@ -16,12 +16,36 @@
 // unpacked once for them, go by.
 #pragma once
 
-#include <cstdint>
-#include <cstring>
-
-#include "lanes.h"
+#include <algorithm>
+#include <utility>
 
 namespace glidecape {
+
+inline WideQuads find_wide_quads(Lanes a, Lanes b) {
+  alignas(64) float values[kGroup];
+  store(values, abs(a));
+  store(values + 16, abs(b));
+  // Numbers as integers, in the order of the absolute values; the lowest bits name the quad.
+  int32_t keys[8];
+  for (int quad = 0; quad < 8; ++quad) {
+    const float* four = values + 4 * quad;
+    const float most = std::max(std::max(four[0], four[1]), std::max(four[2], four[3]));
+    std::memcpy(&keys[quad], &most, sizeof most);
+    keys[quad] = (keys[quad] & ~7) | quad;
+  }
+  const auto take = [&keys] {
+    int32_t* most = std::max_element(keys, keys + 8);
+    return std::exchange(*most, 0);
+  };
+  const int32_t first = take(), second = take(), rest = take();
+  const auto value = [](int32_t key) {
+    const int32_t bits = key & ~7;
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+  };
+  return {first & 7, second & 7, value(first), value(rest)};
+}
 
 // Here and now: else GCC forms many products before it adds any, and runs out of registers.
 template <class Vector>
@@ -35,6 +59,7 @@ inline void settle(Vector& x) {
 
 #if defined(__AVX2__)
 
+constexpr int kBytesAt = 2 * kGroup, kGroupBytes = kBytesAt + 48;
 constexpr int kDotRows = 4;  // 8 registers of sums
 
 // 16 pairs of 16-bit integers.
@@ -63,6 +88,7 @@ inline IntLanes add_products(IntLanes sums, Pairs weights, int32_t pair) {
 
 #else
 
+constexpr int kGroupBytes = 2 * kGroup;
 #ifdef __aarch64__
 constexpr int kDotRows = 4;
 #else
@@ -102,13 +128,29 @@ inline IntLanes add_products(IntLanes sums, Pairs weights, int32_t pair) {
 
 #endif
 
-inline void put_12_bits(IntLanes x, int8_t* group, int first) {
-  int16_t shorts[16];
-  store_shorts(shorts, x);
-  std::memcpy(group + 2 * first, shorts, sizeof shorts);
+#ifdef __AVX2__
+}  // namespace glidecape
+#include "dot_avx2.h"
+namespace glidecape {
+#endif
+
+// The integers of a group; beside them, with AVX2, the same in bytes.
+inline void put_values(int8_t* group, IntLanes a, IntLanes b, const WideQuads& quads) {
+  alignas(32) int16_t shorts[kGroup];
+  store_shorts(shorts, a);
+  store_shorts(shorts + 16, b);
+  std::memcpy(group, shorts, sizeof shorts);
+#ifdef __AVX2__
+  put_bytes(group + kBytesAt, shorts, quads);
+#else
+  static_cast<void>(quads);
+#endif
 }
 
 inline void place(uint8_t* to, int bits, int lane, int i, uint8_t value) {
+#ifdef __AVX2__
+  if (bits == 4) return place_in_quads(to, lane, i, value);
+#endif
   const int pairs = 16 / bits, pair = i / 2;  // of a block
   uint16_t all;
   uint8_t* at = to + pair / pairs * 64 + lane * 4 + i % 2 * 2;
@@ -138,6 +180,9 @@ inline void add_pairs(Pairs block, const int8_t* values, int64_t stride, IntLane
 template <int Rows, int Bits, class Use>
 inline void add_dots(const uint8_t* weights, const int8_t* values, int64_t stride, const Use& use,
                      int first = 0) {
+#ifdef __AVX2__
+  if constexpr (Bits == 4) return add_quads<Rows>(weights, values + kBytesAt, stride, use);
+#endif
   constexpr int kRows = Rows < kDotRows ? Rows : kDotRows;
   IntLanes sums[kRows] = {};
 #pragma GCC unroll 1

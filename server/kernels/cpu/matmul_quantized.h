@@ -1,4 +1,5 @@
-// y = x W^T for W of 4 or 8 bits and x of 12 bits, both in groups of 32 inputs with a scale each.
+// y = x W^T for W of 4 or 8 bits and x of 8 and 15 bits (dot.h), both in groups of 32 inputs with a scale
+// each.
 //
 // A weight is scale * q + offset with q from 0 to 15 or 255, as GGUF's Q4_1 and Q8_0 blocks have it
 // (Q8_0: q = value + 128, offset = -128 * scale). One group of one row is then
@@ -104,7 +105,7 @@ inline void multiply_strip(const QuantizedMatrix& w, const uint8_t* strip, const
   for (int r = 0; r < Rows; ++r) totals[r] = all(0.0f);
   const int groups = w.groups();
   for (int group = 0; group < groups; ++group, strip += kValueBytes + 64,
-           values += QuantizedRows::kGroupBytes) {
+           values += kGroupBytes) {
     if (ahead)
       for (int i = 0; i <= Bits; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
     const Lanes scale = load_half(strip + kValueBytes), offset = load_half(strip + kValueBytes + 32);
