@@ -175,6 +175,7 @@ def _train_config(options: AblationOptions, variant: Variant) -> TrainConfig:
         work=folder / "work",
         glimpse_layers=variant.glimpse_layers,
         glimpse_hidden=variant.glimpse_hidden,
+        copy_hint=False,  # it would make up for layers in which the target does not copy
         steps=options.steps,
         precision=options.precision,
     )

@@ -92,12 +92,16 @@ def concatenate(weights: Sequence[QuantizedWeight]) -> QuantizedWeight:
 
 
 def side_by_side(weights: Sequence[Weight]) -> Weight | None:
-    """One weight with the inputs of all, one after another, for the same outputs; None of none.
-    They must be all of floats or all of one kind of blocks."""
+    """One weight with the inputs of all, one after another, for the same outputs; None for an empty
+    list. They must be all of floats or all of one kind of blocks."""
     if not weights:
         return None
-    first = weights[0]
-    if not isinstance(first, QuantizedWeight):
-        return torch.cat([weight for weight in weights if isinstance(weight, torch.Tensor)], dim=1)
+    floats = [weight for weight in weights if isinstance(weight, torch.Tensor)]
+    if len(floats) == len(weights):
+        return torch.cat(floats, dim=1)
+    kinds = {weight.kind if isinstance(weight, QuantizedWeight) else "floats" for weight in weights}
+    if len(kinds) != 1:
+        raise ValueError(f"weights of {len(kinds)} kinds: {', '.join(sorted(kinds))}")
     blocks = [weight.blocks for weight in weights if isinstance(weight, QuantizedWeight)]
-    return QuantizedWeight(first.kind, torch.cat(blocks, dim=1))
+    (kind,) = (weight.kind for weight in weights[:1] if isinstance(weight, QuantizedWeight))
+    return QuantizedWeight(kind, torch.cat(blocks, dim=1))

@@ -58,7 +58,7 @@ class GlideShape:
     cross_head_dim: int
     target_hidden: int
     """Size of the target's hidden state where the draft reads it, else 0."""
-    copies: bool
+    copy_hint: bool
     """Whether the draft takes what was looked up as a hint."""
 
 
@@ -106,7 +106,7 @@ class OwnTokens(NamedTuple):
         return max(map(len, self.token_ids), default=0)
 
 
-class Copies(NamedTuple):
+class CopyHints(NamedTuple):
     """What was looked up for rows: the token that followed when the sequence's last tokens occurred
     before."""
 
@@ -134,7 +134,7 @@ class DraftStep(NamedTuple):
     the embedding of that one serves."""
     own: OwnTokens | None = None
     """None for drafts with a fixed vocabulary alone."""
-    copies: Copies | None = None
+    copy_hints: CopyHints | None = None
     """Of the rows [rows]; None where nothing was looked up."""
 
 
@@ -154,7 +154,7 @@ class Roots(NamedTuple):
     """[sequences, target hidden size]"""
     own: OwnTokens | None = None
     """None for drafts with a fixed vocabulary alone."""
-    copies: Copies | None = None
+    copy_hints: CopyHints | None = None
     """[max depth, sequences]; None where nothing was looked up."""
 
 

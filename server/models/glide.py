@@ -21,7 +21,7 @@ from server.kernels.types import (
     Caches,
     ChainEnds,
     Chains,
-    Copies,
+    CopyHints,
     CosSin,
     DraftStep,
     Filling,
@@ -230,7 +230,7 @@ class LayeredGlide(GlideModel):
 
     def _hint(self, step: DraftStep) -> torch.Tensor | None:
         """[rows, hidden] or [1, hidden]"""
-        seen, copied = self._seen(step.hidden, step.delay), self._copied(step.copies)
+        seen, copied = self._seen(step.hidden, step.delay), self._copied(step.copy_hints)
         if seen is None or copied is None:
             return seen if copied is None else copied
         return seen + copied
@@ -245,15 +245,15 @@ class LayeredGlide(GlideModel):
         projected = self.ends.hidden_proj(hidden.to(self.placement.dtype))
         return projected + self.ends.delays[row]
 
-    def _copied(self, copies: Copies | None) -> torch.Tensor | None:
+    def _copied(self, hints: CopyHints | None) -> torch.Tensor | None:
         """[rows, hidden], or [1, hidden] where nothing was looked up."""
         if self.ends.copy_proj is None:
             return None
-        if copies is None:
+        if hints is None:
             return self.ends.matches[:1]
-        embedded = self._embed(copies.token_ids.clamp(min=0))
-        embedded = embedded.masked_fill((copies.token_ids < 0)[:, None], 0.0)
-        num_equal = copies.num_equal.clamp(max=self.config.max_match)
+        embedded = self._embed(hints.token_ids.clamp(min=0))
+        embedded = embedded.masked_fill((hints.token_ids < 0)[:, None], 0.0)
+        num_equal = hints.num_equal.clamp(max=self.config.max_match)
         return self.ends.copy_proj(embedded) + self.ends.matches[num_equal]
 
 

@@ -225,7 +225,7 @@ def glide_shape(config: GlideConfig, target: ModelConfig) -> GlideShape:
         cross_kv_heads=target.num_kv_heads,
         cross_head_dim=target.head_dim,
         target_hidden=target.hidden_size if config.glimpse_hidden else 0,
-        copies=config.copy_hint,
+        copy_hint=config.copy_hint,
     )
 
 

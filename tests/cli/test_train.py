@@ -147,6 +147,7 @@ def test_from_nothing_to_a_draft_and_on(
     for name, value, earlier in (
         ("glimpse_layers", "0", r"\(0,\): .*glimpse_layers=\(0, 1, 2\)"),
         ("glimpse_hidden", False, "False: .*glimpse_hidden=True"),
+        ("copy_hint", False, "False: .*copy_hint=True"),
         ("draft_vocab_size", 32, "32: .*draft_vocab_size=64"),
     ):  # before more text is written
         with pytest.raises(ConfigError, match=f"^{name}={earlier}; delete it"):

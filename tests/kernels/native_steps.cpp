@@ -179,7 +179,7 @@ void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target
   const Weight cross_output = source.weight(form, hidden_size, width);
   const Weight head = source.weight(form, tokens, hidden_size);
   // Where the target's hidden state allows it, what is looked up is a hint too.
-  const int hint_width = target_hidden + (shape.copies ? hidden_size : 0);
+  const int hint_width = target_hidden + (shape.copy_hint ? hidden_size : 0);
   const Weight projection = source.weight(form, hidden_size, hint_width);
   const Floats matches = source.floats(3 * hidden_size);
   const Bits embedding = source.bits(9 * hidden_size);

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.kernels.cpu.decoder import NativeLinear
-from server.kernels.quantized import GROUP, QuantizedKind, QuantizedWeight, concatenate, quantize
+from server.kernels.quantized import (
+    GROUP,
+    QuantizedKind,
+    QuantizedWeight,
+    concatenate,
+    quantize,
+    side_by_side,
+)
 from tests.kernels.native_models import needs_native
 
 LEVELS, WIDE_LEVELS = 127, 127 * 128
@@ -62,9 +69,27 @@ def test_rows_and_concatenation() -> None:
         concatenate((weight, quantize(random_weight(1, 64), "q8_0")))
 
 
+def test_side_by_side() -> None:
+    one, other = (random_weight(6, inputs, seed=inputs) for inputs in (64, 32))
+    both = torch.cat((one, other), dim=1)
+    assert torch.equal(_checked(side_by_side([one, other])), both)
+    found = side_by_side([quantize(one, "q4_1"), quantize(other, "q4_1")])
+    assert isinstance(found, QuantizedWeight)
+    assert torch.equal(found.dequantize(), quantize(both, "q4_1").dequantize())
+    assert side_by_side([]) is None
+    for wrong in (other, quantize(other, "q8_0")):
+        with pytest.raises(ValueError, match="2 kinds"):
+            side_by_side([quantize(one, "q4_1"), wrong])
+
+
+def _checked(weight: object) -> torch.Tensor:
+    assert isinstance(weight, torch.Tensor)
+    return weight
+
+
 def activation_scales(x: torch.Tensor) -> torch.Tensor:
-    """[rows, groups, 1]: the step of each group, of which the two quads with the largest values have
-    128 times as many."""
+    """[rows, groups, 1]: the step of each group; the two quads with the largest values have 128
+    times as many steps."""
     quads = x.float().reshape(len(x), -1, GROUP // 4, 4).abs().amax(-1).sort(-1).values
     return torch.maximum(quads[..., -3:-2] / LEVELS, quads[..., -1:] / WIDE_LEVELS)
 

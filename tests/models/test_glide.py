@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from server.kernels.tree import LayerCache
-from server.kernels.types import Caches, Copies, DraftStep, OwnTokens
+from server.kernels.types import Caches, CopyHints, DraftStep, OwnTokens
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
@@ -93,11 +93,11 @@ class PagedDraft:
 
     def draft(
         self, *step: Nodes, verified: Sequence[int], hidden: torch.Tensor | None = None,
-        delay: int = 1, own: OwnTokens | None = None, copies: Copies | None = None,
+        delay: int = 1, own: OwnTokens | None = None, hints: CopyHints | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """hidden: [rows, target hidden size]"""
         batch = tree_batch(self.tables, BLOCK, step)
-        rows = DraftStep(_ids(step), batch, tuple(verified), hidden, delay, own, copies)
+        rows = DraftStep(_ids(step), batch, tuple(verified), hidden, delay, own, hints)
         return self.model.draft(rows, self.kv)
 
     def own(self, *token_ids: Sequence[int]) -> OwnTokens:
@@ -131,9 +131,9 @@ COPIED = ((7, 2), (-1, 0), (31, 1), (7, 6), (0, 4))
 """What was looked up for the tokens of a chain, -1 for nothing, and how many tokens are equal."""
 
 
-def copied(*places: int) -> Copies:
+def copied(*places: int) -> CopyHints:
     """The same for rows."""
-    return Copies(*map(torch.tensor, zip(*(COPIED[place] for place in places), strict=True)))
+    return CopyHints(*map(torch.tensor, zip(*(COPIED[place] for place in places), strict=True)))
 
 
 def dense_chain(
@@ -152,14 +152,14 @@ def dense_chain(
 
 def paged_chain(
     paged: PagedDraft, tokens: Sequence[int], verified: int, hidden: torch.Tensor | None,
-    chunks: Sequence[int], copies: Copies | None = None, sequence: int = 0,
+    chunks: Sequence[int], hints: CopyHints | None = None, sequence: int = 0,
 ) -> torch.Tensor:  # fmt: skip
     """The same, token by token, after filling the committed ones in chunks.
 
-    copies: what was looked up, [tokens, 1]; by default as in `dense_chain`.
+    hints: what was looked up, [tokens, 1]; by default as in `dense_chain`.
     """
-    if copies is None and paged.model.copy_hint:
-        copies = Copies(*(part[:, None] for part in copied(*range(STEPS))))
+    if hints is None and paged.model.copy_hint:
+        hints = CopyHints(*(part[:, None] for part in copied(*range(STEPS))))
     start = 0
     for chunk in chunks:
         paged.fill(Nodes(sequence, start, tokens[start : start + chunk]))
@@ -170,8 +170,8 @@ def paged_chain(
         nodes = Nodes(sequence, at, tokens[at : at + 1])
         seen = None if hidden is None else hidden[None]
         delay = at - verified + 1
-        found = None if copies is None else Copies(*(part[delay - 1] for part in copies))
-        rows.append(paged.draft(nodes, verified=[verified], hidden=seen, delay=delay, copies=found))
+        found = None if hints is None else CopyHints(*(part[delay - 1] for part in hints))
+        rows.append(paged.draft(nodes, verified=[verified], hidden=seen, delay=delay, hints=found))
     return torch.cat(rows)
 
 
@@ -328,8 +328,8 @@ def test_what_was_looked_up_changes_what_is_drafted() -> None:
     root = Nodes(0, VERIFIED, [text()[VERIFIED]])
 
     def logits(*found: int) -> torch.Tensor:
-        copies = Copies(*(torch.tensor([number]) for number in found)) if found else None
-        return paged.draft(root, verified=[VERIFIED], copies=copies)
+        hints = CopyHints(*(torch.tensor([number]) for number in found)) if found else None
+        return paged.draft(root, verified=[VERIFIED], hints=hints)
 
     rows = [logits(7, 2), logits(8, 2), logits(7, 1), logits(7, 3), logits(-1, 0)]
     for index, row in enumerate(rows):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from server.kernels.tree import TreeBatch
-from server.kernels.types import ChainEnds, Chains, Copies, OwnTokens, Roots
+from server.kernels.types import ChainEnds, Chains, CopyHints, OwnTokens, Roots
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide_parameters import TOKEN_TABLE
 from tests.kernels.native_models import needs_native, without_native_library
@@ -111,7 +111,7 @@ def chains(
     least: Sequence[float] | None = None,
     behind: tuple[torch.Tensor, TreeBatch] | None = None,
     own: OwnTokens | None = None,
-    copies: Copies | None = None,
+    hints: CopyHints | None = None,
 ) -> Chains:
     """roots: (sequence, verified tokens, depth), the longest chain first. The chance of a token is
     its confidence below 0.5, and 0.5 and half of it above."""
@@ -125,7 +125,7 @@ def chains(
             BLOCK,
             hidden,
             own,
-            copies,
+            hints,
         ),
         ChainEnds(
             torch.tensor(least or [0.0] * len(roots)),
@@ -146,10 +146,12 @@ def assert_chains_are_single_steps(draft: Draft, paged: PagedDraft) -> None:
         paged.fill(Nodes(sequence, 0, text(sequence)[:verified]))
     glimpsed = hidden[[2, 0, 1]] if draft.config.glimpse_hidden else None
     places = torch.arange(STEPS)[:, None] + torch.arange(3)
-    copies = None
+    hints = None
     if draft.config.copy_hint:
-        copies = Copies(*(torch.tensor(part)[places % STEPS] for part in zip(*COPIED, strict=True)))
-    together = chains(paged, roots, glimpsed, copies=copies)
+        hints = CopyHints(
+            *(torch.tensor(part)[places % STEPS] for part in zip(*COPIED, strict=True))
+        )
+    together = chains(paged, roots, glimpsed, hints=hints)
     assert together.lengths.tolist() == [depth for _, _, depth in roots]
     for column, (sequence, verified, depth) in enumerate(roots):
         token = text(sequence)[verified]
@@ -159,7 +161,7 @@ def assert_chains_are_single_steps(draft: Draft, paged: PagedDraft) -> None:
                 verified=[verified],
                 hidden=hidden[sequence][None] if draft.config.glimpse_hidden else None,
                 delay=step + 1,
-                copies=copied((step + column) % STEPS) if draft.config.copy_hint else None,
+                hints=copied((step + column) % STEPS) if draft.config.copy_hint else None,
             )[0]
             best = logits.sort(descending=True, stable=True).indices[:8]
             tokens, confidences = (part[step, column] for part in together[:2])

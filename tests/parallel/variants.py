@@ -48,6 +48,7 @@ GLIDE = GlideConfig(
     rope=MODEL.rope,
     glimpse_layers=((0, -1),),
     glimpse_hidden=True,
+    copy_hint=True,
     max_delay=5,
     draft_vocab_size=39,
     target=target_shape(MODEL),

@@ -26,8 +26,13 @@ from weights.train.fit.run import FIXED
 from weights.train.text.generate import TEXT_FILE
 from weights.train.work_folder import check_disk
 
-SPARE_BYTES = 2**30
-"""Disk for checkpoints, the draft and the features of a short run."""
+_SPARE_BYTES = 2**29
+"""Disk for the features of a short run and small files."""
+_CHECKPOINT_BYTES = 3 * 16 + 4
+"""Bytes of disk per weight of the draft: the last state, that before the learning rate fell, and
+one that is being written, each of weights, their average and two moments; and the draft itself."""
+LAYERS = 1.6
+"""A draft's weights beside its head, in layers of its target: one, and three more glimpses."""
 _TEXT_BYTES = 8
 """Bytes of the text file per response token and its share of the prompt. Measured: 7."""
 PROMPT_SHARE = 1.5
@@ -52,7 +57,7 @@ def check_machine(config: TrainConfig, target: ModelConfig, num_tokens: int | No
         needed = num_tokens * _TEXT_BYTES
         needed += min(feature_bytes(config, target, num_tokens), config.feature_bytes or 2**63)
         needed = max(0, needed - _bytes_there(config.work))
-    check_disk(config.work, needed + SPARE_BYTES)
+    check_disk(config.work, needed + _spare_bytes(target))
     parameters = LlamaParameters(target, Placement(torch.device("meta"), torch.float32))
     memory = sum(slot.numel() for slot in parameters.slots().values()) * _MEMORY_PER_WEIGHT
     free = free_memory(torch.device("cpu"))
@@ -74,7 +79,8 @@ def check_resumed(config: TrainConfig, target: ModelConfig) -> None:
             of a run with other settings.
     """
     begun = check_checkpoint(config.work, {name: getattr(config, name) for name in FIXED})
-    for name, value in vocabulary_sizes(config, target.vocab_size).items():
+    shape = {**vocabulary_sizes(config, target.vocab_size), "copy_hint": config.copy_hint}
+    for name, value in shape.items():
         if begun:
             _check_same(config, name, value, begun.get(name))
     held = read_key(config.work / FOLDER)
@@ -99,10 +105,22 @@ def _check_same(config: TrainConfig, name: str, value: object, earlier: object) 
         raise ConfigError(name, value, reason)
 
 
-def room_for_features(work: Path) -> int:
+def room_for_features(work: Path, target: ModelConfig) -> int:
     """Bytes the features may take, those that are there included."""
     there = sum(stored_bytes(work / FOLDER).values())
-    return max(1, shutil.disk_usage(work).free + there - SPARE_BYTES)
+    return max(1, shutil.disk_usage(work).free + there - _spare_bytes(target))
+
+
+def layer_weights(target: ModelConfig) -> int:
+    """Weights of one of the target's layers."""
+    parameters = LlamaParameters(target, Placement(torch.device("meta"), torch.float32))
+    slots = parameters.slots().items()
+    return sum(slot.numel() for name, slot in slots if "layers." in name) // target.num_layers
+
+
+def _spare_bytes(target: ModelConfig) -> int:
+    """Disk beside text and features."""
+    return _SPARE_BYTES + int(LAYERS * layer_weights(target)) * _CHECKPOINT_BYTES
 
 
 def _bytes_there(work: Path) -> int:

@@ -12,24 +12,17 @@ from itertools import pairwise
 import torch
 
 from server.models.config import ModelConfig
-from server.models.layers import Placement
-from server.models.llama import LlamaParameters
-from weights.train.checks import PROMPT_SHARE, feature_bytes
+from weights.train.checks import LAYERS, PROMPT_SHARE, feature_bytes, layer_weights
 from weights.train.config import TrainConfig
 from weights.train.fit.precision import operations_per_second, pick_precision
 from weights.train.progress import clock
-from weights.train.time_plan import MOST_FEATURES
+from weights.train.time_plan import MOST_FEATURES, TEXT_SHARE
 
-TEXT_SHARE = 0.4
-"""Largest share of all the time that writing text may take. On a CPU, the target's forward over
-that text takes almost as long again, and the training needs some epochs."""
 _EPOCHS = 3.0
 """Passes where no time is given."""
-_WRITING, _READING, _LEARNING = 0.25, 0.6, 0.5
+_WRITING, _READING, _LEARNING = 0.28, 0.48, 0.27
 """Share of the measured speed that writing text, the target's forward and learning reach."""
-_LAYERS = 1.6
-"""A draft's weights beside its head, in layers of its target: one, and three more glimpses."""
-_AGREEMENT = ((10_000, 0.20), (100_000, 0.42), (400_000, 0.49), (1_000_000, 0.54))
+_AGREEMENT = ((10_000, 0.30), (64_000, 0.46), (426_000, 0.61), (1_090_000, 0.65))
 """Tokens learnt, and how often a draft of the default model was right on held-out text then."""
 _MOST_AGREEMENT = 0.7
 
@@ -114,11 +107,10 @@ def estimate(
 
 def _costs(config: TrainConfig, target: ModelConfig, device: torch.device) -> _Costs:
     """A multiplication with each weight is two operations; learning takes three times as many."""
-    parameters = LlamaParameters(target, Placement(torch.device("meta"), torch.float32))
-    slots = parameters.slots()
-    weights = sum(slot.numel() for name, slot in slots.items() if "layers." in name)
+    layer = layer_weights(target)
+    weights = layer * target.num_layers
     head = target.vocab_size * target.hidden_size
-    draft = _LAYERS * weights / target.num_layers + config.draft_vocab_size * target.hidden_size
+    draft = LAYERS * layer + config.draft_vocab_size * target.hidden_size
     speed = operations_per_second(pick_precision(config.precision, device), device)
     forward = 2 * (weights + head) / speed
     return _Costs(

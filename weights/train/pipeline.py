@@ -20,7 +20,7 @@ from server.loading.machine import pick_device
 from weights.train.card import write_card
 from weights.train.checks import check_machine, check_resumed, room_for_features
 from weights.train.config import TrainConfig
-from weights.train.estimate import TEXT_SHARE, estimate
+from weights.train.estimate import estimate
 from weights.train.load import load_for_training
 from weights.train.out_folder import check_out
 from weights.train.progress import clock, reporter
@@ -32,7 +32,7 @@ from weights.train.text.stage import (
     read_source,
     write_text,
 )
-from weights.train.time_plan import plan_time
+from weights.train.time_plan import TEXT_SHARE, plan_time
 from weights.train.train import learn, prepare
 from weights.train.work_folder import StageClock, WorkFolder
 
@@ -103,7 +103,7 @@ def make_draft(job: TrainJob, console: Console) -> None:
     with WorkFolder(config.work, job.identity()) as work:
         check_resumed(config, source.config)
         _write_text(job, source, work, console)
-        num_learnt = _train(job, work, console)
+        num_learnt = _train(job, source, work, console)
     for line in closing_words(num_learnt, job.settings.model, config.out):
         reporter(console)(line)
 
@@ -144,7 +144,7 @@ def _plan(seconds: float | None, num_given: int, num_wanted: int) -> str:
     )
 
 
-def _train(job: TrainJob, work: WorkFolder, console: Console) -> int:
+def _train(job: TrainJob, source: Source, work: WorkFolder, console: Console) -> int:
     """Stages 2 and 3 in the time that is left, and the draft's card. Returns how many tokens the
     draft has learnt to predict."""
     settings, report, seconds = job.settings, reporter(console), job.seconds
@@ -155,7 +155,9 @@ def _train(job: TrainJob, work: WorkFolder, console: Console) -> int:
         end = time.monotonic() + seconds - spent.earlier
     text = job.config.text if _has_text(job.written_text) else job.config.text[:-1]
     try:
-        config = replace(job.config, text=text, feature_bytes=room_for_features(work.path))
+        config = replace(
+            job.config, text=text, feature_bytes=room_for_features(work.path, source.config)
+        )
         loaded = load_for_training(
             settings.model, config, settings.cache_dir, report,
             settings.device, settings.dtype, settings.quantization,

@@ -3,7 +3,7 @@
 run.json       target, prompts, seed: what must be the same for a run to be resumed
 notes.json     seconds each stage has taken, over all runs; the plan of the time
 text.jsonl, prompts.jsonl                 stage 1
-everything else                           features and checkpoints of stage 2
+everything else                           features of stage 2, checkpoints of stage 3
 """
 
 import json

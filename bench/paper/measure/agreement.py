@@ -28,7 +28,7 @@ from server.engine.step.host.verify import Model
 from server.engine.step.inputs import Nodes, StepInputs, build_inputs
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
-from server.kernels.types import Caches, Copies, DraftStep, OwnTokens
+from server.kernels.types import Caches, CopyHints, DraftStep, OwnTokens
 from server.models.glide import GlideModel
 
 _PREFILL_ROWS = 256
@@ -170,12 +170,12 @@ class TeacherForced:
         if self.glide.glimpse_hidden:
             hidden = text.hidden[[root - 1 for root in roots]]
         own = self._own_tokens(text, roots)
-        copies = self._copies(text, roots, delay)
-        step = DraftStep(inputs.token_ids, inputs.batch, tuple(roots), hidden, delay, own, copies)
+        hints = self._copy_hints(text, roots, delay)
+        step = DraftStep(inputs.token_ids, inputs.batch, tuple(roots), hidden, delay, own, hints)
         logits = self.glide.draft(step, Caches(text.caches, text.target_caches))
         return logits, token_columns(self.glide.draft_token_ids, own, inputs.batch.node_counts)
 
-    def _copies(self, text: _Text, roots: Sequence[int], delay: int) -> Copies | None:
+    def _copy_hints(self, text: _Text, roots: Sequence[int], delay: int) -> CopyHints | None:
         """What lookup finds in the text up to each root, `delay` tokens behind it."""
         if not self.glide.copy_hint:
             return None
@@ -185,7 +185,7 @@ class TeacherForced:
             for root, match in zip(roots, found, strict=True)
         ]
         num_equal = [0 if match is None else match.num_equal for match in found]
-        return Copies(
+        return CopyHints(
             torch.tensor(token_ids, device=self.device), torch.tensor(num_equal, device=self.device)
         )
 

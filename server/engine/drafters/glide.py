@@ -14,7 +14,7 @@ from server.engine.speculation.proposal import NUM_CANDIDATES, Proposal
 from server.engine.step.inputs import StepInputs, block_tables
 from server.engine.types import RequestId
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import Caches, ChainEnds, Chains, Copies, DraftStep, OwnTokens, Roots
+from server.kernels.types import Caches, ChainEnds, Chains, CopyHints, DraftStep, OwnTokens, Roots
 
 
 class Glide(Protocol):
@@ -66,7 +66,7 @@ class GlideDrafter(NeuralDrafter):
     ) -> None:
         super().__init__(block_size, device)
         self.model = model
-        self._texts = texts or TextIndexes()
+        self.texts = texts or TextIndexes()
         self.caches = Caches(caches, target_caches)
         self._hidden: dict[RequestId, torch.Tensor] = {}
         """The target's final hidden state at the last committed position."""
@@ -87,7 +87,7 @@ class GlideDrafter(NeuralDrafter):
     def forget(self, request_id: RequestId) -> None:
         super().forget(request_id)
         self._hidden.pop(request_id, None)
-        self._texts.forget(request_id)
+        self.texts.forget(request_id)
         if self._context is not None:
             self._context.forget(request_id)
 
@@ -143,10 +143,12 @@ class GlideDrafter(NeuralDrafter):
             block_size=self.block_size,
             hidden=hidden,
             own=self._own_tokens(sequences),
-            copies=self._copies(sequences, range(max(depths))),
+            copy_hints=self._copy_hints(sequences, range(max(depths))),
         )
 
-    def _copies(self, sequences: Sequence[PlannedSequence], places: Sequence[int]) -> Copies | None:
+    def _copy_hints(
+        self, sequences: Sequence[PlannedSequence], places: Sequence[int]
+    ) -> CopyHints | None:
         """What lookup finds behind each sequence: [places, sequences]; None for a draft that takes
         no such hint.
 
@@ -155,13 +157,13 @@ class GlideDrafter(NeuralDrafter):
         """
         if not self.model.copy_hint:
             return None
-        found = [(s.token_ids, self._texts.find(s.request_id, s.token_ids)) for s in sequences]
+        found = [(s.token_ids, self.texts.find(s.request_id, s.token_ids)) for s in sequences]
         token_ids = [
             [-1 if match is None else ids[source(match, len(ids), i)] for ids, match in found]
             for i in places
         ]
         num_equal = [[0 if match is None else match.num_equal for _, match in found]] * len(places)
-        return Copies(
+        return CopyHints(
             torch.tensor(token_ids, device=self.device), torch.tensor(num_equal, device=self.device)
         )
 
@@ -178,11 +180,11 @@ class GlideDrafter(NeuralDrafter):
         verified_lens = tuple(sequence.num_computed for sequence in sequences)
         hidden = self._hidden_rows(inputs, sequences)
         own = self._own_tokens(sequences)
-        copies = self._copies(sequences, (depth - 1,))
-        if copies is not None:
+        hints = self._copy_hints(sequences, (depth - 1,))
+        if hints is not None:
             counts = torch.tensor(inputs.batch.node_counts, device=self.device)
-            copies = Copies(*(part[0].repeat_interleave(counts) for part in copies))
-        step = DraftStep(inputs.token_ids, inputs.batch, verified_lens, hidden, depth, own, copies)
+            hints = CopyHints(*(part[0].repeat_interleave(counts) for part in hints))
+        step = DraftStep(inputs.token_ids, inputs.batch, verified_lens, hidden, depth, own, hints)
         logits, token_ids = self.model.draft(step, self.caches), self.model.draft_token_ids
         if own is None or not own.most:
             return logits[rows], token_ids

@@ -136,7 +136,7 @@ class GlideOf : public Glide {
     return shape_.num_glimpsed * shape_.cross_heads * shape_.cross_head_dim;
   }
 
-  int hint_width() const { return shape_.target_hidden + (shape_.copies ? shape_.self.hidden : 0); }
+  int hint_width() const { return shape_.target_hidden + (shape_.copy_hint ? shape_.self.hidden : 0); }
 
   static int most_own(const GlidecapeOwnTokens* own) { return own ? own->most : 0; }
 
@@ -161,7 +161,7 @@ class GlideOf : public Glide {
   void take_hints(int row, const GlidecapeGlideStep& g) {
     const int hidden = shape_.self.hidden, seen = shape_.target_hidden;
     if (seen) put_row(hints_, row, 0, g.hidden + static_cast<int64_t>(row) * seen, seen);
-    if (!shape_.copies) return;
+    if (!shape_.copy_hint) return;
     const int64_t copied = g.copied ? g.copied[row] : -1;
     put_row(hints_, row, seen, copied < 0 ? nothing_.data() : embedding_ + copied * hidden, hidden);
   }
@@ -259,8 +259,8 @@ class GlideOf : public Glide {
     }
   }
 
-  // The residual row -> what the next product reads: normed if there is a weight. The hint's delay
-  // (1 …, 0 for none) is added to the residual first.
+  // The residual row -> what the next product reads: normed if there is a weight. The vectors of the
+  // hints' delay and match are added to the residual first, if a step is given.
   void enter(int row, const Floats& norm, const GlidecapeGlideStep* hinted) {
     const int hidden = shape_.self.hidden;
     float* x = x_.data() + static_cast<int64_t>(row) * hidden;
@@ -269,7 +269,7 @@ class GlideOf : public Glide {
       for (int i = 0; i < hidden; ++i) x[i] += from[i];
     };
     if (hinted && shape_.target_hidden) add(delays_, std::min(hinted->delay, shape_.max_delay) - 1);
-    if (hinted && shape_.copies)
+    if (hinted && shape_.copy_hint)
       add(matches_, hinted->copied ? std::min<int64_t>(hinted->num_equal[row], shape_.max_match) : 0);
     if (!norm.empty())
       return rms_norm_row(x, norm.data(), hidden, shape_.self.eps, runner_.normed(), row);

@@ -13,7 +13,7 @@ struct GlidecapeGlideShape {
   int32_t num_tokens;     // rows of the head
   int32_t target_hidden;  // size of the target's hidden state where it is glimpsed, else 0
   int32_t max_delay;
-  int32_t copies;     // whether what was looked up is a hint
+  int32_t copy_hint;    // whether what was looked up is a hint
   int32_t max_match;  // numbers of equal tokens, from 1 on, that are told apart
 };
 
@@ -56,7 +56,7 @@ struct GlidecapeGlideStep {
   const int64_t* visible_lens;  // [num_sequences]: tokens of the target's cache that are glimpsed
   const float *cross_cos, *cross_sin;  // [num_rows][cross_head_dim]
   const uint16_t* hidden;              // [num_rows][target_hidden] or null
-  int32_t delay;                       // 1 …
+  int32_t delay;                       // 1 …, where logits are wanted
   const GlidecapeOwnTokens* own;       // or null
   // What was looked up, or both null: the token, -1 for none, and how many before it are equal, 0 then.
   const int64_t *copied, *num_equal;  // [num_rows]

@@ -23,7 +23,7 @@ from server.kernels.types import (
     Caches,
     ChainEnds,
     Chains,
-    Copies,
+    CopyHints,
     CosSin,
     DraftStep,
     Filling,
@@ -44,7 +44,7 @@ def supports_glide(shape: GlideShape, head: Weight) -> bool:
         shape.own.num_layers == 1
         and supports(shape.own, head)
         and shape.cross_head_dim % 32 == 0
-        and shape.target_hidden % (GROUP if shape.copies else granule) == 0
+        and shape.target_hidden % (GROUP if shape.copy_hint else granule) == 0
         and shape.cross_heads // shape.cross_kv_heads <= 64
     )
 
@@ -60,7 +60,7 @@ class NativeGlide:
             native_shape(shape.own),
             *(shape.cross_heads, shape.cross_kv_heads, shape.cross_head_dim),
             *(len(weights.windows), len(weights.head), shape.target_hidden, len(weights.delays)),
-            *(shape.copies, len(weights.matches) - 1),
+            *(shape.copy_hint, len(weights.matches) - 1),
         )
         self._num_tokens = len(weights.head)
         self._library = library()
@@ -93,7 +93,7 @@ class NativeGlide:
             hidden=pointer(hidden, torch.bfloat16),
             delay=step.delay,
             own=own.pointer,
-            **_copy_pointers(step.copies),
+            **_hint_pointers(step.copy_hints),
         )
         most = 0 if step.own is None else step.own.most
         logits = torch.empty(len(step.token_ids), self._num_tokens + most)
@@ -145,7 +145,8 @@ class NativeGlide:
             pointer(roots.depths, torch.int64), pointer(roots.block_tables, torch.int64),
             None if fill is None else ctypes.pointer(fill),
             *(pointer(table, torch.float32) for table in tables),
-            pointer(hidden, torch.bfloat16), own.pointer, *_copy_pointers(roots.copies).values(),
+            pointer(hidden, torch.bfloat16), own.pointer,
+            *_hint_pointers(roots.copy_hints).values(),
             *(pointer(values, torch.float32) for values in ends), len(ends.offsets),
             *(values.data_ptr() for values in chains),
         )  # fmt: skip
@@ -183,13 +184,13 @@ class _OwnPointers:
         )
 
 
-def _copy_pointers(copies: Copies | None) -> dict[str, int | None]:
+def _hint_pointers(hints: CopyHints | None) -> dict[str, int | None]:
     """The addresses of what was looked up; the tensors have to be kept."""
-    if copies is None:
+    if hints is None:
         return {"copied": None, "num_equal": None}
     return {
-        "copied": pointer(copies.token_ids, torch.int64),
-        "num_equal": pointer(copies.num_equal, torch.int64),
+        "copied": pointer(hints.token_ids, torch.int64),
+        "num_equal": pointer(hints.num_equal, torch.int64),
     }
 
 

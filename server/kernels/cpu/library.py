@@ -79,7 +79,7 @@ class GlideShape(ctypes.Structure):
         ("self", Shape),
         *((n, _INT) for n in ("cross_heads", "cross_kv_heads", "cross_head_dim")),
         *((n, _INT) for n in ("num_glimpsed", "num_tokens", "target_hidden", "max_delay")),
-        *((n, _INT) for n in ("copies", "max_match")),
+        *((n, _INT) for n in ("copy_hint", "max_match")),
     )
 
 

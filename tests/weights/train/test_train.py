@@ -138,37 +138,97 @@ def test_a_finished_run_can_go_on_longer(target: TrainTarget, text: Path, tmp_pa
     assert records(config.out)[-1]["step"] == 5
 
 
+def checkpoint(config: TrainConfig) -> dict[str, Any]:
+    return torch.load(config.work / "checkpoint.pt", weights_only=True)
+
+
+def assert_same_weights(one: TrainConfig, other: TrainConfig) -> None:
+    expected, found = checkpoint(one), checkpoint(other)
+    for part in ("draft", "average"):
+        for name, weight in expected[part].items():
+            assert torch.equal(weight, found[part][name]), (part, name)
+
+
 def test_more_time_goes_on_from_before_the_rate_fell(
     target: TrainTarget, text: Path, tmp_path: Path
 ) -> None:
-    """A run that ends after 10 steps and then gets 24 comes to what one of 24 does: nothing of the
-    decay stays. So does one whose end is put off while its rate falls."""
-    whole, longer, later = (tiny_config(tmp_path / name, text, steps=24) for name in "abc")
+    """A run that ends after some steps and then gets more comes to what one of them all does:
+    nothing of the decay stays, however often the end is put off."""
+    whole, longer, later, often = (tiny_config(tmp_path / n, text, steps=24) for n in "abcd")
     run(whole, target)
     run(replace(longer, steps=10), target)
     first = load_file(longer.out / "model.safetensors")
     run(longer, target)
-    run(replace(later, steps=10), target)
-    run(replace(later, steps=11), target)  # by which step 10 is within the decay, at a higher rate
-    run(later, target)
-    expected = torch.load(whole.work / "checkpoint.pt", weights_only=True)
-    for other in (longer, later):
-        found = torch.load(other.work / "checkpoint.pt", weights_only=True)
-        for part in ("draft", "average"):
-            for name, weight in expected[part].items():
-                assert torch.equal(weight, found[part][name]), (part, name)
+    for steps in (10, 11, 24):  # by the second plan the rate has fallen further already
+        run(replace(later, steps=steps), target)
+    for steps in (3, 10, 17, 24):  # with three, no step is within the decay
+        run(replace(often, steps=steps), target)
+    for other in (longer, later, often):
+        assert_same_weights(whole, other)
     last = load_file(longer.out / "model.safetensors")
     assert any(not torch.equal(last[name], first[name]) for name in first)
 
 
-def test_a_run_without_its_trunk_can_not_go_on_longer(
+def rates_of(
+    config: TrainConfig, target: TrainTarget, monkeypatch: pytest.MonkeyPatch
+) -> list[float]:
+    """The learning rate of each step of a run, as a share of the highest."""
+    rates, whole = list[float](), Trainer._step  # pyright: ignore[reportPrivateUsage]
+
+    def step(self: Trainer, *arguments: Any) -> Any:
+        result = whole(self, *arguments)
+        rates.append(self.learner.rate / config.learning_rate)
+        return result
+
+    with monkeypatch.context() as context:
+        context.setattr(Trainer, "_step", step)
+        run(config, target)
+    return rates
+
+
+def test_a_little_more_time_lets_the_rate_fall_further(
+    target: TrainTarget, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the plan of 12 steps alone it would rise again to five sixths."""
+    config = tiny_config(tmp_path, text, steps=12, warmup=0.0)
+    first = rates_of(replace(config, steps=10), target, monkeypatch)
+    assert first == pytest.approx([*[1.0] * 9, 0.5])
+    assert rates_of(config, target, monkeypatch) == pytest.approx([0.5, 5 / 12])
+
+
+def test_the_rate_rises_once(
+    target: TrainTarget, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tmp_path, text, steps=40, warmup=0.5, decay=0.2)
+    first = rates_of(replace(config, steps=4), target, monkeypatch)
+    assert first == pytest.approx([0.01, 0.5, 1.0, 1.0])
+    more = rates_of(config, target, monkeypatch)
+    assert len(more) == 36 and more[:28] == [1.0] * 28
+
+
+def test_without_its_trunk_a_run_goes_on_from_fallen_weights(
+    target: TrainTarget, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tmp_path, text, steps=20)
+    run(replace(config, steps=10), target)
+    (config.work / "trunk.pt").unlink()
+    output = io.StringIO()
+    train(config, target, no_prompt, {STOP_ID}, Console(file=output))
+    assert "trunk.pt is gone" in output.getvalue()
+    assert checkpoint(config)["state"]["step"] == 20
+
+
+def test_text_that_grew_after_the_rate_fell(
     target: TrainTarget, text: Path, tmp_path: Path
 ) -> None:
-    config = tiny_config(tmp_path, text, steps=10)
+    lines = text.read_text().splitlines(keepends=True)
+    (own := tmp_path / "own.jsonl").write_text("".join(lines[:800]))
+    config = tiny_config(tmp_path, own, steps=10)
     run(config, target)
-    (config.work / "trunk.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"trunk\.pt: is missing"):
-        run(replace(config, steps=20), target)
+    own.write_text("".join(lines))
+    run(replace(config, steps=30), target)
+    state = checkpoint(config)["state"]
+    assert (state["step"], state["epoch"]) == (30, 1)
 
 
 def test_the_averaged_weights_are_written(target: TrainTarget, text: Path, tmp_path: Path) -> None:

@@ -5,14 +5,17 @@ weights whose rate has fallen, at any time. Early on it forgets faster, so that 
 more than a tenth of the training.
 """
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
 
-class WeightAverage:
+
+class WeightAverage(Generic[M]):
     """The exponential moving average of a module's parameters.
 
     Args:
@@ -21,39 +24,26 @@ class WeightAverage:
             0 it is the module's weights themselves.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self._module, self._decay = module, decay
-        self._mean = {name: weight.detach().clone() for name, weight in module.named_parameters()}
+    def __init__(self, module: M, decay: float) -> None:
+        self._weights, self._decay = list(module.parameters()), decay
+        shared = [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
+        self.module = deepcopy(module, {id(tensor): tensor for tensor in shared}).requires_grad_(
+            False
+        )
+        """A module like the given one with the averaged weights; what is no weight, such as the
+        target's embedding, both have together."""
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Takes in the weights after optimizer step number `step`, counted from 1."""
         keep = min(self._decay, (step - 1) / (step + 9))
-        for mean, weight in zip(self._mean.values(), self._module.parameters(), strict=True):
-            mean.lerp_(weight.detach(), 1 - keep)
-
-    @contextmanager
-    def in_place(self) -> Generator[None, None, None]:
-        """Within it the module has the averaged weights."""
-        self._exchange()
-        try:
-            yield
-        finally:
-            self._exchange()
-
-    @torch.no_grad()
-    def _exchange(self) -> None:
-        """Contents move, tensors stay: the optimizer knows them."""
-        for name, weight in self._module.named_parameters():
-            held = weight.detach().clone()
-            weight.copy_(self._mean[name])
-            self._mean[name].copy_(held)
+        for mean, weight in zip(self.module.parameters(), self._weights, strict=True):
+            mean.lerp_(weight, 1 - keep)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The averaged weights by their names."""
-        return self._mean
+        return self.module.state_dict()
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Continues from the averaged weights of a checkpoint."""
-        for name, mean in self._mean.items():
-            mean.copy_(state[name])
+        self.module.load_state_dict(state)

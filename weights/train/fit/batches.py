@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from weights.train.features.labels import SoftLabels
 from weights.train.features.store import FeatureStore, Shard, group_by_tokens
-from weights.train.fit.copies import CopySources, copy_sources
+from weights.train.fit.copies import CopySources, side_by_side, sources_of
 from weights.train.fit.vocabulary import OwnTokens, Vocabulary
 from weights.train.text.samples import Sample
 
@@ -44,13 +44,13 @@ class TrainBatch(NamedTuple):
     """Labels of the rows without padding, sequence by sequence."""
     own: OwnTokens
     """What the sequences show beyond the draft's fixed ids."""
-    copies: CopySources | None
+    copy_sources: CopySources | None
     """None for drafts without a copy hint."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "TrainBatch":
         """dtype: of kv and hidden."""
         hidden = None if self.hidden is None else self.hidden.to(device, dtype)
-        copies = self.copies
+        copies = self.copy_sources
         if copies is not None:
             copies = CopySources(*(part.to(device) for part in copies))
         return TrainBatch(
@@ -142,13 +142,15 @@ class FeatureReader:
     """Reads samples' features from the shards' files; those used last stay open. For one thread.
 
     Args:
-        looks_up: whether the draft has a copy hint.
+        copy_hint: whether the draft has a copy hint.
     """
 
-    def __init__(self, store: FeatureStore, vocabulary: Vocabulary, looks_up: bool = False) -> None:
-        self.store, self.vocabulary, self.looks_up = store, vocabulary, looks_up
+    def __init__(self, store: FeatureStore, vocabulary: Vocabulary, copy_hint: bool) -> None:
+        self.store, self.vocabulary, self.copy_hint = store, vocabulary, copy_hint
         self._files = OrderedDict[str, safe_open]()
         """Open files by shard, the most recently used at the end."""
+        self._looked_up = dict[bytes, CopySources]()
+        """What was found in samples, by their digests."""
 
     def batch(self, samples: Sequence[Located]) -> TrainBatch:
         """One padded batch, on the CPU, in the precision it is stored in."""
@@ -169,8 +171,20 @@ class FeatureReader:
         kv = self._padded(samples, "kv")
         sequences = [located.sample.token_ids for located in samples]
         own = self.vocabulary.own(sequences)
-        copies = copy_sources(sequences) if self.looks_up else None
-        return TrainBatch(token_ids, positions, is_row, kv, hidden, labels, own, copies)
+        sources = None
+        if self.copy_hint:
+            sources = side_by_side([self._sources(located.sample) for located in samples])
+        return TrainBatch(token_ids, positions, is_row, kv, hidden, labels, own, sources)
+
+    def _sources(self, sample: Sample) -> CopySources:
+        """Kept for the next epochs, in few bytes: to look them up takes longer than to learn, where
+        a GPU learns."""
+        found = self._looked_up.get(sample.digest)
+        if found is None:
+            starts, num_equal = sources_of(sample.token_ids)
+            found = CopySources(starts.int(), num_equal.to(torch.uint8))
+            self._looked_up[sample.digest] = found
+        return found
 
     def _padded(self, samples: Sequence[Located], name: str) -> torch.Tensor:
         parts = [

@@ -35,6 +35,8 @@ class RunState:
     epoch: int = 0
     batch: int = 0
     """Steps of the epoch done."""
+    is_warm: bool = False
+    """Whether the learning rate has risen to its highest."""
     has_decayed: bool = False
     """Whether the learning rate has begun to fall."""
     tokens: int = 0
@@ -52,7 +54,7 @@ class Learnt(NamedTuple):
 
     draft: TrainableDraft
     optimizer: torch.optim.Optimizer
-    average: WeightAverage
+    average: WeightAverage[TrainableDraft]
 
 
 def save_checkpoint(path: Path, state: RunState, identity: dict[str, Any], learnt: Learnt) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from server.engine.speculation.lookup import matches
-from server.kernels.types import Copies
+from server.kernels.types import CopyHints
 from weights.train.text.samples import TokenIds
 
 NOWHERE = -1
@@ -23,7 +23,9 @@ class CopySources(NamedTuple):
     num_equal: torch.Tensor
     """[B, T] int64: how many tokens before it are equal; 0 if there is none."""
 
-    def behind(self, token_ids: torch.Tensor, roots: torch.Tensor, delays: torch.Tensor) -> Copies:
+    def behind(
+        self, token_ids: torch.Tensor, roots: torch.Tensor, delays: torch.Tensor
+    ) -> CopyHints:
         """What is expected `delays` tokens behind the tokens at `roots`.
 
         Args:
@@ -37,7 +39,7 @@ class CopySources(NamedTuple):
         is_there = starts != NOWHERE
         period = torch.where(is_there, roots + 1 - starts, 1)
         found = token_ids.gather(1, starts.clamp(min=0) + (delays - 1) % period)
-        return Copies(found.where(is_there, NOWHERE), self.num_equal.gather(1, roots))
+        return CopyHints(found.where(is_there, NOWHERE), self.num_equal.gather(1, roots))
 
     def forgetting(self, share: float, generator: torch.Generator) -> "CopySources":
         """The same without what is behind a random share of the tokens: where nothing is looked up
@@ -46,12 +48,20 @@ class CopySources(NamedTuple):
         return CopySources(self.starts.where(is_kept, NOWHERE), self.num_equal * is_kept)
 
 
-def copy_sources(sequences: Sequence[TokenIds]) -> CopySources:
-    """Looks behind every token of the sequences, which are padded to the longest."""
-    found = [matches(ids.tolist()) for ids in sequences]
-    starts = [torch.tensor([NOWHERE if m is None else m.start for m in of]) for of in found]
-    num_equal = [torch.tensor([0 if m is None else m.num_equal for m in of]) for of in found]
+def sources_of(token_ids: TokenIds) -> CopySources:
+    """Looks behind every token of a sequence [tokens]."""
+    found = matches(token_ids.tolist())
+    return CopySources(
+        torch.tensor([NOWHERE if match is None else match.start for match in found]),
+        torch.tensor([0 if match is None else match.num_equal for match in found]),
+    )
+
+
+def side_by_side(sources: Sequence[CopySources]) -> CopySources:
+    """Those of several sequences, padded to the longest."""
+    starts, num_equal = ([s.starts for s in sources], [s.num_equal for s in sources])
     padded = torch.nn.utils.rnn.pad_sequence
     return CopySources(
-        padded(starts, batch_first=True, padding_value=NOWHERE), padded(num_equal, batch_first=True)
+        padded(starts, batch_first=True, padding_value=NOWHERE).long(),
+        padded(num_equal, batch_first=True).long(),
     )

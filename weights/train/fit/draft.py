@@ -79,12 +79,12 @@ class TrainableDraft(nn.Module):
 
     def _copied(self, batch: TrainBatch, delays: torch.Tensor) -> torch.Tensor:
         """[B, R, hidden]"""
-        if batch.copies is None:
+        if batch.copy_sources is None:
             raise ValueError("this draft has a copy hint; nothing was looked up")
-        copies = batch.copies.behind(batch.token_ids, batch.roots(delays), delays)
-        embedded = self.embedding[copies.token_ids.clamp(min=0)]
-        embedded = embedded.masked_fill((copies.token_ids < 0)[..., None], 0.0)
-        num_equal = copies.num_equal.clamp(max=self.config.max_match)
+        hints = batch.copy_sources.behind(batch.token_ids, batch.roots(delays), delays)
+        embedded = self.embedding[hints.token_ids.clamp(min=0)]
+        embedded = embedded.masked_fill((hints.token_ids < 0)[..., None], 0.0)
+        num_equal = hints.num_equal.clamp(max=self.config.max_match)
         return self.copy_proj(embedded) + self.match_embedding(num_equal)
 
     def _seen(self, batch: TrainBatch, delays: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from server.errors import CheckpointError
 from server.models.glide_config import GlideConfig, config_dict
 from server.models.glide_parameters import TOKEN_TABLE
 from server.report import Report
@@ -39,7 +38,7 @@ from weights.train.fit.figures import (
 )
 from weights.train.fit.parallel import Workers
 from weights.train.fit.precision import pick_precision
-from weights.train.fit.schedule import Budget, is_decaying, learning_rate
+from weights.train.fit.schedule import Budget, is_decaying
 from weights.train.fit.trainer import Learner, StepResult, Trainer, make_optimizer
 from weights.train.fit.validate import Validation, Validator
 from weights.train.fit.vocabulary import Vocabulary, draft_vocabulary
@@ -126,7 +125,7 @@ class TrainingRun:
             budget = make_budget(self.config, self._steps_per_epoch, state.look_seconds)
             self._leave_decay(budget)
             try:
-                self.trainer.run(budget, _Watch(self, display, budget))
+                self.trainer.run(budget, self._before_step, _Watch(self, display, budget))
             except KeyboardInterrupt:
                 self.checkpoint()
                 raise
@@ -148,21 +147,24 @@ class TrainingRun:
     def checkpoint(self) -> None:
         save_checkpoint(self.config.work / FILE, self.state, self.identity, self.learnt)
 
-    def begin_decay(self) -> None:
+    def _before_step(self, progress: float) -> None:
         """Keeps the state as it is before the learning rate falls."""
-        save_checkpoint(self.config.work / TRUNK, self.state, self.identity, self.learnt)
-        self.state.has_decayed = True
+        if not self.state.has_decayed and is_decaying(progress, self.config.decay):
+            save_checkpoint(self.config.work / TRUNK, self.state, self.identity, self.learnt)
+            self.state.has_decayed = True
 
     def _leave_decay(self, budget: Budget) -> None:
-        """Goes back to where the learning rate began to fall, where by a new budget it would rise
-        again. The time spent since then stays spent."""
-        state = self.state
-        if not state.has_decayed or self._rate(budget) <= self.last_rate:
+        """Goes back to where the learning rate began to fall, where by a new budget it would not
+        have fallen yet. The time spent since then stays spent. With a little more time the rate
+        goes on falling from where it is."""
+        state, progress = self.state, budget.progress(self.state.step, self.state.seconds)
+        if not state.has_decayed or is_decaying(progress, self.config.decay):
             return
         trunk = load_checkpoint(self.config.work / TRUNK, self.identity, self.learnt)
         if trunk is None:
-            reason = "is missing; without it the run can't go on longer"
-            raise CheckpointError(self.config.work / TRUNK, reason)
+            self.report(f"{TRUNK} is gone: going on from weights whose learning rate had fallen")
+            state.has_decayed = False
+            return
         self.report(f"more time: going on from step {trunk.step:,}, before the rate fell")
         if trunk.text != state.text:
             trunk.epoch, trunk.batch = trunk.epoch + 1, 0
@@ -170,31 +172,21 @@ class TrainingRun:
         for name, value in {**asdict(trunk), **kept}.items():
             setattr(state, name, value)
 
-    def _rate(self, budget: Budget) -> float:
-        config, progress = self.config, budget.progress(self.state.step, self.state.seconds)
-        return learning_rate(progress, config.learning_rate, config.warmup, config.decay)
-
-    @property
-    def last_rate(self) -> float:
-        """The learning rate of the last step."""
-        return self.learnt.optimizer.param_groups[0]["lr"]
-
     def validate(self) -> Validation | None:
         """Looks at held-out text if there is some, and writes the draft as it is now: with the
         averaged weights."""
         learner = self.learner
-        with learner.average.in_place():
-            result = self.validator(self.draft, learner.vocabulary, learner.dtype)
-            if result is not None:
-                self.state.curve.append(validation_record(self.state, result))
-            self.save_draft()
+        result = self.validator(learner.average.module, learner.vocabulary, learner.dtype)
+        if result is not None:
+            self.state.curve.append(validation_record(self.state, result))
+        self.save_draft()
         return result
 
     def save_draft(self) -> None:
         config = self.draft.config
         tensors = {
             name: weight.detach().to(torch.bfloat16)
-            for name, weight in self.draft.state_dict().items()
+            for name, weight in self.learnt.average.state_dict().items()
         }
         if config.draft_vocab_size is not None:
             tensors[TOKEN_TABLE] = torch.tensor(self.state.vocabulary)
@@ -254,10 +246,10 @@ class _Watch:
     def __call__(self, result: StepResult) -> None:
         run, now = self._run, time.perf_counter()
         self._averages.add(result)
-        self._note_decay()
         self._display(training_line(run.state, self._averages, self._budget))
         if run.state.step % _RECORD_STEPS == 0:
-            run.state.curve.append(train_record(run.state, self._averages, run.last_rate))
+            rate = run.learner.rate
+            run.state.curve.append(train_record(run.state, self._averages, rate))
         if now - self._validated > run.config.validation_seconds:
             run.checkpoint()
             looked = run.validate()
@@ -267,12 +259,6 @@ class _Watch:
         if now - self._saved > run.config.checkpoint_seconds:
             run.checkpoint()
             self._saved = time.perf_counter()
-
-    def _note_decay(self) -> None:
-        run, state = self._run, self._run.state
-        progress = self._budget.progress(state.step, state.seconds)
-        if not state.has_decayed and is_decaying(progress, run.config.decay):
-            run.begin_decay()
 
 
 def run_identity(config: TrainConfig, draft_config: GlideConfig, target: str) -> dict[str, Any]:

@@ -31,8 +31,8 @@ def learning_rate(progress: float, highest: float, warmup: float, decay: float) 
     """Rises in the first `warmup` of the training, stays, and falls in its last `decay`, each in a
     straight line.
 
-    Where it falls, weights settle; until then nothing depends on when training ends, so a run that
-    gets more time goes on from there (Hu et al., MiniCPM, section 4).
+    Where it falls, weights settle. Between rise and fall nothing depends on when training ends, so
+    a run that gets more time goes on from before the fall (Hu et al., MiniCPM, section 4).
     """
     if progress < warmup:
         return highest * max(progress / warmup, _FLOOR)

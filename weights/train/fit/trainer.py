@@ -58,13 +58,18 @@ class Learner:
 
     draft: TrainableDraft
     optimizer: torch.optim.Optimizer
-    average: WeightAverage
+    average: WeightAverage[TrainableDraft]
     """Of the draft's weights."""
     vocabulary: Vocabulary
     """The draft's vocabulary, with the head in the precision of products."""
     dtype: torch.dtype
     """Precision of matrix products."""
     workers: Workers
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return self.optimizer.param_groups[0]["lr"]
 
 
 def make_optimizer(draft: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -104,8 +109,16 @@ class Trainer:
         self.config, self.learner, self.reader = config, learner, reader
         self.order, self.state = order, state
 
-    def run(self, budget: Budget, after_step: Callable[[StepResult], None]) -> None:
-        """Moves the state on; its seconds take in what `after_step` does.
+    def run(
+        self,
+        budget: Budget,
+        before_step: Callable[[float], None],
+        after_step: Callable[[StepResult], None],
+    ) -> None:
+        """Moves the state on; its seconds take in what the callables do.
+
+        Args:
+            before_step: is told the progress, 0 to 1.
 
         Raises:
             TrainingError: as a step.
@@ -115,6 +128,7 @@ class Trainer:
         while budget.progress(state.step, state.seconds) < 1:
             batches = self.order.batches(state.epoch)
             for samples in batches[state.batch :]:
+                before_step(budget.progress(state.step, state.seconds))
                 with _undisturbed():  # weights and counters are kept together
                     result = self._step(samples, budget.progress(state.step, state.seconds))
                     state.step, state.batch = state.step + 1, state.batch + 1
@@ -130,17 +144,15 @@ class Trainer:
         """Raises TrainingError, before any weight is changed, where the loss or the gradient is no
         number."""
         config, learner, state = self.config, self.learner, self.state
-        rate = learning_rate(progress, config.learning_rate, config.warmup, config.decay)
-        for group in learner.optimizer.param_groups:
-            group["lr"] = rate
+        self._set_rate(progress)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
         num_rows = sum(located.sample.num_labels for located in samples)
         parts, workers = list[Part](), learner.workers
         for micro in micro_batches(samples, config.micro_batch_tokens):
             batch = self.reader.batch(micro)
-            if batch.copies is not None:
-                copies = batch.copies.forgetting(config.forgotten_copies, generator)
-                batch = batch._replace(copies=copies)
+            if batch.copy_sources is not None:
+                sources = batch.copy_sources.forgetting(config.forgotten_copies, generator)
+                batch = batch._replace(copy_sources=sources)
             delays = draw_delays(batch.positions, config.max_delay, generator)
             shares = batch.shares(delays, workers.count)
             parts += workers.map(lambda share: gradients(learner, *share, num_rows), shares)
@@ -148,6 +160,17 @@ class Trainer:
         result = _summed([part.result for part in parts], tokens)
         self._update([part.gradients for part in parts], result.loss)
         return result
+
+    def _set_rate(self, progress: float) -> None:
+        """A longer plan changes progress: the rate rises once, and what has fallen stays so."""
+        config, state = self.config, self.state
+        state.is_warm = state.is_warm or progress >= config.warmup
+        warmup = 0.0 if state.is_warm else config.warmup
+        rate = learning_rate(progress, config.learning_rate, warmup, config.decay)
+        if state.has_decayed:
+            rate = min(rate, self.learner.rate)
+        for group in self.learner.optimizer.param_groups:
+            group["lr"] = rate
 
     def _update(self, parts: Sequence[tuple[torch.Tensor, ...]], loss: float) -> None:
         """Updates the weights.

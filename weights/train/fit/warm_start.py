@@ -12,6 +12,7 @@ not sure."""
 
 
 _HINTS = ("hidden_proj", "delay_embedding", "copy_proj", "match_embedding")
+"""How the names of those weights begin that start at zero."""
 
 
 def draft_config(

@@ -68,7 +68,7 @@ def write(folder: Path, target: TrainTarget, shards: Sequence[Shard]) -> Feature
 
 
 def reader_of(store: FeatureStore, target: TrainTarget) -> FeatureReader:
-    return FeatureReader(store, Vocabulary(KNOWN, target.head, most_own=4))
+    return FeatureReader(store, Vocabulary(KNOWN, target.head, most_own=4), copy_hint=False)
 
 
 def contents(store: FeatureStore, shards: Sequence[Shard]) -> list[bytes]:

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from server.engine.drafters.context_tokens import ContextTokens
+from server.engine.drafters.drafter import EarlyStop
 from server.engine.drafters.glide import GlideDrafter
+from server.engine.drafters.ngram import NgramDrafter
+from server.engine.speculation.lookup import TextIndexes
 from server.errors import UnsupportedModelError
-from server.kernels.types import Copies
+from server.kernels.types import CopyHints
 from server.models.config import RopeConfig
 from server.models.glide_parameters import TOKEN_TABLE
 from tests.engine.drafters.test_ngram import sequence
@@ -27,7 +30,7 @@ from tests.models.test_glide_reference import (
 )
 from weights.train.features.labels import SoftLabels
 from weights.train.fit.batches import TrainBatch
-from weights.train.fit.copies import NOWHERE, copy_sources
+from weights.train.fit.copies import NOWHERE, CopySources, side_by_side, sources_of
 from weights.train.fit.draft import TrainableDraft
 from weights.train.fit.vocabulary import OwnTokens, Vocabulary
 
@@ -90,8 +93,12 @@ def train_batch(
             kv[i, : len(text), j] = torch.stack(layer_kv[layer], dim=1)
     labels = SoftLabels(torch.zeros(0), torch.zeros(0), torch.zeros(0))
     own = OwnTokens(torch.zeros(0).long(), torch.zeros(len(texts), 0).long())
-    copies = copy_sources([np.array(text, dtype=np.int32) for text in texts])
+    copies = copy_sources(texts)
     return TrainBatch(ids, positions, is_row, kv, seen, labels, own, copies)
+
+
+def copy_sources(texts: Sequence[Sequence[int]]) -> CopySources:
+    return side_by_side([sources_of(np.array(text, dtype=np.int32)) for text in texts])
 
 
 def random_text(seed: int, length: int) -> list[int]:
@@ -118,13 +125,17 @@ def engine_logits(
     return paged_chain(PagedDraft(draft, [seen]), tokens, verified, state, [verified], copies)
 
 
-def looked_up(text: Sequence[int]) -> Copies:
-    """What the engine finds behind a text: [delays, 1]."""
+def copying_drafter(texts: TextIndexes | None = None) -> GlideDrafter:
     model = PagedDraft(make_draft(copy_hint=True), []).model
-    drafter = GlideDrafter(model, [], [], 4, CPU)
-    copies = drafter._copies([sequence(text)], range(MAX_DELAY))  # pyright: ignore[reportPrivateUsage]
-    assert copies is not None
-    return copies
+    return GlideDrafter(model, [], [], 4, CPU, texts)
+
+
+def looked_up(text: Sequence[int], drafter: GlideDrafter | None = None) -> CopyHints:
+    """What the engine finds behind a text: [delays, 1]."""
+    drafter = drafter or copying_drafter()
+    hints = drafter._copy_hints([sequence(text)], range(MAX_DELAY))  # pyright: ignore[reportPrivateUsage]
+    assert hints is not None
+    return hints
 
 
 @pytest.mark.parametrize("verified", LENGTHS)
@@ -167,7 +178,7 @@ def test_what_is_looked_up_is_what_the_engine_finds() -> None:
     """At every row and delay of texts that repeat themselves more and less."""
     generator = torch.Generator().manual_seed(5)
     texts = [torch.randint(most, (40,), generator=generator).tolist() for most in (2, 5, 12, 400)]
-    sources = copy_sources([np.array(text, dtype=np.int32) for text in texts])
+    sources = copy_sources(texts)
     token_ids, found = torch.tensor(texts), set[int]()
     for delay in range(1, MAX_DELAY + 1):
         roots = torch.arange(1, 34).expand(len(texts), -1)
@@ -181,9 +192,32 @@ def test_what_is_looked_up_is_what_the_engine_finds() -> None:
     assert found == set(range(7)), "all numbers of equal tokens are met"
 
 
+def test_what_is_looked_up_as_the_text_grows() -> None:
+    """Some tokens at a time, by a drafter and by lookup on the same indexes: as all at once. When
+    the request has ended, another one may have its id."""
+    generator = torch.Generator().manual_seed(6)
+    texts = TextIndexes()
+    drafter, lookup = copying_drafter(texts), NgramDrafter(texts)
+    never = EarlyStop.never(1)
+    for most in (3, 8):
+        text = torch.randint(most, (60,), generator=generator).tolist()
+        for end in (5, 6, 9, 17, 18, 30, 60):
+            grown = sequence(text[:end])
+            if end % 2:
+                lookup.draft([grown], [MAX_DELAY], never)
+            found, expected = looked_up(text[:end], drafter), looked_up(text[:end])
+            assert torch.equal(found.token_ids, expected.token_ids)
+            assert torch.equal(found.num_equal, expected.num_equal)
+            (proposed,) = lookup.draft([grown], [MAX_DELAY], never)
+            if proposed.num_proposed:
+                assert list(proposed.trunk) == found.token_ids[:, 0].tolist()
+        lookup.forget(sequence(text).request_id)
+        drafter.forget(sequence(text).request_id)
+
+
 def test_some_is_forgotten() -> None:
     """A tenth of 4,000: 6 sigma off but once in 10^9 runs."""
-    sources = copy_sources([np.zeros(4001, dtype=np.int32)])
+    sources = copy_sources([[0] * 4001])
     forgotten = sources.forgetting(0.1, torch.Generator().manual_seed(0))
     gone = (forgotten.starts == NOWHERE) & (sources.starts != NOWHERE)
     assert abs(int(gone.sum()) - 400) < 6 * (4000 * 0.1 * 0.9) ** 0.5
@@ -197,7 +231,7 @@ def test_what_is_looked_up_is_demanded() -> None:
     text, kv = random_text(0, 9), random_target_kv(draft.target, 9)
     batch = train_batch(draft, [text], [kv], [random_hidden(draft, 0, 9)], [[5]])
     with pytest.raises(ValueError, match="copy hint"):
-        trainable(draft)(batch._replace(copies=None), torch.ones(1, 1).long())
+        trainable(draft)(batch._replace(copy_sources=None), torch.ones(1, 1).long())
 
 
 def test_what_cannot_be_trained_is_refused() -> None:

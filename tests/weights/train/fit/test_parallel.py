@@ -40,13 +40,14 @@ def batch_and_learner(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainBa
     samples = [located.sample for located in data.training]
     token_ids = draft_vocabulary(samples, 48, VOCABULARY, {STOP_ID})
     vocabulary = Vocabulary(token_ids, target.head, most_own=4)
-    batch = FeatureReader(data.store, vocabulary).batch(data.training[:3])
+    batch = FeatureReader(data.store, vocabulary, copy_hint=True).batch(data.training[:3])
     assert len(batch.own.token_ids), "no sequence shows a token of its own"
     assert not bool(batch.is_row.all()), "there is no padding to be shared out"
-    shape = draft_config(target, (0, 2), True, MAX_DELAY, 48)
+    shape = draft_config(target, (0, 2), True, MAX_DELAY, 48, copy_hint=True)
     draft = TrainableDraft(shape, target.config, target.embedding)
     warm_start(draft, target)
     torch.nn.init.normal_(draft.hidden_proj.weight, std=0.1)
+    torch.nn.init.normal_(draft.copy_proj.weight, std=0.1)
     learner = Learner(
             draft, make_optimizer(draft, config), WeightAverage(draft, 0.0), vocabulary,
             torch.float32, Workers(CPU),

@@ -21,19 +21,24 @@ def test_a_period_that_comes_again_and_again(at_once: int) -> None:
     """A period of p tokens: the first one whose five tokens before stood before is p + 6."""
     for period in (1, 2, 7, 40):
         repeated = list(range(period)) * 200
-        assert tokens_kept(repeated, at_once) == period + 5 + MOST_REPEATED
+        assert tokens_kept(repeated, at_once) == period + 5 + max(MOST_REPEATED, period)
 
 
 def test_text_that_does_not_repeat_is_none() -> None:
     assert tokens_kept([n * n % 10_007 for n in range(2_000)]) is None
 
 
-def test_a_long_quotation_is_not_enough() -> None:
-    """It counts from its sixth token on, and what follows it differs."""
-    quoted = list(range(MOST_REPEATED + 4))
-    assert tokens_kept([*quoted, 900, *quoted, 901, *quoted, 902]) is None
-    longer = list(range(MOST_REPEATED + 5))
-    assert tokens_kept([*longer, 900, *longer]) == 2 * len(longer) + 1
+def test_a_quotation_is_no_loop() -> None:
+    """However long it is: what stands between, or follows, differs."""
+    for length in (20, 50, 400):
+        quoted = list(range(length))
+        assert tokens_kept([*quoted, *range(900, 910), *quoted, 911, *quoted, 912]) is None
+
+
+def test_once_through_its_period_it_is_one() -> None:
+    """Few tokens may come again and again: no loop before there are enough of them."""
+    assert tokens_kept([1, 2, 3] * 12) is None
+    assert tokens_kept([1, 2, 3] * 14) == 3 + 5 + MOST_REPEATED
 
 
 def test_what_followed_last_counts() -> None:
