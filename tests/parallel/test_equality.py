@@ -77,6 +77,7 @@ def _drafter(
     workers: Workers | None,
 ) -> Drafter:
     if isinstance(draft, GlideModel):
+        draft.copy_hint = False  # as on several ranks
         glide = RemoteGlide(draft, workers) if workers else draft
         return GlideDrafter(glide, own, caches, block_size, CPU)
     model = RemoteModel(draft, workers, "draft_forward", "draft_logits") if workers else draft
