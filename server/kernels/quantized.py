@@ -6,7 +6,7 @@ Q8_0   scale (half precision), 32 signed bytes; weight = scale * value
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -97,11 +97,10 @@ def side_by_side(weights: Sequence[Weight]) -> Weight | None:
     if not weights:
         return None
     floats = [weight for weight in weights if isinstance(weight, torch.Tensor)]
-    if len(floats) == len(weights):
-        return torch.cat(floats, dim=1)
-    kinds = {weight.kind if isinstance(weight, QuantizedWeight) else "floats" for weight in weights}
+    quantized = [weight for weight in weights if isinstance(weight, QuantizedWeight)]
+    kinds = {weight.kind for weight in quantized} | {"floats" for _ in floats}
     if len(kinds) != 1:
         raise ValueError(f"weights of {len(kinds)} kinds: {', '.join(sorted(kinds))}")
-    blocks = [weight.blocks for weight in weights if isinstance(weight, QuantizedWeight)]
-    (kind,) = (weight.kind for weight in weights[:1] if isinstance(weight, QuantizedWeight))
-    return QuantizedWeight(kind, torch.cat(blocks, dim=1))
+    if floats:
+        return torch.cat(floats, dim=1)
+    return replace(quantized[0], blocks=torch.cat([weight.blocks for weight in quantized], dim=1))

@@ -67,7 +67,7 @@ def test_decoder(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "kind"), QUANTIZED)
 def test_quantized_layers(name: str, kind: QuantizedKind) -> None:
-    test_quantized_decoder.test_error_is_below_that_of_torch_in_bfloat16(name, kind, 16)
+    test_quantized_decoder.test_error_is_at_most_twice_that_of_torch_in_bfloat16(name, kind, 16)
     test_quantized_decoder.test_threads_change_no_bit(name, kind, 2)
     model = quantized_model(name, kind, num_threads=1)
     variant = (model, one_by_one(model, TOKENS))
@@ -78,10 +78,11 @@ def test_quantized_layers(name: str, kind: QuantizedKind) -> None:
 
 def test_draft() -> None:
     test_glide_native.test_error_is_that_of_torch_in_bfloat16("everything")
-    test_glide_native.test_chains_are_single_steps_in_any_company("three-glimpses")
+    for name in ("three-glimpses", "copies-hidden"):
+        test_glide_native.test_chains_are_single_steps_in_any_company(name)
 
 
 def test_quantized_draft() -> None:
     name, kind = test_glide_quantized.CASES[0][0], test_quantized.KINDS[0]
-    test_glide_quantized.test_error_is_below_that_of_torch_in_bfloat16(name, kind)
+    test_glide_quantized.test_error_is_at_most_twice_that_of_torch_in_bfloat16(name, kind)
     test_glide_quantized.test_chains_are_single_steps_in_any_company(name, kind)
