@@ -2,6 +2,7 @@
 goes on reading its stream and asks for something structured meanwhile."""
 
 import itertools
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ class Reader:
                     assert response.status_code == 200
                     for line in response.iter_lines():
                         if line.startswith("data: {"):
-                            assert "error" not in line, line
+                            assert "error" not in json.loads(line.removeprefix("data: ")), line
                             self._times.append(time.monotonic())
                         if self._stopped.is_set():
                             return
