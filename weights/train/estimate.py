@@ -88,7 +88,7 @@ def estimate(
     costs = _costs(config, target, device)
     if seconds is None:
         num_written, num_read = num_wanted, num_given + num_wanted
-        training = _EPOCHS * num_read * costs.learning
+        training = (config.epochs or _EPOCHS) * num_read * costs.learning
     else:
         num_written = min(num_wanted, int(seconds * TEXT_SHARE / costs.writing))
         left = seconds - num_written * costs.writing

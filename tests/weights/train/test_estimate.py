@@ -51,9 +51,15 @@ def test_the_parts_fill_the_time(config: estimate_module.TrainConfig, seconds: f
     assert found.num_tokens < 10**9
 
 
-def test_epochs_limit_the_passes(config: estimate_module.TrainConfig) -> None:
+def test_epochs_limit_the_passes_and_without_a_time_say_how_many(
+    config: estimate_module.TrainConfig,
+) -> None:
     found = estimate(replace(config, epochs=0.5), TARGET, CPU, 1_000, 0, 1e6)
     assert found.passes == 0.5
+    untimed = estimate(replace(config, epochs=6.0), TARGET, CPU, 1_000, 0, None)
+    default = estimate(config, TARGET, CPU, 1_000, 0, None)
+    assert untimed.passes == pytest.approx(6.0)
+    assert untimed.training_seconds == pytest.approx(2 * default.training_seconds)
 
 
 def test_more_text_agrees_more() -> None:
