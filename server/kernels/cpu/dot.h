@@ -29,6 +29,18 @@ constexpr int kLargest = 127, kLargestWide = 127 * 128;  // integers of an activ
 struct WideQuads {
   int first, second;    // from 0 to 7
   float largest, rest;  // absolute values: of these two quads, and of the other six
+
+  // Of the three largest keys. A key is a quad's largest absolute value as an integer, which has the
+  // same order, with the quad's number in its lowest bits.
+  static WideQuads of_keys(int32_t first, int32_t second, int32_t third) {
+    const auto value = [](int32_t key) {
+      const int32_t bits = key & ~7;
+      float x;
+      std::memcpy(&x, &bits, sizeof x);
+      return x;
+    };
+    return {first & 7, second & 7, value(first), value(third)};
+  }
 };
 
 }  // namespace glidecape

@@ -24,7 +24,6 @@ inline WideQuads find_wide_quads(Lanes a, Lanes b) {
   };
   const __m512i one_each = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
   const __m512 eight = _mm512_permutex2var_ps(of_quads(a), one_each, of_quads(b));
-  // Numbers as integers, in the order of the absolute values; the lowest bits name the quad.
   const __m256i names = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), low = _mm256_set1_epi32(7);
   __m256i left = _mm256_castps_si256(_mm512_castps512_ps256(eight));
   left = _mm256_or_si256(_mm256_andnot_si256(low, left), names);
@@ -36,13 +35,7 @@ inline WideQuads find_wide_quads(Lanes a, Lanes b) {
     return _mm256_cvtsi256_si32(most);
   };
   const int first = take(), second = take(), rest = take();
-  const auto value = [](int key) {
-    const int bits = key & ~7;
-    float x;
-    std::memcpy(&x, &bits, sizeof x);
-    return x;
-  };
-  return {first & 7, second & 7, value(first), value(rest)};
+  return WideQuads::of_keys(first, second, rest);
 }
 
 inline void put_values(int8_t* group, IntLanes a, IntLanes b, const WideQuads& quads) {

@@ -27,7 +27,6 @@ inline WideQuads find_wide_quads(Lanes a, Lanes b) {
   alignas(64) float values[kGroup];
   store(values, abs(a));
   store(values + 16, abs(b));
-  // Numbers as integers, in the order of the absolute values; the lowest bits name the quad.
   int32_t keys[8];
   for (int quad = 0; quad < 8; ++quad) {
     const float* four = values + 4 * quad;
@@ -40,13 +39,7 @@ inline WideQuads find_wide_quads(Lanes a, Lanes b) {
     return std::exchange(*most, 0);
   };
   const int32_t first = take(), second = take(), rest = take();
-  const auto value = [](int32_t key) {
-    const int32_t bits = key & ~7;
-    float x;
-    std::memcpy(&x, &bits, sizeof x);
-    return x;
-  };
-  return {first & 7, second & 7, value(first), value(rest)};
+  return WideQuads::of_keys(first, second, rest);
 }
 
 // Here and now: else GCC forms many products before it adds any, and runs out of registers.
