@@ -12,7 +12,14 @@ from server.kernels.cpu.glide import NativeGlide, supports_glide
 from server.kernels.linear import LinearFn, can_pack, packed_linear, reference_linear
 from server.kernels.quantized import QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import DecoderFn, DecoderShape, GlideShape, GlideWeights, LayerWeights
+from server.kernels.types import (
+    DecoderEnds,
+    DecoderShape,
+    ForwardFn,
+    GlideShape,
+    GlideWeights,
+    LayerWeights,
+)
 
 TRITON_ON_CPU = False
 """For tests: whether to use the Triton kernels on a CPU too, in Triton's interpreter."""
@@ -119,10 +126,28 @@ def logits_linear(weight: Weight, dtype: torch.dtype | None = None) -> LinearFn:
     return lambda x: apply(x).float()
 
 
+def greedy_tokens(logits: torch.Tensor) -> list[int]:
+    """The most probable token of each row [rows, vocab], the first among equals.
+
+    Raises:
+        ValueError: a row has NaN: the model's weights or its precision are broken.
+    """
+    if native.supports_best(logits):
+        best = native.best_tokens(logits)
+        is_broken = min(best, default=0) < 0
+    else:
+        best = kernels_for(logits).argmax(logits).tolist()
+        is_broken = bool(logits.sum().isnan())  # 20 times cheaper than isnan().any()
+    if is_broken:
+        raise ValueError("the model computed NaN; its weights or its dtype are unusable")
+    return best
+
+
 def fused_decoder(
-    shape: DecoderShape, sample: Weight, layers: Iterator[LayerWeights]
-) -> DecoderFn | None:
-    """All decoder layers as one call, or None where the machine has only the single kernels.
+    shape: DecoderShape, ends: DecoderEnds, sample: Weight, layers: Iterator[LayerWeights]
+) -> ForwardFn | None:
+    """A model from tokens to final hidden states as one call, or None where the machine has only
+    the single kernels.
 
     Args:
         sample: any of the weights, for its format and device.
@@ -131,7 +156,7 @@ def fused_decoder(
     if not native.supports(shape, sample):
         return None
     quantized = isinstance(sample, QuantizedWeight)
-    decoder = native.NativeDecoder(shape, quantized, torch.get_num_threads())
+    decoder = native.NativeDecoder(shape, ends, quantized, torch.get_num_threads())
     for index in range(shape.num_layers):
         decoder.set_layer(index, next(layers))
     return decoder

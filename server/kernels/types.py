@@ -11,8 +11,29 @@ from server.kernels.tree import LayerCache, TreeBatch
 
 CosSin = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines of rotary angles, [rows, 1, head_dim] each."""
-DecoderFn = Callable[[torch.Tensor, CosSin, Sequence[LayerCache], TreeBatch], torch.Tensor]
-"""(x [rows, hidden], cosines and sines in float32, caches, batch) -> [rows, hidden]"""
+ForwardFn = Callable[[torch.Tensor, Sequence[LayerCache], TreeBatch], torch.Tensor]
+"""(token ids [rows], caches, batch) -> final hidden states [rows, hidden], normed; writes the rows'
+KV. Token ids lie in the vocabulary, and in trees parents come before their children."""
+
+
+class RotaryGrowth(NamedTuple):
+    """How the base of rotary frequencies grows with the context (NTK scaling); `models/rope.py`."""
+
+    theta: float
+    factor: float
+    trained: int
+    """Tokens of the context that the model was trained with; up to there, nothing grows."""
+
+
+class RotaryAngles(NamedTuple):
+    """What gives the rotary angles of any position: position times frequency."""
+
+    frequencies: torch.Tensor
+    """[head_dim / 2] float32"""
+    scale: float
+    """Factor on cosines and sines."""
+    growth: RotaryGrowth | None
+    """None for frequencies that are the same everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +48,17 @@ class DecoderShape:
     head_dim: int
     qk_norm: bool
     eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderEnds:
+    """What a decoder has before and behind its layers."""
+
+    embedding: torch.Tensor
+    """[vocab_size, hidden]; not copied."""
+    final_norm: torch.Tensor
+    """[hidden]"""
+    rotary: RotaryAngles
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +121,10 @@ class GlideWeights:
     """[max_delay, hidden]"""
     matches: torch.Tensor
     """[max_match + 1, hidden]"""
+    rotary: RotaryAngles
+    """Of the self-attention."""
+    cross_rotary: RotaryAngles
+    """Of the glimpse."""
 
 
 class OwnTokens(NamedTuple):
@@ -177,8 +213,6 @@ class Filling(NamedTuple):
     token_ids: torch.Tensor
     """[rows] int64"""
     batch: TreeBatch
-    cos_sin: CosSin
-    """Rotary angles of the self-attention."""
 
 
 class Chains(NamedTuple):

@@ -71,7 +71,6 @@ class GlideModel(ABC):
         self.glimpse_hidden = self.config.glimpse_hidden
         self.copy_hint = self.config.copy_hint
         self.context_vocab_size = 0 if self._head is None else self.config.context_vocab_size
-        self._make_rotaries()
 
     def head_rows(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Rows of the target's head [n, hidden] for token ids [n]; with a `context_vocab_size`
@@ -81,17 +80,6 @@ class GlideModel(ABC):
         if isinstance(self._head, QuantizedWeight):
             return self._head.rows(token_ids).dequantize().to(self.placement.dtype)
         return self._head[token_ids.to(self._head.device)]
-
-    def _make_rotaries(self) -> None:
-        config, target, device = self.config, self.target, self.placement.device
-        own = config.rope or target.rope
-        cross = target.rope
-        if config.cross_rope_theta is not None:
-            cross = RopeConfig(theta=config.cross_rope_theta)
-        self.rotary = RotaryEmbedding(own, config.head_dim, device)
-        self.cross_rotary = self.rotary
-        if (own, config.head_dim) != (cross, target.head_dim):
-            self.cross_rotary = RotaryEmbedding(cross, target.head_dim, device)
 
     @abstractmethod
     def draft(self, step: DraftStep, caches: Caches) -> torch.Tensor:
@@ -127,15 +115,6 @@ class GlideModel(ABC):
         """
         raise RuntimeError("no kernel drafts whole chains here")
 
-    def _angles(
-        self, positions: torch.Tensor, dtype: torch.dtype = torch.float32
-    ) -> tuple[CosSin, CosSin]:
-        """Rotary angles of the self-attention and of the glimpse."""
-        own = cross = self.rotary(positions, dtype)
-        if self.cross_rotary is not self.rotary:
-            cross = self.cross_rotary(positions, dtype)
-        return own, cross
-
 
 class FusedGlide(GlideModel):
     """A draft of one layer in native kernels, whole chains in one call."""
@@ -147,10 +126,10 @@ class FusedGlide(GlideModel):
         self._native = native
 
     def draft(self, step: DraftStep, caches: Caches) -> torch.Tensor:
-        return self._native.logits(step, caches, self._angles(step.batch.positions))
+        return self._native.logits(step, caches)
 
     def fill(self, token_ids: torch.Tensor, batch: TreeBatch, caches: Caches) -> None:
-        self._native.fill(self._filling(token_ids, batch), caches.own)
+        self._native.fill(Filling(token_ids, batch), caches.own)
 
     def draft_chains(
         self,
@@ -160,13 +139,30 @@ class FusedGlide(GlideModel):
         num_candidates: int,
         behind: tuple[torch.Tensor, TreeBatch] | None = None,
     ) -> Chains:
-        filling = None if behind is None else self._filling(*behind)
-        offsets = torch.arange(int(roots.depths[0]))[:, None]
-        angles = self._angles((roots.starts + offsets).flatten())
-        return self._native.chains(roots, ends, caches, angles, num_candidates, filling)
+        filling = None if behind is None else Filling(*behind)
+        return self._native.chains(roots, ends, caches, num_candidates, filling)
 
-    def _filling(self, token_ids: torch.Tensor, batch: TreeBatch) -> Filling:
-        return Filling(token_ids, batch, self.rotary(batch.positions, torch.float32))
+
+class Rotaries(NamedTuple):
+    """Rotary angles of a draft's self-attention and of its glimpse; one object where they are the
+    same."""
+
+    own: RotaryEmbedding
+    cross: RotaryEmbedding
+
+    @classmethod
+    def of(cls, config: GlideConfig, target: ModelConfig, device: torch.device) -> "Rotaries":
+        own, cross = config.rope or target.rope, target.rope
+        if config.cross_rope_theta is not None:
+            cross = RopeConfig(theta=config.cross_rope_theta)
+        rotary = RotaryEmbedding(own, config.head_dim, device)
+        if (own, config.head_dim) == (cross, target.head_dim):
+            return cls(rotary, rotary)
+        return cls(rotary, RotaryEmbedding(cross, target.head_dim, device))
+
+    def __call__(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[CosSin, CosSin]:
+        own = self.own(positions, dtype)
+        return own, own if self.cross is self.own else self.cross(positions, dtype)
 
 
 class LayerEnds(NamedTuple):
@@ -182,6 +178,7 @@ class LayerEnds(NamedTuple):
     """None for drafts without a copy hint."""
     matches: torch.Tensor
     """[max_match + 1, hidden]"""
+    rotaries: Rotaries
     norm: RMSNorm | None
     apply_head: LinearFn
 
@@ -212,7 +209,7 @@ class LayeredGlide(GlideModel):
         x = self._embed(token_ids)
         *lower, last = zip(self.layers, caches.own, strict=True)
         if not lower:
-            last[0].write(x, self.rotary(batch.positions, x.dtype), last[1], batch)
+            last[0].write(x, self.ends.rotaries.own(batch.positions, x.dtype), last[1], batch)
             return
         shared = self._shared(batch, strictly_earlier_view(batch), caches)
         for layer, cache in lower:
@@ -225,7 +222,7 @@ class LayeredGlide(GlideModel):
 
     def _shared(self, batch: TreeBatch, glimpse: TreeBatch, caches: Caches) -> GlideStep:
         """glimpse: the rows' view of the target's KV."""
-        angles = self._angles(batch.positions, self.placement.dtype)
+        angles = self.ends.rotaries(batch.positions, self.placement.dtype)
         return GlideStep(*angles, batch, glimpse, caches.target)
 
     def _hint(self, step: DraftStep) -> torch.Tensor | None:

@@ -10,7 +10,14 @@ from server.kernels.quantized import QuantizedWeight, Weight, quantize, side_by_
 from server.kernels.types import GlideShape, GlideWeights
 from server.models.config import ModelConfig
 from server.models.decoder_layer import decoder_layout
-from server.models.glide import FusedGlide, GlideModel, LayeredGlide, LayerEnds, Pairing
+from server.models.glide import (
+    FusedGlide,
+    GlideModel,
+    LayeredGlide,
+    LayerEnds,
+    Pairing,
+    Rotaries,
+)
 from server.models.glide_config import GlideConfig, check_fits
 from server.models.glide_layer import (
     GlideLayer,
@@ -124,7 +131,8 @@ class GlideParameters:
             *(self.config, self.target, self.placement, self.draft_token_ids),
             self._context_head(target_embedding, target_head),
         )
-        fused = self._fused(embedding, head)
+        rotaries = Rotaries.of(self.config, self.target, self.placement.device)
+        fused = self._fused(embedding, head, rotaries)
         if fused is not None:
             return FusedGlide(pairing, fused)
         ends = LayerEnds(
@@ -133,6 +141,7 @@ class GlideParameters:
             delays=self.delay_embedding,
             copy_proj=None if self.copy_proj is None else self.copy_proj.freeze(),
             matches=self.match_embedding,
+            rotaries=rotaries,
             norm=self.norm,
             apply_head=kernels.logits_linear(head, self.placement.dtype),
         )
@@ -149,7 +158,9 @@ class GlideParameters:
         tied = self.target.tie_word_embeddings
         return _shared("head", target_embedding if tied else target_head)
 
-    def _fused(self, embedding: torch.Tensor, head: Weight) -> kernels.NativeGlide | None:
+    def _fused(
+        self, embedding: torch.Tensor, head: Weight, rotaries: Rotaries
+    ) -> kernels.NativeGlide | None:
         first, glimpse = self.layers[0], self.layers[0].glimpse
         # The kernel is for drafts that read the target's cache, and knows no collectives.
         if glimpse is None or not self.placement.shard.is_whole:
@@ -157,7 +168,7 @@ class GlideParameters:
         return kernels.fused_glide(
             glide_shape(self.config, self.target),
             head,
-            lambda: self._weights(first, glimpse, embedding, head),
+            lambda: self._weights(first, glimpse, embedding, head, rotaries),
         )
 
     def _weights(
@@ -166,6 +177,7 @@ class GlideParameters:
         glimpse: GlimpseParameters,
         embedding: torch.Tensor,
         head: Weight,
+        rotaries: Rotaries,
     ) -> GlideWeights:
         """What the fused kernel takes; where the head is quantized, all is."""
         quantization = DRAFT_QUANTIZATION if isinstance(head, QuantizedWeight) else None
@@ -185,6 +197,8 @@ class GlideParameters:
             hint_proj=side_by_side([part.weight_in(quantization) for part in hints]),
             delays=self.delay_embedding,
             matches=self.match_embedding,
+            rotary=rotaries.own.angles(),
+            cross_rotary=rotaries.cross.angles(),
         )
 
     def _head(self, target_head: Weight | None) -> Weight:

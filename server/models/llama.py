@@ -13,7 +13,7 @@ from server.kernels import dispatch as kernels
 from server.kernels.linear import LinearFn
 from server.kernels.quantized import Weight
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import CosSin, DecoderFn, DecoderShape
+from server.kernels.types import DecoderEnds, DecoderShape, ForwardFn
 from server.models.config import ModelConfig
 from server.models.decoder_layer import DecoderLayer, LayerParameters, decoder_layout
 from server.models.layers import Placement, RMSNorm, Slots
@@ -81,15 +81,30 @@ class LlamaParameters:
         if len(self.layers) != config.num_layers:
             raise RuntimeError("these parameters have been frozen already")
         head, fused = self.head(quantization), None
+        rotary = RotaryEmbedding(config.rope, config.head_dim, placement.device)
         if placement.shard.is_whole:  # the fused layers know no collectives
             weights = (layer.weights(quantization) for layer in self._used_up())
-            fused = kernels.fused_decoder(decoder_shape(config), head, weights)
-        layers = fused or _in_turn([DecoderLayer(p, quantization) for p in self._used_up()])
+            ends = DecoderEnds(self.embedding, self.norm.weight, rotary.angles())
+            fused = kernels.fused_decoder(decoder_shape(config), ends, head, weights)
+        forward = fused or self._in_turn(rotary, quantization)
         apply_head = kernels.logits_linear(head, placement.dtype)
-        return LlamaModel(
-            *(config, placement, self.embedding, layers, self.norm, apply_head),
-            is_fused=fused is not None,
-        )
+        return LlamaModel(config, placement, forward, apply_head, is_fused=fused is not None)
+
+    def _in_turn(self, rotary: RotaryEmbedding, quantization: Quantization | None) -> ForwardFn:
+        """A function that runs embedding, layers and norm one after another."""
+        config, placement, embedding, norm = self.config, self.placement, self.embedding, self.norm
+        layers = [DecoderLayer(parameters, quantization) for parameters in self._used_up()]
+
+        def run(
+            token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
+        ) -> torch.Tensor:
+            x = placement.shard.lookup(embedding, token_ids, config.vocab_size)
+            cos_sin = rotary(batch.positions, placement.dtype)
+            for layer, cache in zip(layers, caches, strict=True):
+                x = layer(x, cos_sin, cache, batch)
+            return norm(x).to(placement.dtype)
+
+        return run
 
     def _used_up(self) -> Iterator[LayerParameters]:
         """Yields the layers in order and drops each, so that most weights exist only once."""
@@ -101,29 +116,23 @@ class LlamaModel:
     """A model that is ready to run.
 
     Args:
-        embedding: [this rank's tokens, hidden]
+        forward: everything but the head.
         apply_head: hidden states to this rank's logits, in float32.
-        is_fused: the layers run in native kernels, which bring their own threads, and take rotary
-            angles in float32.
+        is_fused: `forward` is a native kernel, which brings its own threads.
     """
 
     def __init__(
         self,
         config: ModelConfig,
         placement: Placement,
-        embedding: torch.Tensor,
-        layers: DecoderFn,
-        norm: RMSNorm,
+        forward: ForwardFn,
         apply_head: LinearFn,
         is_fused: bool,
     ) -> None:
         self.config = config
         self.placement = placement
-        self.embedding = embedding
-        self.layers = layers
-        self.norm = norm
-        self.rotary = RotaryEmbedding(config.rope, config.head_dim, placement.device)
         self.is_fused = is_fused
+        self._forward = forward
         self._apply_head = apply_head
 
     def __call__(
@@ -131,28 +140,12 @@ class LlamaModel:
     ) -> torch.Tensor:
         """Runs the rows and writes their KV. token_ids: [rows] -> final hidden states [rows,
         hidden], normed."""
-        dtype = self.placement.dtype
-        x = self.placement.shard.lookup(self.embedding, token_ids, self.config.vocab_size)
-        cos_sin = self.rotary(batch.positions, torch.float32 if self.is_fused else dtype)
-        return self.norm(self.layers(x, cos_sin, caches, batch)).to(dtype)
+        return self._forward(token_ids, caches, batch)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, hidden] -> [rows, vocab_size] float32; on ranks other than 0, only of the rank's
         own tokens."""
         return self.placement.shard.gather_columns(self._apply_head(hidden), self.config.vocab_size)
-
-
-def _in_turn(layers: Sequence[DecoderLayer]) -> DecoderFn:
-    """A function that runs all layers, one after another."""
-
-    def run(
-        x: torch.Tensor, cos_sin: CosSin, caches: Sequence[LayerCache], batch: TreeBatch
-    ) -> torch.Tensor:
-        for layer, cache in zip(layers, caches, strict=True):
-            x = layer(x, cos_sin, cache, batch)
-        return x
-
-    return run
 
 
 def decoder_shape(config: ModelConfig) -> DecoderShape:

@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from server.kernels.types import RotaryAngles, RotaryGrowth
 from server.models.config import RopeConfig
 
 
@@ -32,6 +33,13 @@ class RotaryEmbedding:
         angles = positions[:, None].float() * frequencies
         angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
         return (angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype)
+
+    def angles(self) -> RotaryAngles:
+        """The same for native kernels, which work them out themselves."""
+        config, growth = self.config, None
+        if config.type == "dynamic":
+            growth = RotaryGrowth(config.theta, config.factor, config.original_max_position)
+        return RotaryAngles(self.frequencies.float().contiguous(), self.scale, growth)
 
     def _dynamic_frequencies(self, positions: torch.Tensor) -> torch.Tensor:
         """NTK scaling whose base grows with the context, [rows, head_dim / 2].

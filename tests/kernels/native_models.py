@@ -15,9 +15,11 @@ from server.kernels.cpu.instruction_sets import (
     asks_cpu,
     built_libraries,
 )
+from server.kernels.types import DecoderEnds
 from server.models.config import ModelConfig, RopeConfig
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, LlamaParameters
+from server.models.rope import RotaryEmbedding
 from tests.kernels.paged import CPU, make_model
 
 VOCAB_SIZE = 101
@@ -88,6 +90,12 @@ def draw_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
             tensor.normal_(0.0, 1.5 * slot.shape[-1] ** -0.5, generator=generator)
         weights[slot_name] = tensor.bfloat16().float()
     return weights
+
+
+def decoder_ends(config: ModelConfig, dtype: torch.dtype = torch.bfloat16) -> DecoderEnds:
+    embedding = torch.zeros(config.vocab_size, config.hidden_size, dtype=dtype)
+    angles = RotaryEmbedding(config.rope, config.head_dim, CPU).angles()
+    return DecoderEnds(embedding, torch.ones(config.hidden_size), angles)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from server.kernels.linear import can_pack, packed_linear, reference_linear
 from server.kernels.types import DecoderShape
 from server.models import decoder_layer
 from tests.kernels.native_models import (
+    VARIANTS,
+    decoder_ends,
     native_model,
     needs_native,
     random_tokens,
@@ -24,6 +26,7 @@ SHAPE = DecoderShape(
     num_layers=1, hidden=32, inner=64, num_heads=4, num_kv_heads=2, head_dim=32, qk_norm=False,
     eps=1e-5,
 )  # fmt: skip
+ENDS = decoder_ends(VARIANTS["mha-64"])
 needs_packing = pytest.mark.skipif(
     not can_pack(torch.empty(2, 2, dtype=torch.bfloat16)),
     reason="oneDNN has no bfloat16 on this CPU",
@@ -94,14 +97,14 @@ def test_sizes_the_native_decoder_does_not_take(sizes: dict[str, int]) -> None:
     sample = torch.empty(4, 32, dtype=torch.bfloat16)
     assert native.supports(SHAPE, sample)
     assert not native.supports(replace(SHAPE, **sizes), sample)
-    assert dispatch.fused_decoder(replace(SHAPE, **sizes), sample, iter([])) is None
+    assert dispatch.fused_decoder(replace(SHAPE, **sizes), ENDS, sample, iter([])) is None
 
 
 def test_nothing_is_native_without_the_library() -> None:
     with without_native_library():
         weight = torch.randn(6, 4).bfloat16()
         assert not native.supports_linear(weight)
-        assert dispatch.fused_decoder(SHAPE, weight, iter([])) is None
+        assert dispatch.fused_decoder(SHAPE, ENDS, weight, iter([])) is None
         x = torch.randn(3, 4).bfloat16()
         logits = dispatch.logits_linear(weight)(x)
         assert logits.dtype is torch.float32

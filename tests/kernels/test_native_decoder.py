@@ -3,21 +3,26 @@ comes to be computed."""
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
-from server.kernels.cpu.decoder import NativeDecoder
+from server.kernels.cpu.decoder import NativeDecoder, best_tokens
 from server.kernels.tree import LayerCache
+from server.models.config import RopeConfig
 from server.models.llama import LlamaModel, decoder_shape
 from tests.kernels.native_models import (
     VARIANTS,
+    decoder_ends,
     native_model,
     needs_native,
     random_tokens,
+    random_weights,
     torch_model,
+    without_native_library,
 )
-from tests.kernels.paged import Nodes, PagedModel, tree_batch
+from tests.kernels.paged import Nodes, PagedModel, make_model, tree_batch
 
 pytestmark = needs_native()
 
@@ -28,6 +33,11 @@ TREE = (-1, 0, 1, 2, 0, 1, 4, 6)
     |   '-- 5
     '-- 4 - 6 - 7
 """
+ROPE_SCALINGS = (
+    RopeConfig(theta=1000.0, type="linear", factor=2.0),
+    RopeConfig(theta=1000.0, type="dynamic", factor=4.0, original_max_position=16),
+    RopeConfig(theta=1000.0, type="yarn", factor=4.0, original_max_position=16),
+)
 CONTEXT = 37
 TOKENS = random_tokens(60)
 TREE_TOKENS = random_tokens(len(TREE), seed=1)
@@ -161,33 +171,55 @@ def test_models_come_and_go() -> None:
         assert torch.equal(one_by_one(native_model("mha-64"), TOKENS[:3]), expected)
 
 
-def decoder_call(
-    x: torch.Tensor, dtype: torch.dtype = torch.bfloat16, num_caches: int = 1
-) -> torch.Tensor:
+def decoder_call(dtype: torch.dtype = torch.bfloat16, num_caches: int = 1) -> torch.Tensor:
     """One row through a decoder without layers' weights set; refused before it runs."""
-    model = native_model("mha-64")
-    decoder = NativeDecoder(decoder_shape(model.config), quantized=False, num_threads=1)
+    config = VARIANTS["mha-64"]
+    decoder = NativeDecoder(
+        decoder_shape(config), decoder_ends(config), quantized=False, num_threads=1
+    )
     pool = torch.zeros(2, 2, 4, 2, 64, dtype=dtype)
     caches = [LayerCache(*pool)] * num_caches
     batch = tree_batch(torch.tensor([[0, 1]]), 4, (Nodes(0, 0, [1]),))
-    cos_sin = model.rotary(batch.positions, torch.float32)
-    return decoder(x, cos_sin, caches, batch)
+    return decoder(torch.tensor([1]), caches, batch)
 
 
 def test_wrong_caches_are_refused() -> None:
-    x = torch.zeros(1, 80)
     with pytest.raises(ValueError, match="1 caches for 2 layers"):
-        decoder_call(x)
+        decoder_call()
     with pytest.raises(ValueError, match="float32"):
-        decoder_call(x, dtype=torch.float32, num_caches=2)
+        decoder_call(dtype=torch.float32, num_caches=2)
 
 
-def test_caller_keeps_its_input() -> None:
-    model = native_model("mha-64")
-    assert model.is_fused
-    pool = PagedModel(model)
-    batch = tree_batch(pool.tables, 4, (Nodes(0, 0, [1, 2]),))
-    x = torch.randn(2, 80)
-    kept = x.clone()
-    model.layers(x, model.rotary(batch.positions, torch.float32), pool.caches, batch)
-    assert torch.equal(x, kept)
+def test_wrong_embedding_is_refused() -> None:
+    config = VARIANTS["mha-64"]
+    ends = decoder_ends(config, torch.float32)
+    with pytest.raises(ValueError, match="bfloat16"):
+        NativeDecoder(decoder_shape(config), ends, quantized=False, num_threads=1)
+
+
+@pytest.mark.parametrize("scaling", ROPE_SCALINGS, ids=lambda rope: rope.type)
+def test_rotary_angles_of_every_kind(scaling: RopeConfig) -> None:
+    """Far beyond the trained context too, where `dynamic` frequencies grow with each position."""
+    config = replace(VARIANTS["mha-64"], rope=scaling)
+    weights = random_weights("mha-64")
+    tokens = random_tokens(60)
+    native = PagedModel(make_model(config, weights, torch.bfloat16)).run(tokens, [20] + [1] * 40)
+    with without_native_library():
+        exact = PagedModel(make_model(config, weights, torch.float32)).run(tokens, [20] + [1] * 40)
+        rounded = PagedModel(make_model(config, weights, torch.bfloat16))
+        usual = (rounded.run(tokens, [20] + [1] * 40) - exact).square().mean().sqrt()
+    assert (native - exact).square().mean().sqrt() < 1.5 * usual
+
+
+@pytest.mark.parametrize("vocab", [1, 15, 16, 17, 101, 49152])
+def test_best_tokens(vocab: int) -> None:
+    """The first among equals, wherever it stands; -1 for a row with NaN, wherever that stands."""
+    generator = torch.Generator().manual_seed(vocab)
+    logits = torch.randn(40, vocab, generator=generator).mul(2).round()
+    logits[0] = -torch.inf
+    broken = torch.randint(vocab, (10,), generator=generator).tolist()
+    for row, column in enumerate(broken, start=20):
+        logits[row, column] = torch.nan
+    expected = logits.numpy().argmax(axis=-1).tolist()
+    expected[20:30] = [-1] * 10
+    assert best_tokens(logits) == expected

@@ -11,7 +11,12 @@ from server.kernels.quantized import QuantizedKind, QuantizedWeight, Weight, qua
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, LlamaParameters, decoder_shape
 from server.models.quantization import Quantization
-from tests.kernels.native_models import needs_native, random_tokens, without_native_library
+from tests.kernels.native_models import (
+    decoder_ends,
+    needs_native,
+    random_tokens,
+    without_native_library,
+)
 from tests.kernels.paged import CPU, Nodes, PagedModel, make_model
 from tests.kernels.quantized_models import (
     KINDS,
@@ -181,7 +186,8 @@ def test_mixing_quantized_and_plain_weights_is_refused(field: str, kind: Quantiz
         (True, all_quantized, all_plain),
         (False, all_plain, all_quantized),
     ):
-        decoder = NativeDecoder(decoder_shape(parameters.config), quantized_decoder, num_threads=1)
+        shape, ends = decoder_shape(parameters.config), decoder_ends(parameters.config)
+        decoder = NativeDecoder(shape, ends, quantized_decoder, num_threads=1)
         decoder.set_layer(0, most)
         part: Weight = getattr(odd, field)
         with pytest.raises(ValueError, match="all quantized or all in bfloat16"):

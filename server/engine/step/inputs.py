@@ -56,16 +56,26 @@ def build_inputs(sequences: Sequence[Nodes], block_size: int, device: torch.devi
         positions.extend(nodes.positions)
         end = nodes.context_len + len(nodes.token_ids)
         slots.extend(slots_of(nodes.block_ids, range(nodes.context_len, end), block_size))
+    # One tensor, so that a device gets them in one copy.
+    packed = torch.tensor([token_ids, positions, slots], device=device)
     batch = TreeBatch(
-        positions=torch.tensor(positions, device=device),
-        slots=torch.tensor(slots, device=device),
+        positions=packed[1],
+        slots=packed[2],
         block_tables=block_tables([nodes.block_ids for nodes in sequences], device),
         context_lens=tuple(nodes.context_len for nodes in sequences),
         node_counts=tuple(len(nodes.token_ids) for nodes in sequences),
         ancestors=_ancestors(sequences, len(token_ids), device),
         block_size=block_size,
     )
-    return StepInputs(torch.tensor(token_ids, device=device), batch, first_rows)
+    return StepInputs(packed[0], batch, first_rows)
+
+
+def rows_of(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """The listed rows; a copy only where they are not neighbours."""
+    first, count = rows[0], len(rows)
+    if list(rows) == list(range(first, first + count)):
+        return tensor[first : first + count]
+    return tensor[torch.tensor(rows, device=tensor.device)]
 
 
 def block_tables(tables: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:

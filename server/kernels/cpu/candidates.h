@@ -1,4 +1,4 @@
-// The most probable tokens of a row of logits.
+// The most probable tokens of rows of logits.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +10,24 @@
 namespace glidecape {
 
 constexpr int kMaxCandidates = 32;
+
+// The largest of some numbers, the first among equals; -1 if one is NaN.
+inline int64_t largest_of(const float* numbers, int64_t count) {
+  Lanes most = all(-INFINITY);
+  bool is_broken = false;
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const Lanes some = load(numbers + i);
+    is_broken |= unordered(some, some);
+    most = max(most, some);
+  }
+  float best = largest(most);
+  for (int64_t rest = i; rest < count; ++rest) {
+    is_broken |= std::isnan(numbers[rest]);
+    best = std::max(best, numbers[rest]);
+  }
+  return is_broken ? -1 : std::find(numbers, numbers + count, best) - numbers;
+}
 
 // Best first, the lower index first among equals. indices, probabilities: [wanted], wanted at most
 // kMaxCandidates and count.

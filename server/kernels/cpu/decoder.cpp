@@ -1,6 +1,7 @@
-// All decoder layers of a Llama-family model, or one matrix product, in one call.
+// A Llama-family model from tokens to final hidden states, or one matrix product, in one call.
 #include "decoder.h"
 
+#include "candidates.h"
 #include "guard.h"
 #include "layers.h"
 
@@ -11,39 +12,65 @@ class Decoder {
  public:
   virtual ~Decoder() = default;
   virtual void set_layer(int index, const GlidecapeLayer& from) = 0;
-  virtual void run(const GlidecapeStep& step, const GlidecapeCache* caches, float* x) = 0;
+  virtual void run(const GlidecapeStep& step, const GlidecapeCache* caches,
+                   const int64_t* token_ids, bf16* hidden) = 0;
 };
 
 template <class Format>
 class DecoderOf : public Decoder {
  public:
-  DecoderOf(const GlidecapeShape& shape, int threads)
-      : shape_(shape), threads_(std::max(1, threads)), layers_(shape.num_layers),
-        runner_(shape, threads_) {}
+  DecoderOf(const GlidecapeShape& shape, const GlidecapeEnds& ends, int threads)
+      : shape_(shape), threads_(std::max(1, threads)), embedding_(ends.embedding),
+        final_norm_(ends.final_norm, ends.final_norm + shape.hidden), layers_(shape.num_layers),
+        runner_(shape, ends.rotary, threads_) {}
 
   void set_layer(int index, const GlidecapeLayer& from) override {
     layers_[index] = pack_layer<Format>(arena_, shape_, from);
   }
 
-  void run(const GlidecapeStep& step, const GlidecapeCache* caches, float* x) override {
+  void run(const GlidecapeStep& step, const GlidecapeCache* caches, const int64_t* token_ids,
+           bf16* hidden) override {
     constexpr int kPhases = LayerRunner<Format>::kPhases;
     const int count = shape_.num_layers;
     SharedTeam::with(threads_, [&](Team& team) {
-      runner_.prepare(step);
+      x_.resize(static_cast<int64_t>(step.num_rows) * shape_.hidden);
+      runner_.prepare(step, x_.data());
       team.run([&](int thread) {
-        for (int i = 0; i < count; ++i)
-          runner_.run_layer(team, kPhases * i, layers_[i], &layers_[(i + 1) % count].qkv, step,
-                            {caches[i].keys, caches[i].values}, x, thread);
-      }, kPhases * count);
+        team.for_each(0, step.num_rows, [&](int row) {
+          widen(embedding_ + token_ids[row] * shape_.hidden, shape_.hidden, runner_.x(row));
+          runner_.norm(layers_[0].attention_norm, row);
+        });
+        for (int i = 0; i < count; ++i) {
+          const bool is_last = i + 1 == count;
+          runner_.run_layer(
+              team, 1 + kPhases * i, layers_[i], &layers_[is_last ? 0 : i + 1].qkv, step,
+              {caches[i].keys, caches[i].values}, thread, [&, i, is_last](int row) {
+                if (is_last) read_out(row, hidden);
+                else runner_.norm(layers_[i + 1].attention_norm, row);
+              });
+        }
+      }, 1 + kPhases * count);
     });
   }
 
  private:
+  void read_out(int row, bf16* hidden) {
+    bf16* to = hidden + static_cast<int64_t>(row) * shape_.hidden;
+    rms_norm(runner_.x(row), final_norm_.data(), shape_.hidden, shape_.eps,
+             [&](int i, Lanes a, Lanes b) {
+               store(to + i, a);
+               if (i + 16 < shape_.hidden) store(to + i + 16, b);
+             });
+  }
+
   const GlidecapeShape shape_;
   const int threads_;
+  const bf16* embedding_;
+  const std::vector<float> final_norm_;
   Arena arena_;
   std::vector<Layer<Format>> layers_;
   LayerRunner<Format> runner_;
+  std::vector<float> x_;
 };
 
 // A matrix product of its own.
@@ -87,8 +114,9 @@ class LinearOf : public Linear {
 
 using namespace glidecape;
 
-void* glidecape_decoder_create(const GlidecapeShape* shape, int32_t quantized, int32_t threads) {
-  return created([&] { return make_for<Decoder, DecoderOf>(quantized, *shape, threads); });
+void* glidecape_decoder_create(const GlidecapeShape* shape, const GlidecapeEnds* ends,
+                               int32_t quantized, int32_t threads) {
+  return created([&] { return make_for<Decoder, DecoderOf>(quantized, *shape, *ends, threads); });
 }
 
 bool glidecape_decoder_set_layer(void* decoder, int32_t index, const GlidecapeLayer* layer) {
@@ -96,8 +124,8 @@ bool glidecape_decoder_set_layer(void* decoder, int32_t index, const GlidecapeLa
 }
 
 bool glidecape_decoder_run(void* decoder, const GlidecapeStep* step, const GlidecapeCache* caches,
-                           float* x) {
-  return succeeds([&] { static_cast<Decoder*>(decoder)->run(*step, caches, x); });
+                           const int64_t* token_ids, uint16_t* hidden) {
+  return succeeds([&] { static_cast<Decoder*>(decoder)->run(*step, caches, token_ids, hidden); });
 }
 
 void glidecape_decoder_destroy(void* decoder) { delete static_cast<Decoder*>(decoder); }
@@ -115,3 +143,8 @@ bool glidecape_linear_run(void* linear, const uint16_t* x, int32_t rows, float* 
 }
 
 void glidecape_linear_destroy(void* linear) { delete static_cast<Linear*>(linear); }
+
+bool glidecape_best(const float* logits, int64_t rows, int64_t width, int64_t* best) {
+  for (int64_t row = 0; row < rows; ++row) best[row] = largest_of(logits + row * width, width);
+  return true;
+}

@@ -21,6 +21,22 @@ struct GlidecapeMatrix {
   int32_t type;
 };
 
+// Rotary angles: position x frequency; their cosines and sines are scaled.
+struct GlidecapeRotary {
+  const float* frequencies;  // [head_dim / 2]
+  float scale;
+  // Where the base theta grows with the context beyond the trained one, by factor; else trained is 0.
+  float theta, factor;
+  int32_t trained;
+};
+
+// What a model has before and behind its layers.
+struct GlidecapeEnds {
+  const uint16_t* embedding;  // [vocabulary][hidden], kept where it is
+  const float* final_norm;    // [hidden], copied
+  GlidecapeRotary rotary;
+};
+
 // Weights of one layer: matrices [outputs][inputs], vectors float. They are copied. Biases may be
 // null.
 struct GlidecapeLayer {
@@ -40,8 +56,6 @@ struct GlidecapeStep {
   const int64_t* context_lens; // [num_sequences]
   const int64_t* node_counts;  // [num_sequences]
   const uint8_t* ancestors;    // [num_rows][max_nodes], or null: chains
-  const float* cos;            // [num_rows][head_dim]
-  const float* sin;
 };
 
 struct GlidecapeCache {
@@ -51,11 +65,13 @@ struct GlidecapeCache {
 // No exception leaves these functions: what fails for want of memory returns null or false. Calls
 // may come from any thread; steps run one at a time.
 // quantized: whether the matrices will come in blocks.
-void* glidecape_decoder_create(const GlidecapeShape* shape, int32_t quantized, int32_t threads);
+void* glidecape_decoder_create(const GlidecapeShape* shape, const GlidecapeEnds* ends,
+                               int32_t quantized, int32_t threads);
 bool glidecape_decoder_set_layer(void* decoder, int32_t index, const GlidecapeLayer* layer);
-// x: [num_rows][hidden] float, the residual stream; read and written.
+// token_ids: [num_rows], each a row of the embedding. hidden: [num_rows][hidden] bfloat16, written: the
+// final hidden states, normed.
 bool glidecape_decoder_run(void* decoder, const GlidecapeStep* step, const GlidecapeCache* caches,
-                           float* x);
+                           const int64_t* token_ids, uint16_t* hidden);
 void glidecape_decoder_destroy(void* decoder);
 
 // A matrix product of its own (the head). weight: [outputs][inputs], copied.
@@ -64,5 +80,8 @@ void* glidecape_linear_create(const GlidecapeMatrix* weight, int32_t outputs, in
 // x: [rows][inputs] bf16 -> y: [rows][outputs] float
 bool glidecape_linear_run(void* linear, const uint16_t* x, int32_t rows, float* y);
 void glidecape_linear_destroy(void* linear);
+
+// The largest of each row's logits, the first among equals; -1 for a row with NaN. best: [rows], written.
+bool glidecape_best(const float* logits, int64_t rows, int64_t width, int64_t* best);
 }
 #pragma GCC visibility pop

@@ -1,10 +1,11 @@
-"""The whole decoder stack, or one matrix product, as a single native call.
+"""A whole model from tokens to final hidden states, or one matrix product, as a single native call.
 
 Weights in bfloat16 or quantized, bfloat16 KV, float32 residual stream. A row's result depends
 neither on the other rows of the step nor on the number of threads (see layers.h), so tokens don't
 change with batching, chunking or speculation.
 """
 
+import ctypes
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,10 +19,11 @@ from server.kernels.cpu.steps import (
     matrix,
     native_step,
     pointer,
+    rotary,
 )
 from server.kernels.quantized import GROUP, QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import CosSin, DecoderShape, LayerWeights
+from server.kernels.types import DecoderEnds, DecoderShape, LayerWeights
 
 
 def supports(shape: DecoderShape, weight: Weight) -> bool:
@@ -88,16 +90,26 @@ def native_shape(shape: DecoderShape) -> abi.Shape:
 
 
 class NativeDecoder:
-    """All layers of a decoder. Weights are copied, one layer at a time; callers may then drop
+    """A decoder. The layers' weights are copied, one layer at a time; callers may then drop
     theirs."""
 
-    def __init__(self, shape: DecoderShape, quantized: bool, num_threads: int) -> None:
+    def __init__(
+        self, shape: DecoderShape, ends: DecoderEnds, quantized: bool, num_threads: int
+    ) -> None:
         self.shape = shape
         self._quantized = quantized
+        self._embedding = ends.embedding.contiguous()
+        final_norm = ends.final_norm.detach().float().contiguous()
+        native = abi.Ends(
+            pointer(self._embedding, torch.bfloat16),
+            pointer(final_norm, torch.float32),
+            rotary(ends.rotary),
+        )
         self._library = library()
         self._handle = self._library.glidecape_decoder_create(
-            native_shape(shape), int(quantized), num_threads
+            native_shape(shape), native, int(quantized), num_threads
         )
+        del final_norm  # it was copied
         destroy_with(self, self._library.glidecape_decoder_destroy, self._handle)
         self._caches = CachePointers()
 
@@ -110,19 +122,18 @@ class NativeDecoder:
         self._library.glidecape_decoder_set_layer(self._handle, index, native.layer)
 
     def __call__(
-        self, x: torch.Tensor, cos_sin: CosSin, caches: Sequence[LayerCache], batch: TreeBatch
+        self, token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
     ) -> torch.Tensor:
-        """Runs all layers and writes the rows' KV. x: [rows, hidden] -> residual stream after the
-        last layer, [rows, hidden] float32. cos, sin: [rows, 1, head_dim] float32. In the trees,
-        parents come before their children."""
+        """A `ForwardFn`; its result is in bfloat16."""
         if len(caches) != self.shape.num_layers:
             raise ValueError(f"{len(caches)} caches for {self.shape.num_layers} layers")
-        residual = x.contiguous().to(torch.float32, copy=True)
-        native = native_step(batch, cos_sin)
+        hidden = torch.empty(len(token_ids), self.shape.hidden, dtype=torch.bfloat16)
+        native = native_step(batch)
         self._library.glidecape_decoder_run(
-            self._handle, native.step, self._caches.of(caches), residual.data_ptr()
+            *(self._handle, native.step, self._caches.of(caches)),
+            *(pointer(token_ids, torch.int64), hidden.data_ptr()),
         )
-        return residual
+        return hidden
 
 
 class NativeLinear:
@@ -143,3 +154,17 @@ class NativeLinear:
         rows = pointer(x, torch.bfloat16)
         self._library.glidecape_linear_run(self._handle, rows, len(x), y.data_ptr())
         return y
+
+
+def supports_best(logits: torch.Tensor) -> bool:
+    """Whether `best_tokens` takes these logits on this machine."""
+    plain = logits.device.type == "cpu" and logits.dtype is torch.float32
+    return plain and logits.is_contiguous() and abi.native_library() is not None
+
+
+def best_tokens(logits: torch.Tensor) -> list[int]:
+    """The largest entry of each row [rows, vocab], the first among equals; -1 for rows with NaN."""
+    num_rows, width = logits.shape
+    best = (ctypes.c_int64 * num_rows)()
+    library().glidecape_best(logits.data_ptr(), num_rows, width, ctypes.addressof(best))
+    return list(best)

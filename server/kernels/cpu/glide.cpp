@@ -39,7 +39,8 @@ class GlideOf : public Glide {
         layer_(pack_layer<Format>(arena_, shape.self, from.layer)),
         windows_(from.windows, from.windows + shape.num_glimpsed),
         token_ids_(from.token_ids, from.token_ids + shape.num_tokens),
-        nothing_(shape.self.hidden), runner_(shape.self, threads_) {
+        nothing_(shape.self.hidden), runner_(shape.self, shape.rotary, threads_),
+        cross_rotary_(shape.cross_rotary, shape.cross_head_dim) {
     const auto as_is = [](int i) { return i; };
     const int hidden = shape.self.hidden, width = cross_width();
     query_ = Format::pack(arena_, from.cross_query, from.cross_query_bias, width, hidden, as_is);
@@ -93,8 +94,8 @@ class GlideOf : public Glide {
     prepare(g);
     team.run([&](int) {
       team.for_each(0, g.step.num_rows, [&](int row) { embed(row, g); });
-      runner_.write_kv(team, 1, layer_, kNothing, g.step, view(caches.self), x_.data());
-    }, 4);
+      runner_.write_kv(team, 1, layer_, kNothing, g.step, view(caches.self));
+    }, 3);
   }
 
   // The tokens at a depth of the first `active` chains.
@@ -112,12 +113,9 @@ class GlideOf : public Glide {
     const std::vector<int64_t> ones(active, 1);
     GlidecapeGlideStep step{};
     step.step = {active, active, round.max_blocks, round.block_size, 0, positions_.data(),
-                 slots_.data(), round.block_tables, positions_.data(), ones.data(), nullptr,
-                 round.cos + at * shape_.self.head_dim, round.sin + at * shape_.self.head_dim};
+                 slots_.data(), round.block_tables, positions_.data(), ones.data(), nullptr};
     step.token_ids = tokens_.data();
     step.visible_lens = round.starts;
-    step.cross_cos = round.cross_cos + at * shape_.cross_head_dim;
-    step.cross_sin = round.cross_sin + at * shape_.cross_head_dim;
     step.hidden = round.hidden;
     step.delay = depth + 1;
     step.own = round.own;
@@ -144,17 +142,19 @@ class GlideOf : public Glide {
 
   void prepare(const GlidecapeGlideStep& g) {
     const int64_t rows = g.step.num_rows;
-    runner_.prepare(g.step);
-    runner_.fit_scratch({shape_.cross_heads, shape_.cross_kv_heads, shape_.cross_head_dim}, g.step);
     x_.resize(rows * shape_.self.hidden);
+    runner_.prepare(g.step, x_.data());
+    runner_.fit_scratch({shape_.cross_heads, shape_.cross_kv_heads, shape_.cross_head_dim}, g.step);
     queries_.resize(rows * cross_width());
     attended_.resize(rows, cross_width());
     hints_.resize(rows, hint_width());
   }
 
+  // The row's token, ready for the self-attention.
   void embed(int row, const GlidecapeGlideStep& g) {
     const int hidden = shape_.self.hidden;
-    widen(embedding_ + g.token_ids[row] * hidden, hidden, x_.data() + static_cast<int64_t>(row) * hidden);
+    widen(embedding_ + g.token_ids[row] * hidden, hidden, runner_.x(row));
+    runner_.norm(layer_.attention_norm, row);
   }
 
   // What the hint's projection takes: the target's hidden state, and the looked up token's embedding.
@@ -173,55 +173,59 @@ class GlideOf : public Glide {
     sequences_.clear();
     for (int i = 0; i < g.step.num_sequences; ++i)
       sequences_.insert(sequences_.end(), g.step.node_counts[i], i);
-    const int rows = g.step.num_rows, glimpse = 7, mlp = glimpse + 4 + shape_.num_glimpsed;
+    cross_rotary_.find(g.step.positions, g.step.num_rows);
+    glances_.clear();
+    for (int64_t i = 0, width = shape_.cross_heads * shape_.cross_head_dim; i < shape_.num_glimpsed; ++i)
+      glances_.push_back({view(caches.glimpsed[i]), windows_[i], i * width, i * width});
+    const int rows = g.step.num_rows;
+    const auto glimpses = [&](int row) { enter(row, cross_norm_, &g); };
     team.run([&](int thread) {
       team.for_each(0, rows, [&](int row) { embed(row, g), take_hints(row, g); });
-      runner_.run_self_attention(team, 1, layer_, hint_width() ? &hint_proj_ : &query_,
-                                 g.step, view(caches.self), x_.data(), thread);
-      if (hint_width())
-        runner_.add_product(team, 6, hint_proj_, &query_, hints_, rows, x_.data());
-      run_glimpse(team, glimpse, g, caches, thread);
-      runner_.run_mlp(team, mlp, layer_, &head_, rows, x_.data());
-      read_out(team, mlp + 3, g, wanted);
-    }, mlp + 6);
+      const auto attend_to_self = [&](const typename Format::Matrix* after, const auto& then) {
+        runner_.run_self_attention(team, 1, layer_, after, g.step, view(caches.self), thread, then);
+      };
+      if (hint_width()) {
+        attend_to_self(&hint_proj_, Nothing{});
+        runner_.add_product(team, 6, hint_proj_, &query_, hints_, rows, glimpses);
+      } else {
+        attend_to_self(&query_, glimpses);
+      }
+      run_glimpse(team, 8, g, thread);
+      runner_.run_mlp(team, 13, layer_, &head_, rows, [&](int row) { enter(row, final_norm_, nullptr); });
+      read_out(team, 16, g, wanted);
+    }, 18);
   }
 
-  // 4 phases and one per target layer.
-  void run_glimpse(Team& team, int phase, const GlidecapeGlideStep& g,
-                   const GlidecapeGlideCaches& caches, int thread) {
+  // 5 phases; rows come ready for the query.
+  void run_glimpse(Team& team, int phase, const GlidecapeGlideStep& g, int thread) {
     const int rows = g.step.num_rows, dim = shape_.cross_head_dim;
-    const int64_t width = cross_width(), layer_width = static_cast<int64_t>(shape_.cross_heads) * dim;
-    team.for_each(phase, rows, [&](int row) { enter(row, cross_norm_, &g); });
-    multiply(team, phase + 1, query_, &output_, runner_.normed(), rows,
+    const int64_t width = cross_width();
+    multiply(team, phase, query_, &output_, runner_.normed(), rows,
              [&](int row, int first, int count, const float* sums) {
                std::copy_n(sums, count, queries_.data() + row * width + first);
+             },
+             [&](int row) {
+               for (int64_t head = 0; head < width; head += dim) {
+                 float* query = queries_.data() + row * width + head;
+                 rotate_head(query, nullptr, 0, cross_rotary_.cos(row), cross_rotary_.sin(row), dim, query);
+               }
              });
-    team.for_each(phase + 2, rows, [&](int row) {
-      for (int64_t head = 0; head < width; head += dim) {
-        float* query = queries_.data() + row * width + head;
-        rotate_head(query, nullptr, 0, g.cross_cos + static_cast<int64_t>(row) * dim,
-                    g.cross_sin + static_cast<int64_t>(row) * dim, dim, query);
-      }
-    });
-    const Heads heads{shape_.cross_heads, shape_.cross_kv_heads, dim};
-    for (int i = 0; i < shape_.num_glimpsed; ++i)
-      attend_blocks(team, phase + 3 + i, g.step, seen_, heads, view(caches.glimpsed[i]), windows_[i],
-                    queries_.data() + i * layer_width, width, attended_, i * layer_width,
-                    runner_.scratch(thread));
-    runner_.add_product(team, phase + 3 + shape_.num_glimpsed, output_, &layer_.gate_up,
-                        attended_, rows, x_.data());
+    attend_blocks(team, phase + 2, g.step, seen_, {shape_.cross_heads, shape_.cross_kv_heads, dim},
+                  glances_.data(), shape_.num_glimpsed, queries_.data(), width, attended_,
+                  runner_.scratch(thread));
+    runner_.add_product(team, phase + 3, output_, &layer_.gate_up, attended_, rows,
+                        [&](int row) { runner_.norm(layer_.mlp_norm, row); });
   }
 
-  // Final norm, head and the best tokens: 3 phases.
+  // Head and the best tokens: 2 phases.
   void read_out(Team& team, int phase, const GlidecapeGlideStep& g, const Wanted& wanted) {
     const int rows = g.step.num_rows, width = shape_.num_tokens + most_own(g.own);
-    team.for_each(phase, rows, [&](int row) { enter(row, final_norm_, nullptr); });
-    multiply(team, phase + 1, head_, kNothing, runner_.normed(), rows,
+    multiply(team, phase, head_, kNothing, runner_.normed(), rows,
              [&](int row, int first, int count, const float* sums) {
                std::copy_n(sums, count, wanted.logits + static_cast<int64_t>(row) * width + first);
              });
     if (!wanted.num_candidates && !g.own) return;
-    team.for_each(phase + 2, rows, [&](int row) {
+    team.for_each(phase + 1, rows, [&](int row) {
       float* logits = wanted.logits + static_cast<int64_t>(row) * width;
       if (g.own) score_own(row, g, logits + shape_.num_tokens);
       if (wanted.num_candidates) find_best(row, g, logits, width, wanted);
@@ -263,7 +267,7 @@ class GlideOf : public Glide {
   // hints' delay and match are added to the residual first, if a step is given.
   void enter(int row, const Floats& norm, const GlidecapeGlideStep* hinted) {
     const int hidden = shape_.self.hidden;
-    float* x = x_.data() + static_cast<int64_t>(row) * hidden;
+    float* x = runner_.x(row);
     const auto add = [&](const Floats& vectors, int64_t index) {
       const float* from = vectors.data() + index * hidden;
       for (int i = 0; i < hidden; ++i) x[i] += from[i];
@@ -293,6 +297,8 @@ class GlideOf : public Glide {
   const std::vector<bf16> nothing_;  // the embedding of no token
 
   LayerRunner<Format> runner_;
+  Rotary cross_rotary_;
+  std::vector<Glance> glances_;
   Floats x_, queries_, logits_;
   typename Format::Rows attended_, hints_;
   std::vector<int64_t> tokens_, positions_, slots_;
@@ -330,9 +336,10 @@ void glidecape_glide_destroy(void* glide) { delete static_cast<Glide*>(glide); }
 
 const int32_t* glidecape_structure_sizes() {
   static const int32_t sizes[] = {
-      sizeof(GlidecapeShape),      sizeof(GlidecapeMatrix),       sizeof(GlidecapeLayer),
-      sizeof(GlidecapeStep),       sizeof(GlidecapeCache),        sizeof(GlidecapeGlideShape),
-      sizeof(GlidecapeGlideWeights), sizeof(GlidecapeGlideCaches), sizeof(GlidecapeOwnTokens),
-      sizeof(GlidecapeGlideStep),  sizeof(GlidecapeRound),        0};
+      sizeof(GlidecapeShape),      sizeof(GlidecapeMatrix),     sizeof(GlidecapeRotary),
+      sizeof(GlidecapeEnds),       sizeof(GlidecapeLayer),      sizeof(GlidecapeStep),
+      sizeof(GlidecapeCache),      sizeof(GlidecapeGlideShape), sizeof(GlidecapeGlideWeights),
+      sizeof(GlidecapeGlideCaches), sizeof(GlidecapeOwnTokens), sizeof(GlidecapeGlideStep),
+      sizeof(GlidecapeRound),      0};
   return sizes;
 }

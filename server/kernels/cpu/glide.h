@@ -15,6 +15,7 @@ struct GlidecapeGlideShape {
   int32_t max_delay;
   int32_t copy_hint;    // whether what was looked up is a hint
   int32_t max_match;  // numbers of equal tokens, from 1 on, that are told apart
+  GlidecapeRotary rotary, cross_rotary;  // of the self-attention, and of the glimpse
 };
 
 // As in GlidecapeLayer, everything but the embedding is copied. The matrices are all bfloat16 or all
@@ -54,10 +55,9 @@ struct GlidecapeGlideStep {
   GlidecapeStep step;           // of the self-attention
   const int64_t* token_ids;     // [num_rows]
   const int64_t* visible_lens;  // [num_sequences]: tokens of the target's cache that are glimpsed
-  const float *cross_cos, *cross_sin;  // [num_rows][cross_head_dim]
-  const uint16_t* hidden;              // [num_rows][target_hidden] or null
-  int32_t delay;                       // 1 …, where logits are wanted
-  const GlidecapeOwnTokens* own;       // or null
+  const uint16_t* hidden;       // [num_rows][target_hidden] or null
+  int32_t delay;                // 1 …, where logits are wanted
+  const GlidecapeOwnTokens* own;  // or null
   // What was looked up, or both null: the token, -1 for none, and how many before it are equal, 0 then.
   const int64_t *copied, *num_equal;  // [num_rows]
 };
@@ -70,11 +70,9 @@ struct GlidecapeRound {
   const int64_t* depths;        // [num_sequences]: most tokens wanted, not increasing
   const int64_t* block_tables;  // [num_sequences][max_blocks]
   const GlidecapeGlideStep* behind;  // committed tokens whose own KV is written first, or null
-  const float *cos, *sin;       // [depths[0]][num_sequences][head_dim]
-  const float *cross_cos, *cross_sin;  // [depths[0]][num_sequences][cross_head_dim]
-  const uint16_t* hidden;              // [num_sequences][target_hidden] or null
-  const GlidecapeOwnTokens* own;       // or null
-  const int64_t *copied, *num_equal;   // [depths[0]][num_sequences], or both null
+  const uint16_t* hidden;       // [num_sequences][target_hidden] or null
+  const GlidecapeOwnTokens* own;  // or null
+  const int64_t *copied, *num_equal;  // [depths[0]][num_sequences], or both null
   // A chain ends where its survival, the product of its tokens' chances, is below least. A chance is
   // offset + slope x confidence, at most 1, in each of num_lines equal ranges of confidence.
   const float* least;              // [num_sequences]

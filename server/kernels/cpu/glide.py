@@ -16,6 +16,7 @@ from server.kernels.cpu.steps import (
     matrix,
     native_step,
     pointer,
+    rotary,
 )
 from server.kernels.quantized import GROUP, QuantizedWeight, Weight
 from server.kernels.tree import LayerCache
@@ -24,7 +25,6 @@ from server.kernels.types import (
     ChainEnds,
     Chains,
     CopyHints,
-    CosSin,
     DraftStep,
     Filling,
     GlideShape,
@@ -61,6 +61,7 @@ class NativeGlide:
             *(shape.cross_heads, shape.cross_kv_heads, shape.cross_head_dim),
             *(len(weights.windows), len(weights.head), shape.target_hidden, len(weights.delays)),
             *(shape.copy_hint, len(weights.matches) - 1),
+            *(rotary(weights.rotary), rotary(weights.cross_rotary)),
         )
         self._num_tokens = len(weights.head)
         self._library = library()
@@ -69,27 +70,17 @@ class NativeGlide:
         destroy_with(self, self._library.glidecape_glide_destroy, self._handle)
         self._own, self._glimpsed = CachePointers(), CachePointers(weights.glimpsed)
 
-    def logits(
-        self, step: DraftStep, caches: Caches, cos_sin: tuple[CosSin, CosSin]
-    ) -> torch.Tensor:
-        """One drafting step, like `GlideModel.draft`.
-
-        Args:
-            cos_sin: angles of the self-attention and of the glimpse.
-        """
+    def logits(self, step: DraftStep, caches: Caches) -> torch.Tensor:
+        """One drafting step, like `GlideModel.draft`."""
         if isinstance(step.verified_lens, torch.Tensor):
             raise ValueError("native kernels take lengths that the host knows")
-        own_cos_sin, (cross_cos, cross_sin) = cos_sin
-        rows, own = native_step(step.batch, own_cos_sin), _OwnPointers(step.own)
+        rows, own = native_step(step.batch), _OwnPointers(step.own)
         lens = torch.tensor(step.verified_lens)
-        cross_cos, cross_sin = cross_cos.contiguous(), cross_sin.contiguous()
         hidden = self._checked(step.hidden)
         native = abi.GlideStep(
             step=rows.step,
             token_ids=pointer(step.token_ids, torch.int64),
             visible_lens=pointer(lens, torch.int64),
-            cross_cos=pointer(cross_cos, torch.float32),
-            cross_sin=pointer(cross_sin, torch.float32),
             hidden=pointer(hidden, torch.bfloat16),
             delay=step.delay,
             own=own.pointer,
@@ -115,7 +106,6 @@ class NativeGlide:
         roots: Roots,
         ends: ChainEnds,
         caches: Caches,
-        cos_sin: tuple[CosSin, CosSin],
         num_candidates: int,
         behind: Filling | None = None,
     ) -> Chains:
@@ -123,12 +113,9 @@ class NativeGlide:
 
         Args:
             behind: committed tokens before the roots; their own KV is written first.
-            cos_sin: angles of the self-attention and of the glimpse, [max depth, sequences,
-                head_dim] float32 each.
         """
         if not 1 <= num_candidates <= min(MAX_CANDIDATES, self._num_tokens):
             raise ValueError(f"{num_candidates} candidates of {self._num_tokens} tokens")
-        (cos, sin), (cross_cos, cross_sin) = cos_sin
         hidden = self._checked(roots.hidden)
         sizes = (int(roots.depths[0]), len(roots.depths), num_candidates)
         chains = Chains(
@@ -136,7 +123,6 @@ class NativeGlide:
             torch.empty(sizes),
             torch.empty(len(roots.depths), dtype=torch.int64),
         )
-        tables = (cos, sin, cross_cos, cross_sin)
         own = _OwnPointers(roots.own)
         kept, fill = (None, None) if behind is None else _fill_step(behind)
         native = abi.Round(
@@ -144,7 +130,6 @@ class NativeGlide:
             pointer(roots.token_ids, torch.int64), pointer(roots.starts, torch.int64),
             pointer(roots.depths, torch.int64), pointer(roots.block_tables, torch.int64),
             None if fill is None else ctypes.pointer(fill),
-            *(pointer(table, torch.float32) for table in tables),
             pointer(hidden, torch.bfloat16), own.pointer,
             *_hint_pointers(roots.copy_hints).values(),
             *(pointer(values, torch.float32) for values in ends), len(ends.offsets),
@@ -196,7 +181,7 @@ def _hint_pointers(hints: CopyHints | None) -> dict[str, int | None]:
 
 def _fill_step(filling: Filling) -> tuple[NativeStep, abi.GlideStep]:
     """A step of rows that only write KV: the owner of its tensors, and the step itself."""
-    step = native_step(filling.batch, filling.cos_sin)
+    step = native_step(filling.batch)
     token_ids = pointer(filling.token_ids, torch.int64)
     return step, abi.GlideStep(step=step.step, token_ids=token_ids)
 

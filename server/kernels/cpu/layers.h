@@ -1,10 +1,11 @@
 // Decoder layers over the paged KV: bfloat16 KV, float32 residual stream, weights of any format.
 //
-// A layer is eight phases; within one, the threads share out rows, panels of 64 outputs or
-// (block of nodes, KV head) pairs:
+// A layer is five phases; within one, the threads share out panels of 64 outputs or (block of nodes,
+// KV head) pairs. Between them, rows are normed or rotated by the thread that ends a phase, or, if
+// there are many, shared out too (Team::for_each_then):
 //
-//   norm -> qkv -> rotary and KV write -> attention -> output + residual
-//   norm -> gate, up and SiLU product  -> down + residual
+//   qkv, then rotary and KV write -> attention -> output + residual, then norm
+//   gate, up and SiLU product     -> down + residual, then the next layer's norm
 //
 // Every number is formed in an order that depends on neither the other rows nor the threads.
 #pragma once
@@ -14,6 +15,7 @@
 #include "attention.h"
 #include "decoder.h"
 #include "format.h"
+#include "rotary.h"
 #include "row_math.h"
 
 namespace glidecape {
@@ -54,24 +56,35 @@ struct Heads {
   int num_heads, num_kv_heads, head_dim;
 };
 
-// One thread's share of attention over a cache. Rows of query are query_stride apart; the result goes
-// to the columns of out from `column` on.
+// Attention over one layer's cache: of the queries from column `query` of each row on; the result goes to
+// the columns from `column` on.
+struct Glance {
+  CacheView cache;
+  int window;
+  int64_t query, column;
+};
+
+// One thread's share of attention over some layers' caches. Rows of queries are `stride` apart.
 template <class Rows>
 inline void attend_blocks(Team& team, int phase, const GlidecapeStep& step,
-                          const VisibleSlots& visible, const Heads& heads, const CacheView& cache,
-                          int window, const float* query, int64_t query_stride, Rows& out,
-                          int64_t column, AttentionScratch& scratch) {
+                          const VisibleSlots& visible, const Heads& heads, const Glance* glances,
+                          int num_glances, const float* queries, int64_t stride, Rows& out,
+                          AttentionScratch& scratch) {
   const int group = heads.num_heads / heads.num_kv_heads;
   const int num_blocks = static_cast<int>(visible.blocks().size());
-  team.for_each(phase, num_blocks * heads.num_kv_heads, [&](int task) {
-    const RowBlock& block = visible.blocks()[task / heads.num_kv_heads];
+  const int tasks_each = num_blocks * heads.num_kv_heads;
+  team.for_each(phase, num_glances * tasks_each, [&](int task) {
+    const Glance& glance = glances[task / tasks_each];
+    const RowBlock& block = visible.blocks()[task % tasks_each / heads.num_kv_heads];
     const int64_t kv_head = task % heads.num_kv_heads, first = kv_head * group * heads.head_dim;
     NodeKeys seen[VisibleSlots::kRows];
-    for (int i = 0; i < block.count; ++i) seen[i] = visible.keys(step, block.first + i, window);
+    for (int i = 0; i < block.count; ++i)
+      seen[i] = visible.keys(step, block.first + i, glance.window);
     const AttentionTask<Rows> attention{
-        cache, static_cast<int64_t>(heads.num_kv_heads) * heads.head_dim, kv_head * heads.head_dim,
-        group, heads.head_dim, query_stride, query + block.first * query_stride + first,
-        &out, block.first, column + first, seen, block.count};
+        glance.cache, static_cast<int64_t>(heads.num_kv_heads) * heads.head_dim,
+        kv_head * heads.head_dim, group, heads.head_dim, stride,
+        queries + block.first * stride + glance.query + first,
+        &out, block.first, glance.column + first, seen, block.count};
     attend(attention, scratch);
   });
 }
@@ -87,17 +100,20 @@ class LayerRunner {
   static constexpr int kPhases = 8;
   static constexpr int kPhasesOfSelfAttention = 5;
 
-  LayerRunner(const GlidecapeShape& shape, int threads) : shape_(shape), scratch_(threads) {}
+  LayerRunner(const GlidecapeShape& shape, const GlidecapeRotary& rotary, int threads)
+      : shape_(shape), rotary_(rotary, shape.head_dim), scratch_(threads) {}
 
-  // To be called before the layers of a step, by one thread.
-  void prepare(const GlidecapeStep& step) {
+  // To be called before the layers of a step, by one thread. x: [rows][hidden], the residual stream.
+  void prepare(const GlidecapeStep& step, float* x) {
     const auto& s = shape_;
     const int64_t rows = step.num_rows;
+    x_ = x;
     normed_.resize(rows, s.hidden);
     qkv_.resize(rows * (s.num_heads + 2 * s.num_kv_heads) * s.head_dim);
     query_.resize(rows * s.num_heads * s.head_dim);
     attended_.resize(rows, s.num_heads * s.head_dim);
     inner_.resize(rows, s.inner);
+    rotary_.find(step.positions, rows);
     visible_.find(step);
     fit_scratch({s.num_heads, s.num_kv_heads, s.head_dim}, step);
   }
@@ -112,63 +128,67 @@ class LayerRunner {
   }
 
   // All of the following are called by every thread of the team, with the same arguments but for
-  // thread. x: [rows][hidden], the residual stream.
+  // thread. Rows come normed. after: the matrix that is read next; then: what each row goes on with.
 
+  template <class Then>
   void run_layer(Team& team, int phase, const Layer& layer, const Matrix* after,
-                 const GlidecapeStep& step, const CacheView& cache, float* x, int thread) {
-    run_self_attention(team, phase, layer, &layer.gate_up, step, cache, x, thread);
-    run_mlp(team, phase + kPhasesOfSelfAttention, layer, after, step.num_rows, x);
+                 const GlidecapeStep& step, const CacheView& cache, int thread, const Then& then) {
+    run_self_attention(team, phase, layer, &layer.gate_up, step, cache, thread,
+                       [&](int row) { norm(layer.mlp_norm, row); });
+    run_mlp(team, phase + kPhasesOfSelfAttention, layer, after, step.num_rows, then);
   }
 
-  // after: the matrix that is read next.
+  template <class Then>
   void run_self_attention(Team& team, int phase, const Layer& layer, const Matrix* after,
-                          const GlidecapeStep& step, const CacheView& cache, float* x, int thread) {
+                          const GlidecapeStep& step, const CacheView& cache, int thread,
+                          const Then& then) {
     const auto& s = shape_;
-    write_kv(team, phase, layer, &layer.output, step, cache, x);
+    write_kv(team, phase, layer, &layer.output, step, cache);
     const int64_t width = static_cast<int64_t>(s.num_heads) * s.head_dim;
-    attend_blocks(team, phase + 3, step, visible_, {s.num_heads, s.num_kv_heads, s.head_dim}, cache,
-                  layer.window, query_.data(), width, attended_, 0, scratch_[thread]);
-    add_product(team, phase + 4, layer.output, after, attended_, step.num_rows, x);
+    const Glance glance{cache, layer.window, 0, 0};
+    attend_blocks(team, phase + 2, step, visible_, {s.num_heads, s.num_kv_heads, s.head_dim},
+                  &glance, 1, query_.data(), width, attended_, scratch_[thread]);
+    add_product(team, phase + 3, layer.output, after, attended_, step.num_rows, then);
   }
 
-  // Norm, qkv, rotary and KV write: 3 phases.
+  // qkv, rotary and KV write: 2 phases.
   void write_kv(Team& team, int phase, const Layer& layer, const Matrix* after,
-                const GlidecapeStep& step, const CacheView& cache, const float* x) {
-    norm(team, phase, layer.attention_norm, step.num_rows, x);
-    multiply(team, phase + 1, layer.qkv, after, normed_, step.num_rows,
+                const GlidecapeStep& step, const CacheView& cache) {
+    multiply(team, phase, layer.qkv, after, normed_, step.num_rows,
              [&](int row, int first, int count, const float* sums) {
                std::copy_n(sums, count, qkv_.data() + static_cast<int64_t>(row) * layer.qkv.outputs + first);
-             });
-    team.for_each(phase + 2, step.num_rows, [&](int row) { rotate_and_write(layer, step, cache, row); });
+             },
+             [&](int row) { rotate_and_write(layer, step, cache, row); });
   }
 
-  void run_mlp(Team& team, int phase, const Layer& layer, const Matrix* after, int rows, float* x) {
-    norm(team, phase, layer.mlp_norm, rows, x);
-    multiply(team, phase + 1, layer.gate_up, &layer.down, normed_, rows,
+  template <class Then>
+  void run_mlp(Team& team, int phase, const Layer& layer, const Matrix* after, int rows,
+               const Then& then) {
+    multiply(team, phase, layer.gate_up, &layer.down, normed_, rows,
              [&](int row, int first, int, const float* sums) {
                silu_product(sums, inner_, row, first / 2);
              });
-    add_product(team, phase + 2, layer.down, after, inner_, rows, x);
+    add_product(team, phase + 1, layer.down, after, inner_, rows, then);
   }
 
-  // One phase; the result is in normed().
-  void norm(Team& team, int phase, const std::vector<float>& weight, int rows, const float* x) {
-    const int hidden = shape_.hidden;
-    team.for_each(phase, rows, [&](int row) {
-      const int64_t at = static_cast<int64_t>(row) * hidden;
-      rms_norm_row(x + at, weight.data(), hidden, shape_.eps, normed_, row);
-    });
+  // x += from w^T: 2 phases.
+  template <class Then>
+  void add_product(Team& team, int phase, const Matrix& w, const Matrix* after, const Rows& from,
+                   int rows, const Then& then) {
+    multiply(team, phase, w, after, from, rows,
+             [&](int row, int first, int count, const float* sums) {
+               float* to = x(row) + first;
+               for (int i = 0; i < count; ++i) to[i] += sums[i];
+             },
+             then);
   }
 
-  // One phase: x += from w^T.
-  static void add_product(Team& team, int phase, const Matrix& w, const Matrix* after,
-                          const Rows& from, int rows, float* x) {
-    multiply(team, phase, w, after, from, rows, [&](int row, int first, int count, const float* sums) {
-      float* to = x + static_cast<int64_t>(row) * w.outputs + first;
-      for (int i = 0; i < count; ++i) to[i] += sums[i];
-    });
+  // Of one row, by one thread; the result is in normed().
+  void norm(const std::vector<float>& weight, int row) {
+    rms_norm_row(x(row), weight.data(), shape_.hidden, shape_.eps, normed_, row);
   }
 
+  float* x(int64_t row) { return x_ + row * shape_.hidden; }
   Rows& normed() { return normed_; }
   AttentionScratch& scratch(int thread) { return scratch_[thread]; }
 
@@ -177,8 +197,7 @@ class LayerRunner {
     const auto& s = shape_;
     const int dim = s.head_dim;
     const float* from = qkv_.data() + static_cast<int64_t>(row) * layer.qkv.outputs;
-    const float *cos = step.cos + static_cast<int64_t>(row) * dim;
-    const float *sin = step.sin + static_cast<int64_t>(row) * dim;
+    const float *cos = rotary_.cos(row), *sin = rotary_.sin(row);
     float* query = query_.data() + static_cast<int64_t>(row) * s.num_heads * dim;
     const float* query_norm = s.qk_norm ? layer.query_norm.data() : nullptr;
     const float* key_norm = s.qk_norm ? layer.key_norm.data() : nullptr;
@@ -192,6 +211,8 @@ class LayerRunner {
   }
 
   const GlidecapeShape shape_;
+  Rotary rotary_;
+  float* x_ = nullptr;
   Rows normed_, attended_, inner_;
   std::vector<float> qkv_, query_;
   VisibleSlots visible_;

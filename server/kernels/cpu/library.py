@@ -44,6 +44,22 @@ class Matrix(ctypes.Structure):
     _fields_ = (("rows", _POINTER), ("type", _INT))
 
 
+class Rotary(ctypes.Structure):
+    """GlidecapeRotary"""
+
+    _fields_ = (
+        ("frequencies", _POINTER),
+        *((name, ctypes.c_float) for name in ("scale", "theta", "factor")),
+        ("trained", _INT),
+    )
+
+
+class Ends(ctypes.Structure):
+    """GlidecapeEnds"""
+
+    _fields_ = (("embedding", _POINTER), ("final_norm", _POINTER), ("rotary", Rotary))
+
+
 class Layer(ctypes.Structure):
     """GlidecapeLayer"""
 
@@ -62,7 +78,7 @@ class Step(ctypes.Structure):
         *((n, _INT) for n in ("num_rows", "num_sequences", "max_blocks", "block_size")),
         ("max_nodes", _INT),
         *((n, _POINTER) for n in ("positions", "slots", "block_tables", "context_lens")),
-        *((n, _POINTER) for n in ("node_counts", "ancestors", "cos", "sin")),
+        *((n, _POINTER) for n in ("node_counts", "ancestors")),
     )
 
 
@@ -80,6 +96,7 @@ class GlideShape(ctypes.Structure):
         *((n, _INT) for n in ("cross_heads", "cross_kv_heads", "cross_head_dim")),
         *((n, _INT) for n in ("num_glimpsed", "num_tokens", "target_hidden", "max_delay")),
         *((n, _INT) for n in ("copy_hint", "max_match")),
+        *((n, Rotary) for n in ("rotary", "cross_rotary")),
     )
 
 
@@ -117,8 +134,7 @@ class GlideStep(ctypes.Structure):
 
     _fields_ = (
         ("step", Step),
-        *((n, _POINTER) for n in ("token_ids", "visible_lens", "cross_cos", "cross_sin")),
-        ("hidden", _POINTER),
+        *((n, _POINTER) for n in ("token_ids", "visible_lens", "hidden")),
         ("delay", _INT),
         ("own", ctypes.POINTER(OwnTokens)),
         *((n, _POINTER) for n in ("copied", "num_equal")),
@@ -132,7 +148,7 @@ class Round(ctypes.Structure):
         *((n, _INT) for n in ("num_sequences", "max_blocks", "block_size", "num_candidates")),
         *((n, _POINTER) for n in ("token_ids", "starts", "depths", "block_tables")),
         ("behind", ctypes.POINTER(GlideStep)),
-        *((n, _POINTER) for n in ("cos", "sin", "cross_cos", "cross_sin", "hidden")),
+        ("hidden", _POINTER),
         ("own", ctypes.POINTER(OwnTokens)),
         *((n, _POINTER) for n in ("copied", "num_equal")),
         *((n, _POINTER) for n in ("least", "offsets", "slopes")),
@@ -142,7 +158,7 @@ class Round(ctypes.Structure):
 
 
 _STRUCTURES: tuple[type[ctypes.Structure], ...] = (
-    *(Shape, Matrix, Layer, Step, Cache),
+    *(Shape, Matrix, Rotary, Ends, Layer, Step, Cache),
     *(GlideShape, GlideWeights, GlideCaches, OwnTokens, GlideStep, Round),
 )
 """In the order of `glidecape_structure_sizes`."""
@@ -153,16 +169,20 @@ def _glide_call(*arguments: object) -> tuple[object, tuple[object, ...]]:
 
 
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
-    "glidecape_decoder_create": (_POINTER, (ctypes.POINTER(Shape), _INT, _INT)),
+    "glidecape_decoder_create": (
+        _POINTER,
+        (ctypes.POINTER(Shape), ctypes.POINTER(Ends), _INT, _INT),
+    ),
     "glidecape_decoder_set_layer": (_BOOL, (_POINTER, _INT, ctypes.POINTER(Layer))),
     "glidecape_decoder_run": (
         _BOOL,
-        (_POINTER, ctypes.POINTER(Step), ctypes.POINTER(Cache), _POINTER),
+        (_POINTER, ctypes.POINTER(Step), ctypes.POINTER(Cache), _POINTER, _POINTER),
     ),
     "glidecape_decoder_destroy": (None, (_POINTER,)),
     "glidecape_linear_create": (_POINTER, (ctypes.POINTER(Matrix), _INT, _INT, _INT)),
     "glidecape_linear_run": (_BOOL, (_POINTER, _POINTER, _INT, _POINTER)),
     "glidecape_linear_destroy": (None, (_POINTER,)),
+    "glidecape_best": (_BOOL, (_POINTER, ctypes.c_int64, ctypes.c_int64, _POINTER)),
     "glidecape_glide_create": (
         _POINTER,
         (ctypes.POINTER(GlideShape), ctypes.POINTER(GlideWeights), _INT),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "arena.h"
@@ -62,14 +63,19 @@ inline void multiply_panel(const M& w, int panel, const Rows& x, int first, int 
   }
 }
 
+struct Nothing {
+  void operator()(int) const {}
+};
+
 // All panels of a product. use(row, first output, number of outputs, sums). after: the matrix that
-// the product after this one reads, or null.
-template <class M, class Rows, class Use>
+// the product after this one reads, or null. then(row): what each row goes on with; it takes a second
+// phase.
+template <class M, class Rows, class Use, class Then = Nothing>
 inline void multiply(Team& team, int phase, const M& w, const M* after, const Rows& x, int rows,
-                     const Use& use) {
+                     const Use& use, const Then& then = {}) {
   constexpr int kRowBlock = 48;  // rows a panel is multiplied with before the next chunk
   const int row_blocks = (rows + kRowBlock - 1) / kRowBlock;
-  team.for_each(phase, w.num_panels() * row_blocks, [&](int task) {
+  const auto panel_with_rows = [&](int task) {
     const int panel = task / row_blocks, begin = task % row_blocks * kRowBlock;
     const int output = panel * kPanel, count = std::min(kPanel, w.outputs - output);
     const char* ahead = nullptr;
@@ -79,7 +85,10 @@ inline void multiply(Team& team, int phase, const M& w, const M* after, const Ro
     }
     multiply_panel(w, panel, x, begin, std::min(kRowBlock, rows - begin), ahead,
                    [&](int row, const float* sums) { use(row, output, count, sums); });
-  });
+  };
+  const int tasks = w.num_panels() * row_blocks;
+  if constexpr (std::is_same_v<Then, Nothing>) team.for_each(phase, tasks, panel_with_rows);
+  else team.for_each_then(phase, tasks, panel_with_rows, rows, then);
 }
 
 }  // namespace glidecape

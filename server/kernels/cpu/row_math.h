@@ -8,10 +8,9 @@
 
 namespace glidecape {
 
-// dim: a multiple of 16.
-template <class Rows>
-inline void rms_norm_row(const float* x, const float* weight, int dim, float eps, Rows& out,
-                         int64_t row) {
+// put(i, 16 numbers from i on, the 16 after them) for every 32 of dim, a multiple of 16; beyond it, 0.
+template <class Put>
+inline void rms_norm(const float* x, const float* weight, int dim, float eps, const Put& put) {
   Lanes squares = all(0.0f);
   for (int i = 0; i < dim; i += 16) {
     const Lanes v = load(x + i);
@@ -21,10 +20,16 @@ inline void rms_norm_row(const float* x, const float* weight, int dim, float eps
   const auto normed = [&](int i) {
     return i < dim ? load(x + i) * scale * load(weight + i) : all(0.0f);
   };
-  for (int i = 0; i < dim; i += kGroup) out.put(row, i, normed(i), normed(i + 16));
+  for (int i = 0; i < dim; i += kGroup) put(i, normed(i), normed(i + 16));
 }
 
-// Rotates one head, normed first if weight is given.
+template <class Rows>
+inline void rms_norm_row(const float* x, const float* weight, int dim, float eps, Rows& out,
+                         int64_t row) {
+  rms_norm(x, weight, dim, eps, [&](int i, Lanes a, Lanes b) { out.put(row, i, a, b); });
+}
+
+// Rotates one head, normed first if weight is given. cos, sin: [dim / 2]
 template <class X>
 inline void rotate_head(const float* head, const float* norm_weight, float eps, const float* cos,
                         const float* sin, int dim, X* out) {

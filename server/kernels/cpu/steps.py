@@ -11,7 +11,7 @@ import torch
 from server.kernels.cpu import library as abi
 from server.kernels.quantized import QuantizedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import CosSin
+from server.kernels.types import RotaryAngles
 
 
 def library() -> ctypes.CDLL:
@@ -41,6 +41,15 @@ def matrix(weight: Weight | None) -> abi.Matrix:
     return abi.Matrix(pointer(weight, torch.bfloat16), abi.MATRIX_TYPES[None])
 
 
+def rotary(angles: RotaryAngles) -> abi.Rotary:
+    """Rotary angles in the form of the C ABI; the caller keeps them alive."""
+    frequencies = pointer(angles.frequencies, torch.float32)
+    growth = angles.growth
+    if growth is None:
+        return abi.Rotary(frequencies, angles.scale)
+    return abi.Rotary(frequencies, angles.scale, growth.theta, growth.factor, growth.trained)
+
+
 def destroy_with(owner: object, destroy: Callable[[int], None], handle: int) -> None:
     """Frees a native object with its Python owner."""
     # Not at exit: a daemon thread may still be inside a step.
@@ -48,34 +57,32 @@ def destroy_with(owner: object, destroy: Callable[[int], None], handle: int) -> 
 
 
 class NativeStep(NamedTuple):
-    """A step and the tensors that its pointers point to."""
+    """A step, and what its pointers point to beside the batch's own tensors."""
 
     step: abi.Step
-    kept: tuple[torch.Tensor | None, ...]
+    kept: tuple[object, ...]
 
 
-def native_step(batch: TreeBatch, cos_sin: CosSin) -> NativeStep:
-    """A step in the form of the C ABI. cos, sin: [rows, 1, head_dim] float32."""
-    cos, sin = (table.contiguous() for table in cos_sin)
-    contexts = torch.tensor(batch.context_lens)
-    counts = torch.tensor(batch.node_counts)
+def native_step(batch: TreeBatch) -> NativeStep:
+    """A step in the form of the C ABI."""
+    num_sequences = len(batch.context_lens)
+    lengths = (ctypes.c_int64 * (2 * num_sequences))(*batch.context_lens, *batch.node_counts)
+    contexts = ctypes.addressof(lengths)
     ancestors = None if batch.ancestors is None else batch.ancestors.to(torch.uint8)
     step = abi.Step(
         num_rows=len(batch.positions),
-        num_sequences=len(batch.context_lens),
+        num_sequences=num_sequences,
         max_blocks=batch.block_tables.shape[1],
         block_size=batch.block_size,
         max_nodes=0 if ancestors is None else ancestors.shape[1],
         positions=pointer(batch.positions, torch.int64),
         slots=pointer(batch.slots, torch.int64),
         block_tables=pointer(batch.block_tables, torch.int64),
-        context_lens=pointer(contexts, torch.int64),
-        node_counts=pointer(counts, torch.int64),
+        context_lens=contexts,
+        node_counts=contexts + num_sequences * ctypes.sizeof(ctypes.c_int64),
         ancestors=pointer(ancestors, torch.uint8),
-        cos=pointer(cos, torch.float32),
-        sin=pointer(sin, torch.float32),
     )
-    return NativeStep(step, (cos, sin, contexts, counts, ancestors))
+    return NativeStep(step, (lengths, ancestors))
 
 
 class CachePointers:

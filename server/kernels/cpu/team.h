@@ -78,18 +78,42 @@ class Team {
   // thread, and never used twice in a job.
   template <class Chunk>
   void for_each(int phase, int count, const Chunk& chunk) {
-    for (int i; (i = counters_[phase].fetch_add(1, std::memory_order_relaxed)) < count;) chunk(i);
-    barrier();
+    share_out(phase, count, chunk);
+    meet([] {});
+  }
+
+  // The same, and each_row(0 … rows - 1) when all chunks are done. Few rows are left to the thread that
+  // comes last, since sharing them out would take one more meeting. Takes two phases.
+  template <class Chunk, class Row>
+  void for_each_then(int phase, int count, const Chunk& chunk, int rows, const Row& each_row) {
+    share_out(phase, count, chunk);
+    if (rows <= kFewRows) {
+      meet([&] {
+        for (int row = 0; row < rows; ++row) each_row(row);
+      });
+    } else {
+      meet([] {});
+      for_each(phase + 1, rows, each_row);
+    }
   }
 
  private:
+  static constexpr int kFewRows = 4;
   static constexpr int kSpins = 5000;  // about 0.2 ms, longer than any phase of a small step
 
   static constexpr std::chrono::microseconds kAwake{1000};
 
-  void barrier() {
+  template <class Chunk>
+  void share_out(int phase, int count, const Chunk& chunk) {
+    for (int i; (i = counters_[phase].fetch_add(1, std::memory_order_relaxed)) < count;) chunk(i);
+  }
+
+  // A barrier; the last thread to come runs last() before any goes on.
+  template <class Last>
+  void meet(const Last& last) {
     const unsigned round = round_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+      last();
       arrived_.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
       return;

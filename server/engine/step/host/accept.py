@@ -16,6 +16,7 @@ import torch
 from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.sources import node_source
 from server.engine.speculation.tree import ROOT, TokenTree
+from server.engine.step.inputs import rows_of
 from server.engine.step.sampler import SamplerRow, sample
 from server.engine.types import ProposalSource, TokenLogprobs
 
@@ -65,7 +66,7 @@ def accept(logits: torch.Tensor, walks: Sequence[Verification]) -> None:
     active = list(walks)
     while active:
         rows = [walk.first_row + walk.path[-1] for walk in active]
-        drawn = sample(_rows(logits, rows), [_row_at(walk) for walk in active])
+        drawn = sample(rows_of(logits, rows), [_row_at(walk) for walk in active])
         going_on = list[Verification]()
         for walk, token_id, logprobs in zip(active, *drawn, strict=True):
             walk.token_ids.append(token_id)
@@ -78,14 +79,6 @@ def accept(logits: torch.Tensor, walks: Sequence[Verification]) -> None:
                 walk.path.append(child)
                 going_on.append(walk)
         active = going_on
-
-
-def _rows(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-    """[len(rows), vocab]; a copy only where they are not neighbours."""
-    first = rows[0]
-    if list(rows) == list(range(first, first + len(rows))):
-        return logits[first : first + len(rows)]
-    return logits[torch.tensor(rows, device=logits.device)]
 
 
 def _row_at(walk: Verification) -> SamplerRow:

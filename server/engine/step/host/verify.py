@@ -15,7 +15,7 @@ from server.engine.schedule.plan import PlannedSequence, StepPlan
 from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.tree import TokenTree, lone_root
 from server.engine.step.host.accept import Verification
-from server.engine.step.inputs import build_inputs, planned_nodes
+from server.engine.step.inputs import build_inputs, planned_nodes, rows_of
 from server.engine.step.sampler import SamplerRow
 from server.engine.types import RequestId
 from server.kernels.tree import LayerCache, TreeBatch
@@ -83,7 +83,7 @@ class Verifier:
             logit_rows.extend(range(root_row, root_row + len(tree)))
         logits = None
         if walks:
-            logits = self.model.logits(hidden[torch.tensor(logit_rows, device=self.device)])
+            logits = self.model.logits(rows_of(hidden, logit_rows))
         return Verified(hidden, inputs.first_rows, logits, walks)
 
     def sampler_row(self, planned: PlannedSequence, grammar: GrammarState | None) -> SamplerRow:
