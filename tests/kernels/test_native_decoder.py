@@ -117,17 +117,19 @@ def path_to(node: int) -> list[int]:
     return [*(path_to(TREE[node]) if TREE[node] >= 0 else []), node]
 
 
+@pytest.mark.parametrize("context", [CONTEXT, CONTEXT + 1])
 @pytest.mark.parametrize("block_size", [1, 3, 16])
 def test_tree_equals_the_chain_of_each_path(
-    variant: tuple[LlamaModel, torch.Tensor], block_size: int
+    variant: tuple[LlamaModel, torch.Tensor], block_size: int, context: int
 ) -> None:
+    """Behind odd and even numbers of tokens: attention may add the values of positions in pairs."""
     model, _ = variant
     pool = PagedModel(model, block_size=block_size)
-    pool.run(TOKENS[:CONTEXT], [CONTEXT])
-    tree = pool.step(Nodes(0, CONTEXT, TREE_TOKENS, TREE))
+    pool.run(TOKENS[:context], [context])
+    tree = pool.step(Nodes(0, context, TREE_TOKENS, TREE))
     for node in range(len(TREE)):
         path = path_to(node)
-        chain = pool.step(Nodes(0, CONTEXT, [TREE_TOKENS[i] for i in path]))
+        chain = pool.step(Nodes(0, context, [TREE_TOKENS[i] for i in path]))
         assert torch.equal(tree[path], chain)
 
 

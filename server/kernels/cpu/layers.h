@@ -64,6 +64,16 @@ struct Glance {
   int64_t query, column;
 };
 
+// With the products that are fastest on this machine.
+template <class Rows>
+inline void attend_best(const AttentionTask<Rows>& task, const AttentionTask<Rows>* next,
+                        AttentionScratch& scratch) {
+#ifdef GLIDECAPE_AVX512
+  if (!prefers_multiply_add()) return attend<PairUnits>(task, next, scratch);
+#endif
+  attend<FloatUnits>(task, next, scratch);
+}
+
 // One thread's share of attention over some layers' caches. Rows of queries are `stride` apart.
 template <class Rows>
 inline void attend_blocks(Team& team, int phase, const GlidecapeStep& step,
@@ -73,19 +83,25 @@ inline void attend_blocks(Team& team, int phase, const GlidecapeStep& step,
   const int group = heads.num_heads / heads.num_kv_heads;
   const int num_blocks = static_cast<int>(visible.blocks().size());
   const int tasks_each = num_blocks * heads.num_kv_heads;
-  team.for_each(phase, num_glances * tasks_each, [&](int task) {
-    const Glance& glance = glances[task / tasks_each];
-    const RowBlock& block = visible.blocks()[task % tasks_each / heads.num_kv_heads];
-    const int64_t kv_head = task % heads.num_kv_heads, first = kv_head * group * heads.head_dim;
-    NodeKeys seen[VisibleSlots::kRows];
+  const auto task_of = [&](int index, NodeKeys* seen) {
+    const Glance& glance = glances[index / tasks_each];
+    const RowBlock& block = visible.blocks()[index % tasks_each / heads.num_kv_heads];
+    const int64_t kv_head = index % heads.num_kv_heads, first = kv_head * group * heads.head_dim;
     for (int i = 0; i < block.count; ++i)
       seen[i] = visible.keys(step, block.first + i, glance.window);
-    const AttentionTask<Rows> attention{
+    return AttentionTask<Rows>{
         glance.cache, static_cast<int64_t>(heads.num_kv_heads) * heads.head_dim,
         kv_head * heads.head_dim, group, heads.head_dim, stride,
         queries + block.first * stride + glance.query + first,
         &out, block.first, glance.column + first, seen, block.count};
-    attend(attention, scratch);
+  };
+  team.for_each(phase, num_glances * tasks_each, [&](int index) {
+    NodeKeys seen[VisibleSlots::kRows], seen_next[VisibleSlots::kRows];
+    const AttentionTask<Rows> task = task_of(index, seen);
+    const int after = index + team.size();
+    if (after >= num_glances * tasks_each) return attend_best<Rows>(task, nullptr, scratch);
+    const AttentionTask<Rows> next = task_of(after, seen_next);
+    attend_best(task, &next, scratch);
   });
 }
 
