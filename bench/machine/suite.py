@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.engine import encode_question, load
+from bench.machine.forecast import forecast_json, measure_forecast, print_forecast
 from bench.machine.limits import Limits, measure_limits
 from bench.machine.speculation import measure_policies, policies_json, print_policies
 from bench.machine.transformers_peer import TransformersPeer
@@ -63,6 +64,10 @@ def run_suite(
         figures = runner.run(_measure(app, model, settings, new_tokens, rounds, with_transformers))
     _print_table(limits, figures)
     result = _as_json(limits, figures, settings, new_tokens)
+    if model.speculator is not None:
+        forecast = measure_forecast(settings, new_tokens, rounds)
+        print_forecast(forecast)
+        result |= forecast_json(forecast)
     print(json.dumps(result | _speculation(settings, new_tokens, rounds)))
 
 

@@ -325,6 +325,11 @@ class StepSpeculationStats:
     be told apart."""
     plain_seconds: float = 0.0
     """What plain decoding would have taken for the same tokens, by the measured cost curve."""
+    expected_tokens: float = 0.0
+    """Tokens that `auto` expected of the nodes it chose, where all of a step's sequences decoded
+    under it, else 0 …"""
+    expected_seconds: float = 0.0
+    """… and what it expected the step to take."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,8 @@ class AutoPolicy:
         self.max_depth = max_depth
         self.calibration = Calibration()
         self.prospects = Prospects(costs, max_depth)
+        self.expected_gain = 0.0
+        """Tokens that the nodes of the latest choice are expected to bring."""
         self._steps_without = 0
 
     def plan_draft(self, num_sequences: int, num_rows: int) -> DraftPlan:
@@ -109,6 +111,7 @@ class AutoPolicy:
         )
         count = self._best_count([g.tokens for g in gains], num_rows)
         chosen = gains[:count]
+        self.expected_gain = sum(g.tokens for g in chosen)
         return {
             planned.request.request_id: _comb(
                 planned, proposal, [g for g in chosen if g.sequence == i]

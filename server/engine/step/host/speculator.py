@@ -1,6 +1,7 @@
 """Speculation around a step's forward: what is proposed before it, what is learned after it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from server.engine.drafters.drafter import Committed, Drafter
@@ -103,13 +104,23 @@ class Speculator:
         seconds: StepSeconds,
     ) -> StepSpeculationStats:
         """Figures of the step that was just committed; `auto` learns from its times."""
-        if all(p.num_nodes == 1 and p.wants_token for p in plan.sequences):
-            num_rows = sum(len(walk.tree) for walk in walks)
-            self.auto.costs.observe_verify(num_rows, seconds.verify + seconds.other)
-            lengths = proposed.drafted.lengths
-            if max(lengths, default=0):
-                self.auto.costs.observe_draft(len(lengths), max(lengths), seconds.draft)
-        return step_stats(plan, walks, observations, seconds, self.auto.costs.verify)
+        costs = self.auto.costs
+        if any(p.num_nodes > 1 or not p.wants_token for p in plan.sequences):
+            return step_stats(plan, walks, observations, seconds, costs.verify)
+        num_rows = sum(len(walk.tree) for walk in walks)
+        lengths = proposed.drafted.lengths
+        num_forwards = max(lengths, default=0)
+        expected_tokens = expected_seconds = 0.0
+        if all(p.request.speculation.policy == "auto" for p in plan.sequences):
+            expected_tokens = len(walks) + self.auto.expected_gain
+            expected_seconds = costs.verify(num_rows)
+            if num_forwards:
+                expected_seconds += costs.draft_start + num_forwards * costs.draft(len(lengths))
+        costs.observe_verify(num_rows, seconds.verify + seconds.other)
+        if num_forwards:
+            costs.observe_draft(len(lengths), num_forwards, seconds.draft)
+        stats = step_stats(plan, walks, observations, seconds, costs.verify)
+        return replace(stats, expected_tokens=expected_tokens, expected_seconds=expected_seconds)
 
     def forget(self, request_id: RequestId) -> None:
         """The request is over."""
