@@ -1,7 +1,8 @@
 """What `auto` expects of its own choices against what they bring, with the draft that serves.
 
-Under `auto` each step has an expectation: tokens by the calibrated chances of the nodes it verifies, and
-seconds by the cost curves. Where the two sides of the table differ, `auto` chooses wrongly.
+Under `auto` each step has an expectation: tokens by the calibrated chances of the nodes it
+verifies, and seconds by the cost curves, which follow what steps usually take. Seconds that are
+reached are above that where steps are held up by something else.
 """
 
 import asyncio

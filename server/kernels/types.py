@@ -175,36 +175,38 @@ class DraftStep(NamedTuple):
 
 
 class Roots(NamedTuple):
-    """Where chains begin, longest chain first."""
+    """Where chains begin, longest chain first. Numbers are Python's: a step's are few, and making
+    tensors of them took longer than drafting a token."""
 
-    token_ids: torch.Tensor
-    """[sequences] int64: the last committed token of each …"""
-    starts: torch.Tensor
-    """[sequences] int64: … and its position; the target's KV before it is glimpsed."""
-    depths: torch.Tensor
-    """[sequences] int64: tokens to draft, at least 1, not increasing."""
-    block_tables: torch.Tensor
-    """[sequences, max_blocks] int64"""
+    token_ids: Sequence[int]
+    """The last committed token of each sequence …"""
+    starts: Sequence[int]
+    """… and its position; the target's KV before it is glimpsed."""
+    depths: Sequence[int]
+    """Tokens to draft, at least 1, not increasing."""
+    block_tables: Sequence[Sequence[int]]
     block_size: int
-    hidden: torch.Tensor | None
-    """[sequences, target hidden size]"""
+    hidden: Sequence[torch.Tensor] | None
+    """[target hidden size] of each sequence."""
     own: OwnTokens | None = None
     """None for drafts with a fixed vocabulary alone."""
-    copy_hints: CopyHints | None = None
-    """[max depth, sequences]; None where nothing was looked up."""
+    copied: Sequence[Sequence[int]] | None = None
+    """By depth, for each sequence: the token that was looked up, -1 for none; None where nothing
+    was looked up."""
+    num_equal: Sequence[Sequence[int]] | None = None
+    """In the same order: how many tokens before it are equal; 0 where nothing was found."""
 
 
 class ChainEnds(NamedTuple):
     """Where chains end before their depth: behind a token with which the survival, the product of
     the tokens' chances of acceptance, is below a limit."""
 
-    least: torch.Tensor
-    """[sequences] float32: the limits; 0 for chains that don't end early."""
-    offsets: torch.Tensor
-    """[ranges] float32: the chance is offset + slope x confidence, at most 1, in each of equal
-    ranges of the confidence between 0 and 1."""
-    slopes: torch.Tensor
-    """[ranges] float32"""
+    least: Sequence[float]
+    """Of each sequence: the limits; 0 for chains that don't end early."""
+    offsets: Sequence[float]
+    """The chance is offset + slope x confidence, at most 1, in each of equal ranges of the
+    confidence between 0 and 1."""
+    slopes: Sequence[float]
 
 
 class Filling(NamedTuple):
@@ -215,16 +217,12 @@ class Filling(NamedTuple):
     batch: TreeBatch
 
 
-class Chains(NamedTuple):
-    """Drafted chains: the most probable tokens at each depth, of which the first one was
-    continued."""
+class Chain(NamedTuple):
+    """A drafted chain: at each depth the most probable tokens, of which the first one was
+    continued, and their probabilities."""
 
-    token_ids: torch.Tensor
-    """[max depth, sequences, candidates] int64; unspecified after a chain's end."""
-    confidences: torch.Tensor
-    """The same shape, float32."""
-    lengths: torch.Tensor
-    """[sequences] int64: tokens of each chain."""
+    candidates: tuple[tuple[int, ...], ...]
+    confidences: tuple[tuple[float, ...], ...]
 
 
 class Caches(NamedTuple):

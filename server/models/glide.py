@@ -19,8 +19,8 @@ from server.kernels.quantized import QuantizedWeight, Weight
 from server.kernels.tree import TreeBatch, committed_view, strictly_earlier_view
 from server.kernels.types import (
     Caches,
+    Chain,
     ChainEnds,
-    Chains,
     CopyHints,
     CosSin,
     DraftStep,
@@ -106,7 +106,7 @@ class GlideModel(ABC):
         caches: Caches,
         num_candidates: int,
         behind: tuple[torch.Tensor, TreeBatch] | None = None,
-    ) -> Chains:
+    ) -> list[Chain]:
         """As many drafting steps as the deepest chain needs, each continuing with the most
         probable token. Needs `drafts_chains`.
 
@@ -138,7 +138,7 @@ class FusedGlide(GlideModel):
         caches: Caches,
         num_candidates: int,
         behind: tuple[torch.Tensor, TreeBatch] | None = None,
-    ) -> Chains:
+    ) -> list[Chain]:
         filling = None if behind is None else Filling(*behind)
         return self._native.chains(roots, ends, caches, num_candidates, filling)
 

@@ -15,7 +15,7 @@ from tests.kernels import (
 )
 from tests.kernels.native_models import INSTRUCTION_SETS_HERE, native_model
 from tests.kernels.quantized_models import quantized_model
-from tests.kernels.test_native_decoder import TOKENS, one_by_one
+from tests.kernels.test_native_decoder import CONTEXT, TOKENS, one_by_one
 from tests.models import test_glide_native, test_glide_quantized
 
 PLAIN = ("all-96", "gqa3-32-tied")
@@ -62,7 +62,7 @@ def test_decoder(name: str) -> None:
     variant = (model, one_by_one(model, TOKENS))
     test_native_decoder.test_chunking_changes_no_bit(variant, [7, 6, 5, 42], 3)
     test_native_decoder.test_company_changes_no_bit(variant)
-    test_native_decoder.test_tree_equals_the_chain_of_each_path(variant, 3)
+    test_native_decoder.test_tree_equals_the_chain_of_each_path(variant, 3, CONTEXT)
 
 
 @pytest.mark.parametrize(("name", "kind"), QUANTIZED)

@@ -2,12 +2,14 @@
 single steps, bit by bit, whatever else is in the batch."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from server.kernels.tree import TreeBatch
-from server.kernels.types import ChainEnds, Chains, CopyHints, OwnTokens, Roots
+from server.kernels.types import ChainEnds, CopyHints, OwnTokens, Roots
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide_parameters import TOKEN_TABLE
 from tests.kernels.native_models import needs_native, without_native_library
@@ -104,6 +106,16 @@ def test_error_is_that_of_torch_in_bfloat16(name: str) -> None:
     assert rms(native - exact) <= 1.5 * rms(plain - exact)
 
 
+class Chains(NamedTuple):
+    """Chains side by side, 0 after their ends."""
+
+    token_ids: torch.Tensor
+    """[max depth, sequences, candidates]"""
+    confidences: torch.Tensor
+    lengths: torch.Tensor
+    """[sequences]"""
+
+
 def chains(
     paged: PagedDraft,
     roots: Sequence[tuple[int, int, int]],
@@ -116,26 +128,27 @@ def chains(
     """roots: (sequence, verified tokens, depth), the longest chain first. The chance of a token is
     its confidence below 0.5, and 0.5 and half of it above."""
     sequences = [sequence for sequence, _, _ in roots]
-    return paged.model.draft_chains(
+    found = paged.model.draft_chains(
         Roots(
-            torch.tensor([text(sequence)[verified] for sequence, verified, _ in roots]),
-            torch.tensor([verified for _, verified, _ in roots]),
-            torch.tensor([depth for _, _, depth in roots]),
-            paged.tables[sequences],
+            [text(sequence)[verified] for sequence, verified, _ in roots],
+            [verified for _, verified, _ in roots],
+            [depth for _, _, depth in roots],
+            paged.tables[sequences].tolist(),
             BLOCK,
-            hidden,
+            None if hidden is None else list(hidden),
             own,
-            hints,
+            *((None, None) if hints is None else (part.tolist() for part in hints)),
         ),
-        ChainEnds(
-            torch.tensor(least or [0.0] * len(roots)),
-            torch.tensor([0.0, 0.5]),
-            torch.tensor([1.0, 0.5]),
-        ),
+        ChainEnds(least or [0.0] * len(roots), [0.0, 0.5], [1.0, 0.5]),
         paged.kv,
         num_candidates=8,
         behind=behind,
     )
+    lengths = [len(chain.candidates) for chain in found]
+    candidates, confidences = (
+        [torch.tensor(part) for part in parts] for parts in zip(*found, strict=True)
+    )
+    return Chains(pad_sequence(candidates), pad_sequence(confidences), torch.tensor(lengths))
 
 
 def assert_chains_are_single_steps(draft: Draft, paged: PagedDraft) -> None:

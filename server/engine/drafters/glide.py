@@ -11,10 +11,10 @@ from server.engine.drafters.neural import NeuralDrafter
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation.lookup import TextIndexes, source
 from server.engine.speculation.proposal import NUM_CANDIDATES, Proposal
-from server.engine.step.inputs import StepInputs, block_tables
+from server.engine.step.inputs import StepInputs
 from server.engine.types import RequestId
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import Caches, ChainEnds, Chains, CopyHints, DraftStep, OwnTokens, Roots
+from server.kernels.types import Caches, Chain, ChainEnds, CopyHints, DraftStep, OwnTokens, Roots
 
 
 class Glide(Protocol):
@@ -37,7 +37,7 @@ class Glide(Protocol):
         caches: Caches,
         num_candidates: int,
         behind: tuple[torch.Tensor, TreeBatch] | None,
-    ) -> Chains: ...
+    ) -> list[Chain]: ...
 
     def draft(self, step: DraftStep, caches: Caches) -> torch.Tensor: ...
 
@@ -113,59 +113,48 @@ class GlideDrafter(NeuralDrafter):
         order = sorted(range(len(sequences)), key=lambda i: -depths[i])
         roots = self._roots([sequences[i] for i in order], [depths[i] for i in order])
         num_candidates = min(NUM_CANDIDATES, len(self.model.draft_token_ids))
-        ends = ChainEnds(
-            torch.tensor([stop.least[i] for i in order]),
-            torch.tensor(stop.chance.offsets),
-            torch.tensor(stop.chance.slopes),
-        )
+        ends = ChainEnds([stop.least[i] for i in order], stop.chance.offsets, stop.chance.slopes)
         found = self.model.draft_chains(
             *(roots, ends, self.caches, num_candidates),
             None if behind is None else (behind.token_ids, behind.batch),
         )
-        token_ids, confidences, lengths = (part.tolist() for part in found)
-        proposals = dict[int, Proposal]()
-        for column, i in enumerate(order):
-            proposals[i] = Proposal(
-                tuple(tuple(row[column]) for row in token_ids[: lengths[column]]),
-                tuple(tuple(row[column]) for row in confidences[: lengths[column]]),
-            )
+        proposals = {i: Proposal(*drafted) for i, drafted in zip(order, found, strict=True)}
         return [proposals[i] for i in range(len(sequences))]
 
     def _roots(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> Roots:
-        hidden = None
+        hidden = copied = num_equal = None
         if self.model.glimpse_hidden:
-            hidden = torch.stack([self._hidden[s.request.request_id] for s in sequences])
+            hidden = [self._hidden[s.request.request_id] for s in sequences]
+        if self.model.copy_hint:
+            copied, num_equal = self._looked_up(sequences, range(max(depths)))
         return Roots(
-            token_ids=torch.tensor([s.token_ids[-1] for s in sequences], device=self.device),
-            starts=torch.tensor([s.num_computed for s in sequences], device=self.device),
-            depths=torch.tensor(depths),
-            block_tables=block_tables([s.block_ids for s in sequences], self.device),
+            token_ids=[s.token_ids[-1] for s in sequences],
+            starts=[s.num_computed for s in sequences],
+            depths=depths,
+            block_tables=[s.block_ids for s in sequences],
             block_size=self.block_size,
             hidden=hidden,
             own=self._own_tokens(sequences),
-            copy_hints=self._copy_hints(sequences, range(max(depths))),
+            copied=copied,
+            num_equal=num_equal,
         )
 
-    def _copy_hints(
+    def _looked_up(
         self, sequences: Sequence[PlannedSequence], places: Sequence[int]
-    ) -> CopyHints | None:
-        """What lookup finds behind each sequence: [places, sequences]; None for a draft that takes
-        no such hint.
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """What lookup finds behind each sequence, and how many tokens are equal before it:
+        [places][sequences] each, -1 and 0 where it finds nothing.
 
         Args:
             places: how many tokens behind the sequence's last one, 0 for the next one.
         """
-        if not self.model.copy_hint:
-            return None
         found = [(s.token_ids, self.texts.find(s.request_id, s.token_ids)) for s in sequences]
         token_ids = [
             [-1 if match is None else ids[source(match, len(ids), i)] for ids, match in found]
             for i in places
         ]
         num_equal = [[0 if match is None else match.num_equal for _, match in found]] * len(places)
-        return CopyHints(
-            torch.tensor(token_ids, device=self.device), torch.tensor(num_equal, device=self.device)
-        )
+        return token_ids, num_equal
 
     def _own_tokens(self, sequences: Sequence[PlannedSequence]) -> OwnTokens | None:
         return None if self._context is None else self._context.of(sequences)
@@ -180,10 +169,13 @@ class GlideDrafter(NeuralDrafter):
         verified_lens = tuple(sequence.num_computed for sequence in sequences)
         hidden = self._hidden_rows(inputs, sequences)
         own = self._own_tokens(sequences)
-        hints = self._copy_hints(sequences, (depth - 1,))
-        if hints is not None:
+        hints = None
+        if self.model.copy_hint:
             counts = torch.tensor(inputs.batch.node_counts, device=self.device)
-            hints = CopyHints(*(part[0].repeat_interleave(counts) for part in hints))
+            parts = self._looked_up(sequences, (depth - 1,))
+            hints = CopyHints(
+                *(torch.tensor(p[0], device=self.device).repeat_interleave(counts) for p in parts)
+            )
         step = DraftStep(inputs.token_ids, inputs.batch, verified_lens, hidden, depth, own, hints)
         logits, token_ids = self.model.draft(step, self.caches), self.model.draft_token_ids
         if own is None or not own.most:

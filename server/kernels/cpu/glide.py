@@ -1,8 +1,10 @@
 """The GliDe draft of one layer as single native calls: a forward, a fill, whole chains."""
 
 import ctypes
+from array import array
 from collections.abc import Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 import torch
 
@@ -11,6 +13,7 @@ from server.kernels.cpu.decoder import native_layer, native_shape, supports
 from server.kernels.cpu.steps import (
     CachePointers,
     NativeStep,
+    Numbers,
     destroy_with,
     library,
     matrix,
@@ -22,8 +25,8 @@ from server.kernels.quantized import GROUP, QuantizedWeight, Weight
 from server.kernels.tree import LayerCache
 from server.kernels.types import (
     Caches,
+    Chain,
     ChainEnds,
-    Chains,
     CopyHints,
     DraftStep,
     Filling,
@@ -33,6 +36,7 @@ from server.kernels.types import (
     Roots,
 )
 
+T = TypeVar("T", int, float)
 MAX_CANDIDATES = 32
 """Most candidates per row; kMaxCandidates in candidates.h."""
 
@@ -108,36 +112,18 @@ class NativeGlide:
         caches: Caches,
         num_candidates: int,
         behind: Filling | None = None,
-    ) -> Chains:
-        """Drafts a chain per sequence.
+    ) -> list[Chain]:
+        """Drafts a chain per sequence, in their order.
 
         Args:
             behind: committed tokens before the roots; their own KV is written first.
         """
         if not 1 <= num_candidates <= min(MAX_CANDIDATES, self._num_tokens):
             raise ValueError(f"{num_candidates} candidates of {self._num_tokens} tokens")
-        hidden = self._checked(roots.hidden)
-        sizes = (int(roots.depths[0]), len(roots.depths), num_candidates)
-        chains = Chains(
-            torch.empty(sizes, dtype=torch.int64),
-            torch.empty(sizes),
-            torch.empty(len(roots.depths), dtype=torch.int64),
-        )
-        own = _OwnPointers(roots.own)
-        kept, fill = (None, None) if behind is None else _fill_step(behind)
-        native = abi.Round(
-            len(roots.depths), roots.block_tables.shape[1], roots.block_size, num_candidates,
-            pointer(roots.token_ids, torch.int64), pointer(roots.starts, torch.int64),
-            pointer(roots.depths, torch.int64), pointer(roots.block_tables, torch.int64),
-            None if fill is None else ctypes.pointer(fill),
-            pointer(hidden, torch.bfloat16), own.pointer,
-            *_hint_pointers(roots.copy_hints).values(),
-            *(pointer(values, torch.float32) for values in ends), len(ends.offsets),
-            *(values.data_ptr() for values in chains),
-        )  # fmt: skip
-        self._library.glidecape_glide_draft(self._handle, native, self._caches(caches))
-        del kept
-        return chains
+        hidden = self._checked(_stacked(roots.hidden))
+        call = _Round(roots, ends, hidden, num_candidates, behind)
+        self._library.glidecape_glide_draft(self._handle, call.native, self._caches(caches))
+        return call.chains()
 
     def _checked(self, hidden: torch.Tensor | None) -> torch.Tensor | None:
         if not self.shape.target_hidden:
@@ -151,6 +137,63 @@ class NativeGlide:
         return abi.GlideCaches(own, self._glimpsed.of(caches.target))
 
 
+class _Round:
+    """The drafting of chains in the form of the C ABI: keeps what it points to, and gives what was
+    written."""
+
+    def __init__(
+        self,
+        roots: Roots,
+        ends: ChainEnds,
+        hidden: torch.Tensor | None,
+        num_candidates: int,
+        behind: Filling | None,
+    ) -> None:
+        self._count, self._wide = len(roots.depths), num_candidates
+        size = roots.depths[0] * self._count * num_candidates
+        self._found = array("q", bytes(8 * size))
+        self._confidences = array("f", bytes(4 * size))
+        self._lengths = array("q", bytes(8 * self._count))
+        widest = max(map(len, roots.block_tables))
+        numbers = Numbers(
+            "q", roots.token_ids, roots.starts, roots.depths,
+            [i for table in roots.block_tables for i in (*table, *(0,) * (widest - len(table)))],
+            list(chain.from_iterable(roots.copied or ())),
+            list(chain.from_iterable(roots.num_equal or ())),
+        )  # fmt: skip
+        limits, own = Numbers("f", *ends), _OwnPointers(roots.own)
+        kept, fill = (None, None) if behind is None else _fill_step(behind)
+        self._kept = (numbers, limits, own, kept, hidden)
+        *of_roots, copied, num_equal = numbers.addresses
+        self.native = abi.Round(
+            *(self._count, widest, roots.block_size, num_candidates, *of_roots),
+            None if fill is None else ctypes.pointer(fill),
+            *(pointer(hidden, torch.bfloat16), own.pointer),
+            *((None, None) if roots.copied is None else (copied, num_equal)),
+            *(*limits.addresses, len(ends.offsets)),
+            *(part.buffer_info()[0] for part in (self._found, self._confidences, self._lengths)),
+        )
+
+    def chains(self) -> list[Chain]:
+        """What was drafted, sequence by sequence."""
+        return [
+            Chain(self._of_sequence(self._found, i), self._of_sequence(self._confidences, i))
+            for i in range(self._count)
+        ]
+
+    def _of_sequence(self, part: "array[T]", index: int) -> tuple[tuple[T, ...], ...]:
+        wide, step = self._wide, self._count * self._wide
+        begins = range(index * wide, self._lengths[index] * step, step)
+        return tuple(tuple(part[begin : begin + wide]) for begin in begins)
+
+
+def _stacked(hidden: Sequence[torch.Tensor] | None) -> torch.Tensor | None:
+    """[sequences, target hidden size]"""
+    if hidden is None:
+        return None
+    return hidden[0][None] if len(hidden) == 1 else torch.stack(tuple(hidden))
+
+
 class _OwnPointers:
     """Addresses of sequences' own tokens; keeps what they lead to."""
 
@@ -159,14 +202,14 @@ class _OwnPointers:
         if own is None or not own.most:
             return
         rows = [part.to(torch.bfloat16).contiguous() for part in own.rows]
-        counts = torch.tensor([len(part) for part in own.token_ids])
-        ids = torch.tensor([pointer(part, torch.int64) for part in own.token_ids])
-        addresses = torch.tensor([pointer(part, torch.bfloat16) for part in rows])
-        tables = (counts, ids, addresses)
-        self._kept = (own, rows, tables)
-        self.pointer = ctypes.pointer(
-            abi.OwnTokens(own.most, *(pointer(table, torch.int64) for table in tables))
+        numbers = Numbers(
+            "q",
+            [len(part) for part in own.token_ids],
+            [pointer(part, torch.int64) or 0 for part in own.token_ids],
+            [pointer(part, torch.bfloat16) or 0 for part in rows],
         )
+        self._kept = (own, rows, numbers)
+        self.pointer = ctypes.pointer(abi.OwnTokens(own.most, *numbers.addresses))
 
 
 def _hint_pointers(hints: CopyHints | None) -> dict[str, int | None]:

@@ -3,8 +3,9 @@ ABI."""
 
 import ctypes
 import weakref
+from array import array
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -56,6 +57,25 @@ def destroy_with(owner: object, destroy: Callable[[int], None], handle: int) -> 
     weakref.finalize(owner, destroy, handle).atexit = False
 
 
+class Numbers:
+    """Sequences of numbers in memory, one after another: a step's are few, and tensors of them take
+    longer to make.
+
+    Args:
+        code: of the module `array`: q for 64-bit integers, f for floats.
+    """
+
+    def __init__(self, code: Literal["q", "f"], *parts: Sequence[float]) -> None:
+        self._values: array[float] = array(code)
+        begins = list[int]()
+        for part in parts:
+            begins.append(len(self._values))
+            self._values.extend(part)
+        begin, size = self._values.buffer_info()[0], self._values.itemsize
+        self.addresses = [begin + size * i for i in begins]
+        """Of each sequence's first number."""
+
+
 class NativeStep(NamedTuple):
     """A step, and what its pointers point to beside the batch's own tensors."""
 
@@ -65,21 +85,20 @@ class NativeStep(NamedTuple):
 
 def native_step(batch: TreeBatch) -> NativeStep:
     """A step in the form of the C ABI."""
-    num_sequences = len(batch.context_lens)
-    lengths = (ctypes.c_int64 * (2 * num_sequences))(*batch.context_lens, *batch.node_counts)
-    contexts = ctypes.addressof(lengths)
+    lengths = Numbers("q", batch.context_lens, batch.node_counts)
+    context_lens, node_counts = lengths.addresses
     ancestors = None if batch.ancestors is None else batch.ancestors.to(torch.uint8)
     step = abi.Step(
         num_rows=len(batch.positions),
-        num_sequences=num_sequences,
+        num_sequences=len(batch.context_lens),
         max_blocks=batch.block_tables.shape[1],
         block_size=batch.block_size,
         max_nodes=0 if ancestors is None else ancestors.shape[1],
         positions=pointer(batch.positions, torch.int64),
         slots=pointer(batch.slots, torch.int64),
         block_tables=pointer(batch.block_tables, torch.int64),
-        context_lens=contexts,
-        node_counts=contexts + num_sequences * ctypes.sizeof(ctypes.c_int64),
+        context_lens=context_lens,
+        node_counts=node_counts,
         ancestors=pointer(ancestors, torch.uint8),
     )
     return NativeStep(step, (lengths, ancestors))

@@ -133,9 +133,8 @@ def copying_drafter(texts: TextIndexes | None = None) -> GlideDrafter:
 def looked_up(text: Sequence[int], drafter: GlideDrafter | None = None) -> CopyHints:
     """What the engine finds behind a text: [delays, 1]."""
     drafter = drafter or copying_drafter()
-    hints = drafter._copy_hints([sequence(text)], range(MAX_DELAY))  # pyright: ignore[reportPrivateUsage]
-    assert hints is not None
-    return hints
+    found = drafter._looked_up([sequence(text)], range(MAX_DELAY))  # pyright: ignore[reportPrivateUsage]
+    return CopyHints(*map(torch.tensor, found))
 
 
 @pytest.mark.parametrize("verified", LENGTHS)
