@@ -44,8 +44,8 @@ class ParallelBuild(build_ext):
         super().build_extensions()
 
     def _knows_flags_of(self, extension: Extension) -> bool:
-        """Whether an empty file compiles; an older compiler does not know the newer instruction sets,
-        and would say so for every file."""
+        """Whether an empty file compiles; an older compiler does not know the newer instruction
+        sets, and would say so for every file."""
         folder = os.path.join(self.build_temp, extension.name)
         empty = os.path.join(folder, "empty.cpp")
         os.makedirs(folder, exist_ok=True)
