@@ -33,9 +33,10 @@ def reencoded(tmp_path_factory: pytest.TempPathFactory) -> dict[InstructionSet, 
     """Libraries of the instruction sets that run here in another encoding only."""
     folder = tmp_path_factory.mktemp("reencoded")
     flags = ["-O3", "-fPIC", "-shared", "-fvisibility=hidden"]
-    made = {name: folder / f"_native_{name}.so" for name in REENCODED}
-    for name, path in made.items():
-        compile_native(path, name, flags, sorted(SOURCES.glob("*.cpp")))
+    made = dict[InstructionSet, Path]()
+    for name in REENCODED:
+        made[name] = folder / f"_native_{name}.so"
+        compile_native(made[name], name, flags, sorted(SOURCES.glob("*.cpp")))
     return made
 
 

@@ -43,7 +43,7 @@ struct WideQuads {
   }
 };
 
-// Here and now: else GCC forms many products before it adds any, and runs out of registers.
+// Forms x here and now: else GCC forms many products before it adds any, and runs out of registers.
 template <class Vector>
 inline void settle(Vector& x) {
 #if defined(__x86_64__)

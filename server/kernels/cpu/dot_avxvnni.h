@@ -22,16 +22,17 @@ inline void place(uint8_t* to, int bits, int lane, int i, uint8_t value) {
 
 // As many rows side by side as their sums leave registers beside a quad's weights.
 constexpr int kQuadRows = 6;
-// So few wait for the weights: these are multiplied from the registers in which they were unpacked,
-// and the wide ones, which have to come from memory, last.
+// Up to so many rows are multiplied with weights in the registers in which they were unpacked; what has
+// to come from memory, the weights of wide quads, comes last. With more rows the registers are needed
+// for sums, which then begin with those of the wide quads and need no addition at the end.
 constexpr int kFewRows = 2;
 
-// Of a quad of [8 quads][16 outputs][4], outputs 0 … 7 or 8 … 15.
+// Weights of a quad, of outputs 0 … 7 or 8 … 15. weights: [8 quads][16 outputs][4].
 inline __m256i half_of(const uint8_t* weights, int quad, int half) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + 64 * quad + 32 * half));
 }
 
-// Of a row, over its wide quads.
+// The sums of high values over a row's wide quads, times 128.
 inline __m256i wide_sums(const uint8_t* weights, const int8_t* group, int half) {
   const auto add = [&](__m256i sums, int i) {
     const __m256i wide = half_of(weights, group[kQuadsAt + i], half);
@@ -75,10 +76,10 @@ inline __attribute__((always_inline)) void add_quads_together(const uint8_t* wei
   }
 }
 
-// weights: [8 quads][16 outputs][4]. The rows are taken in parts of about equal height.
+// The rows are taken in parts of about equal height.
 template <int Rows, class Use>
-inline void add_quads(const uint8_t* weights, const int8_t* values, int64_t stride, const Use& use,
-                      int first = 0) {
+inline __attribute__((always_inline)) void add_quads(const uint8_t* weights, const int8_t* values,
+                                                     int64_t stride, const Use& use, int first = 0) {
   constexpr int kParts = (Rows + kQuadRows - 1) / kQuadRows, kNow = (Rows + kParts - 1) / kParts;
   add_quads_together<kNow>(weights, first, values, stride, use);
   if constexpr (Rows > kNow)
@@ -91,7 +92,7 @@ inline void add_dots(const uint8_t* weights, const int8_t* values, int64_t strid
     add_quads<Rows>(weights, values, stride, use);
   } else {
     UnpackedQuads unpacked(weights);
-    // From memory, from here on: else GCC keeps all of them in registers and the sums in memory.
+    // In memory, as far as GCC knows: else it keeps all weights in registers, and the sums in memory.
     if constexpr (Rows > kFewRows) asm("" : "+m"(unpacked.bytes));
     add_quads<Rows>(reinterpret_cast<const uint8_t*>(unpacked.bytes), values, stride, use);
   }

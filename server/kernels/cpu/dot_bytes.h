@@ -1,5 +1,4 @@
-// dot.h with vpdpbusd, which adds four products of unsigned with signed bytes to each lane
-// (quads.h).
+// dot.h with vpdpbusd, which adds four products of unsigned with signed bytes to each lane (quads.h).
 #pragma once
 
 #include "quads.h"
