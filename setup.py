@@ -19,6 +19,7 @@ from setuptools.errors import CompileError, ExecError
 SOURCES = "server/kernels/cpu"
 X86 = {
     "avx512": ["-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"],
+    "avxvnni": ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
 }
 IS_X86 = platform.machine().lower() in {"x86_64", "amd64"}
@@ -30,6 +31,7 @@ class ParallelBuild(build_ext):
     own `--parallel` would put the libraries' equally named objects into one place."""
 
     def build_extensions(self) -> None:
+        self.extensions = [each for each in self.extensions if self._knows_flags_of(each)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             jobs = [
                 [pool.submit(self._compile, extension, source) for source in extension.sources]
@@ -40,6 +42,21 @@ class ParallelBuild(build_ext):
             with suppress(CompileError, ExecError):
                 self._take(extension, objects)
         super().build_extensions()
+
+    def _knows_flags_of(self, extension: Extension) -> bool:
+        """Whether an empty file compiles; an older compiler does not know the newer instruction
+        sets, and would say so for every file."""
+        folder = os.path.join(self.build_temp, extension.name)
+        empty = os.path.join(folder, "empty.cpp")
+        os.makedirs(folder, exist_ok=True)
+        with open(empty, "w"):
+            pass
+        try:
+            self._compile(extension, empty)
+        except CompileError as error:
+            self.warn(f"{extension.name} is left out: {error}")
+            return False
+        return True
 
     def _compile(self, extension: Extension, source: str) -> list[str]:
         return self.compiler.compile(

@@ -23,6 +23,7 @@ from server.loading.machine import cpu_kernels, describe_kernels, pick_dtype
 from tests.kernels.native_models import INSTRUCTION_SETS_HERE, native_model, random_tokens
 from tests.kernels.paged import CPU, PagedModel
 
+CPUINFO = Path("/proc/cpuinfo")
 ALL: dict[InstructionSet, Path] = {name: Path(name) for name in INSTRUCTION_SETS}
 
 
@@ -33,13 +34,17 @@ def cpu(*names: InstructionSet) -> Callable[[InstructionSet], bool]:
 @pytest.mark.parametrize(
     ("runs", "built", "picked"),
     [
+        (INSTRUCTION_SETS, INSTRUCTION_SETS, "avx512"),
         (("avx512", "avx2", "portable"), INSTRUCTION_SETS, "avx512"),
+        (("avxvnni", "avx2", "portable"), INSTRUCTION_SETS, "avxvnni"),
         (("avx2", "portable"), INSTRUCTION_SETS, "avx2"),
         (("portable",), INSTRUCTION_SETS, "portable"),
-        (("avx512", "avx2", "portable"), ("avx2", "portable"), "avx2"),
-        (("avx2", "portable"), ("avx512", "portable"), "portable"),
+        (INSTRUCTION_SETS, ("avxvnni", "avx2", "portable"), "avxvnni"),
+        (("avx512", "avx2", "portable"), ("avxvnni", "avx2", "portable"), "avx2"),
+        (("avxvnni", "avx2", "portable"), ("avx512", "avx2", "portable"), "avx2"),
+        (("avx2", "portable"), ("avx512", "avxvnni", "portable"), "portable"),
         (("avx2", "portable"), ("avx512",), None),
-        (("avx512", "avx2", "portable"), (), None),
+        (INSTRUCTION_SETS, (), None),
     ],
 )
 def test_auto_is_the_best_that_was_built_and_runs(
@@ -58,9 +63,10 @@ def test_a_wish_is_fulfilled() -> None:
     ("choice", "message"),
     [
         ("avx512", "this CPU lacks instructions that these kernels need"),
-        ("avx2", "these kernels were not built; there are: avx512, portable"),
-        ("sse9", "expected auto, avx512, avx2, portable or none"),
-        ("AVX2", "expected auto, avx512, avx2, portable or none"),
+        ("avxvnni", "this CPU lacks instructions that these kernels need"),
+        ("avx2", "these kernels were not built; there are: avx512, avxvnni, portable"),
+        ("sse9", "expected auto, avx512, avxvnni, avx2, portable or none"),
+        ("AVX2", "expected auto, avx512, avxvnni, avx2, portable or none"),
     ],
 )
 def test_a_wish_that_cannot_be_fulfilled(choice: str, message: str) -> None:
@@ -89,12 +95,23 @@ needs_build = pytest.mark.skipif(not INSTRUCTION_SETS_HERE, reason="no native li
 
 @needs_build
 def test_this_cpu() -> None:
-    """AVX2 is part of AVX-512, and torch agrees on both."""
+    """AVX2 is part of both others. torch agrees on it and on AVX-512, Linux on AVX-VNNI."""
     runs = asks_cpu(built_libraries())
     assert runs("portable")
-    assert not runs("avx512") or runs("avx2")
+    assert runs("avx2") or not (runs("avx512") or runs("avxvnni"))
     assert runs("avx2") == torch.cpu._is_avx2_supported()  # pyright: ignore[reportPrivateUsage]
     assert runs("avx512") == torch.cpu._is_vnni_supported()  # pyright: ignore[reportPrivateUsage]
+    if CPUINFO.exists():
+        assert runs("avxvnni") == ("avx_vnni" in CPUINFO.read_text().split())
+
+
+@pytest.mark.parametrize("name", sorted({*built_libraries()} - {*INSTRUCTION_SETS_HERE}))
+def test_what_this_cpu_does_not_run_is_refused(
+    name: InstructionSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, name)
+    with pytest.raises(ConfigError, match=f"='{name}': this CPU lacks instructions"):
+        cpu_kernels()
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS_HERE)

@@ -1,40 +1,28 @@
 """The native kernels under GCC's sanitizers: no stray read, no undefined behaviour, no race."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from server.kernels.cpu.instruction_sets import InstructionSet
+from tests.kernels.compiled import COMPILED_HERE, HAS_COMPILER, SOURCES, compile_native
 from tests.kernels.native_models import INSTRUCTION_SETS_HERE
 
 HERE = Path(__file__).parent
-SOURCES = HERE.parents[1] / "server/kernels/cpu"
-FLAGS = ["-std=c++17", "-O0", "-g1", "-pthread", "-ffp-contract=off", "-Wno-psabi"]
+FLAGS = ["-O0", "-g1", "-Wno-psabi"]
 """Not optimised: every access stays and is checked, and compiling takes a quarter of the time."""
-SETS: dict[InstructionSet, list[str]] = {
-    "avx512": ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"],
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "portable": [],
-}
-"""As in setup.py."""
 RACES = [("thread", [], name) for name in INSTRUCTION_SETS_HERE[:1]]
 """The threads are the same for all."""
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
-
-
-def compile_program(program: Path, flags: list[str], sources: list[Path]) -> None:
-    command = ["g++", *FLAGS, *flags, f"-I{SOURCES}", *map(str, sources), "-o", str(program)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+pytestmark = pytest.mark.skipif(not HAS_COMPILER, reason="no g++")
 
 
 def require_sanitizer(sanitizer: list[str], folder: Path) -> None:
     empty, program = folder / "empty.cpp", folder / "empty"
     empty.write_text("int main() {}\n")
     try:
-        compile_program(program, sanitizer, [empty])
+        compile_native(program, "portable", sanitizer, [empty])
         subprocess.run([program], check=True, timeout=300)
     except subprocess.CalledProcessError:
         pytest.skip(f"{sanitizer[0]} does not work on this machine")
@@ -42,7 +30,7 @@ def require_sanitizer(sanitizer: list[str], folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kinds", "arguments", "kernels"),
-    [*(("address,undefined", ["fork"], name) for name in INSTRUCTION_SETS_HERE), *RACES],
+    [*(("address,undefined", ["fork"], name) for name in COMPILED_HERE), *RACES],
     ids=str,
 )
 def test_sanitizer_finds_nothing(
@@ -52,17 +40,17 @@ def test_sanitizer_finds_nothing(
     require_sanitizer(sanitizer, tmp_path)
     program = tmp_path / "native_steps"
     sources = [HERE / "native_steps.cpp", *sorted(SOURCES.glob("*.cpp"))]
-    compile_program(program, sanitizer + SETS[kernels], sources)
+    compile_native(program, kernels, FLAGS + sanitizer, sources)
     done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
-@pytest.mark.parametrize("kernels", INSTRUCTION_SETS_HERE)
+@pytest.mark.parametrize("kernels", COMPILED_HERE)
 def test_operations(kernels: InstructionSet, tmp_path: Path) -> None:
     """Optimised as in the package, and with sanitizers."""
     program = tmp_path / "lanes_check"
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     for flags in (["-O3"], sanitizers):
-        compile_program(program, flags + SETS[kernels], [HERE / "lanes_check.cpp"])
+        compile_native(program, kernels, FLAGS + flags, [HERE / "lanes_check.cpp"])
         done = subprocess.run([program], capture_output=True, text=True, timeout=300)
         assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

@@ -1,2 +1,2 @@
-"""Native kernels for CPUs, compiled with the package for AVX-512, for AVX2 and for any CPU; where
-there was no compiler, the torch reference serves."""
+"""Native kernels for CPUs, compiled with the package for AVX-512, for AVX-VNNI, for AVX2 and for
+any CPU; where there was no compiler, the torch reference serves."""

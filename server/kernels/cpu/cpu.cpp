@@ -18,10 +18,16 @@ bool has_movbe_and_lzcnt() {
   const bool movbe = __get_cpuid(1, &a, &b, &c, &d) && c & 1u << 22;
   return movbe && __get_cpuid(0x80000001, &a, &b, &c, &d) && c & 1u << 5;
 }
+bool has_vnni_of_avx2() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & 1u << 4;
+}
 
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
+
+bool has_avxvnni() { return has_avx2() && has_vnni_of_avx2(); }
 
 // -march=x86-64-v4 and VNNI. BF16, with which it is compiled too, is looked for where it is used.
 bool has_avx512() {
@@ -36,6 +42,7 @@ bool has_avx512() {
 
 bool glidecape_cpu_runs(const char* name) {
   if (!std::strcmp(name, "avx512")) return has_avx512();
+  if (!std::strcmp(name, "avxvnni")) return has_avxvnni();
   if (!std::strcmp(name, "avx2")) return has_avx2();
   return !std::strcmp(name, "portable");
 }

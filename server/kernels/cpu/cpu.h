@@ -4,7 +4,8 @@
 #pragma GCC visibility push(default)
 extern "C" {
 
-// name: avx512, avx2 or portable. To be asked of the portable library, which any CPU of its kind runs.
+// name: avx512, avxvnni, avx2 or portable. To be asked of the portable library, which any CPU of its
+// kind runs.
 bool glidecape_cpu_runs(const char* name);
 }
 #pragma GCC visibility pop

@@ -43,10 +43,22 @@ struct WideQuads {
   }
 };
 
+// Forms x here and now: else GCC forms many products before it adds any, and runs out of registers.
+template <class Vector>
+inline void settle(Vector& x) {
+#if defined(__x86_64__)
+  asm("" : "+x"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
+#endif
+}
+
 }  // namespace glidecape
 
-#ifdef GLIDECAPE_AVX512
+#if defined(GLIDECAPE_AVX512)
 #include "dot_bytes.h"
+#elif defined(__AVXVNNI__)
+#include "dot_avxvnni.h"
 #else
 #include "dot_pairs.h"
 #endif

@@ -1,20 +1,11 @@
-// dot.h with vpdpbusd, which adds four products of unsigned with signed bytes to each lane.
-//
-//   a group: low [32] | high of the first wide quad [4], of the second [4] | their numbers [2]
-//
-// Weights lie four inputs to a lane:
-//
-//            output 0              output 1            output 15
-//   vector 0 [q0,0 q0,1 q0,2 q0,3 | q1,0 … q1,3 | … | q15,0 … q15,3]        inputs 0 … 3
-//   vector 1 …                                                             inputs 4 … 7
-//   …                                                                      (8 vectors)
-//
-// With 4 bits, vectors 2i and 2i + 1 share their bytes: low halves and high halves.
+// dot.h with vpdpbusd, which adds four products of unsigned with signed bytes to each lane (quads.h).
 #pragma once
+
+#include "quads.h"
 
 namespace glidecape {
 
-constexpr int kGroupBytes = 48, kHighAt = kGroup, kQuadsAt = kGroup + 8;
+constexpr int kGroupBytes = kQuadsBytes;
 
 inline WideQuads find_wide_quads(Lanes a, Lanes b) {
   const auto of_quads = [](Lanes x) {
@@ -56,9 +47,7 @@ inline void put_values(int8_t* group, IntLanes a, IntLanes b, const WideQuads& q
 }
 
 inline void place(uint8_t* to, int bits, int lane, int i, uint8_t value) {
-  const int vector = i / 4, byte = lane * 4 + i % 4;
-  if (bits == 8) to[vector * 64 + byte] = value;
-  else to[vector / 2 * 64 + byte] |= static_cast<uint8_t>(value << (vector % 2 * 4));
+  place_in_quads(to, bits, lane, i, value);
 }
 
 // The 8 vectors of a group's weights, one by one in memory too: a row picks its wide ones there.

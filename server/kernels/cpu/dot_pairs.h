@@ -16,45 +16,20 @@
 // unpacked once for them, go by.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <utility>
+
+#include "wide_quads.h"
+
+#ifdef __AVX2__
+#include "dot_avx2.h"
+#endif
 
 namespace glidecape {
 
-inline WideQuads find_wide_quads(Lanes a, Lanes b) {
-  alignas(64) float values[kGroup];
-  store(values, abs(a));
-  store(values + 16, abs(b));
-  int32_t keys[8];
-  for (int quad = 0; quad < 8; ++quad) {
-    const float* four = values + 4 * quad;
-    const float most = std::max(std::max(four[0], four[1]), std::max(four[2], four[3]));
-    std::memcpy(&keys[quad], &most, sizeof most);
-    keys[quad] = (keys[quad] & ~7) | quad;
-  }
-  const auto take = [&keys] {
-    int32_t* most = std::max_element(keys, keys + 8);
-    return std::exchange(*most, 0);
-  };
-  const int32_t first = take(), second = take(), rest = take();
-  return WideQuads::of_keys(first, second, rest);
-}
-
-// Here and now: else GCC forms many products before it adds any, and runs out of registers.
-template <class Vector>
-inline void settle(Vector& x) {
-#if defined(__x86_64__)
-  asm("" : "+x"(x));
-#elif defined(__aarch64__)
-  asm("" : "+w"(x));
-#endif
-}
-
 #if defined(__AVX2__)
 
-constexpr int kBytesAt = 2 * kGroup, kGroupBytes = kBytesAt + 48;
+constexpr int kBytesAt = 2 * kGroup, kGroupBytes = kBytesAt + kQuadsBytes;
 constexpr int kDotRows = 4;  // 8 registers of sums
 
 // 16 pairs of 16-bit integers.
@@ -123,12 +98,6 @@ inline IntLanes add_products(IntLanes sums, Pairs weights, int32_t pair) {
 
 #endif
 
-#ifdef __AVX2__
-}  // namespace glidecape
-#include "dot_avx2.h"
-namespace glidecape {
-#endif
-
 // The integers of a group; beside them, with AVX2, the same in bytes.
 inline void put_values(int8_t* group, IntLanes a, IntLanes b, const WideQuads& quads) {
   alignas(32) int16_t shorts[kGroup];
@@ -144,7 +113,7 @@ inline void put_values(int8_t* group, IntLanes a, IntLanes b, const WideQuads& q
 
 inline void place(uint8_t* to, int bits, int lane, int i, uint8_t value) {
 #ifdef __AVX2__
-  if (bits == 4) return place_in_quads(to, lane, i, value);
+  if (bits == 4) return place_in_quads(to, bits, lane, i, value);
 #endif
   const int pairs = 16 / bits, pair = i / 2;  // of a block
   uint16_t all;

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-InstructionSet = Literal["avx512", "avx2", "portable"]
-"""avx512 needs VNNI too; avx2 needs FMA and F16C."""
+InstructionSet = Literal["avx512", "avxvnni", "avx2", "portable"]
+"""avx512 needs VNNI too; avx2 needs FMA and F16C, and so does avxvnni, which is AVX2 with the VNNI
+of CPUs without AVX-512."""
 INSTRUCTION_SETS: tuple[InstructionSet, ...] = get_args(InstructionSet)
 """Best first."""
 VARIABLE = "GLIDECAPE_CPU_KERNELS"

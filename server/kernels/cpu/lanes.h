@@ -4,7 +4,7 @@
 // the integer product (dot.h):
 //
 //   lanes_avx512.h    one register of 16       AVX-512 VNNI
-//   lanes_avx2.h      two registers of 8       AVX2, FMA, F16C
+//   lanes_avx2.h      two registers of 8       AVX2, FMA, F16C; with AVX-VNNI or without
 //   lanes_portable.h  four registers of 4      the compiler's generic vectors
 //
 // In each:

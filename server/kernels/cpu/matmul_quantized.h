@@ -11,9 +11,9 @@
 //
 //   values of 16 outputs, as dot.h has them | scales [16] | offsets [16], half precision
 //
-// A tile is up to 16 rows x 16 outputs: the weights of a group are unpacked once, and used by all rows
-// (dot_bytes.h) or by a few (dot_pairs.h). A row's sum is formed group by group in this order, whatever
-// the number of rows.
+// A tile is up to 16 rows x 16 outputs: the weights of a group are unpacked once, and used by all rows,
+// or by a few where they are multiplied in pairs (dot_pairs.h). A row's sum is formed group by group in
+// this order, whatever the number of rows.
 #pragma once
 
 #include <cstring>
