@@ -35,8 +35,8 @@ struct CacheView {
   bf16* values;  // the same
 };
 
-// Buffers of one thread. Numbers of queries, keys, values and weights are in units: of the sizes below,
-// which are those of floats, pairs leave the second half empty.
+// Buffers of one thread. Queries, keys, values and weights are in units; the sizes below are those of
+// floats, of which pairs take half, but for queries, which they hold unrounded, in two parts.
 struct AttentionScratch {
   std::vector<float> queries;      // [rows][group][head_dim], scaled
   std::vector<float> keys;         // [head_dim][kPositions]
@@ -110,8 +110,8 @@ struct AttentionTask {
 };
 
 // c[rows][16 * Vectors] = a[rows][depth] b[depth][16 * Vectors], added to what c holds if add. depth
-// and the strides of a and b are in units.
-template <class Units, int Rows, int Vectors>
+// and the strides of a and b are in units. A row of a may have further parts behind it, for the same b.
+template <class Units, int Rows, int Vectors, int Parts>
 inline void multiply_block(const float* a, int64_t a_stride, const float* b, int64_t b_stride,
                            int depth, float* c, int64_t c_stride, bool add) {
   Lanes sums[Rows][Vectors];
@@ -125,9 +125,11 @@ inline void multiply_block(const float* a, int64_t a_stride, const float* b, int
     for (int v = 0; v < Vectors; ++v) row[v] = load(b + 16 * v);
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 2
+      for (int part = 0; part < Parts; ++part)
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v)
-        sums[r][v] = Units::add_products(sums[r][v], a + r * a_stride + k, row[v]);
+        for (int v = 0; v < Vectors; ++v)
+          sums[r][v] = Units::add_products(sums[r][v], a + r * a_stride + part * depth + k, row[v]);
     }
   }
 #pragma GCC unroll 8
@@ -137,16 +139,16 @@ inline void multiply_block(const float* a, int64_t a_stride, const float* b, int
 }
 
 // The same for any number of rows, cut into blocks whose sums fit the registers.
-template <class Units, int Vectors>
+template <class Units, int Vectors, int Parts>
 inline void multiply_blocks(const float* a, int64_t a_stride, int rows, const float* b,
                             int64_t b_stride, int depth, float* c, int64_t c_stride, bool add) {
   constexpr int kRows = std::min(6, kTileLanes), kHalf = (kRows + 1) / 2;
   constexpr int kVectors = std::min(Vectors, kTileLanes / kRows);
   for (int done = 0; done < rows;) {
     const int left = rows - done, count = left >= kRows ? kRows : left >= kHalf ? kHalf : 1;
-    const auto multiply = count == kRows   ? multiply_block<Units, kRows, kVectors>
-                          : count == kHalf ? multiply_block<Units, kHalf, kVectors>
-                                           : multiply_block<Units, 1, kVectors>;
+    const auto multiply = count == kRows   ? multiply_block<Units, kRows, kVectors, Parts>
+                          : count == kHalf ? multiply_block<Units, kHalf, kVectors, Parts>
+                                           : multiply_block<Units, 1, kVectors, Parts>;
     for (int v = 0; v < 16 * Vectors; v += 16 * kVectors)
       multiply(a + done * a_stride, a_stride, b + v, b_stride, depth, c + done * c_stride + v, c_stride, add);
     done += count;
@@ -167,9 +169,9 @@ inline void score_tile(const AttentionTask<Rows>& task, int count, const Slot& s
       for (const bf16*& key : keys) key += 32;
     }
   }
-  multiply_blocks<Units, 4>(scratch.queries.data(), task.head_dim, task.rows * task.group,
-                            scratch.keys.data(), kPositions, task.head_dim / Units::kNumbers, to,
-                            to_stride, false);
+  multiply_blocks<Units, 4, Units::kNumbers>(
+      scratch.queries.data(), task.head_dim, task.rows * task.group, scratch.keys.data(), kPositions,
+      task.head_dim / Units::kNumbers, to, to_stride, false);
 }
 
 // Scores by position: against the tokens all rows share, then, in a tree, along each row's path.
@@ -250,10 +252,10 @@ inline void add_values(const AttentionTask<Rows>& task, const AttentionTask<Rows
     const float* weights = scratch.scores.data() + (start - base) / kNumbers;
     int d = 0;
     for (; d + 64 <= dim; d += 64)
-      multiply_blocks<Units, 4>(weights, span, queries, values + d, dim, units,
+      multiply_blocks<Units, 4, 1>(weights, span, queries, values + d, dim, units,
                                 scratch.sums.data() + d, dim, true);
     for (; d < dim; d += 32)
-      multiply_blocks<Units, 2>(weights, span, queries, values + d, dim, units,
+      multiply_blocks<Units, 2, 1>(weights, span, queries, values + d, dim, units,
                                 scratch.sums.data() + d, dim, true);
   }
   if (is_chain) return;
@@ -278,7 +280,7 @@ inline void attend(const AttentionTask<Rows>& task, const AttentionTask<Rows>* n
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   const int64_t width = static_cast<int64_t>(task.group) * dim;
   const auto put_query = [&](int64_t query, int64_t d, Lanes x) {
-    Units::put(scratch.queries.data() + query * dim, d, x * all(scale));
+    Units::put_whole(scratch.queries.data() + query * dim, dim, d, x * all(scale));
   };
   for (int row = 0; row < task.rows; ++row)
     for (int64_t i = 0; i < width; i += 16)

@@ -2,7 +2,9 @@
 // with two others vdpbf16ps adds to a sum. A unit lies in a float's place, whatever it is.
 //
 //   kNumbers                 numbers in a unit
-//   put(row, i, x)           16 numbers of a row of units, from number i on
+//   put(row, i, x)           16 numbers of a row of units, from number i on, rounded to what a unit takes
+//   put_whole(row, width, i, x)  the same unrounded: of `width` numbers in units, the rest follows behind
+//                            the rounded ones, as many units again
 //   add_products(sum, p, x)  to each sum the products of the unit at p with those of its lane
 //   turn(keys, to, stride)   16 rows of 32 bfloat16 -> rows of 16 units, stride apart
 //   join(rows, width, to)    rows [kNumbers] of bfloat16 -> [width] units, the first row's number first
@@ -19,6 +21,7 @@ struct FloatUnits {
   static constexpr int kNumbers = 1;
 
   static void put(float* row, int64_t i, Lanes x) { store(row + i, x); }
+  static void put_whole(float* row, int, int64_t i, Lanes x) { put(row, i, x); }
   static Lanes add_products(Lanes sum, const float* p, Lanes x) { return fma(all(*p), x, sum); }
   static void turn(const bf16* const* keys, float* to, int64_t stride) { turn_keys(keys, to, stride); }
   static void join(const bf16* const* rows, int width, float* to) {
@@ -33,6 +36,13 @@ struct PairUnits {
   static void put(float* row, int64_t i, Lanes x) {
     const auto rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(reinterpret_cast<char*>(row) + 2 * i), rounded);
+  }
+  // Two bfloat16 hold 16 bits of a number: a product with them is as good as one with the float.
+  static void put_whole(float* row, int width, int64_t i, Lanes x) {
+    put(row, i, x);
+    const auto rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
+    const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16);
+    put(row, width + i, x - _mm512_castsi512_ps(bits));
   }
   static Lanes add_products(Lanes sum, const float* p, Lanes x) {
     int32_t pair;
