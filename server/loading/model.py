@@ -53,6 +53,7 @@ from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from weights.checkpoint import checkpoint_identity
 from weights.generation_config import read_sampling
+from weights.quantization import describe_rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,8 @@ def _place(
     target = load_target(files, placement, quantization)
     layers = f"{files.config.num_layers} layers, {target.form} on {placement.device}"
     report(f"loaded {model_name(settings.model)}: {layers}")
+    for line in describe_rounded(quantization):
+        report(line)
     draft = guarded(
         workers, lambda: load_draft(settings, target.parameters, placement, quantization, report)
     )

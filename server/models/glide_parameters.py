@@ -6,7 +6,13 @@ from typing import TypeVar
 import torch
 
 from server.kernels import dispatch as kernels
-from server.kernels.quantized import QuantizedWeight, Weight, quantize, side_by_side
+from server.kernels.quantized import (
+    QuantizedWeight,
+    Weight,
+    bits_per_weight,
+    quantize,
+    side_by_side,
+)
 from server.kernels.types import GlideShape, GlideWeights
 from server.models.config import ModelConfig
 from server.models.decoder_layer import decoder_layout
@@ -191,13 +197,13 @@ class GlideParameters:
         """[draft_vocab, hidden], or this rank's part of it."""
         if self.head is not None:
             quantized = isinstance(target_head, QuantizedWeight)
-            return DRAFT_QUANTIZATION.of((), self.head) if quantized else self.head
+            return DRAFT_QUANTIZATION.of({}, self.head) if quantized else self.head
         head = _shared("head", target_head)
         trimmed = self.config.draft_vocab_size is not None
         if not isinstance(head, QuantizedWeight):
             return self._trimmed(head) if trimmed else head
         rows = head.rows(self.draft_token_ids) if trimmed else head
-        if rows.kind == DRAFT_QUANTIZATION.kind:
+        if bits_per_weight(rows.kind) <= bits_per_weight(DRAFT_QUANTIZATION.kind):
             return rows
         return quantize(rows.dequantize(), DRAFT_QUANTIZATION.kind)
 

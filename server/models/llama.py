@@ -69,7 +69,7 @@ class LlamaParameters:
             return self.head_weight
         tied = self.config.tie_word_embeddings
         name = "model.embed_tokens.weight" if tied else "lm_head.weight"
-        return quantization.of([name], self.head_weight)
+        return quantization.of({name: len(self.head_weight)}, self.head_weight)
 
     def freeze(self, quantization: Quantization | None = None) -> "LlamaModel":
         """The model, with the weights in the machine's fastest layout. Uses the parameters up.
