@@ -55,8 +55,8 @@ def write_blocks(
     blocks: Iterator[tuple[str, QuantizedKind, torch.Tensor]],
     others: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes name, kind and blocks of each matrix, and name and type of the others; nothing if there
-    are none of both."""
+    """Writes name, kind and blocks of each matrix, and name and type of the others; nothing if
+    there are none of both."""
     kinds, tensors = dict[str, str](), dict[str, torch.Tensor]()
     for name, kind, tensor in blocks:
         kinds[name], tensors[name] = kind, tensor

@@ -68,8 +68,8 @@ class QuantizedWeight:
 
 
 def can_stack(outputs: Sequence[int]) -> bool:
-    """Whether weights of several kinds with so many outputs make one matrix: the native kernels take
-    three, and 16 outputs at a time are of one kind."""
+    """Whether weights of several kinds with so many outputs make one matrix: the native kernels
+    take three, and 16 outputs at a time are of one kind."""
     return len(outputs) <= MAX_PARTS and not any(count % 16 for count in outputs[:-1])
 
 

@@ -28,8 +28,8 @@ class Quantization:
     stored: Mapping[str, QuantizedWeight] = field(default_factory=dict[str, QuantizedWeight])
     """Checkpoint name -> the weight in blocks."""
     rounded: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Checkpoint name -> its form there, such as `q3_k` or `floats`, of the model's weights that are
-    not stored in blocks which are used."""
+    """Checkpoint name -> its form there, such as `q3_k` or `floats`, of the model's weights that
+    are not stored in blocks which are used."""
 
     @property
     def kinds(self) -> set[QuantizedKind]:

@@ -6,20 +6,21 @@ import torch
 
 from server.kernels.cpu.decoder import NativeLinear
 from server.kernels.cpu.instruction_sets import VARIABLE
-from server.kernels.quantized import GROUP, QuantizedKind, QuantizedWeight
+from server.kernels.quantized import GROUP, QuantizedWeight, RoundedKind
 from tests.kernels import (
     test_native_decoder,
     test_native_linear,
     test_quantized,
     test_quantized_decoder,
 )
+from tests.kernels.block_weights import ALL_KINDS
 from tests.kernels.native_models import INSTRUCTION_SETS_HERE, native_model
-from tests.kernels.quantized_models import quantized_model
+from tests.kernels.quantized_models import KINDS, quantized_model
 from tests.kernels.test_native_decoder import TOKENS, one_by_one
 from tests.models import test_glide_native, test_glide_quantized
 
 PLAIN = ("all-96", "gqa3-32-tied")
-QUANTIZED: tuple[tuple[str, QuantizedKind], ...] = (("all-96", "q4_1"), ("gqa5-32-window", "q8_0"))
+QUANTIZED: tuple[tuple[str, RoundedKind], ...] = (("all-96", "q4_1"), ("gqa5-32-window", "q8_0"))
 
 
 @pytest.fixture(params=INSTRUCTION_SETS_HERE[1:], autouse=True)
@@ -35,8 +36,10 @@ def test_products() -> None:
 
 def test_quantized_products() -> None:
     test_quantized.test_native_products()
-    for kind in test_quantized.KINDS:
+    for kind in ALL_KINDS:
         test_quantized.test_rows_do_not_depend_on_company_or_threads(kind)
+        test_quantized.test_no_sum_overflows(kind)
+    test_quantized.test_a_stacked_weight_is_its_parts(("q4_k", "q4_k", "q6_k"))
 
 
 def test_what_is_no_number_stays_none() -> None:
@@ -66,7 +69,7 @@ def test_decoder(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), QUANTIZED)
-def test_quantized_layers(name: str, kind: QuantizedKind) -> None:
+def test_quantized_layers(name: str, kind: RoundedKind) -> None:
     test_quantized_decoder.test_error_is_at_most_twice_that_of_torch_in_bfloat16(name, kind, 16)
     test_quantized_decoder.test_threads_change_no_bit(name, kind, 2)
     model = quantized_model(name, kind, num_threads=1)
@@ -83,6 +86,6 @@ def test_draft() -> None:
 
 
 def test_quantized_draft() -> None:
-    name, kind = test_glide_quantized.CASES[0][0], test_quantized.KINDS[0]
+    name, kind = test_glide_quantized.CASES[0][0], KINDS[0]
     test_glide_quantized.test_error_is_at_most_twice_that_of_torch_in_bfloat16(name, kind)
     test_glide_quantized.test_chains_are_single_steps_in_any_company(name, kind)
