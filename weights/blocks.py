@@ -18,7 +18,9 @@ from server.kernels.quantized import BLOCK_BYTES, TYPES, QuantizedKind, Quantize
 from weights.gguf.file import GGUFTensor
 
 BLOCKS_FILE = "blocks.safetensors"
-_KINDS = {type_: kind for kind, type_ in TYPES.items()}
+_KINDS: dict[gguf.GGMLQuantizationType, QuantizedKind] = {
+    type_: kind for kind, type_ in TYPES.items()
+}
 
 
 class StoredBlocks(NamedTuple):

@@ -35,9 +35,8 @@ def choose_quantization(
     placed = placement.dtype is torch.bfloat16 and placement.device.type == "cpu"
     if wanted == "auto":
         takes = fits and config.head_dim % GROUP == 0 and native_library() is not None
-        stored = read_blocks(folder) if takes and placed else None
-        has_blocks = stored is not None and any(stored)
-        return _quantization("q8_0", stored, config) if has_blocks else None
+        stored = read_blocks(folder) if takes and placed else StoredBlocks({}, {})
+        return _quantization("q8_0", stored, config) if any(stored) else None
     if wanted == "none":
         return None
     if not placed:
@@ -87,23 +86,25 @@ def describe(quantization: Quantization | None, dtype: torch.dtype) -> str:
 
 
 def describe_rounded(quantization: Quantization | None) -> Iterator[str]:
-    """What a file has in blocks or floats and is rounded nevertheless, and what that costs, beside
-    blocks that are used as they are."""
-    if quantization is None or not quantization.stored:
+    """What a GGUF file has in forms that the kernels do not multiply, and what rounding costs."""
+    if quantization is None:
         return
+    forms = Counter(quantization.rounded.values())
+    if not quantization.stored and set(forms) <= {"floats"}:
+        return  # no quantised file: rounding was asked for
     bits = bits_per_weight(quantization.kind)
-    for form, count in sorted(Counter(quantization.rounded.values()).items()):
+    for form, count in sorted(forms.items()):
         matrices = "1 matrix is" if count == 1 else f"{count} matrices are"
+        beside, instead = _beside_and_instead(form)
         yield (
-            f"{matrices} stored as {form}, which the kernels do not multiply: rounded to "
-            f"{quantization.kind}, {bits:.1f} bits a weight{_instead(form)}"
+            f"{matrices} stored as {form}, which the kernels do not multiply{beside}: rounded to "
+            f"{quantization.kind}, {bits:.1f} bits a weight{instead}"
         )
 
 
-def _instead(form: str) -> str:
-    """What a weight takes in the file; nothing of floats, whose size is not kept."""
-    type_ = gguf.GGMLQuantizationType.__members__.get(form.upper())
-    if type_ is None:
-        return ""
-    inputs, num_bytes = gguf.GGML_QUANT_SIZES[type_]
-    return f" instead of {8 * num_bytes / inputs:.1f}"
+def _beside_and_instead(form: str) -> tuple[str, str]:
+    """Why a form is not multiplied, and what it takes in the file."""
+    if form == "floats":
+        return " beside blocks", ""
+    inputs, num_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[form.upper()]]
+    return "", f" instead of {8 * num_bytes / inputs:.1f}"

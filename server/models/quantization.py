@@ -34,8 +34,10 @@ class Quantization:
     @property
     def kinds(self) -> set[QuantizedKind]:
         """Of all weights, stored and rounded."""
-        rounds = bool(self.rounded) or not self.stored
-        return {weight.kind for weight in self.stored.values()} | ({self.kind} if rounds else set())
+        kinds: set[QuantizedKind] = {weight.kind for weight in self.stored.values()}
+        if self.rounded or not kinds:
+            kinds.add(self.kind)
+        return kinds
 
     def of(self, parts: Mapping[str, int], weight: torch.Tensor) -> Weight:
         """One matrix of the named ones, in the form it is kept in.
