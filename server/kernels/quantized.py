@@ -98,6 +98,8 @@ class StackedWeight:
 
 
 BlockWeight = QuantizedWeight | StackedWeight
+PartWeight = torch.Tensor | QuantizedWeight
+"""[outputs, inputs], not put together: a head's, whose rows can be picked."""
 Weight = torch.Tensor | BlockWeight
 """[outputs, inputs]"""
 

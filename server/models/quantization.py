@@ -8,6 +8,7 @@ import torch
 from server.errors import UnsupportedModelError
 from server.kernels.quantized import (
     GROUP,
+    PartWeight,
     QuantizedKind,
     QuantizedWeight,
     RoundedKind,
@@ -50,24 +51,28 @@ class Quantization:
         Raises:
             UnsupportedModelError: stored blocks are of another shape.
         """
-        inputs = weight.shape[1]
-        for name, outputs in parts.items():
-            if name in self.stored and self.stored[name].shape != (outputs, inputs):
-                expected, there = [outputs, inputs], list(self.stored[name].shape)
-                raise UnsupportedModelError(
-                    f"the blocks of {name} have shape {there}, the model needs {expected}"
-                )
-        if inputs % GROUP:
+        if weight.shape[1] % GROUP:
             return weight
-        if not any(name in self.stored for name in parts) or not can_stack(list(parts.values())):
+        outputs = list(parts.values())
+        if not any(name in self.stored for name in parts) or not can_stack(outputs):
             return quantize(weight, self.kind)
-        floats = weight.split(list(parts.values()))
-        return concatenate(
-            [
-                self.stored.get(name) or quantize(part, self.kind)
-                for name, part in zip(parts, floats, strict=True)
-            ]
-        )
+        floats = zip(parts, weight.split(outputs), strict=True)
+        return concatenate([self._blocks(name, part) for name, part in floats])
+
+    def of_one(self, name: str, weight: torch.Tensor) -> PartWeight:
+        """The same for a matrix that is not put together."""
+        return weight if weight.shape[1] % GROUP else self._blocks(name, weight)
+
+    def _blocks(self, name: str, weight: torch.Tensor) -> QuantizedWeight:
+        stored = self.stored.get(name)
+        if stored is None:
+            return quantize(weight, self.kind)
+        if stored.shape != tuple(weight.shape):
+            expected, there = list(weight.shape), list(stored.shape)
+            raise UnsupportedModelError(
+                f"the blocks of {name} have shape {there}, the model needs {expected}"
+            )
+        return stored
 
 
 DRAFT_QUANTIZATION = Quantization("q4_1")
