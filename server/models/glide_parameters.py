@@ -197,7 +197,9 @@ class GlideParameters:
         """[draft_vocab, hidden], or this rank's part of it."""
         if self.head is not None:
             quantized = isinstance(target_head, QuantizedWeight)
-            return DRAFT_QUANTIZATION.of_one("lm_head.weight", self.head) if quantized else self.head
+            return (
+                DRAFT_QUANTIZATION.of_one("lm_head.weight", self.head) if quantized else self.head
+            )
         head = _shared("head", target_head)
         trimmed = self.config.draft_vocab_size is not None
         if not isinstance(head, QuantizedWeight):

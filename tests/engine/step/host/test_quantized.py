@@ -18,7 +18,7 @@ from server.engine.drafters.ngram import NgramDrafter
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import PolicyName, Request, RequestOutput, SpeculationParams
-from server.kernels.quantized import RoundedKind, Weight
+from server.kernels.quantized import PartWeight, RoundedKind
 from server.kernels.tree import LayerCache
 from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape
@@ -72,7 +72,7 @@ def models(kind: RoundedKind) -> Models:
     return Models(target, draft)
 
 
-def _draft(embedding: torch.Tensor, head: Weight) -> GlideModel:
+def _draft(embedding: torch.Tensor, head: PartWeight) -> GlideModel:
     parameters = GlideParameters(DRAFT, TARGET, BFLOAT16)
     generator = torch.Generator().manual_seed(3)
     for name, slot in parameters.slots().items():
