@@ -64,7 +64,7 @@ class LoadedModel:
     identity: str
     """Tells checkpoints, precisions and devices apart."""
     precision: str
-    """For people: such as `bfloat16`, or `q4_1 and q8_0 weights in bfloat16`."""
+    """For people: such as `bfloat16`, or `q4_k and q6_k weights in bfloat16`."""
     speculation: SpeculationParams
     """Values for requests that don't set them; policy off where there is no draft."""
     vocab_size: int
