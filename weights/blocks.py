@@ -4,6 +4,7 @@ Face names, rows in Hugging Face's order."""
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import gguf
 import numpy as np
@@ -13,17 +14,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from server.errors import CheckpointError
-from server.kernels.quantized import BLOCK_BYTES, QuantizedKind, QuantizedWeight
+from server.kernels.quantized import BLOCK_BYTES, TYPES, QuantizedKind, QuantizedWeight
 from weights.gguf.file import GGUFTensor
 
 BLOCKS_FILE = "blocks.safetensors"
-_Q4_0 = gguf.GGMLQuantizationType.Q4_0
 _KINDS: dict[gguf.GGMLQuantizationType, QuantizedKind] = {
-    _Q4_0: "q4_1",
-    gguf.GGMLQuantizationType.Q4_1: "q4_1",
-    gguf.GGMLQuantizationType.Q8_0: "q8_0",
+    type_: kind for kind, type_ in TYPES.items()
 }
-"""Types whose blocks are kept; Q4_0 becomes Q4_1 with an offset of -8 scales."""
+
+
+class StoredBlocks(NamedTuple):
+    """A checkpoint's weights in blocks, and what it lacks of them."""
+
+    weights: Mapping[str, QuantizedWeight]
+    """The kept blocks by name, memory-mapped."""
+    others: Mapping[str, str]
+    """Name -> type of the matrices that the GGUF file has in blocks which are not kept."""
 
 
 def stored_blocks(
@@ -37,42 +43,47 @@ def stored_blocks(
     kind = _KINDS.get(tensor.type)
     if kind is None or len(tensor.shape) != 2:
         return None
-    blocks = torch.from_numpy(tensor.data.reshape(tensor.shape[0], -1)[order])
-    return kind, _with_offsets(blocks) if tensor.type == _Q4_0 else blocks
+    return kind, torch.from_numpy(tensor.data.reshape(tensor.shape[0], -1)[order])
 
 
-def _with_offsets(blocks: torch.Tensor) -> torch.Tensor:
-    """Q4_0 (scale, 16 bytes) -> Q4_1 (scale, offset, 16 bytes)."""
-    parts = blocks.reshape(-1, 18)
-    scale = parts[:, :2].contiguous().view(torch.float16)
-    offset = (-8.0 * scale.float()).half().view(torch.uint8)
-    return torch.cat((parts[:, :2], offset, parts[:, 2:]), dim=1).reshape(len(blocks), -1)
+def is_other(tensor: GGUFTensor) -> bool:
+    """Whether it is a matrix in blocks of a type that is not kept."""
+    is_blocks = gguf.GGML_QUANT_SIZES[tensor.type][0] > 1
+    return len(tensor.shape) == 2 and is_blocks and tensor.type not in _KINDS
 
 
-def write_blocks(folder: Path, blocks: Iterator[tuple[str, QuantizedKind, torch.Tensor]]) -> None:
-    """Writes name, kind and blocks of each matrix; nothing if there are none."""
+def write_blocks(
+    folder: Path,
+    blocks: Iterator[tuple[str, QuantizedKind, torch.Tensor]],
+    others: Mapping[str, str] | None = None,
+) -> None:
+    """Writes name, kind and blocks of each matrix, and name and type of the others; nothing if
+    there are none of both."""
     kinds, tensors = dict[str, str](), dict[str, torch.Tensor]()
     for name, kind, tensor in blocks:
         kinds[name], tensors[name] = kind, tensor
-    if tensors:
+    if tensors or others:
         # Not save_file, whose files are for the owner alone, whatever the umask.
-        whole = save(tensors, metadata={"kinds": json.dumps(kinds)})
-        (folder / BLOCKS_FILE).write_bytes(whole)
+        metadata = {"kinds": json.dumps(kinds), "others": json.dumps(dict(others or {}))}
+        (folder / BLOCKS_FILE).write_bytes(save(tensors, metadata=metadata))
 
 
-def read_blocks(folder: Path) -> Mapping[str, QuantizedWeight]:
-    """The kept blocks by name, memory-mapped; empty for other checkpoints.
+def read_blocks(folder: Path) -> StoredBlocks:
+    """What is kept beside a converted GGUF file; nothing for other checkpoints.
 
     Raises:
         CheckpointError: the file is broken.
     """
     path = folder / BLOCKS_FILE
     if not path.exists():
-        return {}
+        return StoredBlocks({}, {})
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            kinds: dict[str, QuantizedKind] = json.loads((file.metadata() or {})["kinds"])
-            return {n: _weight(n, kind, file.get_tensor(n)) for n, kind in kinds.items()}
+            metadata = file.metadata() or {}
+            kinds: dict[str, QuantizedKind] = json.loads(metadata["kinds"])
+            weights = {n: _weight(n, kind, file.get_tensor(n)) for n, kind in kinds.items()}
+            others: dict[str, str] = json.loads(metadata["others"])
+            return StoredBlocks(weights, dict(others.items()))
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(path, f"unreadable: {error}") from None
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from server.errors import CheckpointError
-from server.kernels.quantized import Weight
+from server.kernels.quantized import PartWeight
 from server.models.config import ModelConfig
 from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, check_fits, config_dict, glide_config
@@ -29,7 +29,7 @@ def load_glide(
     target: ModelConfig,
     placement: Placement,
     target_embedding: torch.Tensor | None,
-    target_head: Weight | None,
+    target_head: PartWeight | None,
 ) -> GlideModel:
     """A draft that is ready to run.
 

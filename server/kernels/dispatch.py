@@ -10,7 +10,7 @@ from server.kernels import reference
 from server.kernels.cpu import decoder as native
 from server.kernels.cpu.glide import NativeGlide, supports_glide
 from server.kernels.linear import LinearFn, can_pack, packed_linear, reference_linear
-from server.kernels.quantized import QuantizedWeight, Weight
+from server.kernels.quantized import BlockWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import (
     DecoderEnds,
@@ -111,7 +111,7 @@ def linear(weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype | None 
     """A linear layer. weight: [out_features, in_features]; bias: [out_features] or None; dtype: the
     activations' type, needed for quantized weights, which only the fused kernels multiply as they
     are."""
-    if isinstance(weight, QuantizedWeight):
+    if isinstance(weight, BlockWeight):
         weight = weight.dequantize().to(dtype)
     if can_pack(weight):
         return packed_linear(weight, bias)
@@ -155,7 +155,7 @@ def fused_decoder(
     """
     if not native.supports(shape, sample):
         return None
-    quantized = isinstance(sample, QuantizedWeight)
+    quantized = isinstance(sample, BlockWeight)
     decoder = native.NativeDecoder(shape, ends, quantized, torch.get_num_threads())
     for index in range(shape.num_layers):
         decoder.set_layer(index, next(layers))

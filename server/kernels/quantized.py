@@ -1,19 +1,44 @@
-"""Weights of 4 or 8 bits in GGUF's blocks of 32 inputs, and what they mean in floats.
+"""Weights in GGUF's blocks of 4 to 8 bits, and what they mean in floats.
 
-Q4_1   scale, offset (half precision), 16 bytes: values 0 … 15 in the low halves, 16 … 31 in the
-       high ones; weight = scale * value + offset
-Q8_0   scale (half precision), 32 signed bytes; weight = scale * value
+A kind is one of GGUF's tensor types. Blocks are the file's own bytes, of 32 or 256 inputs each; the
+native kernels multiply them as they are (`cpu/gguf_blocks.h`), and the gguf package tells what they
+mean.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-QuantizedKind = Literal["q4_1", "q8_0"]
+QuantizedKind = Literal[
+    "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "q4_k", "q5_k", "q6_k"
+]  # fmt: skip
+RoundedKind = Literal["q4_1", "q8_0"]
+"""Kinds to which floats are rounded here."""
 GROUP = 32
-BLOCK_BYTES: dict[QuantizedKind, int] = {"q4_1": 20, "q8_0": 34}
+MAX_PARTS = 3
+"""Weights of several kinds in one matrix."""
+TYPES: dict[QuantizedKind, GGMLQuantizationType] = {
+    "q4_0": GGMLQuantizationType.Q4_0,
+    "q4_1": GGMLQuantizationType.Q4_1,
+    "q5_0": GGMLQuantizationType.Q5_0,
+    "q5_1": GGMLQuantizationType.Q5_1,
+    "q8_0": GGMLQuantizationType.Q8_0,
+    "iq4_nl": GGMLQuantizationType.IQ4_NL,
+    "q4_k": GGMLQuantizationType.Q4_K,
+    "q5_k": GGMLQuantizationType.Q5_K,
+    "q6_k": GGMLQuantizationType.Q6_K,
+}
+BLOCK_INPUTS = {kind: GGML_QUANT_SIZES[type_][0] for kind, type_ in TYPES.items()}
+BLOCK_BYTES = {kind: GGML_QUANT_SIZES[type_][1] for kind, type_ in TYPES.items()}
+
+
+def bits_per_weight(kind: QuantizedKind) -> float:
+    """Of memory, scales and offsets shared out over their weights."""
+    return 8 * BLOCK_BYTES[kind] / BLOCK_INPUTS[kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +47,12 @@ class QuantizedWeight:
 
     kind: QuantizedKind
     blocks: torch.Tensor
-    """[outputs, inputs / 32 * block bytes] uint8"""
+    """[outputs, inputs / inputs of a block * bytes of a block] uint8"""
 
     @property
     def shape(self) -> tuple[int, int]:
         outputs, row_bytes = self.blocks.shape
-        return outputs, row_bytes // BLOCK_BYTES[self.kind] * GROUP
+        return outputs, row_bytes // BLOCK_BYTES[self.kind] * BLOCK_INPUTS[self.kind]
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -38,27 +63,48 @@ class QuantizedWeight:
 
     def dequantize(self) -> torch.Tensor:
         """[outputs, inputs] float32"""
-        outputs, inputs = self.shape
-        blocks = self.blocks.reshape(-1, BLOCK_BYTES[self.kind])
-        scale = _half(blocks[:, :2])
-        if self.kind == "q8_0":
-            weight = blocks[:, 2:].contiguous().view(torch.int8).float() * scale
-        else:
-            values = torch.cat((blocks[:, 4:] & 15, blocks[:, 4:] >> 4), dim=1)
-            weight = values.float() * scale + _half(blocks[:, 2:4])
-        return weight.reshape(outputs, inputs)
+        values = quants.dequantize(self.blocks.contiguous().numpy(), TYPES[self.kind])
+        return torch.from_numpy(np.ascontiguousarray(values)).reshape(self.shape)
 
 
-Weight = torch.Tensor | QuantizedWeight
+def can_stack(outputs: Sequence[int]) -> bool:
+    """Whether weights of several kinds with so many outputs make one matrix: the native kernels
+    take three, and 16 outputs at a time are of one kind."""
+    return len(outputs) <= MAX_PARTS and not any(count % 16 for count in outputs[:-1])
+
+
+@dataclass(frozen=True, slots=True)
+class StackedWeight:
+    """A weight matrix [outputs, inputs] of several kinds: the outputs of its parts one after
+    another. A file that keeps `v` in more bits than `q` and `k` makes such of them."""
+
+    parts: tuple[QuantizedWeight, ...]
+
+    def __post_init__(self) -> None:
+        outputs = list(map(len, self.parts))
+        if not can_stack(outputs) or len({part.shape[1] for part in self.parts}) != 1:
+            raise ValueError(f"parts of shapes {[part.shape for part in self.parts]}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self.parts[0].shape[1]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def dequantize(self) -> torch.Tensor:
+        """[outputs, inputs] float32"""
+        return torch.cat([part.dequantize() for part in self.parts])
+
+
+BlockWeight = QuantizedWeight | StackedWeight
+PartWeight = torch.Tensor | QuantizedWeight
+"""[outputs, inputs], not put together: a head's, whose rows can be picked."""
+Weight = torch.Tensor | BlockWeight
 """[outputs, inputs]"""
 
 
-def _half(two_bytes: torch.Tensor) -> torch.Tensor:
-    """[n, 2] uint8 -> [n, 1] float32"""
-    return two_bytes.contiguous().view(torch.float16).float()
-
-
-def quantize(weight: torch.Tensor, kind: QuantizedKind) -> QuantizedWeight:
+def quantize(weight: torch.Tensor, kind: RoundedKind) -> QuantizedWeight:
     """Rounds a weight [outputs, inputs] to the nearest values; inputs are a multiple of 32."""
     groups = weight.float().reshape(-1, GROUP)
     if kind == "q8_0":
@@ -83,11 +129,10 @@ def _divisor(scale: torch.Tensor) -> torch.Tensor:
     return torch.where(scale == 0, 1.0, scale.float())
 
 
-def concatenate(weights: Sequence[QuantizedWeight]) -> QuantizedWeight:
-    """One weight with the outputs of all, one after another; they must be of one kind."""
-    kinds = {weight.kind for weight in weights}
-    if len(kinds) != 1:
-        raise ValueError(f"weights of {len(kinds)} kinds: {', '.join(sorted(kinds))}")
+def concatenate(weights: Sequence[QuantizedWeight]) -> BlockWeight:
+    """One weight with the outputs of all, one after another."""
+    if len({weight.kind for weight in weights}) > 1:
+        return StackedWeight(tuple(weights))
     return QuantizedWeight(weights[0].kind, torch.cat([weight.blocks for weight in weights]))
 
 
@@ -96,11 +141,17 @@ def side_by_side(weights: Sequence[Weight]) -> Weight | None:
     list. They must be all of floats or all of one kind of blocks."""
     if not weights:
         return None
-    floats = [weight for weight in weights if isinstance(weight, torch.Tensor)]
-    quantized = [weight for weight in weights if isinstance(weight, QuantizedWeight)]
-    kinds = {weight.kind for weight in quantized} | {"floats" for _ in floats}
+    kinds = {kind for weight in weights for kind in _kinds(weight)}
     if len(kinds) != 1:
         raise ValueError(f"weights of {len(kinds)} kinds: {', '.join(sorted(kinds))}")
-    if floats:
-        return torch.cat(floats, dim=1)
-    return replace(quantized[0], blocks=torch.cat([weight.blocks for weight in quantized], dim=1))
+    quantized = [weight for weight in weights if isinstance(weight, QuantizedWeight)]
+    if not quantized:
+        return torch.cat([weight for weight in weights if isinstance(weight, torch.Tensor)], dim=1)
+    blocks = torch.cat([weight.blocks for weight in quantized], dim=1)
+    return QuantizedWeight(quantized[0].kind, blocks)
+
+
+def _kinds(weight: Weight) -> list[str]:
+    if isinstance(weight, StackedWeight):
+        return [part.kind for part in weight.parts]
+    return [weight.kind if isinstance(weight, QuantizedWeight) else "floats"]

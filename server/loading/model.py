@@ -53,6 +53,7 @@ from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from weights.checkpoint import checkpoint_identity
 from weights.generation_config import read_sampling
+from weights.quantization import describe_rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class LoadedModel:
     identity: str
     """Tells checkpoints, precisions and devices apart."""
     precision: str
-    """For people: such as `bfloat16`, or `q4_1 and q8_0 weights in bfloat16`."""
+    """For people: such as `bfloat16`, or `q4_k and q6_k weights in bfloat16`."""
     speculation: SpeculationParams
     """Values for requests that don't set them; policy off where there is no draft."""
     vocab_size: int
@@ -195,6 +196,8 @@ def _place(
     target = load_target(files, placement, quantization)
     layers = f"{files.config.num_layers} layers, {target.form} on {placement.device}"
     report(f"loaded {model_name(settings.model)}: {layers}")
+    for line in describe_rounded(quantization):
+        report(line)
     draft = guarded(
         workers, lambda: load_draft(settings, target.parameters, placement, quantization, report)
     )

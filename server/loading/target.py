@@ -47,7 +47,7 @@ class LoadedTarget:
 
     @property
     def form(self) -> str:
-        """For people: such as `bfloat16`, or `q4_1 and q8_0 weights in bfloat16`."""
+        """For people: such as `bfloat16`, or `q4_k and q6_k weights in bfloat16`."""
         return describe(self.quantization, self.parameters.placement.dtype)
 
     @property

@@ -15,7 +15,7 @@ import torch
 
 from server.kernels.dispatch import NativeGlide
 from server.kernels.linear import LinearFn
-from server.kernels.quantized import QuantizedWeight, Weight
+from server.kernels.quantized import PartWeight, QuantizedWeight
 from server.kernels.tree import TreeBatch, committed_view, strictly_earlier_view
 from server.kernels.types import (
     Caches,
@@ -52,7 +52,7 @@ class Pairing(NamedTuple):
     placement: Placement
     draft_token_ids: torch.Tensor
     """[draft_vocab] int64: the token behind each column of the logits."""
-    context_head: Weight | None
+    context_head: PartWeight | None
     """[vocab_size, hidden]: the target's head, where the draft may say what a sequence shows; None
     where it may not."""
 

@@ -6,7 +6,13 @@ from typing import TypeVar
 import torch
 
 from server.kernels import dispatch as kernels
-from server.kernels.quantized import QuantizedWeight, Weight, quantize, side_by_side
+from server.kernels.quantized import (
+    PartWeight,
+    QuantizedWeight,
+    bits_per_weight,
+    quantize,
+    side_by_side,
+)
 from server.kernels.types import GlideShape, GlideWeights
 from server.models.config import ModelConfig
 from server.models.decoder_layer import decoder_layout
@@ -30,7 +36,7 @@ from server.models.llama import decoder_shape
 from server.models.quantization import DRAFT_QUANTIZATION
 from server.models.slices import Slices, columns, rows, slices_of
 
-W = TypeVar("W", bound=Weight)
+W = TypeVar("W", bound=PartWeight)
 
 TOKEN_TABLE = "draft_token_ids"
 """Checkpoint name of a trimmed vocabulary's table; int64, unlike everything else."""
@@ -112,7 +118,7 @@ class GlideParameters:
         return name.endswith("rotary_emb.inv_freq")
 
     def freeze(
-        self, target_embedding: torch.Tensor | None, target_head: Weight | None
+        self, target_embedding: torch.Tensor | None, target_head: PartWeight | None
     ) -> GlideModel:
         """The model, with the weights in the machine's fastest layout.
 
@@ -148,8 +154,8 @@ class GlideParameters:
         return LayeredGlide(pairing, ends, list(map(GlideLayer, self.layers)))
 
     def _context_head(
-        self, target_embedding: torch.Tensor | None, target_head: Weight | None
-    ) -> Weight | None:
+        self, target_embedding: torch.Tensor | None, target_head: PartWeight | None
+    ) -> PartWeight | None:
         """The target's head, of which sequences' own tokens need some rows. Ranks that share the
         target out draft with the fixed vocabulary."""
         if not self.config.context_vocab_size or not self.placement.shard.is_whole:
@@ -159,7 +165,7 @@ class GlideParameters:
         return _shared("head", target_embedding if tied else target_head)
 
     def _fused(
-        self, embedding: torch.Tensor, head: Weight, rotaries: Rotaries
+        self, embedding: torch.Tensor, head: PartWeight, rotaries: Rotaries
     ) -> kernels.NativeGlide | None:
         first, glimpse = self.layers[0], self.layers[0].glimpse
         # The kernel is for drafts that read the target's cache, and knows no collectives.
@@ -176,7 +182,7 @@ class GlideParameters:
         layer: GlideLayerParameters,
         glimpse: GlimpseParameters,
         embedding: torch.Tensor,
-        head: Weight,
+        head: PartWeight,
         rotaries: Rotaries,
     ) -> GlideWeights:
         """What the fused kernel takes; where the head is quantized, all is."""
@@ -201,17 +207,19 @@ class GlideParameters:
             cross_rotary=rotaries.cross.angles(),
         )
 
-    def _head(self, target_head: Weight | None) -> Weight:
+    def _head(self, target_head: PartWeight | None) -> PartWeight:
         """[draft_vocab, hidden], or this rank's part of it."""
         if self.head is not None:
             quantized = isinstance(target_head, QuantizedWeight)
-            return DRAFT_QUANTIZATION.of((), self.head) if quantized else self.head
+            return (
+                DRAFT_QUANTIZATION.of_one("lm_head.weight", self.head) if quantized else self.head
+            )
         head = _shared("head", target_head)
         trimmed = self.config.draft_vocab_size is not None
         if not isinstance(head, QuantizedWeight):
             return self._trimmed(head) if trimmed else head
         rows = head.rows(self.draft_token_ids) if trimmed else head
-        if rows.kind == DRAFT_QUANTIZATION.kind:
+        if bits_per_weight(rows.kind) <= bits_per_weight(DRAFT_QUANTIZATION.kind):
             return rows
         return quantize(rows.dequantize(), DRAFT_QUANTIZATION.kind)
 

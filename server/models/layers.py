@@ -82,7 +82,8 @@ class FusedLinear:
         """The weight [sum of the parts' features, in_features] in the form it is kept in."""
         if quantization is None:
             return self.weight
-        return quantization.of([f"{name}.weight" for name in self.parts], self.weight)
+        parts = {f"{name}.weight": rows for name, rows in self.parts.items()}
+        return quantization.of(parts, self.weight)
 
     def freeze(self, quantization: Quantization | None = None) -> LinearFn:
         """[rows, in_features] -> [rows, sum of the parts' features]"""

@@ -11,7 +11,7 @@ import torch
 
 from server.kernels import dispatch as kernels
 from server.kernels.linear import LinearFn
-from server.kernels.quantized import Weight
+from server.kernels.quantized import PartWeight
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import DecoderEnds, DecoderShape, ForwardFn
 from server.models.config import ModelConfig
@@ -63,13 +63,13 @@ class LlamaParameters:
         tied_head = self.config.tie_word_embeddings and name == "lm_head.weight"
         return tied_head or name.endswith("rotary_emb.inv_freq")
 
-    def head(self, quantization: Quantization | None = None) -> Weight:
+    def head(self, quantization: Quantization | None = None) -> PartWeight:
         """The head's weight [this rank's tokens, hidden] in the form it is kept in."""
         if quantization is None:
             return self.head_weight
         tied = self.config.tie_word_embeddings
         name = "model.embed_tokens.weight" if tied else "lm_head.weight"
-        return quantization.of([name], self.head_weight)
+        return quantization.of_one(name, self.head_weight)
 
     def freeze(self, quantization: Quantization | None = None) -> "LlamaModel":
         """The model, with the weights in the machine's fastest layout. Uses the parameters up.

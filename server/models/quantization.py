@@ -1,6 +1,6 @@
-"""Which form a model's linear weights take when they are kept in 4 or 8 bits."""
+"""Which form a model's linear weights take when they are kept in blocks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -8,9 +8,12 @@ import torch
 from server.errors import UnsupportedModelError
 from server.kernels.quantized import (
     GROUP,
+    PartWeight,
     QuantizedKind,
     QuantizedWeight,
+    RoundedKind,
     Weight,
+    can_stack,
     concatenate,
     quantize,
 )
@@ -21,33 +24,55 @@ class Quantization:
     """How linear weights are kept: stored blocks are used as they are, other weights are
     rounded."""
 
-    kind: QuantizedKind
+    kind: RoundedKind
     """The kind to which weights are rounded that are not stored in blocks."""
     stored: Mapping[str, QuantizedWeight] = field(default_factory=dict[str, QuantizedWeight])
     """Checkpoint name -> the weight in blocks."""
+    rounded: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Checkpoint name -> its form there, such as `q3_k` or `floats`, of the model's weights that
+    are not stored in blocks which are used."""
 
-    def of(self, names: Sequence[str], weight: torch.Tensor) -> Weight:
+    @property
+    def kinds(self) -> set[QuantizedKind]:
+        """Of all weights, stored and rounded."""
+        kinds: set[QuantizedKind] = {weight.kind for weight in self.stored.values()}
+        if self.rounded or not kinds:
+            kinds.add(self.kind)
+        return kinds
+
+    def of(self, parts: Mapping[str, int], weight: torch.Tensor) -> Weight:
         """One matrix of the named ones, in the form it is kept in.
 
         Args:
+            parts: checkpoint name -> outputs, in order.
             weight: [sum of their outputs, inputs] in floats; returned as it is where its inputs
                 can't be cut into groups.
 
         Raises:
             UnsupportedModelError: stored blocks are of another shape.
         """
-        found = [self.stored[name] for name in names if name in self.stored]
-        if names and len(found) == len(names) and len({part.kind for part in found}) == 1:
-            stored = concatenate(found)
-            if stored.shape != tuple(weight.shape):
-                expected, there = list(weight.shape), list(stored.shape)
-                raise UnsupportedModelError(
-                    f"the blocks of {names[0]} have shape {there}, the model needs {expected}"
-                )
-            return stored
         if weight.shape[1] % GROUP:
             return weight
-        return quantize(weight, self.kind)
+        outputs = list(parts.values())
+        if not any(name in self.stored for name in parts) or not can_stack(outputs):
+            return quantize(weight, self.kind)
+        floats = zip(parts, weight.split(outputs), strict=True)
+        return concatenate([self._blocks(name, part) for name, part in floats])
+
+    def of_one(self, name: str, weight: torch.Tensor) -> PartWeight:
+        """The same for a matrix that is not put together."""
+        return weight if weight.shape[1] % GROUP else self._blocks(name, weight)
+
+    def _blocks(self, name: str, weight: torch.Tensor) -> QuantizedWeight:
+        stored = self.stored.get(name)
+        if stored is None:
+            return quantize(weight, self.kind)
+        if stored.shape != tuple(weight.shape):
+            expected, there = list(weight.shape), list(stored.shape)
+            raise UnsupportedModelError(
+                f"the blocks of {name} have shape {there}, the model needs {expected}"
+            )
+        return stored
 
 
 DRAFT_QUANTIZATION = Quantization("q4_1")

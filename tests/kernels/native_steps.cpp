@@ -1,12 +1,14 @@
 // Drives the C ABI under sanitizers: buffers of exactly the promised size, odd shapes, weights in
-// bfloat16 and in blocks of both kinds, two models on two threads, drafts, a fork. Built by
+// bfloat16 and in blocks of all kinds, two models on two threads, drafts, a fork. Built by
 // test_sanitizers.py together with the native sources.
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <random>
 #include <thread>
 #include <vector>
@@ -19,16 +21,37 @@ using Bits = std::vector<uint16_t>;
 using Floats = std::vector<float>;
 using Ints = std::vector<int64_t>;
 
-// A matrix in exactly the bytes its rows take.
+// A matrix in exactly the bytes its rows take; or of two types.
 struct Weight {
-  std::vector<uint8_t> bytes;
-  int32_t type;
+  struct Part {
+    std::vector<uint8_t> bytes;
+    int32_t type, count;
+  };
+  std::vector<Part> parts;
 
-  operator GlidecapeMatrix() const { return {bytes.data(), type}; }
+  operator GlidecapeMatrix() const {
+    GlidecapeMatrix matrix{};
+    for (size_t i = 0; i < parts.size(); ++i)
+      matrix.parts[i] = {parts[i].bytes.data(), parts[i].type, parts[i].count};
+    return matrix;
+  }
 };
 
-// How a model's matrices come: all in bfloat16, or in blocks of both kinds in turn.
+// How a model's matrices come: all in bfloat16, or in blocks of one or two kinds, in turn.
 enum class Form { kPlain, kBlocks };
+
+// A type's blocks, and where their half-precision numbers are.
+struct Blocks {
+  int32_t type;
+  int inputs, bytes, scale, offset;  // offset: -1 for none
+};
+constexpr Blocks kBlocks[] = {
+    {GLIDECAPE_Q4_1, 32, 20, 0, 2},    {GLIDECAPE_Q8_0, 32, 34, 0, -1},
+    {GLIDECAPE_Q5_0, 32, 22, 0, -1},   {GLIDECAPE_Q5_1, 32, 24, 0, 2},
+    {GLIDECAPE_Q4_0, 32, 18, 0, -1},   {GLIDECAPE_IQ4_NL, 32, 18, 0, -1},
+    {GLIDECAPE_Q4_K, 256, 144, 0, 2},  {GLIDECAPE_Q5_K, 256, 176, 0, 2},
+    {GLIDECAPE_Q6_K, 256, 210, 208, -1}};
+constexpr int kSmallBlocks = 6;  // the first of them, of 32 inputs
 
 struct Source {
   std::mt19937 engine{1};
@@ -51,23 +74,30 @@ struct Source {
   }
   Weight weight(Form form, size_t outputs, size_t inputs) {
     if (form == Form::kPlain) return of_type(GLIDECAPE_BF16, outputs, inputs);
-    return of_type(++count_ % 2 ? GLIDECAPE_Q4_1 : GLIDECAPE_Q8_0, outputs, inputs);
+    const auto next_type = [&] { return kBlocks[count_++ % kSmallBlocks].type; };
+    if (outputs <= 16) return of_type(next_type(), outputs, inputs);
+    Weight weight = of_type(next_type(), 16, inputs);
+    weight.parts.push_back(of_type(next_type(), outputs - 16, inputs).parts[0]);
+    return weight;
   }
   Weight of_type(int32_t type, size_t outputs, size_t inputs) {
     if (type == GLIDECAPE_BF16) {
       const Bits all = bits(outputs * inputs);
       const auto* bytes = reinterpret_cast<const uint8_t*>(all.data());
-      return {{bytes, bytes + 2 * all.size()}, type};
+      return {{{{bytes, bytes + 2 * all.size()}, type, static_cast<int32_t>(outputs)}}};
     }
-    const size_t block = type == GLIDECAPE_Q4_1 ? 20 : 34;
-    Weight weight{std::vector<uint8_t>(outputs * (inputs / 32) * block), type};
-    for (size_t i = 0; i < weight.bytes.size(); ++i) {
-      uint8_t byte = static_cast<uint8_t>(engine());
-      if (i % block == 1) byte = 0x18;  // scale: 0.002 … 0.0025
-      if (i % block == 3 && type == GLIDECAPE_Q4_1) byte = 0xa4;  // offset: -0.016 … -0.02
-      weight.bytes[i] = byte;
+    const Blocks& blocks = *std::find_if(std::begin(kBlocks), std::end(kBlocks),
+                                         [&](const Blocks& some) { return some.type == type; });
+    std::vector<uint8_t> bytes(outputs * (inputs / blocks.inputs) * blocks.bytes);
+    for (size_t i = 0; i < bytes.size(); ++i) {
+      const int at = static_cast<int>(i % blocks.bytes);
+      bytes[i] = static_cast<uint8_t>(engine());
+      // The upper bytes: K-quants have integers to multiply these with.
+      const bool small = blocks.inputs == 256;
+      if (at == blocks.scale + 1) bytes[i] = small ? 0x04 : 0x18;  // 0.00006 … or 0.002 …
+      if (blocks.offset >= 0 && at == blocks.offset + 1) bytes[i] = small ? 0x10 : 0xa4;  // 0.0005, -0.016 …
     }
-    return weight;
+    return {{{bytes, type, static_cast<int32_t>(outputs)}}};
   }
 
  private:
@@ -283,9 +313,9 @@ int main(int count, char**) {
     run_steps(Form::kBlocks, mha_96, threads, 0, 16);
     run_linear(GLIDECAPE_BF16, 1, 2, 1, threads);
     run_linear(GLIDECAPE_BF16, 130, 10, 13, threads);
-    for (const int32_t type : {GLIDECAPE_Q4_1, GLIDECAPE_Q8_0}) {
-      run_linear(type, 1, 32, 1, threads);
-      run_linear(type, 130, 96, 37, threads);
+    for (const Blocks& blocks : kBlocks) {
+      run_linear(blocks.type, 1, blocks.inputs, 1, threads);
+      run_linear(blocks.type, 130, 3 * blocks.inputs, 37, threads);
     }
     run_glide(Form::kPlain, 48, threads, 1, 0, 7);
     run_glide(Form::kPlain, 48, threads, 3, 80, 32);

@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-from server.kernels.quantized import GROUP, QuantizedKind, quantize
+from server.kernels.quantized import GROUP, RoundedKind, quantize
 from server.models.config import ModelConfig
 from server.models.llama import LlamaModel
 from server.models.quantization import Quantization
@@ -14,7 +14,7 @@ from tests.kernels import native_models
 from tests.kernels.native_models import draw_weights, torch_threads, without_native_library
 from tests.kernels.paged import make_model
 
-KINDS: tuple[QuantizedKind, ...] = ("q4_1", "q8_0")
+KINDS: tuple[RoundedKind, ...] = ("q4_1", "q8_0")
 VARIANTS: dict[str, ModelConfig] = {
     name: replace(config, hidden_size=-(-config.hidden_size // GROUP) * GROUP)
     for name, config in native_models.VARIANTS.items()
@@ -31,21 +31,21 @@ def is_linear(name: str, weight: torch.Tensor) -> bool:
     return weight.dim() == 2 and "embed_tokens" not in name
 
 
-def quantized_model(name: str, kind: QuantizedKind, num_threads: int = 2) -> LlamaModel:
+def quantized_model(name: str, kind: RoundedKind, num_threads: int = 2) -> LlamaModel:
     """Over the native kernels, where there are any."""
     with torch_threads(num_threads):
         weights = random_weights(name)
         return make_model(VARIANTS[name], weights, torch.bfloat16, Quantization(kind))
 
 
-def fallback_model(name: str, kind: QuantizedKind) -> LlamaModel:
+def fallback_model(name: str, kind: RoundedKind) -> LlamaModel:
     """The same, on a machine without the native library."""
     with without_native_library():
         return quantized_model(name, kind)
 
 
 def dequantized_model(
-    name: str, kind: QuantizedKind, dtype: torch.dtype = torch.float32
+    name: str, kind: RoundedKind, dtype: torch.dtype = torch.float32
 ) -> LlamaModel:
     """What the quantized one computes, over the reference layers: the same rounded weights as
     floats. A tied head is rounded, the embedding it is tied to is not."""

@@ -76,7 +76,7 @@ def test_failed_allocation_raises() -> None:
     library = native_library()
     assert library is not None
     with pytest.raises(MemoryError):
-        library.glidecape_linear_create(Matrix(None, 0), 2**30, 2**30, 1)
+        library.glidecape_linear_create(Matrix(), 2**30, 2**30, 1)
 
 
 def test_odd_inputs_and_other_precisions_are_left_to_torch() -> None:

@@ -11,21 +11,22 @@ import torch
 from server.kernels.cpu import library
 from server.kernels.cpu.decoder import NativeLinear
 from server.kernels.cpu.instruction_sets import VARIABLE, InstructionSet, built_libraries
-from server.kernels.quantized import GROUP, QuantizedKind, QuantizedWeight, quantize
+from server.kernels.quantized import GROUP, QuantizedWeight, RoundedKind
 from tests.kernels import (
     test_native_decoder,
     test_native_linear,
     test_quantized,
     test_quantized_decoder,
 )
+from tests.kernels.block_weights import ALL_KINDS, random_blocks
 from tests.kernels.compiled import COMPILED_HERE, REENCODED, SOURCES, compile_native
 from tests.kernels.native_models import INSTRUCTION_SETS_HERE, native_model
-from tests.kernels.quantized_models import quantized_model
+from tests.kernels.quantized_models import KINDS, quantized_model
 from tests.kernels.test_native_decoder import CONTEXT, TOKENS, one_by_one
 from tests.models import test_glide_native, test_glide_quantized
 
 PLAIN = ("all-96", "gqa3-32-tied")
-QUANTIZED: tuple[tuple[str, QuantizedKind], ...] = (("all-96", "q4_1"), ("gqa5-32-window", "q8_0"))
+QUANTIZED: tuple[tuple[str, RoundedKind], ...] = (("all-96", "q4_1"), ("gqa5-32-window", "q8_0"))
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +67,10 @@ def test_products() -> None:
 
 def test_quantized_products() -> None:
     test_quantized.test_native_products()
-    for kind in test_quantized.KINDS:
+    for kind in ALL_KINDS:
         test_quantized.test_rows_do_not_depend_on_company_or_threads(kind)
+        test_quantized.test_no_sum_overflows(kind)
+    test_quantized.test_a_stacked_weight_is_its_parts(("q4_k", "q4_k", "q6_k"))
 
 
 def test_quantized_products_are_those_of_the_best(
@@ -75,11 +78,11 @@ def test_quantized_products_are_those_of_the_best(
 ) -> None:
     """To the bit: sums of integers are exact, and scales are applied in one order. The portable
     library rounds once more, since its multiply-adds are not fused."""
-    x = torch.randn(33, 192, generator=torch.Generator().manual_seed(2)).bfloat16()
+    x = torch.randn(33, 256, generator=torch.Generator().manual_seed(2)).bfloat16()
     x[:, ::29] *= 100
     bound = 1e-5 if kernels == "portable" else 0.0
-    for kind in test_quantized.KINDS:
-        weight = quantize(test_quantized.random_weight(150, 192), kind)
+    for kind in ALL_KINDS:
+        weight = random_blocks(kind, 150, 256)
         actual = NativeLinear(weight, 1)(x)
         with monkeypatch.context() as patch:
             patch.setenv(VARIABLE, INSTRUCTION_SETS_HERE[0])
@@ -114,7 +117,7 @@ def test_decoder(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), QUANTIZED)
-def test_quantized_layers(name: str, kind: QuantizedKind) -> None:
+def test_quantized_layers(name: str, kind: RoundedKind) -> None:
     test_quantized_decoder.test_error_is_at_most_twice_that_of_torch_in_bfloat16(name, kind, 16)
     test_quantized_decoder.test_threads_change_no_bit(name, kind, 2)
     model = quantized_model(name, kind, num_threads=1)
@@ -131,6 +134,6 @@ def test_draft() -> None:
 
 
 def test_quantized_draft() -> None:
-    name, kind = test_glide_quantized.CASES[0][0], test_quantized.KINDS[0]
+    name, kind = test_glide_quantized.CASES[0][0], KINDS[0]
     test_glide_quantized.test_error_is_at_most_twice_that_of_torch_in_bfloat16(name, kind)
     test_glide_quantized.test_chains_are_single_steps_in_any_company(name, kind)

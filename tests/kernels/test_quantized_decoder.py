@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from server.kernels.cpu.decoder import NativeDecoder
-from server.kernels.quantized import QuantizedKind, QuantizedWeight, Weight, quantize
+from server.kernels.quantized import (
+    QuantizedWeight,
+    RoundedKind,
+    StackedWeight,
+    Weight,
+    quantize,
+)
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, LlamaParameters, decoder_shape
 from server.models.quantization import Quantization
@@ -44,7 +50,7 @@ CASES = [(name, kind) for name in VARIANTS for kind in KINDS]
 @pytest.mark.parametrize("block_size", [1, 16])
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_error_is_at_most_twice_that_of_torch_in_bfloat16(
-    name: str, kind: QuantizedKind, block_size: int
+    name: str, kind: RoundedKind, block_size: int
 ) -> None:
     """Against the same weights in float32. These activations have no large values, which is where
     their format is at its worst beside bfloat16."""
@@ -58,7 +64,7 @@ def test_error_is_at_most_twice_that_of_torch_in_bfloat16(
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_fallback_is_torch_with_dequantized_weights(name: str, kind: QuantizedKind) -> None:
+def test_fallback_is_torch_with_dequantized_weights(name: str, kind: RoundedKind) -> None:
     model = fallback_model(name, kind)
     assert not model.is_fused
     actual, exact = workload(model, 4), workload(dequantized_model(name, kind), 4)
@@ -87,7 +93,7 @@ def test_chunking_changes_no_bit(
 @needs_native()
 @pytest.mark.parametrize("num_threads", [2, 3])
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_threads_change_no_bit(name: str, kind: QuantizedKind, num_threads: int) -> None:
+def test_threads_change_no_bit(name: str, kind: RoundedKind, num_threads: int) -> None:
     expected = workload(quantized_model(name, kind, num_threads=1), block_size=4)
     model = quantized_model(name, kind, num_threads)
     for _ in range(3):
@@ -123,18 +129,17 @@ def test_tree_equals_the_chain_of_each_path(
         assert torch.equal(tree[path], chain)
 
 
-STORED_KINDS: dict[str, QuantizedKind] = {
+STORED_KINDS: dict[str, RoundedKind] = {
     "q_proj": "q4_1", "k_proj": "q4_1", "v_proj": "q8_0", "o_proj": "q4_1", "gate_proj": "q4_1",
     "down_proj": "q8_0", "lm_head": "q8_0",
 }  # fmt: skip
-ROUNDED = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
-"""Stored in two kinds, and stored in part: not to be put together into one matrix."""
+"""`up_proj` is in floats, in one matrix with `gate_proj`."""
 
 
 @needs_native()
-def test_stored_blocks_of_both_kinds_are_used_as_they_are() -> None:
-    """Matrices that can't be made of what is stored are rounded from the floats. The other floats
-    are zero: nothing may come from them."""
+def test_stored_blocks_of_several_kinds_are_used_as_they_are() -> None:
+    """Weights that are not stored are rounded from the floats. The other floats are zero: nothing
+    may come from them."""
     config, floats = VARIANTS["mha-64"], dict(random_weights("mha-64"))
     meant, stored = dict(floats), dict[str, QuantizedWeight]()
     for name, weight in random_weights("mha-64").items():
@@ -142,16 +147,30 @@ def test_stored_blocks_of_both_kinds_are_used_as_they_are() -> None:
         if part in STORED_KINDS:
             stored[name] = quantize(weight, STORED_KINDS[part])
             meant[name] = stored[name].dequantize()
-        if part in ROUNDED:
-            meant[name] = quantize(weight, "q8_0").dequantize()
-        elif part in STORED_KINDS:
             floats[name] = torch.zeros_like(weight)
+        if part == "up_proj":
+            meant[name] = quantize(weight, "q8_0").dequantize()
     model = make_model(config, floats, torch.bfloat16, Quantization("q8_0", stored))
     assert model.is_fused
     with without_native_library():
         exact = workload(make_model(config, meant, torch.float32), 4)
         plain = error(workload(make_model(config, meant, torch.bfloat16), 4), exact)
     assert error(workload(model, 4), exact) <= 2 * plain
+
+
+@pytest.mark.parametrize("outputs", [(16, 8), (8, 16)])
+def test_what_can_not_be_stacked_is_rounded(outputs: tuple[int, int]) -> None:
+    """The kernels take 16 outputs of a kind at a time."""
+    weights = [torch.randn(count, 64) for count in outputs]
+    stored = {"a": quantize(weights[0], "q4_1"), "b": quantize(weights[1], "q8_0")}
+    parts = {"a": outputs[0], "b": outputs[1]}
+    found = Quantization("q8_0", stored).of(parts, torch.cat(weights))
+    if outputs[0] == 16:
+        assert isinstance(found, StackedWeight)
+        assert found.parts == (stored["a"], stored["b"])
+    else:
+        assert isinstance(found, QuantizedWeight)
+        assert torch.equal(found.blocks, quantize(torch.cat(weights), "q8_0").blocks)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +197,7 @@ def parameters_of(name: str) -> LlamaParameters:
 @needs_native()
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("field", ["qkv", "output", "gate_up", "down"])
-def test_mixing_quantized_and_plain_weights_is_refused(field: str, kind: QuantizedKind) -> None:
+def test_mixing_quantized_and_plain_weights_is_refused(field: str, kind: RoundedKind) -> None:
     parameters = parameters_of("mha-64")
     all_plain = parameters.layers[0].weights(None)
     all_quantized = parameters.layers[0].weights(Quantization(kind))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from server.kernels.quantized import QuantizedKind, QuantizedWeight, quantize
+from server.kernels.quantized import QuantizedWeight, RoundedKind, quantize
 from server.models.glide import GlideModel
 from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
@@ -43,12 +43,12 @@ DRAFTS: dict[str, Draft] = {
         cross_bias=True, glimpse_layers=((1, 3),), hidden_size=96, draft_vocab_size=37,
     ),
 }  # fmt: skip
-DRAFT: QuantizedKind = "q4_1"
+DRAFT: RoundedKind = "q4_1"
 """What drafts are rounded to."""
 CASES = [(name, kind) for name in DRAFTS for kind in KINDS]
 
 
-def quantized_model(draft: Draft, kind: QuantizedKind) -> GlideModel:
+def quantized_model(draft: Draft, kind: RoundedKind) -> GlideModel:
     """The draft as it is loaded beside a target whose head is quantized."""
     parameters = GlideParameters(draft.config, draft.target, Placement(CPU, torch.bfloat16))
     for name, slot in parameters.slots().items():
@@ -57,7 +57,7 @@ def quantized_model(draft: Draft, kind: QuantizedKind) -> GlideModel:
     return parameters.freeze(draft.target_embedding.bfloat16(), head)
 
 
-def dequantized(draft: Draft, kind: QuantizedKind) -> Draft:
+def dequantized(draft: Draft, kind: RoundedKind) -> Draft:
     """What it computes: the rounded weights as floats."""
     weights = {name: _rounded(name, weight) for name, weight in draft.weights.items()}
     head = quantize(draft.target_head, kind).dequantize()
@@ -78,7 +78,7 @@ def _rounded(name: str, weight: torch.Tensor) -> torch.Tensor:
 
 @needs_native()
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_error_is_at_most_twice_that_of_torch_in_bfloat16(name: str, kind: QuantizedKind) -> None:
+def test_error_is_at_most_twice_that_of_torch_in_bfloat16(name: str, kind: RoundedKind) -> None:
     """Against the same weights in float32."""
     draft = dequantized(DRAFTS[name], kind)
     kv = [(k.bfloat16(), v.bfloat16()) for k, v in random_target_kv(draft.target, VERIFIED)]
@@ -98,7 +98,7 @@ def test_error_is_at_most_twice_that_of_torch_in_bfloat16(name: str, kind: Quant
 
 @needs_native()
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_chains_are_single_steps_in_any_company(name: str, kind: QuantizedKind) -> None:
+def test_chains_are_single_steps_in_any_company(name: str, kind: RoundedKind) -> None:
     draft = DRAFTS[name]
     targets = [random_target_kv(draft.target, VERIFIED, seed) for seed in range(3)]
     paged = PagedDraft(draft, targets, torch.bfloat16)
@@ -109,7 +109,7 @@ def test_chains_are_single_steps_in_any_company(name: str, kind: QuantizedKind) 
 
 @needs_native()
 @pytest.mark.parametrize("kind", KINDS)
-def test_trimmed_logits_are_columns_of_the_whole(kind: QuantizedKind) -> None:
+def test_trimmed_logits_are_columns_of_the_whole(kind: RoundedKind) -> None:
     """A row of the head means the same whether others are proposed or not."""
     trimmed = DRAFTS["trimmed"]
     weights = {name: w for name, w in trimmed.weights.items() if name != TOKEN_TABLE}
@@ -125,7 +125,7 @@ def test_trimmed_logits_are_columns_of_the_whole(kind: QuantizedKind) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_fallback_is_torch_with_a_dequantized_head(name: str, kind: QuantizedKind) -> None:
+def test_fallback_is_torch_with_a_dequantized_head(name: str, kind: RoundedKind) -> None:
     """The draft's own layers stay as they are."""
     draft, rounded = DRAFTS[name], dequantized(DRAFTS[name], kind)
     head = {n: w for n, w in rounded.weights.items() if n == "lm_head.weight"}

@@ -21,11 +21,7 @@ from weights.gguf.file import read_gguf
 WriteGGUF = Callable[..., Path]
 Convert = Callable[..., tuple[Path, dict[str, torch.Tensor]]]
 Type = gguf.GGMLQuantizationType
-KEPT: dict[gguf.GGMLQuantizationType, QuantizedKind] = {
-    Type.Q4_0: "q4_1",
-    Type.Q4_1: "q4_1",
-    Type.Q8_0: "q8_0",
-}
+QUANTISED_BY_GGUF = (Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0)
 NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "blk.0.attn_q.weight": "model.layers.0.self_attn.q_proj.weight",
@@ -36,7 +32,7 @@ NAMES = {
     "blk.0.ffn_up.weight": "model.layers.0.mlp.up_proj.weight",
 }
 """Matrices whose rows groups of 32 divide."""
-DOWN = "blk.0.ffn_down.weight"
+DOWN, HF_DOWN = "blk.0.ffn_down.weight", "model.layers.0.mlp.down_proj.weight"
 
 
 def quantised(tensors: dict[str, Any], kind: gguf.GGMLQuantizationType) -> dict[str, Any]:
@@ -54,29 +50,29 @@ def dequantised(path: Path, name: str) -> torch.Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
-@pytest.mark.parametrize("kind", KEPT)
+@pytest.mark.parametrize("kind", QUANTISED_BY_GGUF)
 def test_blocks_mean_what_the_file_says(
     write_gguf: WriteGGUF, convert: Convert, tensors: dict[str, Any], kind: Type
 ) -> None:
     path = write_gguf(tensors=quantised(tensors, kind))
     folder, weights = convert(path)
-    blocks = read_blocks(folder)
-    assert set(blocks) == set(NAMES.values())
+    blocks, others = read_blocks(folder)
+    assert (set(blocks), others) == (set(NAMES.values()), {})
     for ours, theirs in NAMES.items():
         expected = dequantised(path, ours)
         if "attn_q" in ours or "attn_k" in ours:
             expected = expected[half_split_rows(len(expected), 8)]
-        assert blocks[theirs].kind == KEPT[kind]
+        assert blocks[theirs].kind == kind.name.lower()
         assert torch.equal(blocks[theirs].dequantize(), expected), theirs
         assert torch.equal(weights[theirs], expected), theirs
 
 
-@pytest.mark.parametrize("kind", [Type.Q4_1, Type.Q8_0])
+@pytest.mark.parametrize("kind", QUANTISED_BY_GGUF)
 def test_blocks_are_the_files_bytes(
     write_gguf: WriteGGUF, convert: Convert, tensors: dict[str, Any], kind: Type
 ) -> None:
     stored = quantised(tensors, kind)
-    blocks = read_blocks(convert(write_gguf(tensors=stored))[0])
+    blocks = read_blocks(convert(write_gguf(tensors=stored))[0]).weights
     for ours, theirs in NAMES.items():
         rows = torch.from_numpy(stored[ours][0])
         if "attn_q" in ours or "attn_k" in ours:
@@ -93,35 +89,36 @@ def test_rows_of_other_architectures_keep_their_order(
         f"blk.0.attn_{x}.bias": np.ones(n, np.float32) for x, n in (("q", 32), ("k", 16), ("v", 16))
     }
     path = write_gguf(architecture="qwen2", tensors=stored | biases)
-    blocks = read_blocks(convert(path)[0])
+    blocks = read_blocks(convert(path)[0]).weights
     for ours, theirs in NAMES.items():
         assert torch.equal(blocks[theirs].blocks, torch.from_numpy(stored[ours][0]))
 
 
-def test_q4_0_is_exact_at_every_value_and_scale(
-    write_gguf: WriteGGUF, convert: Convert, tensors: dict[str, Any]
+@pytest.mark.parametrize("kind", [Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL])
+def test_k_quants_are_kept(
+    write_gguf: WriteGGUF, convert: Convert, tensors: dict[str, Any], kind: Type
 ) -> None:
-    """All finite half-precision scales up to 8188, whose offset is the largest half; of either
-    sign, subnormal ones too."""
-    scales = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    scales = scales[np.isfinite(scales) & (np.abs(scales.astype(np.float32)) <= 8188)]
-    scales = np.resize(scales, (len(scales) // 32 * 32, 1))
-    values = np.resize(np.arange(256, dtype=np.uint8), (len(scales), 16))
-    rows = np.concatenate((scales.view(np.uint8), values), axis=1).reshape(32, -1)
-    path = write_gguf(tensors=tensors | {DOWN: (rows, Type.Q4_0)})
-    weight = read_blocks(convert(path)[0])["model.layers.0.mlp.down_proj.weight"]
-    assert weight.kind == "q4_1"
-    assert torch.equal(weight.dequantize(), dequantised(path, DOWN))
+    rows = random_blocks(kind, 32, 512)
+    path = write_gguf(tensors=tensors | {DOWN: (rows, kind)})
+    blocks, others = read_blocks(convert(path)[0])
+    assert (set(blocks), others) == ({HF_DOWN}, {})
+    assert blocks[HF_DOWN].kind == kind.name.lower()
+    assert torch.equal(blocks[HF_DOWN].blocks, torch.from_numpy(rows))
+    assert torch.equal(blocks[HF_DOWN].dequantize(), dequantised(path, DOWN))
 
 
-@pytest.mark.parametrize("kind", [Type.Q4_K, Type.Q6_K])
-def test_k_quants_are_not_kept(
+@pytest.mark.parametrize("kind", [Type.Q2_K, Type.Q3_K, Type.IQ4_XS])
+def test_other_blocks_are_named(
     write_gguf: WriteGGUF, convert: Convert, tensors: dict[str, Any], kind: Type
 ) -> None:
     down = {DOWN: (random_blocks(kind, 32, 512), kind)}
-    folder, weights = convert(write_gguf(tensors=quantised(tensors, Type.Q8_0) | down))
-    assert weights["model.layers.0.mlp.down_proj.weight"].shape == (32, 512)
-    assert set(read_blocks(folder)) == set(NAMES.values())
+    path = write_gguf(tensors=quantised(tensors, Type.Q8_0) | down)
+    folder, weights = convert(path)
+    assert torch.equal(weights[HF_DOWN], dequantised(path, DOWN))
+    blocks, others = read_blocks(folder)
+    assert (set(blocks), others) == (set(NAMES.values()), {HF_DOWN: kind.name.lower()})
+    folder, _ = convert(write_gguf("only.gguf", tensors=tensors | down))
+    assert read_blocks(folder) == ({}, {HF_DOWN: kind.name.lower()})
 
 
 def test_vectors_are_not_kept(
@@ -144,7 +141,7 @@ def test_files_without_quantised_tensors_have_no_blocks(
     }
     folder, _ = convert(write_gguf(tensors=stored))
     assert not (folder / BLOCKS_FILE).exists()
-    assert read_blocks(folder) == {}
+    assert read_blocks(folder) == ({}, {})
 
 
 def test_the_floats_precision_does_not_matter(
@@ -152,7 +149,7 @@ def test_the_floats_precision_does_not_matter(
 ) -> None:
     path = write_gguf(tensors=quantised(tensors, Type.Q4_0))
     exact, rounded = (
-        read_blocks(convert(path, dtype)[0]) for dtype in (torch.float32, torch.bfloat16)
+        read_blocks(convert(path, dtype)[0]).weights for dtype in (torch.float32, torch.bfloat16)
     )
     assert exact.keys() == rounded.keys()
     assert all(torch.equal(exact[name].blocks, rounded[name].blocks) for name in exact)
@@ -164,7 +161,7 @@ def test_written_blocks_come_back(tmp_path: Path) -> None:
         "b": ("q8_0", torch.arange(34, dtype=torch.uint8).reshape(1, 34)),
     }
     write_blocks(tmp_path, ((name, *what) for name, what in written.items()))
-    found = read_blocks(tmp_path)
+    found = read_blocks(tmp_path).weights
     assert {name: weight.kind for name, weight in found.items()} == {"a": "q4_1", "b": "q8_0"}
     assert {name: weight.shape for name, weight in found.items()} == {"a": (2, 96), "b": (1, 32)}
     assert all(torch.equal(found[name].blocks, written[name][1]) for name in written)
@@ -180,7 +177,9 @@ GOOD = torch.zeros(2, BLOCK_BYTES["q4_1"], dtype=torch.uint8)
         (GOOD, {"format": "pt"}, "kinds"),
         (GOOD, {"kinds": '{"a": '}, "unreadable"),
         (GOOD, {"kinds": '["a"]'}, "unreadable"),
-        (GOOD, {"kinds": '{"a": "q4_k"}'}, "q4_k"),
+        (GOOD, {"kinds": '{"a": "q3_k"}'}, "q3_k"),
+        (GOOD, {"kinds": '{"a": "q4_1"}'}, "others"),
+        (GOOD, {"kinds": '{"a": "q4_1"}', "others": "[1]"}, "unreadable"),
         (GOOD, {"kinds": '{"a": ["q4_1"]}'}, "unreadable"),
         (GOOD, {"kinds": '{"b": "q4_1"}'}, "tensor b"),
         (GOOD, {"kinds": '{"a": "q8_0"}'}, "tensor a is not made of q8_0 blocks"),

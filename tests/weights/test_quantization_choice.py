@@ -9,13 +9,14 @@ import torch
 
 from server.config import QuantizationChoice
 from server.errors import ConfigError
-from server.kernels.quantized import QuantizedKind, QuantizedWeight, quantize
+from server.kernels.quantized import QuantizedWeight, RoundedKind, quantize
 from server.models.config import ModelConfig, RopeConfig
 from server.models.layers import Placement
 from server.models.quantization import Quantization
+from tests.kernels.block_weights import random_blocks
 from weights import quantization
 from weights.blocks import write_blocks
-from weights.quantization import choose_quantization, describe
+from weights.quantization import choose_quantization, describe, describe_rounded
 
 CPU = torch.device("cpu")
 BFLOAT16 = Placement(CPU, torch.bfloat16)
@@ -43,7 +44,7 @@ UNFIT = {
     "inner": replace(CONFIG, intermediate_size=100),
     "heads": replace(CONFIG, num_heads=3, head_dim=48),
 }
-ROUNDED: tuple[tuple[QuantizationChoice, QuantizedKind], ...] = (
+ROUNDED: tuple[tuple[QuantizationChoice, RoundedKind], ...] = (
     ("int8", "q8_0"),
     ("int4", "q4_1"),
 )
@@ -67,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def assert_stored(chosen: Quantization | None, kind: QuantizedKind, *names: str) -> None:
+def assert_stored(chosen: Quantization | None, kind: RoundedKind, *names: str) -> None:
     assert chosen is not None
     assert chosen.kind == kind
     assert set(chosen.stored) == set(names)
@@ -129,7 +130,7 @@ def test_int8_and_int4_are_done_everywhere(
     tmp_path: Path,
     library: Callable[[bool], None],
     wanted: QuantizationChoice,
-    kind: QuantizedKind,
+    kind: RoundedKind,
     has_library: bool,
 ) -> None:
     """Without blocks and without kernels, too: torch multiplies the rounded weights then."""
@@ -164,8 +165,11 @@ def test_other_precisions_and_devices_are_refused_naming_the_key(
     assert caught.value.key == "quantization"
 
 
-def weights(*kinds: QuantizedKind) -> dict[str, QuantizedWeight]:
+def weights(*kinds: RoundedKind) -> dict[str, QuantizedWeight]:
     return {f"{i}": quantize(torch.ones(1, 32), kind) for i, kind in enumerate(kinds)}
+
+
+K_QUANTS = {"a": random_blocks("q6_k", 1, 256), "b": random_blocks("q4_k", 1, 256)}
 
 
 @pytest.mark.parametrize(
@@ -174,10 +178,51 @@ def weights(*kinds: QuantizedKind) -> dict[str, QuantizedWeight]:
         (None, "bfloat16"),
         (Quantization("q8_0"), "q8_0 weights in bfloat16"),
         (Quantization("q4_1", weights("q4_1")), "q4_1 weights in bfloat16"),
-        (Quantization("q8_0", weights("q4_1")), "q4_1 and q8_0 weights in bfloat16"),
-        (Quantization("q8_0", weights("q8_0", "q4_1")), "q4_1 and q8_0 weights in bfloat16"),
+        (Quantization("q8_0", weights("q4_1")), "q4_1 weights in bfloat16"),
+        (Quantization("q8_0", K_QUANTS), "q4_k and q6_k weights in bfloat16"),
+        (
+            Quantization("q8_0", K_QUANTS, {"c": "floats"}),
+            "q4_k, q6_k and q8_0 weights in bfloat16",
+        ),
     ],
 )
 def test_description(chosen: Quantization | None, text: str) -> None:
     assert describe(chosen, torch.bfloat16) == text
     assert describe(None, torch.float32) == "float32"
+
+
+def test_what_is_rounded_is_known_by_its_form(tmp_path: Path) -> None:
+    query = "model.layers.0.self_attn.q_proj.weight"
+    others = {query: "q3_k", "of.another.model": "q2_k"}
+    write_blocks(tmp_path, ((name, w.kind, w.blocks) for name, w in STORED.items()), others)
+    chosen = choose_quantization("auto", tmp_path, CONFIG, BFLOAT16)
+    assert chosen is not None
+    assert chosen.rounded[query] == "q3_k"
+    assert sorted(chosen.rounded.values()) == ["floats"] * (8 - len(STORED) - 1) + ["q3_k"]
+
+
+def test_blocks_that_are_only_read_go_to_8_bits(tmp_path: Path) -> None:
+    write_blocks(tmp_path, iter(()), {FOUR: "q3_k"})
+    chosen = choose_quantization("auto", tmp_path, CONFIG, BFLOAT16)
+    assert_stored(chosen, "q8_0")
+
+
+def test_rounding_is_said_with_its_cost() -> None:
+    forms = {"c": "q3_k", "d": "q3_k", "e": "floats"}
+    assert list(describe_rounded(Quantization("q8_0", K_QUANTS, forms))) == [
+        "1 matrix is stored as floats, which the kernels do not multiply beside blocks: rounded to "
+        "q8_0, 8.5 bits a weight",
+        "2 matrices are stored as q3_k, which the kernels do not multiply: rounded to q8_0, "
+        "8.5 bits a weight instead of 3.4",
+    ]
+    only_read = Quantization("q8_0", {}, {"c": "iq4_xs"})
+    assert list(describe_rounded(only_read)) == [
+        "1 matrix is stored as iq4_xs, which the kernels do not multiply: rounded to q8_0, "
+        "8.5 bits a weight instead of 4.2"
+    ]
+
+
+def test_nothing_is_said_where_rounding_was_asked_for() -> None:
+    assert not list(describe_rounded(None))
+    assert not list(describe_rounded(Quantization("q8_0", K_QUANTS)))
+    assert not list(describe_rounded(Quantization("q8_0", {}, {"c": "floats"})))

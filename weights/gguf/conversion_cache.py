@@ -25,7 +25,7 @@ from server.errors import CheckpointError
 from server.report import Report
 from weights.gguf.convert import convert_gguf
 
-CONVERTER_VERSION = 3
+CONVERTER_VERSION = 4
 """Part of the key: raise it when the same file would be converted differently."""
 
 MARKER = "complete.json"

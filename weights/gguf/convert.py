@@ -17,7 +17,7 @@ import torch
 from server.errors import CheckpointError, UnsupportedModelError
 from server.kernels.quantized import QuantizedKind
 from server.models.config import model_config
-from weights.blocks import stored_blocks, write_blocks
+from weights.blocks import is_other, stored_blocks, write_blocks
 from weights.checkpoint import SINGLE_FILE
 from weights.gguf.config import gguf_architecture, huggingface_config, token_ids
 from weights.gguf.file import GGUFFile, GGUFTensor, read_gguf
@@ -60,7 +60,12 @@ def convert_gguf(path: Path, folder: Path, dtype: torch.dtype) -> None:
     shapes = {theirs: file.tensors[ours].shape for ours, theirs in names.items()}
     write_safetensors(folder / SINGLE_FILE, shapes, dtype, pieces)
     head_dim = config["head_dim"] if interleaved else None
-    write_blocks(folder, _blocks(file, names, head_dim))
+    others = {theirs: file.tensors[ours] for ours, theirs in names.items()}
+    write_blocks(
+        folder,
+        _blocks(file, names, head_dim),
+        {name: tensor.type.name.lower() for name, tensor in others.items() if is_other(tensor)},
+    )
 
 
 def _blocks(

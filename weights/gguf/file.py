@@ -34,8 +34,15 @@ SUPPORTED_TYPES = (
     gguf.GGMLQuantizationType.Q8_0,
     gguf.GGMLQuantizationType.Q4_0,
     gguf.GGMLQuantizationType.Q4_1,
+    gguf.GGMLQuantizationType.Q5_0,
+    gguf.GGMLQuantizationType.Q5_1,
+    gguf.GGMLQuantizationType.Q2_K,
+    gguf.GGMLQuantizationType.Q3_K,
     gguf.GGMLQuantizationType.Q4_K,
+    gguf.GGMLQuantizationType.Q5_K,
     gguf.GGMLQuantizationType.Q6_K,
+    gguf.GGMLQuantizationType.IQ4_NL,
+    gguf.GGMLQuantizationType.IQ4_XS,
 )
 
 _MAX_DIMENSIONS = 4

@@ -44,6 +44,7 @@ class QuantizedRows {
     bytes_.resize(rows * stride());
     scales_.resize(rows * groups_);
     sums_.resize(rows * groups_);
+    half_sums_.resize(rows * groups_ * 2);
   }
 
   void put(int64_t row, int64_t first, Lanes a, Lanes b) {
@@ -56,13 +57,18 @@ class QuantizedRows {
     const int64_t group = row * groups_ + first / kGroup;
     put_values(bytes_.data() + group * kGroupBytes, low, high, quads);
     scales_[group] = scale;
-    sums_[group] = scale * static_cast<float>(sum(add(low, high)));
+    const int sum_of_low = sum(low), sum_of_high = sum(high);
+    sums_[group] = scale * static_cast<float>(sum_of_low + sum_of_high);
+    half_sums_[2 * group] = scale * static_cast<float>(sum_of_low);
+    half_sums_[2 * group + 1] = scale * static_cast<float>(sum_of_high);
   }
 
   const int8_t* row(int64_t row) const { return bytes_.data() + row * stride(); }
   const float* scales(int64_t row) const { return scales_.data() + row * groups_; }
   // Per group the sum of its (scaled) values: what a weight's offset is multiplied with.
   const float* sums(int64_t row) const { return sums_.data() + row * groups_; }
+  // The same of the first and second 16 of each group.
+  const float* half_sums(int64_t row) const { return half_sums_.data() + row * groups_ * 2; }
   int64_t stride() const { return groups_ * kGroupBytes; }
   int64_t groups() const { return groups_; }
 
@@ -71,7 +77,7 @@ class QuantizedRows {
 
   int64_t groups_ = 0;
   std::vector<int8_t> bytes_;
-  std::vector<float> scales_, sums_;
+  std::vector<float> scales_, sums_, half_sums_;
 };
 
 // width bfloat16 numbers into a row of either kind, from column `at` on, a multiple of 32.

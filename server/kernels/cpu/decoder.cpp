@@ -132,7 +132,7 @@ void glidecape_decoder_destroy(void* decoder) { delete static_cast<Decoder*>(dec
 
 void* glidecape_linear_create(const GlidecapeMatrix* weight, int32_t outputs, int32_t inputs,
                               int32_t threads) {
-  const bool quantized = weight->type != GLIDECAPE_BF16;
+  const bool quantized = weight->parts[0].type != GLIDECAPE_BF16;
   return created([&] {
     return make_for<Linear, LinearOf>(quantized, *weight, outputs, inputs, threads);
   });

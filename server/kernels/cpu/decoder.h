@@ -12,13 +12,22 @@ struct GlidecapeShape {
   float eps;
 };
 
-// How a weight matrix's rows are stored: as bfloat16, or in GGUF's blocks of 32 inputs. A model's
-// matrices are all bfloat16 or all in blocks.
-enum { GLIDECAPE_BF16, GLIDECAPE_Q4_1, GLIDECAPE_Q8_0 };
+// How weights are stored: as bfloat16, or in GGUF's blocks of 32 or 256 inputs. A model's matrices are
+// all bfloat16 or all in blocks.
+enum {
+  GLIDECAPE_BF16, GLIDECAPE_Q4_0, GLIDECAPE_Q4_1, GLIDECAPE_Q5_0, GLIDECAPE_Q5_1, GLIDECAPE_Q8_0,
+  GLIDECAPE_IQ4_NL, GLIDECAPE_Q4_K, GLIDECAPE_Q5_K, GLIDECAPE_Q6_K
+};
 
+struct GlidecapeRows {
+  const void* rows;  // [count], one after another
+  int32_t type, count;
+};
+
+// A weight matrix: the rows of its parts one after another. The parts after the last have no rows. Where
+// there are several, all are in blocks, and each but the last has a multiple of 16 rows.
 struct GlidecapeMatrix {
-  const void* rows;  // [outputs], one after another
-  int32_t type;
+  GlidecapeRows parts[3];
 };
 
 // Rotary angles: position x frequency; their cosines and sines are scaled.
@@ -41,7 +50,7 @@ struct GlidecapeEnds {
 // null.
 struct GlidecapeLayer {
   const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
-  GlidecapeMatrix qkv, output, gate_up, down;  // qkv and gate_up: their parts one after another
+  GlidecapeMatrix qkv, output, gate_up, down;  // qkv and gate_up: their projections one after another
   const float *qkv_bias, *output_bias, *gate_up_bias, *down_bias;
   int32_t window;  // sliding window in tokens, 0 for none
 };

@@ -21,14 +21,14 @@ from server.kernels.cpu.steps import (
     pointer,
     rotary,
 )
-from server.kernels.quantized import GROUP, QuantizedWeight, Weight
+from server.kernels.quantized import GROUP, BlockWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import DecoderEnds, DecoderShape, LayerWeights
 
 
 def supports(shape: DecoderShape, weight: Weight) -> bool:
     """Whether the native decoder runs on this machine and takes these sizes and this format."""
-    granule = GROUP if isinstance(weight, QuantizedWeight) else 16
+    granule = GROUP if isinstance(weight, BlockWeight) else 16
     return (
         supports_linear(weight)
         and shape.hidden % granule == 0
@@ -42,7 +42,7 @@ def supports_linear(weight: Weight) -> bool:
     """Whether the native library multiplies this weight [outputs, inputs]."""
     if abi.native_library() is None:
         return False
-    if isinstance(weight, QuantizedWeight):
+    if isinstance(weight, BlockWeight):
         return True
     on_cpu = weight.device.type == "cpu" and weight.dtype is torch.bfloat16
     return on_cpu and weight.shape[1] % 2 == 0
@@ -116,7 +116,7 @@ class NativeDecoder:
     def set_layer(self, index: int, weights: LayerWeights) -> None:
         """Packs one layer's weights."""
         for weight in (weights.qkv, weights.output, weights.gate_up, weights.down):
-            if isinstance(weight, QuantizedWeight) != self._quantized:
+            if isinstance(weight, BlockWeight) != self._quantized:
                 raise ValueError("a decoder's weights are all quantized or all in bfloat16")
         native = native_layer(weights)
         self._library.glidecape_decoder_set_layer(self._handle, index, native.layer)

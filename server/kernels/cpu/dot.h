@@ -8,22 +8,23 @@
 //
 //   find_wide_quads(a, b)             the quads with the largest values of a group
 //   put_values(group, a, b, quads)    writes a group's integers
-//   place(to, bits, lane, i, value)   adds a weight of output `lane`, input i, to a zeroed group
-//   add_dots<Rows, Bits>(weights, values, stride, use)
-//                                     use(row, sums over the group of 16 outputs) for each row;
+//   in_pairs(encoding)                the order of a packed quad's inputs (encoding.h)
+//   add_dots<Rows, E, Sums>(weights, values, stride, use)
+//                                     use(row, sums of 16 outputs [Sums]) for each row: a sum over
+//                                     the group, or one over each half of it;
 //                                     values: groups of the rows, stride bytes apart
 //
-// A group takes kGroupBytes per row, and its weights bits / 8 bytes each.
+// A group takes kGroupBytes per row, and its weights packed_bytes(E).
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
+#include "encoding.h"
 #include "lanes.h"
 
 namespace glidecape {
 
-constexpr int kGroup = 32;  // neighbours of a row that are written together, and share a scale
 constexpr int kLargest = 127, kLargestWide = 127 * 128;  // integers of an activation
 
 struct WideQuads {

@@ -46,26 +46,16 @@ inline void put_values(int8_t* group, IntLanes a, IntLanes b, const WideQuads& q
   group[kQuadsAt + 1] = static_cast<int8_t>(quads.second);
 }
 
-inline void place(uint8_t* to, int bits, int lane, int i, uint8_t value) {
-  place_in_quads(to, bits, lane, i, value);
-}
+constexpr bool in_pairs(Encoding) { return false; }
 
-// The 8 vectors of a group's weights, one by one in memory too: a row picks its wide ones there.
-template <int Bits>
-inline const uint8_t* unpack(const uint8_t* from, __m512i weights[8], uint8_t* room) {
-  const __m512i low = _mm512_set1_epi8(15);
-  for (int i = 0; i < Bits; ++i) {
-    const __m512i bytes = _mm512_loadu_si512(from + 64 * i);
-    if constexpr (Bits == 8) {
-      weights[i] = bytes;
-    } else {
-      weights[2 * i] = _mm512_and_si512(bytes, low);
-      weights[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), low);
-      _mm512_store_si512(room + 128 * i, weights[2 * i]);
-      _mm512_store_si512(room + 128 * i + 64, weights[2 * i + 1]);
-    }
-  }
-  return Bits == 8 ? from : room;
+// The 8 quads of a group's weights, one by one in memory too: a row picks its wide ones there.
+template <Encoding E>
+inline __attribute__((always_inline)) const uint8_t* unpack(const uint8_t* packed, __m512i weights[8], uint8_t* room) {
+  for_quads(std::make_integer_sequence<int, 8>(), [&](auto quad) __attribute__((always_inline)) {
+    weights[quad] = (__m512i)unpacked<E, quad>(packed, 0);
+    if constexpr (E != Encoding::kEight) _mm512_store_si512(room + 64 * quad, weights[quad]);
+  });
+  return E == Encoding::kEight ? packed : room;
 }
 
 // Four neighbours for every lane; becomes a memory operand of vpdpbusd.
@@ -106,21 +96,67 @@ inline __attribute__((always_inline)) void add_dots_together(const __m512i weigh
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r) {
     const __m512i sum = kSums == 2 ? _mm512_add_epi32(low[r][0], low[r][kSums - 1]) : low[r][0];
-    use(first + r, _mm512_add_epi32(_mm512_slli_epi32(high[r], 7), sum));
+    const __m512i whole = _mm512_add_epi32(_mm512_slli_epi32(high[r], 7), sum);
+    use(first + r, &whole);
   }
 }
 
-template <int Rows, int Bits, class Use>
-inline void add_dots(const uint8_t* from, const int8_t* values, int64_t stride, const Use& use) {
+// The same with a sum over each half of the group. A wide quad belongs to one of them, whose sum it
+// begins; with eight sums at a time there are enough to go on with.
+template <int Rows, class Use>
+inline __attribute__((always_inline)) void add_halves_together(const __m512i weights[8],
+                                                               const uint8_t* in_memory, int first,
+                                                               const int8_t* values, int64_t stride,
+                                                               const Use& use) {
+  __m512i low[Rows], high[Rows];  // of the lower and the higher quads
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r) {
+    const int8_t* group = values + (first + r) * stride;
+    low[r] = high[r] = _mm512_setzero_si512();
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const int quad = group[kQuadsAt + i];
+      const auto is_low = static_cast<__mmask16>(quad / 4 - 1);  // all of its bits, or none
+      const __m512i wide = _mm512_loadu_si512(in_memory + 64 * quad);
+      const __m512i four = four_of(group + kHighAt + 4 * i);
+      low[r] = _mm512_mask_dpbusd_epi32(low[r], is_low, wide, four);
+      high[r] = _mm512_mask_dpbusd_epi32(high[r], _knot_mask16(is_low), wide, four);
+    }
+    low[r] = _mm512_slli_epi32(low[r], 7);
+    high[r] = _mm512_slli_epi32(high[r], 7);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) {
+      const int8_t* four = values + (first + r) * stride + 4 * i;
+      low[r] = _mm512_dpbusd_epi32(low[r], weights[i], four_of(four));
+      high[r] = _mm512_dpbusd_epi32(high[r], weights[4 + i], four_of(four + 16));
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r) {
+    const __m512i both[] = {low[r], high[r]};
+    use(first + r, both);
+  }
+}
+
+template <int Rows, Encoding E, int Sums, class Use>
+inline void add_dots(const uint8_t* packed, const int8_t* values, int64_t stride, const Use& use) {
   constexpr int kRest = Rows % kTogether;
-  alignas(64) uint8_t room[Bits == 8 ? 64 : 512];
+  alignas(64) uint8_t room[E == Encoding::kEight ? 64 : 512];
   __m512i weights[8];
-  const uint8_t* in_memory = unpack<Bits>(from, weights, room);
+  const uint8_t* in_memory = unpack<E>(packed, weights, room);
+  const auto add_some = [&](auto count, int first) __attribute__((always_inline)) {
+    if constexpr (Sums == 1)
+      add_dots_together<count>(weights, in_memory, first, values, stride, use);
+    else
+      add_halves_together<count>(weights, in_memory, first, values, stride, use);
+  };
 #pragma GCC unroll 4
   for (int r = 0; r < Rows - kRest; r += kTogether)
-    add_dots_together<kTogether>(weights, in_memory, r, values, stride, use);
-  if constexpr (kRest > 0)
-    add_dots_together<kRest>(weights, in_memory, Rows - kRest, values, stride, use);
+    add_some(std::integral_constant<int, kTogether>(), r);
+  if constexpr (kRest > 0) add_some(std::integral_constant<int, kRest>(), Rows - kRest);
 }
 
 }  // namespace glidecape

@@ -1,16 +1,9 @@
 // dot.h with products of 16-bit integers, two neighbours at a time (vpmaddwd, pmaddwd); with AVX2, for
-// weights of 4 bits, of bytes, four neighbours at a time (dot_avx2.h).
+// weights of 4 to 6 bits, of bytes, four neighbours at a time (dot_avx2.h).
 //
-// An activation is an int16.
-//
-// A weight pair is two neighbouring inputs of one output; 32 bits hold 8 / bits pairs of the output,
-// one in the lowest bits of each half, the next one above it:
-//
-//            output 0       output 1       output 15
-//   block 0 [q0,0  q0,1  | q1,0  q1,1  | … | q15,0  q15,1 ]   lowest bits: pair 0
-//            q0,2  q0,3    …                                  above them:  pair 1
-//            (4 bits: q0,4 q0,5 and q0,6 q0,7 above these)
-//   block 1 …
+// An activation is an int16. A weight pair is two neighbouring inputs of one output: of the 32 bits that
+// have its quad (encoding.h), two bytes or two half bytes that are 16 bits apart. Weights of 4 bits are
+// multiplied as they are packed, all others are unpacked to bytes first.
 //
 // The rows are taken a few at a time: so many that their sums stay in registers while the weights,
 // unpacked once for them, go by.
@@ -111,16 +104,13 @@ inline void put_values(int8_t* group, IntLanes a, IntLanes b, const WideQuads& q
 #endif
 }
 
-inline void place(uint8_t* to, int bits, int lane, int i, uint8_t value) {
+constexpr bool in_pairs(Encoding encoding) {
 #ifdef __AVX2__
-  if (bits == 4) return place_in_quads(to, bits, lane, i, value);
+  return !sums_quads(encoding);
+#else
+  static_cast<void>(encoding);
+  return true;
 #endif
-  const int pairs = 16 / bits, pair = i / 2;  // of a block
-  uint16_t all;
-  uint8_t* at = to + pair / pairs * 64 + lane * 4 + i % 2 * 2;
-  std::memcpy(&all, at, sizeof all);
-  all = static_cast<uint16_t>(all | value << (pair % pairs * bits));
-  std::memcpy(at, &all, sizeof all);
 }
 
 // The pair of activations that begins at p.
@@ -130,32 +120,59 @@ inline int32_t pair_at(const int8_t* p) {
   return pair;
 }
 
-// The products of one pair in each block; the pair's bits begin at Shift.
+// The products of one pair of a block; its bits begin at Shift.
 template <int Shift, int Bits, int Rows>
-inline void add_pairs(Pairs block, const int8_t* values, int64_t stride, IntLanes sums[Rows]) {
+inline void add_pair(Pairs block, const int8_t* values, int64_t stride, IntLanes sums[Rows]) {
   const Pairs weights = unpack<Shift, Bits>(block);
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r)
     sums[r] = add_products(sums[r], weights, pair_at(values + r * stride));
-  if constexpr (Shift + Bits < 16)
-    add_pairs<Shift + Bits, Bits, Rows>(block, values + 4, stride, sums);
 }
 
-template <int Rows, int Bits, class Use>
-inline void add_dots(const uint8_t* weights, const int8_t* values, int64_t stride, const Use& use,
-                     int first = 0) {
-#ifdef __AVX2__
-  if constexpr (Bits == 4) return add_quads<Rows>(weights, values + kBytesAt, stride, use);
-#endif
-  constexpr int kRows = Rows < kDotRows ? Rows : kDotRows;
-  IntLanes sums[kRows] = {};
+// The products of a block of 64 bytes: of two quads with 4 bits, of one with 8.
+template <int Bits, int Rows>
+inline void add_block(Pairs block, const int8_t* values, int64_t stride, IntLanes sums[Rows]) {
+  add_pair<0, Bits, Rows>(block, values, stride, sums);
+  add_pair<8, Bits, Rows>(block, values + 4, stride, sums);
+  if constexpr (Bits == 4) {
+    add_pair<4, Bits, Rows>(block, values + 8, stride, sums);
+    add_pair<12, Bits, Rows>(block, values + 12, stride, sums);
+  }
+}
+
+template <int Rows, int Bits, int Sums, class Use>
+inline void add_blocks(const uint8_t* weights, const int8_t* values, int64_t stride, const Use& use,
+                       int first = 0) {
+  constexpr int kRows = Rows < kDotRows ? Rows : kDotRows, kBlocks = Bits / Sums;  // of a sum
+  IntLanes sums[Sums][kRows] = {};
+  for (int part = 0; part < Sums; ++part) {
 #pragma GCC unroll 1
-  for (int i = 0; i < Bits; ++i)
-    add_pairs<0, Bits, kRows>(load_ints(weights + 64 * i), values + 64 / Bits * i, stride, sums);
+    for (int i = part * kBlocks; i < (part + 1) * kBlocks; ++i)
+      add_block<Bits, kRows>(load_ints(weights + 64 * i), values + 64 / Bits * i, stride, sums[part]);
+  }
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) use(first + r, sums[r]);
+  for (int r = 0; r < kRows; ++r) {
+    const IntLanes of_row[] = {sums[0][r], sums[Sums - 1][r]};
+    use(first + r, of_row);
+  }
   if constexpr (Rows > kRows)
-    add_dots<Rows - kRows, Bits>(weights, values + kRows * stride, stride, use, first + kRows);
+    add_blocks<Rows - kRows, Bits, Sums>(weights, values + kRows * stride, stride, use, first + kRows);
+}
+
+template <int Rows, Encoding E, int Sums, class Use>
+inline void add_dots(const uint8_t* packed, const int8_t* values, int64_t stride, const Use& use) {
+#ifdef __AVX2__
+  if constexpr (sums_quads(E)) {
+    add_quads<Rows, E, Sums>(packed, values + kBytesAt, stride, use);
+  } else
+#endif
+  if constexpr (E == Encoding::kFour || E == Encoding::kEight) {
+    add_blocks<Rows, E == Encoding::kFour ? 4 : 8, Sums>(packed, values, stride, use);
+  } else {
+    alignas(64) uint8_t bytes[512];
+    unpack_group<E>(packed, bytes);
+    add_blocks<Rows, 8, Sums>(bytes, values, stride, use);
+  }
 }
 
 }  // namespace glidecape

@@ -313,7 +313,7 @@ using namespace glidecape;
 
 void* glidecape_glide_create(const GlidecapeGlideShape* shape, const GlidecapeGlideWeights* weights,
                              int32_t threads) {
-  const bool quantized = weights->head.type != GLIDECAPE_BF16;
+  const bool quantized = weights->head.parts[0].type != GLIDECAPE_BF16;
   return created([&] { return make_for<Glide, GlideOf>(quantized, *shape, *weights, threads); });
 }
 
@@ -336,10 +336,10 @@ void glidecape_glide_destroy(void* glide) { delete static_cast<Glide*>(glide); }
 
 const int32_t* glidecape_structure_sizes() {
   static const int32_t sizes[] = {
-      sizeof(GlidecapeShape),      sizeof(GlidecapeMatrix),     sizeof(GlidecapeRotary),
-      sizeof(GlidecapeEnds),       sizeof(GlidecapeLayer),      sizeof(GlidecapeStep),
-      sizeof(GlidecapeCache),      sizeof(GlidecapeGlideShape), sizeof(GlidecapeGlideWeights),
-      sizeof(GlidecapeGlideCaches), sizeof(GlidecapeOwnTokens), sizeof(GlidecapeGlideStep),
-      sizeof(GlidecapeRound),      0};
+      sizeof(GlidecapeShape),      sizeof(GlidecapeRows),       sizeof(GlidecapeMatrix),
+      sizeof(GlidecapeRotary),     sizeof(GlidecapeEnds),       sizeof(GlidecapeLayer),
+      sizeof(GlidecapeStep),       sizeof(GlidecapeCache),      sizeof(GlidecapeGlideShape),
+      sizeof(GlidecapeGlideWeights), sizeof(GlidecapeGlideCaches), sizeof(GlidecapeOwnTokens),
+      sizeof(GlidecapeGlideStep),  sizeof(GlidecapeRound),      0};
   return sizes;
 }

@@ -21,7 +21,7 @@ from server.kernels.cpu.steps import (
     pointer,
     rotary,
 )
-from server.kernels.quantized import GROUP, QuantizedWeight, Weight
+from server.kernels.quantized import GROUP, BlockWeight, Weight
 from server.kernels.tree import LayerCache
 from server.kernels.types import (
     Caches,
@@ -43,7 +43,7 @@ MAX_CANDIDATES = 32
 
 def supports_glide(shape: GlideShape, head: Weight) -> bool:
     """Whether the native draft runs on this machine and takes these sizes and this precision."""
-    granule = GROUP if isinstance(head, QuantizedWeight) else 2
+    granule = GROUP if isinstance(head, BlockWeight) else 2
     return (
         shape.own.num_layers == 1
         and supports(shape.own, head)

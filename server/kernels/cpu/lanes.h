@@ -13,7 +13,7 @@
 //   Lanes, + - * /             16 floats
 //   all(x) fma(a, b, c)        x everywhere; a b + c; fnma: c - a b
 //   min max                    b where one is NaN
-//   load(p) load_bf16 load_half, load_first(p, count, rest), store(p, x)
+//   load(p) load_bf16 load_half load_bytes (not negative), load_first(p, count, rest), store(p, x)
 //   sum largest                over the 16, in one fixed order
 //   round                      to the nearest integer, ties to even; below 2^22
 //   times_power_of_two(x, n)   x 2^n for whole n from -150 to 150

@@ -76,6 +76,13 @@ inline Lanes load_bf16(const bf16* p) {
 inline Lanes load_half(const uint8_t* p) {
   return {_mm256_cvtph_ps(load_8_shorts(p)), _mm256_cvtph_ps(load_8_shorts(p + 16))};
 }
+inline Lanes load_bytes(const uint8_t* p) {
+  const auto eight = [](const uint8_t* p) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+  };
+  return {eight(p), eight(p + 8)};
+}
 inline void store(float* p, Lanes x) {
   _mm256_storeu_ps(p, x.low);
   _mm256_storeu_ps(p + 8, x.high);

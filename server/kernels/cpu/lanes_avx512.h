@@ -37,6 +37,10 @@ inline Lanes load_bf16(const bf16* p) {
 inline Lanes load_half(const uint8_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+inline Lanes load_bytes(const uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
+}
 inline void store(float* p, Lanes x) { _mm512_storeu_ps(p, x); }
 
 // To the nearest, ties to even.

@@ -147,6 +147,12 @@ inline Lanes load_half(const uint8_t* p) {
     return bits_as<Float4>(bits_as<Int4>(number) | special | (half & all_4(0x8000)) << 16);
   });
 }
+inline Lanes load_bytes(const uint8_t* p) {
+  return lanes_of([&](int i) {
+    const uint8_t* four = p + 4 * i;
+    return Float4{float(four[0]), float(four[1]), float(four[2]), float(four[3])};
+  });
+}
 inline void store(float* p, Lanes x) { std::memcpy(p, &x, sizeof x); }
 
 // To the nearest, ties to even.

@@ -15,6 +15,7 @@ from server.kernels.cpu.instruction_sets import (
     built_libraries,
     pick,
 )
+from server.kernels.quantized import MAX_PARTS, QuantizedKind
 
 _INT = ctypes.c_int32
 _POINTER = ctypes.c_void_p
@@ -34,14 +35,23 @@ class Shape(ctypes.Structure):
     )
 
 
-MATRIX_TYPES = {None: 0, "q4_1": 1, "q8_0": 2}
+ROW_TYPES: dict[QuantizedKind | None, int] = {
+    None: 0, "q4_0": 1, "q4_1": 2, "q5_0": 3, "q5_1": 4, "q8_0": 5, "iq4_nl": 6, "q4_k": 7,
+    "q5_k": 8, "q6_k": 9,
+}  # fmt: skip
 """Kind of blocks (None: bfloat16) -> GLIDECAPE_*"""
+
+
+class Rows(ctypes.Structure):
+    """GlidecapeRows"""
+
+    _fields_ = (("rows", _POINTER), ("type", _INT), ("count", _INT))
 
 
 class Matrix(ctypes.Structure):
     """GlidecapeMatrix"""
 
-    _fields_ = (("rows", _POINTER), ("type", _INT))
+    _fields_ = (("parts", Rows * MAX_PARTS),)
 
 
 class Rotary(ctypes.Structure):
@@ -158,7 +168,7 @@ class Round(ctypes.Structure):
 
 
 _STRUCTURES: tuple[type[ctypes.Structure], ...] = (
-    *(Shape, Matrix, Rotary, Ends, Layer, Step, Cache),
+    *(Shape, Rows, Matrix, Rotary, Ends, Layer, Step, Cache),
     *(GlideShape, GlideWeights, GlideCaches, OwnTokens, GlideStep, Round),
 )
 """In the order of `glidecape_structure_sizes`."""

@@ -43,7 +43,7 @@ inline PlainMatrix pack_plain(Arena& arena, const GlidecapeMatrix& from, const f
                               int outputs, int inputs, const Order& order) {
   PlainMatrix matrix;
   matrix.describe(arena, bias_or_null, outputs, inputs, order);
-  const auto* rows = static_cast<const bf16*>(from.rows);
+  const auto* rows = static_cast<const bf16*>(from.parts[0].rows);
   bf16* to = arena.take<bf16>(static_cast<int64_t>(matrix.num_panels()) * kPanel * inputs);
   matrix.panels = to;
   for (int begin = 0; begin < outputs; begin += kPanel) {

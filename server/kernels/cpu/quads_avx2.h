@@ -31,20 +31,9 @@ inline __m256i four_of(const int8_t* values) {
   return _mm256_set1_epi32(four);
 }
 
-// A group's weights of 4 bits with a byte each, quad by quad: [8][16 outputs][4].
+// A group's weights with a byte each, quad by quad (encoding.h).
 struct UnpackedQuads {
   alignas(32) uint8_t bytes[8][64];
-
-  explicit UnpackedQuads(const uint8_t* blocks) {
-    const __m256i low = _mm256_set1_epi8(15);
-    for (int i = 0; i < 8; ++i) {  // half a vector
-      const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 32 * i));
-      uint8_t* to = bytes[i / 2 * 2] + i % 2 * 32;
-      _mm256_store_si256(reinterpret_cast<__m256i*>(to), _mm256_and_si256(both, low));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(to + 64),
-                         _mm256_and_si256(_mm256_srli_epi16(both, 4), low));
-    }
-  }
 
   // Of outputs 0 … 7, or 8 … 15.
   __m256i half(int quad, int i) const {

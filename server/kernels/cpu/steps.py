@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from server.kernels.cpu import library as abi
-from server.kernels.quantized import QuantizedWeight, Weight
+from server.kernels.quantized import StackedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import RotaryAngles
 
@@ -36,10 +36,19 @@ def pointer(tensor: torch.Tensor | None, dtype: torch.dtype) -> int | None:
 
 
 def matrix(weight: Weight | None) -> abi.Matrix:
-    """A weight's address and kind; the caller keeps the weight alive."""
-    if isinstance(weight, QuantizedWeight):
-        return abi.Matrix(pointer(weight.blocks, torch.uint8), abi.MATRIX_TYPES[weight.kind])
-    return abi.Matrix(pointer(weight, torch.bfloat16), abi.MATRIX_TYPES[None])
+    """A weight's addresses and kinds; the caller keeps the weight alive."""
+    if weight is None:
+        return abi.Matrix()
+    if isinstance(weight, torch.Tensor):
+        rows = abi.Rows(pointer(weight, torch.bfloat16), abi.ROW_TYPES[None], len(weight))
+        return abi.Matrix((rows,))
+    parts = weight.parts if isinstance(weight, StackedWeight) else (weight,)
+    return abi.Matrix(
+        tuple(
+            abi.Rows(pointer(part.blocks, torch.uint8), abi.ROW_TYPES[part.kind], len(part))
+            for part in parts
+        )
+    )
 
 
 def rotary(angles: RotaryAngles) -> abi.Rotary:

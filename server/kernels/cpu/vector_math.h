@@ -33,18 +33,4 @@ inline Lanes exp(Lanes x) {
   return times_power_of_two(p, n);
 }
 
-// A half-precision number times -128; exact, unless it gets too large, which makes it infinite.
-inline uint16_t times_minus_128(uint16_t half) {
-  // As a float's bits a half is the number times 2^-112, but for infinity and NaN, which stay.
-  if ((half & 0x7c00) == 0x7c00) return half ^ 0x8000;
-  const uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
-  float number;
-  std::memcpy(&number, &bits, sizeof number);
-  number *= 128.0f;
-  uint32_t product;
-  std::memcpy(&product, &number, sizeof product);
-  const uint32_t magnitude = product >> 13 < 0x7c00 ? product >> 13 : 0x7c00;
-  return static_cast<uint16_t>(magnitude | (~half & 0x8000));
-}
-
 }  // namespace glidecape

@@ -33,9 +33,42 @@ def q4_1(block: bytes) -> list[np.float32]:
     return [half(block[:2]) * np.float32(q) + half(block[2:4]) for q in nibbles]
 
 
+def five_bits(high: bytes, halves: bytes) -> list[int]:
+    """Low 4 bits as in Q4_0; the fifth of value i is bit i of `high`."""
+    bits = int.from_bytes(high, "little")
+    nibbles = [b & 15 for b in halves] + [b >> 4 for b in halves]
+    return [nibble | (bits >> i & 1) << 4 for i, nibble in enumerate(nibbles)]
+
+
+def q5_0(block: bytes) -> list[np.float32]:
+    return [half(block[:2]) * np.float32(q - 16) for q in five_bits(block[2:6], block[6:])]
+
+
+def q5_1(block: bytes) -> list[np.float32]:
+    scale, offset = half(block[:2]), half(block[2:4])
+    return [scale * np.float32(q) + offset for q in five_bits(block[4:8], block[8:])]
+
+
+IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
+
+def iq4_nl(block: bytes) -> list[np.float32]:
+    nibbles = [b & 15 for b in block[2:]] + [b >> 4 for b in block[2:]]
+    return [half(block[:2]) * np.float32(IQ4_VALUES[q]) for q in nibbles]
+
+
 def q4_k(block: bytes) -> list[np.float32]:
-    """Eight groups of 32; their 6-bit scales and minimums are packed into 12 bytes."""
-    scale, minimum, packed, quants = half(block[:2]), half(block[2:4]), block[4:16], block[16:]
+    return four_or_five_k(block[:16], bytes(32), block[16:])
+
+
+def q5_k(block: bytes) -> list[np.float32]:
+    return four_or_five_k(block[:16], block[16:48], block[48:])
+
+
+def four_or_five_k(head: bytes, high: bytes, quants: bytes) -> list[np.float32]:
+    """Eight groups of 32; their 6-bit scales and minimums are packed into 12 bytes, and bit g of 32
+    bytes is the fifth bit of group g."""
+    scale, minimum, packed = half(head[:2]), half(head[2:4]), head[4:]
     values: list[np.float32] = []
     for group in range(8):
         if group < 4:
@@ -45,7 +78,8 @@ def q4_k(block: bytes) -> list[np.float32]:
             m = (packed[group + 4] >> 4) | (packed[group] >> 6) << 4
         pair = quants[group // 2 * 32 : group // 2 * 32 + 32]
         nibbles = [b >> 4 if group % 2 else b & 15 for b in pair]
-        values += [scale * np.float32(s) * np.float32(q) - minimum * np.float32(m) for q in nibbles]
+        whole = [q | (b >> group & 1) << 4 for q, b in zip(nibbles, high, strict=True)]
+        values += [scale * np.float32(s) * np.float32(q) - minimum * np.float32(m) for q in whole]
     return values
 
 
@@ -64,7 +98,15 @@ def q6_k(block: bytes) -> list[np.float32]:
     return values
 
 
-DEFINITIONS = {Type.Q8_0: q8_0, Type.Q4_0: q4_0, Type.Q4_1: q4_1, Type.Q4_K: q4_k, Type.Q6_K: q6_k}
+DEFINITIONS = {
+    Type.Q8_0: q8_0, Type.Q4_0: q4_0, Type.Q4_1: q4_1, Type.Q5_0: q5_0, Type.Q5_1: q5_1,
+    Type.IQ4_NL: iq4_nl, Type.Q4_K: q4_k, Type.Q5_K: q5_k, Type.Q6_K: q6_k,
+}  # fmt: skip
+PLACES = {
+    Type.Q4_1: (0, 2), Type.Q5_1: (0, 2), Type.Q4_K: (0, 2), Type.Q5_K: (0, 2), Type.Q6_K: (208,),
+    Type.Q2_K: (80, 82), Type.Q3_K: (108,),
+}  # fmt: skip
+"""Where in a block its half-precision numbers are; elsewhere one at the begin."""
 
 
 def random_blocks(kind: gguf.GGMLQuantizationType, rows: int, width: int) -> npt.NDArray[np.uint8]:
@@ -72,8 +114,7 @@ def random_blocks(kind: gguf.GGMLQuantizationType, rows: int, width: int) -> npt
     size, num_bytes = gguf.GGML_QUANT_SIZES[kind]
     random = np.random.default_rng(1)
     blocks = random.integers(0, 256, (rows * width // size, num_bytes), np.uint8)
-    places = {Type.Q8_0: [0], Type.Q4_0: [0], Type.Q6_K: [208]}.get(kind, [0, 2])
-    for place in places:
+    for place in PLACES.get(kind, (0,)):
         scales = random.uniform(0.01, 0.1, len(blocks)).astype(np.float16)
         blocks[:, place : place + 2] = scales.view(np.uint8).reshape(-1, 2)
     return blocks.reshape(rows, -1)

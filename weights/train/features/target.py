@@ -28,7 +28,7 @@ class TrainTarget:
     glimpse_layers: tuple[int, ...]
     """Layers that the draft reads, counted from 0."""
     form: str
-    """How the weights are kept, such as `bfloat16` or `q4_1 and q8_0 weights in bfloat16`: features
+    """How the weights are kept, such as `bfloat16` or `q4_k and q6_k weights in bfloat16`: features
     of one form are not those of another."""
 
     @property

@@ -18,7 +18,7 @@ from server.engine.drafters.ngram import NgramDrafter
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import PolicyName, Request, RequestOutput, SpeculationParams
-from server.kernels.quantized import QuantizedKind, Weight
+from server.kernels.quantized import PartWeight, RoundedKind
 from server.kernels.tree import LayerCache
 from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape
@@ -54,7 +54,7 @@ class Models(NamedTuple):
 
 
 @cache
-def models(kind: QuantizedKind) -> Models:
+def models(kind: RoundedKind) -> Models:
     """Random weights; the draft shares the target's embedding and quantized head."""
     parameters = LlamaParameters(TARGET, BFLOAT16)
     generator = torch.Generator().manual_seed(7)
@@ -72,7 +72,7 @@ def models(kind: QuantizedKind) -> Models:
     return Models(target, draft)
 
 
-def _draft(embedding: torch.Tensor, head: Weight) -> GlideModel:
+def _draft(embedding: torch.Tensor, head: PartWeight) -> GlideModel:
     parameters = GlideParameters(DRAFT, TARGET, BFLOAT16)
     generator = torch.Generator().manual_seed(3)
     for name, slot in parameters.slots().items():
@@ -84,13 +84,13 @@ def _draft(embedding: torch.Tensor, head: Weight) -> GlideModel:
 
 
 @cache
-def plain(kind: QuantizedKind) -> Mapping[str, Sequence[RequestOutput]]:
+def plain(kind: RoundedKind) -> Mapping[str, Sequence[RequestOutput]]:
     """Each request on an engine of its own, without speculation."""
     model = models(kind).target
     return {r.request_id: TinyEngine(model=model).run([r])[r.request_id] for r in requests()[:8]}
 
 
-def drafter(name: str, kind: QuantizedKind) -> MakeDrafter:
+def drafter(name: str, kind: RoundedKind) -> MakeDrafter:
     def make(config: SchedulerConfig, caches: list[LayerCache]) -> Drafter:
         if name == "ngram":
             return NgramDrafter()
@@ -109,7 +109,7 @@ def speculated(policy: PolicyName) -> list[Request]:
     return [replace(r, speculation=SpeculationParams(policy=policy)) for r in requests()[:8]]
 
 
-def assert_plain(kind: QuantizedKind, got: Mapping[str, Sequence[RequestOutput]]) -> None:
+def assert_plain(kind: RoundedKind, got: Mapping[str, Sequence[RequestOutput]]) -> None:
     for name, outputs in got.items():
         expected = plain(kind)[name]
         assert tokens(outputs) == tokens(expected), name
@@ -118,7 +118,7 @@ def assert_plain(kind: QuantizedKind, got: Mapping[str, Sequence[RequestOutput]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_equals_its_requests_alone(kind: QuantizedKind) -> None:
+def test_a_batch_equals_its_requests_alone(kind: RoundedKind) -> None:
     got = TinyEngine(model=models(kind).target).run(requests()[:8])
     assert_plain(kind, {**got})
 
@@ -126,7 +126,7 @@ def test_a_batch_equals_its_requests_alone(kind: QuantizedKind) -> None:
 @pytest.mark.parametrize("name", DRAFTERS)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_of_8_speculates(kind: QuantizedKind, policy: PolicyName, name: str) -> None:
+def test_a_batch_of_8_speculates(kind: RoundedKind, policy: PolicyName, name: str) -> None:
     engine = TinyEngine(CONFIG, drafter(name, kind), models(kind).target)
     for _ in range(2):  # the second time with whatever the first left in the prefix cache
         assert_plain(kind, {**engine.run(speculated(policy))})
@@ -134,7 +134,7 @@ def test_a_batch_of_8_speculates(kind: QuantizedKind, policy: PolicyName, name: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_in_chunks_of_7_speculates(kind: QuantizedKind) -> None:
+def test_a_batch_in_chunks_of_7_speculates(kind: RoundedKind) -> None:
     config = replace(CONFIG, max_num_batched_tokens=7, num_blocks=64)
     engine = TinyEngine(config, drafter("glide", kind), models(kind).target)
     assert_plain(kind, {**engine.run(speculated("cape"))})
@@ -149,14 +149,14 @@ KINDS_IN_TURN = [
 
 
 @pytest.mark.parametrize(("kind", "policy", "name"), KINDS_IN_TURN)
-def test_each_request_speculates_alone(kind: QuantizedKind, policy: PolicyName, name: str) -> None:
+def test_each_request_speculates_alone(kind: RoundedKind, policy: PolicyName, name: str) -> None:
     for request in speculated(policy):
         engine = TinyEngine(CONFIG, drafter(name, kind), models(kind).target)
         assert_plain(kind, {**engine.run([request])})
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_matrix_is_not_trivial(kind: QuantizedKind) -> None:
+def test_the_matrix_is_not_trivial(kind: RoundedKind) -> None:
     """Answers differ and go somewhere; of the proposals some are taken."""
     answers = {tuple(tokens(outputs)) for outputs in plain(kind).values()}
     assert len(answers) == 8
