@@ -1,6 +1,7 @@
 // The products of matmul_quantized.h, compiled once for all who multiply.
 #include "matmul_quantized.h"
 
+#include <algorithm>
 #include <type_traits>
 
 #include "scales.h"
@@ -53,19 +54,22 @@ __attribute__((noinline)) void multiply_strip(const Strip& strip, int inputs, co
   const int64_t stride = x.stride(), groups = x.groups();
   const int8_t* values = x.row(first);
   const float *scales = x.scales(first), *sums = kParts == 2 ? x.half_sums(first) : x.sums(first);
+  GroupScales<kParts> some[ScaleReader::kAtOnce];
   Lanes totals[Rows];  // with AVX-512 in registers, if all loops over it are unrolled
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) totals[r] = all(0.0f);
   for (int group = 0; group < groups; ++group, weights += packed_bytes(E), values += kGroupBytes) {
     if (ahead)
       for (int i = 0; i <= packed_bytes(E) / 64; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
-    const GroupScales<kParts> of = weight_scales.next<kParts>();
+    const int at_once = group % ScaleReader::kAtOnce;
+    if (at_once == 0) weight_scales.read(std::min<int>(groups - group, ScaleReader::kAtOnce), some);
+    const GroupScales<kParts>& of = some[at_once];
     add_dots<Rows, E, kParts>(weights, values, stride, [&](int r, const IntLanes* dots) {
       const int64_t at = r * groups + group;
 #pragma GCC unroll 2
       for (int part = 0; part < kParts; ++part) {
-        totals[r] = fma(to_floats(dots[part]) * all(scales[at]), of.scale[part], totals[r]);
-        totals[r] = fma(of.offset[part], all(sums[kParts * at + part]), totals[r]);
+        totals[r] = fma(to_floats(dots[part]) * all(scales[at]), load(of.scale[part]), totals[r]);
+        totals[r] = fma(load(of.offset[part]), all(sums[kParts * at + part]), totals[r]);
       }
     });
   }

@@ -41,39 +41,62 @@ inline void place_scales(uint8_t* to, const BlockType& type, int lane, const Blo
 // Of a group, or of each of its halves.
 template <int Parts>
 struct GroupScales {
-  Lanes scale[Parts], offset[Parts];
+  alignas(64) float scale[Parts][16], offset[Parts][16];
+
+  void set(int part, Lanes new_scale, Lanes new_offset) {
+    store(scale[part], new_scale);
+    store(offset[part], new_offset);
+  }
 };
 
 // Reads a strip's scales and offsets as floats, group after group.
 class ScaleReader {
  public:
+  // Several at a time by a function of its own, so that what tells the scalings apart takes no registers
+  // from the products; but registers of 16 floats are many, and slow to store.
+#ifdef GLIDECAPE_AVX512
+#define GLIDECAPE_READS __attribute__((always_inline))
+  static constexpr int kAtOnce = 1;
+#else
+#define GLIDECAPE_READS __attribute__((noinline))
+  static constexpr int kAtOnce = 8;
+#endif
+
   ScaleReader(const BlockType& type, const uint8_t* scales)
-      : scaling_(type.scaling), halves_(scales), middle_(all(-static_cast<float>(type.middle))),
+      : scaling_(type.scaling), halves_(scales), middle_(static_cast<float>(-type.middle)),
         integers_(scales + num_halves(type.scaling) * kLaneHalves), last_(integers_ + 7 * kGroupIntegers) {}
 
   template <int Parts>
-  __attribute__((always_inline)) GroupScales<Parts> next() {
-    if constexpr (Parts == 2) {
-      const Lanes scale = load_half(halves_), bias = all(128.0f);
-      const Lanes first = scale * (load_bytes(integers_) - bias);
-      const Lanes second = scale * (load_bytes(integers_ + 16) - bias);
-      to_next_group(kLaneHalves);
-      return {{first, second}, {first * middle_, second * middle_}};
-    } else if (scaling_ == Scaling::kSuper) {
-      const Lanes scale = load_half(halves_) * load_bytes(integers_);
-      const Lanes offset = load_half(halves_ + kLaneHalves) * load_bytes(integers_ + 16);
+  GLIDECAPE_READS void read(int count, GroupScales<Parts>* to) {
+    for (int i = 0; i < count; ++i) read_one(to[i]);
+  }
+#undef GLIDECAPE_READS
+
+ private:
+  __attribute__((always_inline)) void read_one(GroupScales<2>& to) {
+    const Lanes scale = load_half(halves_), bias = all(128.0f);
+    for (int half = 0; half < 2; ++half) {
+      const Lanes of_half = scale * (load_bytes(integers_ + 16 * half) - bias);
+      to.set(half, of_half, of_half * all(middle_));
+    }
+    to_next_group(kLaneHalves);
+  }
+
+  __attribute__((always_inline)) void read_one(GroupScales<1>& to) {
+    const Lanes scale = load_half(halves_);
+    if (scaling_ == Scaling::kSuper) {
+      const Lanes offset = load_half(halves_ + kLaneHalves);
+      to.set(0, scale * load_bytes(integers_), offset * load_bytes(integers_ + 16));
       to_next_group(2 * kLaneHalves);
-      return {{scale}, {offset}};
+    } else if (scaling_ == Scaling::kOffset) {
+      to.set(0, scale, load_half(halves_ + kLaneHalves));
+      halves_ += 2 * kLaneHalves;
     } else {
-      const uint8_t* from = halves_;
-      const Lanes scale = load_half(from);
-      const bool stored = scaling_ == Scaling::kOffset;
-      halves_ += stored ? 2 * kLaneHalves : kLaneHalves;
-      return {{scale}, {stored ? load_half(from + kLaneHalves) : scale * middle_}};
+      to.set(0, scale, scale * all(middle_));
+      halves_ += kLaneHalves;
     }
   }
 
- private:
   // of_block: bytes of what comes before the groups' integers.
   void to_next_group(int of_block) {
     const bool ends = integers_ == last_;
@@ -86,7 +109,7 @@ class ScaleReader {
 
   const Scaling scaling_;
   const uint8_t* halves_;  // of the block
-  const Lanes middle_;
+  const float middle_;
   const uint8_t *integers_, *last_;  // of the group, and of the block's last group
 };
 
