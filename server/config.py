@@ -108,9 +108,9 @@ class ModelSettings(BaseSettings):
     kernels compute it natively, else float32."""
 
     quantization: QuantizationChoice = "auto"
-    """Form of the linear weights: none keeps dtype; int8 and int4 take a GGUF file's 4- and 8-bit
-    weights as they are and round all others in groups of 32; auto takes a GGUF file's as they are
-    where this CPU has kernels for them, else none."""
+    """Form of the linear weights: none keeps dtype; int8 and int4 take a GGUF file's blocks of 4 to
+    8 bits as they are and round all others in groups of 32; auto is int8 for GGUF files that have
+    blocks, where this CPU has kernels, else none."""
 
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
     """Processes that hold the model together, a part of every layer each: GPUs of this machine, or

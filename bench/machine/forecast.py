@@ -100,14 +100,16 @@ def print_forecast(forecast: Forecast) -> None:
         f"one stream, auto with the draft that serves: {auto:.1f} tokens/s, "
         f"{auto / plain:.2f} x of plain decoding's {plain:.1f}"
     )
+    if forecast.num_steps == 0:  # steps on a device don't say what they expect
+        return
     table = Table("auto's decoding steps", "tokens/s", "tokens/step", "ms/step")
     for name, tokens, seconds in (
         ("expected", forecast.expected_tokens, forecast.expected_seconds),
         ("reached", forecast.tokens, forecast.seconds),
     ):
-        steps = max(forecast.num_steps, 1)
-        rate = tokens / seconds if seconds else 0.0
-        table.add_row(name, f"{rate:.1f}", f"{tokens / steps:.2f}", f"{seconds / steps * 1e3:.2f}")
+        steps = forecast.num_steps
+        shown = (f"{tokens / seconds:.1f}", f"{tokens / steps:.2f}", f"{seconds / steps * 1e3:.2f}")
+        table.add_row(name, *shown)
     console.print(table)
 
 

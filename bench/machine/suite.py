@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import statistics
 import sys
 import time
@@ -14,6 +15,7 @@ import torch
 import uvloop
 from rich.console import Console
 from rich.table import Table
+from safetensors import safe_open
 
 from bench.engine import encode_question, load
 from bench.machine.forecast import forecast_json, measure_forecast, print_forecast
@@ -27,11 +29,11 @@ from server.build import build_app
 from server.cli.terminal import report
 from server.config import ModelSettings, ServerSettings, as_given, load_settings
 from server.engine.types import Request, RequestId, SamplingParams
+from server.kernels.quantized import bits_per_weight
 from server.loading.machine import default_threads, pick_device, pick_dtype
 from server.loading.model import LoadedModel
 from server.loading.target import choose_form, read_target
 from server.models.layers import Placement
-from weights.blocks import BLOCKS_FILE
 from weights.locate import locate_model
 
 HIT_RATE = 0.7
@@ -128,12 +130,20 @@ def model_folder(settings: ModelSettings) -> Path:
 
 
 def weight_bytes(settings: ModelSettings) -> int:
+    """What a step reads of a model whose embedding is its head too."""
     folder, device = model_folder(settings), pick_device(settings.device)
     placement = Placement(device, pick_dtype(settings.dtype, device))
     quantization = choose_form(read_target(folder), placement, settings.quantization)
-    if quantization is not None and quantization.stored:
-        return (folder / BLOCKS_FILE).stat().st_size
-    return sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+    files = list(folder.glob("model*.safetensors"))
+    if quantization is None:
+        return sum(file.stat().st_size for file in files)
+    size = float(sum(weight.blocks.numel() for weight in quantization.stored.values()))
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in quantization.rounded.keys() & set(file.keys()):
+                count = math.prod(file.get_slice(name).get_shape())
+                size += count * bits_per_weight(quantization.kind) / 8
+    return int(size)
 
 
 def _print_table(limits: Limits, figures: Figures) -> None:

@@ -126,17 +126,22 @@ def logits_linear(weight: Weight, dtype: torch.dtype | None = None) -> LinearFn:
     return lambda x: apply(x).float()
 
 
-def greedy_tokens(logits: torch.Tensor) -> list[int]:
+def greedy_tokens(logits: torch.Tensor, processed: torch.Tensor) -> list[int]:
     """The most probable token of each row [rows, vocab], the first among equals.
 
+    Args:
+        logits: of the model.
+        processed: the same, or with penalties and masks; tokens are those of these.
+
     Raises:
-        ValueError: a row has NaN: the model's weights or its precision are broken.
+        ValueError: a row of the model's has NaN: its weights or its precision are broken.
     """
-    if native.supports_best(logits):
-        best = native.best_tokens(logits)
-        is_broken = min(best, default=0) < 0
+    if native.supports_best(logits) and native.supports_best(processed):
+        best = native.best_tokens(processed)
+        checked = best if processed is logits else native.best_tokens(logits)
+        is_broken = min(checked, default=0) < 0
     else:
-        best = kernels_for(logits).argmax(logits).tolist()
+        best = kernels_for(logits).argmax(processed).tolist()
         is_broken = bool(logits.sum().isnan())  # 20 times cheaper than isnan().any()
     if is_broken:
         raise ValueError("the model computed NaN; its weights or its dtype are unusable")

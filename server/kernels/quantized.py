@@ -81,8 +81,9 @@ class StackedWeight:
     parts: tuple[QuantizedWeight, ...]
 
     def __post_init__(self) -> None:
-        outputs = list(map(len, self.parts))
-        if not can_stack(outputs) or len({part.shape[1] for part in self.parts}) != 1:
+        outputs, kinds = list(map(len, self.parts)), {part.kind for part in self.parts}
+        is_one = len({part.shape[1] for part in self.parts}) == 1
+        if not can_stack(outputs) or not is_one or len(kinds) == 1:
             raise ValueError(f"parts of shapes {[part.shape for part in self.parts]}")
 
     @property

@@ -54,7 +54,10 @@ class Quantization:
         if weight.shape[1] % GROUP:
             return weight
         outputs = list(parts.values())
-        if not any(name in self.stored for name in parts) or not can_stack(outputs):
+        kinds = {self.stored[name].kind if name in self.stored else self.kind for name in parts}
+        if not any(name in self.stored for name in parts):
+            return quantize(weight, self.kind)
+        if len(kinds) > 1 and not can_stack(outputs):
             return quantize(weight, self.kind)
         floats = zip(parts, weight.split(outputs), strict=True)
         return concatenate([self._blocks(name, part) for name, part in floats])

@@ -17,7 +17,7 @@ ALL_KINDS: tuple[QuantizedKind, ...] = tuple(TYPES)
 HALVES: dict[QuantizedKind, tuple[int, ...]] = {
     "q4_1": (0, 2), "q5_1": (0, 2), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,),
 }  # fmt: skip
-"""Where in a block its half-precision numbers are; elsewhere one at the begin."""
+"""Where in a block its half-precision numbers are; elsewhere one at the beginning."""
 LARGEST: dict[QuantizedKind, int] = {
     "q4_0": 8, "q4_1": 15, "q5_0": 16, "q5_1": 31, "q8_0": 128, "iq4_nl": 127, "q4_k": 63 * 15,
     "q5_k": 63 * 31, "q6_k": 128 * 32,

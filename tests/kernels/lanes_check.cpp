@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dot.h"
+#include "units.h"
 #include "vector_math.h"
 
 using namespace glidecape;
@@ -249,6 +250,64 @@ void check_all_dots() {
   }
 }
 
+// Number i of a row of units.
+template <class Units>
+float number(const float* row, int i) {
+  if (Units::kNumbers == 1) return row[i];
+  uint16_t half;
+  std::memcpy(&half, reinterpret_cast<const char*>(row) + 2 * i, sizeof half);
+  return of_bits(uint32_t{half} << 16);
+}
+
+// What a unit holds, and what is made of it: sums to the rounding of their own additions.
+template <class Units>
+void check_units() {
+  constexpr int kNumbers = Units::kNumbers;
+  std::mt19937 engine{5};
+  std::normal_distribution<float> normal;
+  const auto next = [&] { return of_bits(uint32_t{to_bf16(normal(engine))} << 16); };
+  Floats x(32), row(64);
+  for (float& value : x) value = normal(engine);
+  for (int i = 0; i < 32; i += 16) Units::put(row.data(), i, load(x.data() + i));
+  for (int i = 0; i < 32; ++i) {
+    const float rounded = kNumbers == 1 ? x[i] : of_bits(uint32_t{to_bf16(x[i])} << 16);
+    CHECK(number<Units>(row.data(), i) == rounded);
+  }
+  for (int i = 0; i < 32; i += 16) Units::put_whole(row.data(), 32, i, load(x.data() + i));
+  for (int i = 0; i < 32; ++i) {
+    float whole = 0.0f;
+    for (int part = 0; part < Units::kWholeParts; ++part)
+      whole += number<Units>(row.data(), 32 * part + i);
+    CHECK(std::abs(whole - x[i]) <= std::abs(x[i]) * (kNumbers == 1 ? 0.0f : 0x1p-15f));
+  }
+  std::vector<bf16> rows(16 * 32);
+  for (bf16& value : rows) value = to_bf16(next());
+  const auto at = [&](int r, int i) { return of_bits(uint32_t{rows[r * 32 + i]} << 16); };
+  const bf16* keys[16];
+  for (int r = 0; r < 16; ++r) keys[r] = rows.data() + r * 32;
+  const int units = 32 / kNumbers, stride = 19;
+  Floats turned((units - 1) * stride + 16), joined(32);
+  Units::turn(keys, turned.data(), stride);
+  Units::join(keys, 32, joined.data());
+  for (int i = 0; i < 32; ++i) {
+    for (int r = 0; r < 16; ++r)
+      CHECK(number<Units>(turned.data() + i / kNumbers * stride + r, i % kNumbers) == at(r, i));
+    for (int r = 0; r < kNumbers; ++r) CHECK(number<Units>(joined.data() + i, r) == at(r, i));
+  }
+  for (int unit = 0; unit < units; ++unit) {
+    const float* from = turned.data() + unit * stride;
+    const Floats sums = stored(Units::add_products(all(0.25f), from, load(from)));
+    for (int r = 0; r < 16; ++r) {
+      double sum = 0.25, size = 0.25;
+      for (int i = 0; i < kNumbers; ++i) {
+        const double product = double{number<Units>(from, i)} * number<Units>(from + r, i);
+        sum += product, size += std::abs(product);
+      }
+      CHECK(std::abs(sums[r] - sum) <= size * 0x1p-21);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -262,5 +321,9 @@ int main() {
   check_all_dots<5>();
   check_all_dots<7>();
   check_all_dots<16>();
+  check_units<FloatUnits>();
+#ifdef GLIDECAPE_AVX512
+  if (__builtin_cpu_supports("avx512bf16")) check_units<PairUnits>();
+#endif
   std::puts("done");
 }

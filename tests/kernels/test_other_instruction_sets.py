@@ -113,7 +113,8 @@ def test_decoder(name: str) -> None:
     variant = (model, one_by_one(model, TOKENS))
     test_native_decoder.test_chunking_changes_no_bit(variant, [7, 6, 5, 42], 3)
     test_native_decoder.test_company_changes_no_bit(variant)
-    test_native_decoder.test_tree_equals_the_chain_of_each_path(variant, 3, CONTEXT)
+    for context in (CONTEXT, CONTEXT + 1):
+        test_native_decoder.test_tree_equals_the_chain_of_each_path(variant, 3, context)
 
 
 @pytest.mark.parametrize(("name", "kind"), QUANTIZED)

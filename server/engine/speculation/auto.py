@@ -39,6 +39,15 @@ class DraftPlan(NamedTuple):
     """Sequences to draft, of those asked about."""
 
 
+class Choice(NamedTuple):
+    """What a step verifies under `auto`."""
+
+    trees: dict[RequestId, TokenTree]
+    """Only the root where nothing pays."""
+    expected_gain: float
+    """Tokens that all their nodes beside the roots are expected to bring."""
+
+
 class _Gain(NamedTuple):
     """One candidate node."""
 
@@ -69,8 +78,6 @@ class AutoPolicy:
         self.max_depth = max_depth
         self.calibration = Calibration()
         self.prospects = Prospects(costs, max_depth)
-        self.expected_gain = 0.0
-        """Tokens that the nodes of the latest choice are expected to bring."""
         self._steps_without = 0
 
     def plan_draft(self, num_sequences: int, num_rows: int) -> DraftPlan:
@@ -104,20 +111,20 @@ class AutoPolicy:
 
     def choose_nodes(
         self, drafted: Sequence[tuple[PlannedSequence, Proposal]], num_rows: int
-    ) -> dict[RequestId, TokenTree]:
-        """Trees of the drafted sequences; only the root where nothing pays."""
+    ) -> Choice:
+        """Trees of the drafted sequences."""
         gains = sorted(
             (g for i, entry in enumerate(drafted) for g in self._gains(i, *entry)), key=_order
         )
         count = self._best_count([g.tokens for g in gains], num_rows)
         chosen = gains[:count]
-        self.expected_gain = sum(g.tokens for g in chosen)
-        return {
+        trees = {
             planned.request.request_id: _comb(
                 planned, proposal, [g for g in chosen if g.sequence == i]
             )
             for i, (planned, proposal) in enumerate(drafted)
         }
+        return Choice(trees, sum(g.tokens for g in chosen))
 
     def learn(self, proposal: Proposal, drawn: Sequence[int]) -> list[tuple[float, bool]]:
         """Updates the calibration by a step. It learns from candidates that were not verified too:

@@ -64,7 +64,7 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> Sampled:
         ValueError: a row has NaN: the model's weights or its precision are broken.
     """
     processed = _process(logits, rows)
-    token_ids = greedy_tokens(processed)
+    token_ids = greedy_tokens(logits, processed)
     drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
     if drawn:
         found: list[int] = _draw(processed[drawn], [rows[i] for i in drawn]).tolist()

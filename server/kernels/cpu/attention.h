@@ -169,7 +169,7 @@ inline void score_tile(const AttentionTask<Rows>& task, int count, const Slot& s
       for (const bf16*& key : keys) key += 32;
     }
   }
-  multiply_blocks<Units, 4, Units::kNumbers>(
+  multiply_blocks<Units, 4, Units::kWholeParts>(
       scratch.queries.data(), task.head_dim, task.rows * task.group, scratch.keys.data(), kPositions,
       task.head_dim / Units::kNumbers, to, to_stride, false);
 }
@@ -247,16 +247,17 @@ inline void add_values(const AttentionTask<Rows>& task, const AttentionTask<Rows
     const int units = (std::min(kPositions, end - start) + kNumbers - 1) / kNumbers;
     if (start + kPositions < end) task.fetch_values(start + kPositions);
     else if (next) next->fetch_keys(next->base());
-    for (int i = 0; i < units; ++i)
-      join_values<Units>(task, task.seen[0], start + kNumbers * i, end - 1, values + static_cast<int64_t>(i) * dim);
+    float* to = values;
+    for (int i = 0; i < units; ++i, to += dim)
+      join_values<Units>(task, task.seen[0], start + kNumbers * i, end - 1, to);
     const float* weights = scratch.scores.data() + (start - base) / kNumbers;
     int d = 0;
     for (; d + 64 <= dim; d += 64)
       multiply_blocks<Units, 4, 1>(weights, span, queries, values + d, dim, units,
-                                scratch.sums.data() + d, dim, true);
+                                   scratch.sums.data() + d, dim, true);
     for (; d < dim; d += 32)
       multiply_blocks<Units, 2, 1>(weights, span, queries, values + d, dim, units,
-                                scratch.sums.data() + d, dim, true);
+                                   scratch.sums.data() + d, dim, true);
   }
   if (is_chain) return;
   for (int query = 0; query < queries; ++query) {

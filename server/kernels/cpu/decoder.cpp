@@ -41,13 +41,12 @@ class DecoderOf : public Decoder {
           runner_.norm(layers_[0].attention_norm, row);
         });
         for (int i = 0; i < count; ++i) {
-          const bool is_last = i + 1 == count;
-          runner_.run_layer(
-              team, 1 + kPhases * i, layers_[i], &layers_[is_last ? 0 : i + 1].qkv, step,
-              {caches[i].keys, caches[i].values}, thread, [&, i, is_last](int row) {
-                if (is_last) read_out(row, hidden);
-                else runner_.norm(layers_[i + 1].attention_norm, row);
-              });
+          const Layer<Format>* next = i + 1 < count ? &layers_[i + 1] : nullptr;
+          runner_.run_layer(team, 1 + kPhases * i, layers_[i], next ? &next->qkv : nullptr, step,
+                            {caches[i].keys, caches[i].values}, thread, [&](int row) {
+                              if (next) runner_.norm(next->attention_norm, row);
+                              else read_out(row, hidden);
+                            });
         }
       }, 1 + kPhases * count);
     });

@@ -50,7 +50,8 @@ constexpr bool in_pairs(Encoding) { return false; }
 
 // The 8 quads of a group's weights, one by one in memory too: a row picks its wide ones there.
 template <Encoding E>
-inline __attribute__((always_inline)) const uint8_t* unpack(const uint8_t* packed, __m512i weights[8], uint8_t* room) {
+inline __attribute__((always_inline)) const uint8_t* unpack(const uint8_t* packed,
+                                                            __m512i weights[8], uint8_t* room) {
   for_quads(std::make_integer_sequence<int, 8>(), [&](auto quad) __attribute__((always_inline)) {
     weights[quad] = (__m512i)unpacked<E, quad>(packed, 0);
     if constexpr (E != Encoding::kEight) _mm512_store_si512(room + 64 * quad, weights[quad]);

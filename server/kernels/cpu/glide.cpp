@@ -125,6 +125,7 @@ class GlideOf : public Glide {
 
   // Of acceptance.
   static float chance(const GlidecapeRound& round, float confidence) {
+    if (!(confidence > 0.0f)) return std::min(round.offsets[0], 1.0f);  // NaN, from broken weights, too
     const int line = std::min(static_cast<int>(confidence * round.num_lines), round.num_lines - 1);
     return std::min(round.offsets[line] + round.slopes[line] * confidence, 1.0f);
   }

@@ -1,8 +1,8 @@
 // Decoder layers over the paged KV: bfloat16 KV, float32 residual stream, weights of any format.
 //
-// A layer is five phases; within one, the threads share out panels of 64 outputs or (block of nodes,
-// KV head) pairs. Between them, rows are normed or rotated by the thread that ends a phase, or, if
-// there are many, shared out too (Team::for_each_then):
+// In a layer the threads share out, five times, panels of 64 outputs or (block of nodes, KV head) pairs.
+// In between, rows are normed or rotated by the thread that comes last, or, if there are many, shared out
+// too (Team::for_each_then):
 //
 //   qkv, then rotary and KV write -> attention -> output + residual, then norm
 //   gate, up and SiLU product     -> down + residual, then the next layer's norm
@@ -10,6 +10,7 @@
 // Every number is formed in an order that depends on neither the other rows nor the threads.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "attention.h"

@@ -46,8 +46,8 @@ namespace {
 
 // Not inlined: those of all encodings in one function would get fewer registers each.
 template <int Rows, Encoding E>
-__attribute__((noinline)) void multiply_strip(const Strip& strip, int inputs, const QuantizedRows& x, int64_t first,
-                    const char* ahead, float* out) {
+__attribute__((noinline)) void multiply_strip(const Strip& strip, int inputs, const QuantizedRows& x,
+                                              int64_t first, const char* ahead, float* out) {
   constexpr int kParts = E == Encoding::kSix ? 2 : 1;  // that have a scale of their own
   const uint8_t* weights = strip.begin;
   ScaleReader weight_scales(block_type(strip.type), weights + Strip::value_bytes(strip.type, inputs));

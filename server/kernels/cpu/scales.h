@@ -8,6 +8,8 @@
 // Scales and offsets are half precision as in the file; a product with a byte is exact in a float.
 #pragma once
 
+#include <cstring>
+
 #include "gguf_blocks.h"
 #include "lanes.h"
 
@@ -15,7 +17,7 @@ namespace glidecape {
 
 constexpr int kLaneHalves = 32, kGroupIntegers = 32;  // bytes of 16 halves; of a group's 2 x 16 bytes
 
-// Halves [16] at the begin of what a block has.
+// Halves [16] at the beginning of what a block has.
 constexpr int num_halves(Scaling scaling) {
   return scaling == Scaling::kOffset || scaling == Scaling::kSuper ? 2 : 1;
 }

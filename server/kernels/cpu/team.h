@@ -56,7 +56,7 @@ class Team {
   int size() const { return size_; }
 
   // Runs job(0 .. size-1) at once, one call per thread; returns when all have.
-  // num_phases: how many calls of for_each each thread will make.
+  // num_phases: phase numbers that the job's calls of for_each and for_each_then use.
   void run(const Job& job, int num_phases) {
     if (num_phases > num_counters_) {
       counters_.reset(new std::atomic<int>[num_phases]);

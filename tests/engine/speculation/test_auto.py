@@ -39,7 +39,7 @@ def proposal(*confidences: tuple[float, ...]) -> Proposal:
 
 
 def chosen(auto: AutoPolicy, drafted: Proposal, max_nodes: int = 32) -> TokenTree:
-    return auto.choose_nodes([(planned(max_nodes=max_nodes), drafted)], 1)[RequestId("a")]
+    return auto.choose_nodes([(planned(max_nodes=max_nodes), drafted)], 1).trees[RequestId("a")]
 
 
 SURE = proposal((0.9, 0.05), (0.8, 0.1), (0.5, 0.4))
@@ -59,6 +59,15 @@ def test_the_best_two_where_two_are_free() -> None:
     """Gains: 10 → 0.9, 20 → 0.72, 30 → 0.36, 31 → 0.288, 21 → 0.09, 11 → 0.05. Two nodes give 2.62
     tokens a second; a third doubles the cost."""
     assert chosen(policy(STEP), SURE).token_ids == (3, 10, 20)
+
+
+def test_the_choice_says_what_it_expects() -> None:
+    """The chances of the two nodes that are taken, and of all six; 0 where none is."""
+    entries = [(planned(), SURE)]
+    assert policy(STEP).choose_nodes(entries, 1).expected_gain == pytest.approx(0.9 + 0.72)
+    gains = [0.9, 0.72, 0.36, 0.288, 0.09, 0.05]
+    assert policy(FLAT).choose_nodes(entries, 1).expected_gain == pytest.approx(sum(gains))
+    assert policy(LINEAR).choose_nodes(entries, 1).expected_gain == 0.0
 
 
 def test_leaves_before_a_deeper_trunk_where_the_draft_is_unsure() -> None:
@@ -88,20 +97,20 @@ def test_the_surer_sequence_gets_the_nodes() -> None:
         (planned("sure"), proposal((0.9,), (0.9,))),
     ]
     two_free = CostCurve((1, 2, 4, 5), (1.0, 1.0, 1.0, 3.0))
-    trees = policy(two_free).choose_nodes(entries, 2)
+    trees = policy(two_free).choose_nodes(entries, 2).trees
     assert {name: len(tree) for name, tree in trees.items()} == {"unsure": 1, "sure": 3}
 
 
 def test_each_requests_own_limit_of_nodes() -> None:
     entries = [(planned("few", max_nodes=2), SURE), (planned("many", max_nodes=5), SURE)]
-    trees = policy(FLAT).choose_nodes(entries, 2)
+    trees = policy(FLAT).choose_nodes(entries, 2).trees
     assert {name: len(tree) for name, tree in trees.items()} == {"few": 2, "many": 5}
     assert trees[RequestId("few")].token_ids == (3, 10)
 
 
 def test_an_empty_proposal_is_the_root_alone() -> None:
     assert chosen(policy(FLAT), Proposal((), ())).token_ids == (3,)
-    assert policy(FLAT).choose_nodes([], 3) == {}
+    assert policy(FLAT).choose_nodes([], 3) == ({}, 0.0)
 
 
 def test_nothing_is_drafted_where_drafting_never_pays() -> None:
@@ -218,7 +227,7 @@ def test_any_confidences_give_whole_trees(
     """A tree that lacked a parent would not be built, or would have a leaf at the wrong depth."""
     auto = policy(verify)
     entries = [(planned(str(i), max_nodes), drafted) for i, drafted in enumerate(proposals)]
-    trees = auto.choose_nodes(entries, max(len(entries), 1))
+    trees = auto.choose_nodes(entries, max(len(entries), 1)).trees
     assert len(trees) == len(entries)
     for sequence, drafted in entries:
         tree = trees[sequence.request.request_id]

@@ -8,6 +8,7 @@ import torch
 
 from server.engine.step.sampler import SamplerRow, sample
 from server.engine.types import SamplingParams
+from server.kernels.cpu import library
 
 NEG = float("-inf")
 
@@ -69,6 +70,17 @@ def test_where_only_stop_ids_exist_they_may_be_drawn() -> None:
 def test_nan_is_named() -> None:
     with pytest.raises(ValueError, match="NaN"):
         greedy([0.0, float("nan"), 2.0], row(temperature=1.0))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_nan_is_named_behind_a_mask(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token that is NaN may not be drawn; an infinite one is a number."""
+    if not native:
+        monkeypatch.setattr(library, "native_library", lambda: None)
+    held_back = row(min_tokens=3, stop_ids=frozenset({1}))
+    with pytest.raises(ValueError, match="NaN"):
+        greedy([0.0, float("nan"), 2.0], held_back)
+    assert greedy([0.0, float("inf"), 2.0], held_back) == 2
 
 
 def test_rows_do_not_touch_each_other_nor_the_logits() -> None:

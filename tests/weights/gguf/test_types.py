@@ -106,7 +106,7 @@ PLACES = {
     Type.Q4_1: (0, 2), Type.Q5_1: (0, 2), Type.Q4_K: (0, 2), Type.Q5_K: (0, 2), Type.Q6_K: (208,),
     Type.Q2_K: (80, 82), Type.Q3_K: (108,),
 }  # fmt: skip
-"""Where in a block its half-precision numbers are; elsewhere one at the begin."""
+"""Where in a block its half-precision numbers are; elsewhere one at the beginning."""
 
 
 def random_blocks(kind: gguf.GGMLQuantizationType, rows: int, width: int) -> npt.NDArray[np.uint8]:

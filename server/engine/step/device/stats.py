@@ -82,6 +82,8 @@ def merged(stats: Sequence[StepSpeculationStats]) -> StepSpeculationStats | None
             total[field.name] = tuple(map(sum, zip(*padded, strict=True)))
         elif field.name == "by_source":
             total[field.name] = reduce(add_sources, values)
+        elif field.name.startswith("expected_") and not all(values):
+            total[field.name] = 0.0  # of the whole step, or of nothing
         elif isinstance(values[0], tuple):
             total[field.name] = tuple(entry for value in values for entry in value)
         else:

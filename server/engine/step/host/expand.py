@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation import cape
-from server.engine.speculation.auto import AutoPolicy
+from server.engine.speculation.auto import AutoPolicy, Choice
 from server.engine.speculation.policies import PolicyConfig
 from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.tree import TokenTree, comb
 from server.engine.step.host.draft import Drafted
-from server.engine.types import RequestId
 
 
 def expand(
     sequences: Sequence[PlannedSequence], drafted: Drafted, config: PolicyConfig, auto: AutoPolicy
-) -> dict[RequestId, TokenTree]:
-    """Trees of the sequences for which something is proposed; the others decode plainly.
+) -> Choice:
+    """Trees of the sequences for which something is proposed; the others decode plainly. What is
+    expected of them is told of those under `auto` alone.
 
     Args:
         sequences: all of the step's, since `auto` weighs nodes against the rows that are there.
@@ -33,8 +33,9 @@ def expand(
             undecided.append((planned, proposal))
         else:
             trees[planned.request_id] = _fixed(planned, proposal, config)
-    trees |= auto.choose_nodes(undecided, sum(p.num_nodes for p in sequences))
-    return {name: tree for name, tree in trees.items() if len(tree) > 1}
+    chosen = auto.choose_nodes(undecided, sum(p.num_nodes for p in sequences))
+    trees |= chosen.trees
+    return Choice({n: tree for n, tree in trees.items() if len(tree) > 1}, chosen.expected_gain)
 
 
 def _fixed(planned: PlannedSequence, proposal: Proposal, config: PolicyConfig) -> TokenTree:

@@ -25,6 +25,8 @@ class Proposed(NamedTuple):
     trees: dict[RequestId, TokenTree]
     """Trees of the sequences for which something is proposed."""
     drafted: Drafted
+    expected_gain: float = 0.0
+    """Tokens that `auto` expects of the nodes that it chose."""
 
 
 NOTHING = Proposed({}, Drafted({}, {}, (), {}))
@@ -62,7 +64,8 @@ class Speculator:
     def propose(self, plan: StepPlan, grammars: Grammars) -> Proposed:
         """Drafts, and grows the trees to be verified."""
         drafted = self.drafting(plan, grammars)
-        return Proposed(expand(plan.sequences, drafted, self.config, self.auto), drafted)
+        trees, gain = expand(plan.sequences, drafted, self.config, self.auto)
+        return Proposed(trees, drafted, gain)
 
     def commit(
         self,
@@ -112,7 +115,7 @@ class Speculator:
         num_forwards = max(lengths, default=0)
         expected_tokens = expected_seconds = 0.0
         if all(p.request.speculation.policy == "auto" for p in plan.sequences):
-            expected_tokens = len(walks) + self.auto.expected_gain
+            expected_tokens = len(walks) + proposed.expected_gain
             expected_seconds = costs.verify(num_rows)
             if num_forwards:
                 expected_seconds += costs.draft_start + num_forwards * costs.draft(len(lengths))
