@@ -8,8 +8,8 @@ batch are taken in falling order of it, as long as tokens per second rise:
     (sequences + sum of gains) / (t_verify(rows + nodes) + depth x t_draft)
 
 A node's parent never brings less than the node, so this order keeps trees whole. Zero nodes is one
-of the choices: where speculation does not pay, decoding is plain. Whether to draft at all, and how
-small a survival ends a chain, is `prospect.py`'s. Pure.
+of the choices: where speculation does not clearly pay, decoding is plain. Whether to draft at all,
+and how small a survival ends a chain, is `prospect.py`'s. Pure.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation.calibration import Calibration
 from server.engine.speculation.costs import LiveCosts
-from server.engine.speculation.priors import PROBE_EVERY
+from server.engine.speculation.priors import LEAST_GAIN, PROBE_EVERY
 from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.prospect import Prospects
 from server.engine.speculation.tree import TokenTree, comb
@@ -26,6 +26,10 @@ from server.engine.types import RequestId
 
 _PROBED = 2
 """Sequences that a trial drafts: enough to learn from, and cheap beside many others."""
+_IDLE_LOOKUPS, _LOOKUP_EVERY = 16, 4
+"""After so many steps in which nothing that was looked up was verified, only every fourth step
+looks up: for sixteen sequences that takes 4 % of a step. Text that repeats itself goes on for
+longer than that."""
 
 
 class DraftPlan(NamedTuple):
@@ -79,6 +83,13 @@ class AutoPolicy:
         self.calibration = Calibration()
         self.prospects = Prospects(costs, max_depth)
         self._steps_without = 0
+        self._steps_without_found = 0
+
+    def looks_up(self) -> bool:
+        """Whether to look up in this step."""
+        self._steps_without_found += 1
+        is_due = self._steps_without_found % _LOOKUP_EVERY == 0
+        return is_due or self._steps_without_found <= _IDLE_LOOKUPS
 
     def plan_draft(self, num_sequences: int, num_rows: int) -> DraftPlan:
         """How far to draft for each of num_sequences, in a step of num_rows rows without
@@ -118,6 +129,9 @@ class AutoPolicy:
         )
         count = self._best_count([g.tokens for g in gains], num_rows)
         chosen = gains[:count]
+        kinds = {drafted[g.sequence][1].kinds[g.depth - 1][g.rank] for g in chosen}
+        if kinds & {"lookup", "recent"}:
+            self._steps_without_found = 0
         trees = {
             planned.request.request_id: _comb(
                 planned, proposal, [g for g in chosen if g.sequence == i]
@@ -163,7 +177,8 @@ class AutoPolicy:
 
     def _best_count(self, gains: Sequence[float], num_rows: int) -> int:
         """How many of the sorted gains to take; drafting is paid for already."""
-        best, best_rate, tokens = 0, num_rows / self.costs.verify(num_rows), float(num_rows)
+        plain = num_rows / self.costs.verify(num_rows)
+        best, best_rate, tokens = 0, LEAST_GAIN * plain, float(num_rows)
         for count, gain in enumerate(gains, start=1):
             tokens += gain
             rate = tokens / self.costs.verify(num_rows + count)

@@ -8,7 +8,7 @@ and a chain is continued behind depth d if the next token is expected to pay for
     S(d) x a > r (t_row + t_draft)          a: mean chance of a token whose parent was right
 
 Played over the latest chains, this gives the tokens, rows and forwards of a step with a draft, and
-so its rate, which is r. Drafting pays if that is above the rate of plain decoding.
+so its rate, which is r. Drafting pays if that is clearly above the rate of plain decoding.
 """
 
 from collections import deque
@@ -16,7 +16,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from server.engine.speculation.costs import LiveCosts
-from server.engine.speculation.priors import FIRST_CHANCE, NUM_LATEST, REFRESH_EVERY
+from server.engine.speculation.priors import (
+    FIRST_CHANCE,
+    LEAST_GAIN,
+    NUM_LATEST,
+    REFRESH_EVERY,
+)
 
 _NEAR_ROWS = 4
 """Rows per sequence that t_row is the mean of: a curve's first one may be far from typical."""
@@ -94,7 +99,7 @@ class Prospects:
             seconds = verify(num_rows + num_sequences * played.rows)
             seconds += self.costs.draft_start + played.forwards * draft_seconds
             rate = max(rate, tokens / seconds)
-        return Prospect(rate > plain, least)
+        return Prospect(rate > plain * LEAST_GAIN, least)
 
     @property
     def mean_chance(self) -> float:

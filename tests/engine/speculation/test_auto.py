@@ -70,6 +70,23 @@ def test_the_choice_says_what_it_expects() -> None:
     assert policy(LINEAR).choose_nodes(entries, 1).expected_gain == 0.0
 
 
+def test_a_gain_that_may_be_an_error_is_left_alone() -> None:
+    """A node of chance 0.9 at 1.9 / 1.83 = 1.038 times the rate of plain decoding, and at
+    1.9 / 1.82 = 1.044 times."""
+    assert chosen(policy(CostCurve((1, 2), (1.0, 1.83))), proposal((0.9,))).token_ids == (3,)
+    assert chosen(policy(CostCurve((1, 2), (1.0, 1.82))), proposal((0.9,))).token_ids == (3, 10)
+
+
+def test_lookups_that_find_nothing_become_rare_until_one_does() -> None:
+    auto = policy(FLAT)
+    assert [auto.looks_up() for _ in range(24)] == [True] * 16 + [False, False, False, True] * 2
+    of_draft = proposal((0.9,))
+    auto.choose_nodes([(planned(), of_draft)], 1)
+    assert [auto.looks_up() for _ in range(4)] == [False, False, False, True]
+    auto.choose_nodes([(planned(), found((10,), (0.9,), "lookup"))], 1)
+    assert [auto.looks_up() for _ in range(17)] == [True] * 16 + [False]
+
+
 def test_leaves_before_a_deeper_trunk_where_the_draft_is_unsure() -> None:
     """Gains: 10 → 0.5, 11 → 0.4, 20 → 0.35 with the leaf's the second best."""
     tree = chosen(policy(STEP), proposal((0.5, 0.4), (0.7, 0.2)))

@@ -73,8 +73,11 @@ class Drafting:
         what the draft says; under `auto` it can take the draft's place, since it costs nothing."""
         forced = _forced(sequences, grammars)
         open_to = [p for p in sequences if p.request_id not in forced]
-        found = self._looked_up(open_to, grammars)
         autos = [p for p in open_to if p.request.speculation.policy == "auto"]
+        looked_up = open_to
+        if autos and not self.auto.looks_up():
+            looked_up = [p for p in open_to if p.request.speculation.policy != "auto"]
+        found = self._looked_up(looked_up, grammars)
         unsure = [p for p in autos if not self._is_sure(found.get(p.request_id))]
         plan = self.auto.plan_draft(len(unsure), num_rows)
         skipped = {p.request_id for p in autos} - {p.request_id for p in unsure}

@@ -1,17 +1,25 @@
 """A step's figures, worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
+from server.engine.drafters.ngram import NgramDrafter
 from server.engine.schedule.plan import PlannedSequence, StepPlan, StepSeconds
-from server.engine.speculation.costs import CostCurve, LiveCurve
+from server.engine.speculation.auto import AutoPolicy
+from server.engine.speculation.costs import CostCurve, LiveCosts, LiveCurve, StepCosts
+from server.engine.speculation.policies import PolicyConfig
 from server.engine.speculation.tree import TokenTree, comb, lone_root
 from server.engine.step.host.accept import TreeWalk
+from server.engine.step.host.draft import Drafted
+from server.engine.step.host.speculator import Proposed, Speculator
 from server.engine.step.host.stats import step_stats
 from server.engine.types import (
     BlockId,
     Request,
     RequestId,
     SamplingParams,
+    SpeculationParams,
     StepSpeculationStats,
 )
 
@@ -77,3 +85,30 @@ def test_a_step_with_a_prompt_counts_for_no_speedup(prompt: PlannedSequence) -> 
     assert (got.decode_seconds, got.plain_seconds) == (0.0, 0.0)
     assert got.num_accepted_tokens == 1
     assert got.verify_seconds == 1.0
+
+
+AUTO = replace(DECODING.request, speculation=SpeculationParams(policy="auto"))
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ((), (1.75, 15.0 + 2 * 0.5)),
+        ((replace(DECODING, request=AUTO),), (2.75, 16.0 + 2 * 0.5)),
+        ((DECODING,), (0.0, 0.0)),
+        ((replace(planned(0, 2), request=AUTO),), (0.0, 0.0)),
+    ],
+    ids=["alone", "two", "beside another policy", "beside a prompt"],
+)
+def test_auto_says_what_it_expected(
+    others: tuple[PlannedSequence, ...], expected: tuple[float, float]
+) -> None:
+    """A tree of six rows after two forwards of the draft: by the curves as they were before this
+    step, which corrects them."""
+    costs = LiveCosts(StepCosts(COST, CostCurve((1, 2), (0.5, 0.5))))
+    speculator = Speculator(NgramDrafter(), PolicyConfig(), AutoPolicy(costs))
+    walks = [walk(COMB, [0, 1]), *(walk(lone_root(1), [0]) for p in others if p.wants_token)]
+    plan = StepPlan((replace(DECODING, request=AUTO), *others), 0, 0, 0)
+    proposed = Proposed({}, Drafted({}, {}, (2,), {}), expected_gain=0.75)
+    got = speculator.stats(plan, proposed, walks, [], SECONDS)
+    assert (got.expected_tokens, got.expected_seconds) == pytest.approx(expected)
