@@ -56,6 +56,8 @@ class Prospects:
         self.costs = costs
         first = tuple(FIRST_CHANCE ** (depth + 1) for depth in range(max_depth))
         self._latest = deque([first], maxlen=NUM_LATEST)
+        self._mean_chance: float | None = None
+        """Of the latest chains; None until it is asked for."""
         self._known: dict[tuple[int, int], Prospect] = {}
         self._num_new = 0
         self._version = costs.version
@@ -69,6 +71,7 @@ class Prospects:
         if not survivals:
             return
         self._latest.append(tuple(survivals))
+        self._mean_chance = None
         self._num_new += 1
         if self._num_new >= REFRESH_EVERY:
             self._num_new = 0
@@ -103,7 +106,13 @@ class Prospects:
 
     @property
     def mean_chance(self) -> float:
-        """Mean chance of a token whose parent was right, over the latest chains."""
+        """Mean chance of a token whose parent was right, over the latest chains. Every sequence
+        for which something was looked up asks for it in every step."""
+        if self._mean_chance is None:
+            self._mean_chance = self._find_mean_chance()
+        return self._mean_chance
+
+    def _find_mean_chance(self) -> float:
         right = sum(sum(chain) for chain in self._latest)
         parents = sum(1.0 + sum(chain[:-1]) for chain in self._latest)
         return right / parents
