@@ -155,7 +155,7 @@ SHOWN = {
     "glidecape convert": "convert",
     "glidecape data": "data",
     "python -m bench.perplexity TEXT --prompts FILE.jsonl … --peers-python PATH": "perplexity",
-    "python -m bench.exactness FILE.jsonl … --limit 200 --policy off --policy auto": "exactness",
+    "python -m bench.exactness FILE.jsonl … --limit 60 --policy off --policy auto": "exactness",
     "python -m bench.gpu --minutes 8 --json found.json": "gpu",
     "glidecape serve": SERVED,
     "glidecape serve --model": SERVED,
