@@ -127,7 +127,7 @@ class AutoPolicy:
         gains = sorted(
             (g for i, entry in enumerate(drafted) for g in self._gains(i, *entry)), key=_order
         )
-        count = self._best_count([g.tokens for g in gains], num_rows)
+        count = self._best_count([g.tokens for g in gains], len(drafted), num_rows)
         chosen = gains[:count]
         kinds = {drafted[g.sequence][1].kinds[g.depth - 1][g.rank] for g in chosen}
         if kinds & {"lookup", "recent"}:
@@ -175,10 +175,11 @@ class AutoPolicy:
         gains.sort(key=_order)
         return gains[: planned.max_nodes - 1]
 
-    def _best_count(self, gains: Sequence[float], num_rows: int) -> int:
-        """How many of the sorted gains to take; drafting is paid for already."""
-        plain = num_rows / self.costs.verify(num_rows)
-        best, best_rate, tokens = 0, LEAST_GAIN * plain, float(num_rows)
+    def _best_count(self, gains: Sequence[float], num_sequences: int, num_rows: int) -> int:
+        """How many of the sorted gains of num_sequences to take; drafting is paid for already."""
+        least = 1 + LEAST_GAIN * num_sequences / num_rows
+        best, best_rate = 0, least * num_rows / self.costs.verify(num_rows)
+        tokens = float(num_rows)
         for count, gain in enumerate(gains, start=1):
             tokens += gain
             rate = tokens / self.costs.verify(num_rows + count)

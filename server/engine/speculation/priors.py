@@ -8,9 +8,9 @@ NUM_LATEST = 64
 """Latest chains by which drafting is judged."""
 REFRESH_EVERY = 16
 """New chains, or choices, after which what follows from them is worked out again."""
-LEAST_GAIN = 1.04
-"""Ratio of tokens per second, expected of speculating, to those of plain decoding, from which it is
-done: what is expected is too high by as much (docs/log.md, "What auto expects")."""
+LEAST_GAIN = 0.04
+"""What speculating has to be expected to gain, as a share of what the sequences in question get by
+plain decoding: expectations are too high by as much (docs/log.md, "What auto expects")."""
 PROBE_EVERY = 32
 """Steps after which a draft is tried although it does not seem to pay: otherwise a bad stretch
 would switch speculation off for ever."""

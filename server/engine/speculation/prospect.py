@@ -102,7 +102,7 @@ class Prospects:
             seconds = verify(num_rows + num_sequences * played.rows)
             seconds += self.costs.draft_start + played.forwards * draft_seconds
             rate = max(rate, tokens / seconds)
-        return Prospect(rate > plain * LEAST_GAIN, least)
+        return Prospect(rate > plain * (1 + LEAST_GAIN * num_sequences / num_rows), least)
 
     @property
     def mean_chance(self) -> float:

@@ -77,6 +77,14 @@ def test_a_gain_that_may_be_an_error_is_left_alone() -> None:
     assert chosen(policy(CostCurve((1, 2), (1.0, 1.82))), proposal((0.9,))).token_ids == (3, 10)
 
 
+def test_what_is_a_clear_gain_depends_on_those_who_may_have_it() -> None:
+    """Beside a prompt's 63 rows, one free node raises the whole step's rate by 1.4 %."""
+    free = policy(CostCurve((1, 64, 65), (1.0, 2.0, 2.0)))
+    trees = free.choose_nodes([(planned(), proposal((0.9,)))], 64).trees
+    assert trees[RequestId("a")].token_ids == (3, 10)
+    assert policy(FLAT).plan_draft(1, 64).depth > 0
+
+
 def test_lookups_that_find_nothing_become_rare_until_one_does() -> None:
     auto = policy(FLAT)
     assert [auto.looks_up() for _ in range(24)] == [True] * 16 + [False, False, False, True] * 2
