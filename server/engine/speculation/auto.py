@@ -26,9 +26,10 @@ from server.engine.types import RequestId
 
 _PROBED = 2
 """Sequences that a trial drafts: enough to learn from, and cheap beside many others."""
-_IDLE_LOOKUPS, _LOOKUP_EVERY = 16, 4
+_IDLE_LOOKUPS, _LOOKUP_EVERY, _LEAST_OFTEN = 16, 4, 32
 """After so many steps in which nothing that was looked up was verified, only every fourth step
-looks up: for sixteen sequences that takes 4 % of a step. Text that repeats itself goes on for
+looks up, with more than four sequences only one step in as many: looking up, and choosing among
+what was found, takes 4 % of a step of sixteen sequences. Text that repeats itself goes on for
 longer than that."""
 
 
@@ -85,11 +86,11 @@ class AutoPolicy:
         self._steps_without = 0
         self._steps_without_found = 0
 
-    def looks_up(self) -> bool:
-        """Whether to look up in this step."""
+    def looks_up(self, num_sequences: int) -> bool:
+        """Whether to look up in this step, for num_sequences."""
         self._steps_without_found += 1
-        is_due = self._steps_without_found % _LOOKUP_EVERY == 0
-        return is_due or self._steps_without_found <= _IDLE_LOOKUPS
+        gap = min(max(num_sequences, _LOOKUP_EVERY), _LEAST_OFTEN)
+        return self._steps_without_found <= _IDLE_LOOKUPS or self._steps_without_found % gap == 0
 
     def plan_draft(self, num_sequences: int, num_rows: int) -> DraftPlan:
         """How far to draft for each of num_sequences, in a step of num_rows rows without

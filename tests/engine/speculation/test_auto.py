@@ -87,12 +87,21 @@ def test_what_is_a_clear_gain_depends_on_those_who_may_have_it() -> None:
 
 def test_lookups_that_find_nothing_become_rare_until_one_does() -> None:
     auto = policy(FLAT)
-    assert [auto.looks_up() for _ in range(24)] == [True] * 16 + [False, False, False, True] * 2
+    assert [auto.looks_up(1) for _ in range(24)] == [True] * 16 + [False, False, False, True] * 2
     of_draft = proposal((0.9,))
     auto.choose_nodes([(planned(), of_draft)], 1)
-    assert [auto.looks_up() for _ in range(4)] == [False, False, False, True]
+    assert [auto.looks_up(1) for _ in range(4)] == [False, False, False, True]
     auto.choose_nodes([(planned(), found((10,), (0.9,), "lookup"))], 1)
-    assert [auto.looks_up() for _ in range(17)] == [True] * 16 + [False]
+    assert [auto.looks_up(1) for _ in range(17)] == [True] * 16 + [False]
+
+
+@pytest.mark.parametrize(("num_sequences", "gap"), [(2, 4), (5, 5), (16, 16), (100, 32)])
+def test_with_many_sequences_idle_lookups_are_as_rare(num_sequences: int, gap: int) -> None:
+    auto = policy(FLAT)
+    looked_up = [auto.looks_up(num_sequences) for _ in range(200)]
+    assert all(looked_up[:16])
+    due = [step for step, looks in enumerate(looked_up, start=1) if looks and step > 16]
+    assert due == list(range(-(-17 // gap) * gap, 201, gap))
 
 
 def test_leaves_before_a_deeper_trunk_where_the_draft_is_unsure() -> None:

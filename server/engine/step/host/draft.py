@@ -75,7 +75,7 @@ class Drafting:
         open_to = [p for p in sequences if p.request_id not in forced]
         autos = [p for p in open_to if p.request.speculation.policy == "auto"]
         looked_up = open_to
-        if autos and not self.auto.looks_up():
+        if autos and not self.auto.looks_up(len(autos)):
             looked_up = [p for p in open_to if p.request.speculation.policy != "auto"]
         found = self._looked_up(looked_up, grammars)
         unsure = [p for p in autos if not self._is_sure(found.get(p.request_id))]
