@@ -63,7 +63,8 @@ class ModelSettings(BaseSettings):
     )
 
     model: str = DEFAULT_MODEL
-    """The default model's name, a local folder (Hugging Face layout), a .gguf file, or a hub id."""
+    """The default model's name, a local folder (Hugging Face layout, or with one GGUF model), a
+    .gguf file (of a model in several, any of them), or a hub id."""
 
     generation_config: GenerationConfig = "model"
     """What temperature, top_p and the like are where nobody says: the model's own recommendation

@@ -10,7 +10,7 @@ from server.report import Report
 from weights.checkpoint import weight_files
 from weights.default import default_gguf
 from weights.gguf.conversion_cache import converted_gguf
-from weights.model_names import check_folder, check_model_name
+from weights.model_names import check_folder, check_model_name, gguf_of
 
 _HUB_FILES = ["*.json", "model*.safetensors", "tokenizer*", "*.jinja", "vocab*", "merges.txt"]
 """No pytorch_model.bin, and none of the `consolidated` or `original` copies some models have."""
@@ -20,7 +20,8 @@ def locate_model(model: str, cache_dir: Path, dtype: torch.dtype, report: Report
     """Folder with config.json, model*.safetensors and the tokenizer's files.
 
     Args:
-        model: The default model's name, a local folder, a .gguf file, or a hub id.
+        model: The default model's name, a local folder (which may hold a GGUF
+            model), a .gguf file, or a hub id.
         cache_dir: Where converted models are kept; `~` is expanded.
         dtype: Precision to which a GGUF file is converted; other checkpoints stay as they are.
         report: Gets lines for a person about work that takes long.
@@ -34,10 +35,11 @@ def locate_model(model: str, cache_dir: Path, dtype: torch.dtype, report: Report
     if model == DEFAULT_MODEL:
         return converted_gguf(default_gguf(), cache_dir, dtype, report)
     path = Path(model).expanduser()
+    gguf_file = gguf_of(path)
+    if gguf_file is not None:
+        return converted_gguf(gguf_file, cache_dir, dtype, report)
     if path.is_dir():
         return _checked_folder(path)
-    if path.suffix.lower() == ".gguf":
-        return converted_gguf(path, cache_dir, dtype, report)
     return _checked_folder(download(model, report))
 
 

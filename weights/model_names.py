@@ -8,6 +8,7 @@ from pathlib import Path
 from server.config import DEFAULT_MODEL
 from server.errors import CheckpointError, ConfigError
 from weights.default import default_gguf
+from weights.gguf.parts import gguf_in, gguf_name, gguf_parts, is_gguf
 
 ACCEPTED = (
     f"{DEFAULT_MODEL!r} (the default), a folder in Hugging Face layout, a .gguf file, "
@@ -27,15 +28,41 @@ def check_model_name(model: str) -> None:
         default_gguf()
         return
     path = Path(model).expanduser()
+    if gguf_of(path) is not None:
+        return
     if model and path.is_dir():  # Path("") would be the current folder
         check_folder(path)
-    elif path.suffix.lower() == ".gguf":
-        if not path.is_file():
-            raise CheckpointError(path, "no such file")
     elif path.is_file():
         raise CheckpointError(model, f"is a file, but not a .gguf; accepted: {ACCEPTED}")
     elif not _HUB_ID.fullmatch(model):
         raise CheckpointError(model, f"no such model; accepted: {ACCEPTED}")
+
+
+def gguf_of(path: Path) -> Path | None:
+    """The GGUF file that a path names: the file, or the one of a folder without safetensors. Of a
+    model in several files, one of them. None for anything else.
+
+    Raises:
+        CheckpointError: the file or some of its parts do not exist, or a folder holds several.
+    """
+    if path.is_dir():
+        return None if any(path.glob("*.safetensors")) else gguf_in(path)
+    if not is_gguf(path):
+        return None
+    gguf_parts(path)
+    if not path.is_file():
+        raise CheckpointError(path, "no such file")
+    return path
+
+
+def model_name(model: str) -> str:
+    """What a model is called in answers: a GGUF file's name, a folder's name, a hub id as it is."""
+    if model == DEFAULT_MODEL:
+        return model
+    path = Path(model).expanduser()
+    if is_gguf(path):
+        return gguf_name(path)
+    return path.resolve().name if path.exists() else model
 
 
 def check_folder(folder: Path) -> None:
@@ -45,9 +72,7 @@ def check_folder(folder: Path) -> None:
         CheckpointError: it has no config.json.
     """
     if not (folder / "config.json").exists():
-        found = sorted(file.name for file in folder.glob("*.gguf"))
-        hint = f"; to use a GGUF file, name it: {folder / found[0]}" if found else ""
-        raise CheckpointError(folder, f"has no config.json{hint}")
+        raise CheckpointError(folder, "has no config.json")
 
 
 def check_draft_name(draft: str) -> None:

@@ -37,6 +37,7 @@ from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import from_hf, load_hf_tokenizer
 from weights.blocks import BLOCKS_FILE
 from weights.default import default_gguf
+from weights.model_names import gguf_of
 from weights.train.text.prompts import prompt_encoder, read_prompts, usable_template
 
 
@@ -147,8 +148,7 @@ def describe_machine(settings: ModelSettings, workloads: Sequence[Workload]) -> 
 def _gguf(model: str) -> Path | None:
     if model == DEFAULT_MODEL:
         return default_gguf()
-    path = Path(model).expanduser()
-    return path if path.suffix.lower() == ".gguf" else None
+    return gguf_of(Path(model).expanduser())
 
 
 def _print_limit(console: Console, limits: Limits) -> None:

@@ -38,7 +38,7 @@ from weights import default
 from weights.checkpoint import checkpoint_identity, read_json
 from weights.glide import load_glide
 from weights.locate import locate_model
-from weights.model_names import check_draft_name
+from weights.model_names import check_draft_name, gguf_of
 from weights.quantization import can_quantize
 
 
@@ -172,7 +172,7 @@ def locate_draft(name: str, settings: ModelSettings, placement: Placement, repor
     """
     check_draft_name(name)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() and gguf_of(path) is None:
         return path
     return locate_model(name, settings.cache_dir, placement.dtype, report)
 

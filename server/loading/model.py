@@ -26,12 +26,7 @@ from server.engine.step.kv_cache import CacheShape, allocate_kv, copy_kv
 from server.engine.types import SamplingDefaults, SpeculationParams, StepStats
 from server.loading.draft import Draft, build_speculator, load_draft
 from server.loading.graphs import build_graphs, has_graphs
-from server.loading.machine import (
-    cpu_kernels,
-    describe_kernels,
-    pick_device,
-    pick_dtype,
-)
+from server.loading.machine import cpu_kernels, describe_kernels, pick_device, pick_dtype
 from server.loading.memory import check_memory_settings, share_memory
 from server.loading.ranks import free_everywhere, guarded, rank_threads, start_workers
 from server.loading.target import (
@@ -40,7 +35,6 @@ from server.loading.target import (
     choose_form,
     load_target,
     locate_target,
-    model_name,
 )
 from server.memory import give_back_memory
 from server.models.layers import Placement
@@ -53,6 +47,7 @@ from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from weights.checkpoint import checkpoint_identity
 from weights.generation_config import read_sampling
+from weights.model_names import model_name
 from weights.quantization import describe_rounded
 
 

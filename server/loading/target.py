@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from server.config import DEFAULT_MODEL, QuantizationChoice
+from server.config import QuantizationChoice
 from server.engine.step.kv_cache import CacheShape
 from server.models.config import ModelConfig, model_config
 from server.models.decoder_layer import local_config
@@ -62,21 +62,11 @@ class LoadedTarget:
         return self.parameters.freeze(self.quantization)
 
 
-def model_name(model: str) -> str:
-    """What a model is called in answers: a file's stem, a folder's name, a hub id as it is."""
-    if model == DEFAULT_MODEL:
-        return model
-    path = Path(model).expanduser()
-    if path.suffix == ".gguf":
-        return path.stem
-    return path.resolve().name if path.exists() else model
-
-
 def locate_target(model: str, cache_dir: Path, dtype: torch.dtype, report: Report) -> TargetFiles:
     """Finds a target's folder, downloading or converting it first where needed.
 
     Args:
-        model: the default model's name, a folder, a .gguf file, or a hub id.
+        model: the default model's name, a folder, a .gguf file, or a hub id; see `locate_model`.
         cache_dir: where converted models are kept; `~` is the user's home.
         dtype: that a GGUF file is converted to.
 

@@ -134,7 +134,7 @@ def test_from_nothing_to_a_draft_and_on(
     assert re.search(r"estimate: 3,000 tokens of text, .* GiB of disk; .* passes; then", told)
     assert f"--draft {out}" in told.replace("\n", "")
     card = (out / "card.md").read_text()
-    assert f"# out\n\nA GliDe draft for {target}.\n" in card
+    assert f"# out\n\nA GliDe draft for {Path(target).name}.\n" in card
     assert re.search(r"^\| text\.jsonl \| \d+ \| 3,\d{3} \| 100% \|$", card, re.MULTILINE)
     before = (work / "text.jsonl").read_bytes()
     assert before.count(b"\n") > 20

@@ -131,14 +131,18 @@ def test_no_dequantised_copy_stays(tmp_path: Path) -> None:
 
 
 @needs_native()
-def test_other_blocks_are_said_with_their_cost(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "bits"), [("Q3_K", "3.4"), ("MXFP4", "4.2"), ("IQ2_XXS", "2.1"), ("TQ1_0", "1.7")]
+)
+def test_other_blocks_are_said_with_their_cost(tmp_path: Path, name: str, bits: str) -> None:
     """And are rounded alone: their neighbours in a matrix stay as they are."""
-    kind = gguf.GGMLQuantizationType.Q3_K
-    rows = np.zeros((KV_HEADS * HEAD_DIM, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8)
+    kind = gguf.GGMLQuantizationType[name]
+    block_inputs, num_bytes = gguf.GGML_QUANT_SIZES[kind]
+    rows = np.zeros((KV_HEADS * HEAD_DIM, HIDDEN // block_inputs * num_bytes), np.uint8)
     loaded = load(written(tmp_path, **{"blk.0.attn_v.weight": (rows, kind)}), tmp_path)
     assert list(describe_rounded(loaded.quantization)) == [
-        "1 matrix is stored as q3_k, which the kernels do not multiply: rounded to q8_0, "
-        "8.5 bits a weight instead of 3.4"
+        f"1 matrix is stored as {name.lower()}, which the kernels do not multiply: rounded to "
+        f"q8_0, 8.5 bits a weight instead of {bits}"
     ]
     qkv = loaded.parameters.layers[0].qkv.weight_in(loaded.quantization)
     assert isinstance(qkv, StackedWeight)

@@ -79,22 +79,25 @@ def write_file(
     settings: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Any] | None = None,
+    num_parts: int = 1,
 ) -> Path:
-    """Writes a GGUF file.
+    """Writes a GGUF file, or several, of which it returns the first.
 
     Args:
         settings: Keys under the architecture's prefix, over `SETTINGS`; None leaves a key out.
         metadata: Other keys, over `TOKENIZER`; None leaves a key out.
         tensors: All tensors, as arrays or `Quantized`; default `random_tensors()`.
     """
-    writer = gguf.GGUFWriter(path, architecture)
+    tensors = random_tensors() if tensors is None else tensors
+    per_part = -(-len(tensors) // num_parts) if num_parts > 1 else 0
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=per_part)
     own = {f"{architecture}.{k}": v for k, v in (SETTINGS | dict(settings or {})).items()}
     for key, value in (own | TOKENIZER | dict(metadata or {})).items():
         if key == "general.alignment":
             writer.add_custom_alignment(value)  # pads accordingly, too
         elif value is not None:
             _add(writer, key, value)
-    for name, tensor in (random_tensors() if tensors is None else tensors).items():
+    for name, tensor in tensors.items():
         if isinstance(tensor, tuple):
             writer.add_tensor(name, tensor[0], raw_dtype=tensor[1])
         else:
@@ -103,7 +106,7 @@ def write_file(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return path if num_parts == 1 else path.with_stem(f"{path.stem}-00001-of-{num_parts:05}")
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
@@ -128,6 +131,17 @@ def write_gguf(tmp_path: Path) -> Callable[..., Path]:
 
     def write(name: str = "tiny.gguf", **what: Any) -> Path:
         return write_file(tmp_path / name, **what)
+
+    return write
+
+
+@pytest.fixture
+def write_gguf_parts(tmp_path: Path) -> Callable[..., Path]:
+    """`write_gguf_parts(count, **what) -> Path`: the first of so many files, in a folder."""
+
+    def write(count: int, **what: Any) -> Path:
+        (tmp_path / "parts").mkdir()
+        return write_file(tmp_path / "parts" / "tiny.gguf", num_parts=count, **what)
 
     return write
 

@@ -86,12 +86,45 @@ def test_a_folder_without_config(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         locate(folder, tmp_path)
     assert str(caught.value) == f"{folder}: has no config.json"
+
+
+def test_a_folder_that_holds_a_gguf_model(write_gguf: WriteGGUF, tmp_path: Path) -> None:
+    """An image encoder beside it is no model of text, and a config.json alone none at all."""
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "mmproj-tiny.gguf").touch()
+    (tmp_path / "held" / "config.json").write_text("{}")
+    write_gguf("held/tiny.gguf")
+    assert locate(tmp_path / "held", tmp_path).name.startswith("tiny-float32-")
+    (tmp_path / "held" / "other-Q8_0.gguf").touch()
+    with pytest.raises(CheckpointError, match=r"2 GGUF models, name one: other-Q8_0\.gguf, tiny"):
+        locate(tmp_path / "held", tmp_path)
+
+
+def test_safetensors_beside_a_gguf_model_come_first(folder: Path, tmp_path: Path) -> None:
     (folder / "x.gguf").touch()
-    with pytest.raises(CheckpointError) as caught:
-        locate(folder, tmp_path)
-    assert str(caught.value) == (
-        f"{folder}: has no config.json; to use a GGUF file, name it: {folder}/x.gguf"
-    )
+    assert locate(folder, tmp_path) == folder
+
+
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_any_part_names_a_model_in_several_files(
+    write_gguf_parts: WriteGGUF, tmp_path: Path, part: int
+) -> None:
+    first = write_gguf_parts(3)
+    named = first.with_name(f"tiny-0000{part}-of-00003.gguf")
+    assert locate(named, tmp_path) == locate(first, tmp_path) == locate(first.parent, tmp_path)
+    assert locate(named, tmp_path).name.startswith("tiny-float32-")
+
+
+def test_missing_parts_are_named_before_anything_is_read(
+    write_gguf_parts: WriteGGUF, tmp_path: Path
+) -> None:
+    first = write_gguf_parts(3)
+    (first.parent / "tiny-00002-of-00003.gguf").unlink()
+    for named in (first, first.parent / "tiny-00002-of-00003.gguf", first.parent):
+        with pytest.raises(CheckpointError) as caught:
+            locate(named, tmp_path)
+        reason = "1 part of 3 missing beside it: tiny-00002-of-00003.gguf"
+        assert str(caught.value).endswith(reason)
 
 
 def test_a_folder_without_safetensors(folder: Path, tmp_path: Path) -> None:

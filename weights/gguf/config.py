@@ -73,18 +73,13 @@ def gguf_architecture(file: GGUFFile) -> str:
     """The file's architecture, a key of `names.ARCHITECTURES`.
 
     Raises:
-        UnsupportedModelError: another architecture, or one part of a split file.
+        UnsupportedModelError: another architecture.
     """
     architecture = file.metadata.get("general.architecture")
     if architecture not in ARCHITECTURES:
         raise UnsupportedModelError(
             f"{file.path}: GGUF architecture {architecture!r} is not supported; supported: "
             + ", ".join(ARCHITECTURES)
-        )
-    if file.metadata.get("split.count", 1) not in (0, 1):
-        raise UnsupportedModelError(
-            f"{file.path}: split GGUF files are not supported; join the parts with "
-            "llama-gguf-split --merge"
         )
     return str(architecture)
 

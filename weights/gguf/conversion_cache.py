@@ -24,6 +24,7 @@ import torch
 from server.errors import CheckpointError
 from server.report import Report
 from weights.gguf.convert import convert_gguf
+from weights.gguf.parts import gguf_name, gguf_parts
 
 CONVERTER_VERSION = 4
 """Part of the key: raise it when the same file would be converted differently."""
@@ -39,7 +40,7 @@ def converted_gguf(path: Path, cache_dir: Path, dtype: torch.dtype, report: Repo
     """Folder with the converted model, made now if it is not there yet.
 
     Args:
-        path: The GGUF file.
+        path: The GGUF file, or any part of one in several.
         cache_dir: Folders are made under its `models/`.
         dtype: Of the converted weights.
         report: Gets lines for a person.
@@ -84,8 +85,10 @@ def _damaged(folder: Path) -> str | None:
 
 
 def _convert(path: Path, folder: Path, dtype: torch.dtype, report: Report) -> None:
-    megabytes = path.stat().st_size / 1e6
-    report(f"converting {path.name} ({megabytes:.0f} MB) to {_dtype_name(dtype)}, once")
+    parts = gguf_parts(path)
+    megabytes = sum(part.stat().st_size for part in parts) / 1e6
+    files = "" if len(parts) == 1 else f" and the other {len(parts) - 1} of its parts"
+    report(f"converting {parts[0].name}{files} ({megabytes:.0f} MB) to {_dtype_name(dtype)}, once")
     started = time.monotonic()
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
@@ -114,14 +117,14 @@ def _locked(path: Path, report: Report) -> Generator[None]:
 
 
 def _folder_name(path: Path, dtype: torch.dtype) -> str:
-    """`<stem>-<dtype>-<key>`; the key changes when the file or the converter does."""
+    """`<name>-<dtype>-<key>`; the key changes when a file or the converter does."""
     try:
-        status = path.stat()
+        found = [part.stat() for part in gguf_parts(path)]
     except OSError as error:
         raise CheckpointError(path, error.strerror or str(error)) from None
-    identity = f"{status.st_size}-{status.st_mtime_ns}-{CONVERTER_VERSION}"
-    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    return f"{path.stem}-{_dtype_name(dtype)}-{key}"
+    files = "|".join(f"{status.st_size}-{status.st_mtime_ns}" for status in found)
+    key = hashlib.sha256(f"{files}-{CONVERTER_VERSION}".encode()).hexdigest()[:12]
+    return f"{gguf_name(path)}-{_dtype_name(dtype)}-{key}"
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

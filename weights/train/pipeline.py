@@ -17,6 +17,7 @@ from rich.console import Console
 
 from server.config import ModelSettings
 from server.loading.machine import pick_device
+from weights.model_names import model_name
 from weights.train.card import write_card
 from weights.train.checks import check_machine, check_resumed, room_for_features
 from weights.train.config import TrainConfig
@@ -172,7 +173,7 @@ def _train(job: TrainJob, source: Source, work: WorkFolder, console: Console) ->
     finally:
         spent.note()
     trained = learn(config, loaded.target, data, console)
-    write_card(config, settings.model, trained, job.command)
+    write_card(config, model_name(settings.model), trained, job.command)
     return sum(at.sample.num_labels for at in trained.data.training)
 
 

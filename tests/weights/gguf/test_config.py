@@ -102,7 +102,6 @@ def test_llama3_factors_become_parameters(write_gguf: WriteGGUF, tensors: dict[s
             {"architecture": "gemma3"},
             "GGUF architecture 'gemma3' is not supported; supported: llama",
         ),
-        ({"metadata": {"split.count": 3}}, "split GGUF files are not supported"),
         ({"settings": {"expert_count": 8}}, "llama.expert_count=8 is not supported"),
         ({"settings": {"attention.scale": 0.1}}, "llama.attention.scale=0.1"),
         ({"settings": {"attention.causal": False}}, "llama.attention.causal=False"),

@@ -10,6 +10,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from server.errors import UnsupportedModelError
+from weights.gguf.file import SUPPORTED_TYPES, read_gguf
+
 WriteGGUF = Callable[..., Path]
 Convert = Callable[..., tuple[Path, dict[str, torch.Tensor]]]
 Type = gguf.GGMLQuantizationType
@@ -104,7 +107,8 @@ DEFINITIONS = {
 }  # fmt: skip
 PLACES = {
     Type.Q4_1: (0, 2), Type.Q5_1: (0, 2), Type.Q4_K: (0, 2), Type.Q5_K: (0, 2), Type.Q6_K: (208,),
-    Type.Q2_K: (80, 82), Type.Q3_K: (108,),
+    Type.Q2_K: (80, 82), Type.Q3_K: (108,), Type.TQ1_0: (52,), Type.TQ2_0: (64,),
+    Type.MXFP4: (), Type.NVFP4: (), Type.IQ1_M: (),
 }  # fmt: skip
 """Where in a block its half-precision numbers are; elsewhere one at the beginning."""
 
@@ -117,6 +121,8 @@ def random_blocks(kind: gguf.GGMLQuantizationType, rows: int, width: int) -> npt
     for place in PLACES.get(kind, (0,)):
         scales = random.uniform(0.01, 0.1, len(blocks)).astype(np.float16)
         blocks[:, place : place + 2] = scales.view(np.uint8).reshape(-1, 2)
+    if kind == Type.MXFP4:
+        blocks[:, 0] = random.integers(118, 128, len(blocks))  # a power of two
     return blocks.reshape(rows, -1)
 
 
@@ -134,6 +140,37 @@ def test_quantised_types(
     expected = [value for block in blocks for value in DEFINITIONS[kind](block.tobytes())]
     np.testing.assert_allclose(weight.numpy().reshape(-1), expected, rtol=1e-6, atol=1e-6)
     assert weight.shape == (6, 512)
+
+
+@pytest.mark.parametrize("kind", [t for t in SUPPORTED_TYPES if gguf.GGML_QUANT_SIZES[t][0] > 1])
+def test_every_type_is_read_as_the_gguf_package_does(
+    write_gguf: WriteGGUF,
+    convert: Convert,
+    tensors: dict[str, Any],
+    kind: gguf.GGMLQuantizationType,
+) -> None:
+    rows = random_blocks(kind, 6, 512)
+    path = write_gguf(tensors=tensors | {"blk.0.ffn_down.weight": (rows, kind)})
+    weight = convert(path)[1]["model.layers.0.mlp.down_proj.weight"]
+    expected = gguf.quants.dequantize(rows, kind)
+    assert weight.shape == expected.shape == (6, 512)
+    assert np.array_equal(weight.numpy(), expected, equal_nan=True)
+    assert np.count_nonzero(np.isfinite(expected)) > 2500
+
+
+def test_every_type_that_the_gguf_package_knows_is_read_or_refused_by_name(
+    write_gguf: WriteGGUF, tensors: dict[str, Any]
+) -> None:
+    for kind in set(gguf.GGMLQuantizationType) - set(SUPPORTED_TYPES):
+        size, num_bytes = gguf.GGML_QUANT_SIZES[kind]
+        data = np.zeros((2, num_bytes), np.uint8)
+        with pytest.raises(NotImplementedError):
+            gguf.quants.dequantize(data, kind)
+        if size > 1:
+            name = "blk.0.ffn_down.weight"
+            path = write_gguf(f"{kind.name}.gguf", tensors=tensors | {name: (data, kind)})
+            with pytest.raises(UnsupportedModelError, match=f"{name} has type {kind.name}, which"):
+                read_gguf(path)
 
 
 @pytest.mark.parametrize("kind", [Type.Q8_0, Type.Q4_0, Type.Q4_1])
