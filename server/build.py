@@ -16,10 +16,10 @@ from server.api.door.front_door import front_door
 from server.api.responses.store import ResponseStore, StoreLimits
 from server.config import ServerSettings
 from server.loading.model import LoadedModel, build_model
-from server.loading.target import model_name
 from server.observe.observers import Observers
 from server.report import Report
 from server.text.tools.formats import FORMATS
+from weights.model_names import model_name
 
 _STOP_SECONDS = 3.0
 """How long a server that ends waits for the step it is in."""

@@ -10,8 +10,8 @@ from server.config import DEFAULT_MODEL, ModelSettings, load_settings
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.errors import ConfigError
 from server.loading.memory import scheduler_config, short_context
-from server.loading.target import model_name
 from tests.engine.tiny import CONFIG, MODEL
+from weights.model_names import model_name
 
 SHAPE = CacheShape(num_layers=2, num_kv_heads=2, head_dim=8, dtype=torch.bfloat16)
 BYTES_PER_TOKEN = 2 * 2 * 2 * 8 * 2
