@@ -17,7 +17,13 @@ from server.errors import ConfigError, GlidecapeError, UnsupportedModelError
 from weights.train.text.jobs import FilePrompt, Job, SelfPrompt, draw, jobs, keyed, kind_for
 from weights.train.text.loops import LoopDetector
 from weights.train.text.prompts import Prompt, user_turn
-from weights.train.text.self_prompts import SelfPrompts, UserHeader, user_header, write_prompt
+from weights.train.text.self_prompts import (
+    SelfPrompts,
+    UserHeader,
+    opening,
+    user_header,
+    write_prompt,
+)
 from weights.train.text.store import Answer, AnswerKind, Finish, TextStore, answer_key
 from weights.train.text.target import TextTarget
 
@@ -170,10 +176,14 @@ class _Generation:
     async def _write_prompt(self, index: int, name: str) -> str | None:
         if self._header is None:
             return None
-        seed = keyed(self._config.seed, "prompt", index)
-        engine, tokenizer = self._target.engine, self._target.tokenizer
         written = await write_prompt(
-            engine, tokenizer, self._header, f"{name}-prompt", seed, lambda: self._is_over
+            self._target.engine,
+            self._target.tokenizer,
+            self._header,
+            f"{name}-prompt",
+            opening(keyed(self._config.seed, "opening", index)),
+            keyed(self._config.seed, "prompt", index),
+            lambda: self._is_over,
         )
         if self._is_over:  # it may be half of a prompt: not to be noted as one that was dropped
             return None

@@ -3,6 +3,9 @@
 An instruct model that is shown its chat template up to where a user's text begins goes on with what
 a user would ask. That gives as many prompts as wanted, of the kind the model was tuned on, and no
 data set is needed.
+
+Small models begin most prompts alike: of 4,386 that the default model wrote, 29 % with "Can you"
+and 32 % with "I'm" or "I am". So every other prompt is given its first word.
 """
 
 from collections.abc import Callable
@@ -24,6 +27,14 @@ from weights.train.text.target import Generates
 _SENTINEL = "GLIDECAPEUSERTEXT"
 _MAX_PROMPT_TOKENS = 200
 """A longer one is most often a model that does not find its end, and is dropped."""
+_OPENINGS = (
+    *("What", "How", "Why", "When", "Where", "Which", "Who", "Is", "Are", "Does", "Should", "If"),
+    *("Explain", "Describe", "Define", "Compare", "Summarize", "Discuss", "Analyze", "Evaluate"),
+    *("Write", "Create", "Generate", "Compose", "Design", "Draft", "Rewrite", "Edit", "Translate"),
+    *("Give", "List", "Name", "Suggest", "Provide", "Identify", "Find", "Classify", "Calculate"),
+    *("Implement", "Convert", "Complete", "Tell me", "Suppose", "Imagine", "Please", "The", "A"),
+)
+"""Words with which questions, tasks and texts begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +71,29 @@ def user_header(template: ChatTemplate, tokenizer: Tokenizer) -> UserHeader:
     return UserHeader(token_ids, frozenset(), end)
 
 
+def opening(number: int) -> str:
+    """What a prompt begins with; empty for every other one of random numbers.
+
+    Args:
+        number: not negative.
+    """
+    return "" if number % 2 else _OPENINGS[number // 2 % len(_OPENINGS)]
+
+
 async def write_prompt(
     engine: Generates,
     tokenizer: Tokenizer,
     header: UserHeader,
     name: str,
+    begins: str,
     seed: int,
     is_over: Callable[[], bool],
 ) -> str | None:
-    """A user's text at temperature 1, or None where it is empty, has no end, or is no text.
+    """A user's text at temperature 1, or None where nothing is written, it has no end, or is no
+    text.
 
     Args:
+        begins: what the text begins with.
         is_over: where this becomes true the text is broken off.
     """
     params = SamplingParams(
@@ -81,7 +104,8 @@ async def write_prompt(
     )
     stream = TextStream[None](tokenizer, stop=(header.stop_string,) if header.stop_string else ())
     text, has_ended = "", False
-    request = Request(RequestId(name), header.token_ids, params)
+    given = tokenizer.encode(begins, add_special_tokens=False)
+    request = Request(RequestId(name), (*header.token_ids, *given), params)
     async with aclosing(engine.generate(request)) as outputs:
         async for output in outputs:
             delta = stream.push(
@@ -93,8 +117,8 @@ async def write_prompt(
             has_ended = output.finish_reason == "stop" or delta.stop_string is not None
             if delta.stop_string is not None or is_over():
                 break
-    text = text.strip()
-    return text if has_ended and text and "\ufffd" not in text else None
+    is_usable = has_ended and text.strip() and "\ufffd" not in text
+    return (begins + text).strip() if is_usable else None
 
 
 class SelfPrompts:
