@@ -1,7 +1,8 @@
 """How a model wants to be sampled where a request says nothing: `generation_config.json`.
 
 Of it temperature, top_p, top_k, min_p and repetition_penalty are taken, as vLLM takes them; its
-`do_sample` is not asked, and limits of length stay the client's.
+`do_sample` is not asked, and limits of length stay the client's. A GGUF file's `general.sampling.*`
+are in the generation_config.json that it is converted to.
 """
 
 from collections.abc import Callable, Mapping

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from server.errors import CheckpointError, UnsupportedModelError
-from weights.gguf.file import GGUFFile
+from weights.gguf.file import GGUFFile, shortest
+from weights.gguf.generation import token_ids
 from weights.gguf.names import ARCHITECTURES, ROPE_FREQUENCIES
 from weights.gguf.rope import rope_parameters
 
@@ -113,26 +114,14 @@ def huggingface_config(file: GGUFFile) -> dict[str, Any]:
     }
 
 
-def token_ids(file: GGUFFile) -> dict[str, Any]:
-    """`bos_token_id`, `eos_token_id` (one or several) and `pad_token_id`, those that are known."""
-
-    def known(*names: str) -> list[int]:
-        keys = [f"tokenizer.ggml.{name}_token_id" for name in names]
-        return list(dict.fromkeys(file.metadata[key] for key in keys if key in file.metadata))
-
-    ends = known("eos", "eot", "eom")  # of text, of turn, of message: any ends an answer
-    ids = {
-        "bos_token_id": known("bos"),
-        "eos_token_id": [ends] if len(ends) > 1 else ends,
-        "pad_token_id": known("padding"),
-    }
-    return {name: values[0] for name, values in ids.items() if values}
-
-
 def _settings(file: GGUFFile, architecture: str) -> dict[str, Any]:
     """Metadata under `llama.` …, without the prefix, nothing in it unknown."""
     prefix = f"{architecture}."
-    settings = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
+    settings = {
+        key.removeprefix(prefix): shortest(value)
+        for key, value in file.metadata.items()
+        if key.startswith(prefix)
+    }
     for name, value in settings.items():
         if name in _USED:
             if not isinstance(value, _USED[name]):

@@ -26,7 +26,7 @@ from server.report import Report
 from weights.gguf.convert import convert_gguf
 from weights.gguf.parts import gguf_name, gguf_parts
 
-CONVERTER_VERSION = 4
+CONVERTER_VERSION = 5
 """Part of the key: raise it when the same file would be converted differently."""
 
 MARKER = "complete.json"

@@ -19,8 +19,9 @@ from server.kernels.quantized import QuantizedKind
 from server.models.config import model_config
 from weights.blocks import is_other, stored_blocks, write_blocks
 from weights.checkpoint import SINGLE_FILE
-from weights.gguf.config import gguf_architecture, huggingface_config, token_ids
+from weights.gguf.config import gguf_architecture, huggingface_config
 from weights.gguf.file import GGUFFile, GGUFTensor, read_gguf
+from weights.gguf.generation import sampling, token_ids
 from weights.gguf.names import ROPE_FREQUENCIES, huggingface_names
 from weights.gguf.safetensors_writer import write_safetensors
 from weights.gguf.tokenizer import write_tokenizer
@@ -49,7 +50,7 @@ def convert_gguf(path: Path, folder: Path, dtype: torch.dtype) -> None:
     names = _names(file, config["num_hidden_layers"])
     write_tokenizer(file, folder)
     _write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
-    _write_json(folder / "generation_config.json", token_ids(file))
+    _write_json(folder / "generation_config.json", sampling(file) | token_ids(file))
     # llama.cpp's rotary kernel pairs neighbours, so llama's q and k rows are stored interleaved.
     interleaved = gguf_architecture(file) == "llama"
     pieces = (

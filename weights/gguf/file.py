@@ -256,3 +256,9 @@ def _supported_type(path: Path, name: str, raw: int) -> gguf.GGMLQuantizationTyp
         f"{path}: tensor {name} has type {known.get(raw, raw)}, which is not supported; supported: "
         + ", ".join(kind.name for kind in SUPPORTED_TYPES)
     )
+
+
+def shortest(value: Any) -> Any:
+    """A number as its author wrote it: GGUF keeps 0.6 in single precision, as 0.6000000238."""
+    is_single = isinstance(value, float) and float(np.float32(value)) == value
+    return float(str(np.float32(value))) if is_single else value

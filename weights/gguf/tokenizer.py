@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 
 from server.errors import CheckpointError, UnsupportedModelError
 from weights.gguf.file import GGUFFile
-from weights.gguf.splits import BEGIN_BY_DEFAULT, SPLITS
+from weights.gguf.splits import SPLITS, Split
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # values of tokenizer.ggml.token_type
 _SPACE = "▁"
@@ -31,8 +31,8 @@ def write_tokenizer(file: GGUFFile, folder: Path) -> None:
     tokenizer = _build(file)
     tokenizer.add_special_tokens(_added(file, special=True))
     tokenizer.add_tokens(_added(file, special=False))
-    if config["add_bos_token"]:
-        _begin_with(tokenizer, config["bos_token"])
+    begin = config["bos_token"] if config["add_bos_token"] else None
+    _enclose(tokenizer, begin, config["eos_token"] if config["add_eos_token"] else None)
     tokenizer.save(str(folder / "tokenizer.json"))
     text = json.dumps(config, indent=2, ensure_ascii=False)
     (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
@@ -51,13 +51,7 @@ def _build(file: GGUFFile) -> Tokenizer:
 
 def _byte_level(file: GGUFFile) -> Tokenizer:
     """Byte-pair encoding over GPT-2's byte alphabet: SmolLM, Llama 3, Qwen."""
-    name = file.metadata.get("tokenizer.ggml.pre")
-    if name not in SPLITS:
-        raise UnsupportedModelError(
-            f"{file.path}: tokenizer.ggml.pre={name!r} is not supported; supported: "
-            + ", ".join(SPLITS)
-        )
-    split = SPLITS[name]
+    split = _split(file)
     vocabulary = _vocabulary(file)
     merges = [_pair(file, merge, vocabulary) for merge in _list(file, "merges")]
     model = models.BPE(vocabulary, merges, ignore_merges=split.whole_words)
@@ -67,6 +61,18 @@ def _byte_level(file: GGUFFile) -> Tokenizer:
     tokenizer.pre_tokenizer = split.build()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def _split(file: GGUFFile) -> Split:
+    name = file.metadata.get("tokenizer.ggml.pre")
+    if name in SPLITS:
+        return SPLITS[name]
+    # Without one, llama.cpp splits by a rule that is no model's, and says that answers suffer.
+    hint = "" if name else " (an old file: newer converters write it)"
+    raise UnsupportedModelError(
+        f"{file.path}: tokenizer.ggml.pre={name!r} is not supported{hint}; supported: "
+        + ", ".join(SPLITS)
+    )
 
 
 def _sentencepiece(file: GGUFFile) -> Tokenizer:
@@ -118,25 +124,41 @@ def _config(file: GGUFFile) -> dict[str, Any]:
     for name, index in ids.items():
         if index is not None and index not in range(len(tokens)):
             raise CheckpointError(file.path, f"{name} token {index} is outside of the vocabulary")
-    default = (
-        get("tokenizer.ggml.model") == "llama" or get("tokenizer.ggml.pre") in BEGIN_BY_DEFAULT
-    )
-    begin = bool(get("tokenizer.ggml.add_bos_token", default)) and ids["bos"] is not None
+    by_default = get("tokenizer.ggml.model") == "llama" or _split(file).begins
+    begin = bool(get("tokenizer.ggml.add_bos_token", by_default)) and ids["bos"] is not None
+    end = bool(get("tokenizer.ggml.add_eos_token", False)) and ids["eos"] is not None
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": begin,
+        "add_eos_token": end,
         "clean_up_tokenization_spaces": False,
         **{f"{name}_token": tokens[i] for name, i in ids.items() if i is not None},
     }
-    template = get("tokenizer.chat_template")
-    return config if template is None else config | {"chat_template": template}
+    templates = _chat_templates(file)
+    return config | {"chat_template": templates} if templates else config
 
 
-def _begin_with(tokenizer: Tokenizer, begin: str) -> None:
+def _chat_templates(file: GGUFFile) -> str | list[dict[str, str]] | None:
+    """The one template, or several by name as transformers takes them: `default`, `tool_use` …"""
+    get = file.metadata.get
+    default, names = get("tokenizer.chat_template"), get("tokenizer.chat_templates") or []
+    named = {name: get(f"tokenizer.chat_template.{name}") for name in names}
+    found = {name: text for name, text in ({"default": default} | named).items() if text}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return [{"name": name, "template": text} for name, text in found.items()] or None
+
+
+def _enclose(tokenizer: Tokenizer, begin: str | None, end: str | None) -> None:
+    """Makes every text begin and end with a token."""
+    specials = [token for token in (begin, end) if token is not None]
+    if not specials:
+        return
+    before, after = [begin] if begin else [], [end] if end else []
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=[begin, "$A"],
-        pair=[begin, "$A", begin, "$B:1"],
-        special_tokens=[(begin, tokenizer.token_to_id(begin))],
+        single=[*before, "$A", *after],
+        pair=[*before, "$A", *after, *before, "$B:1", *after],
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(specials)],
     )
 
 
@@ -149,7 +171,14 @@ def _added(file: GGUFFile, special: bool) -> list[AddedToken]:
 
 
 def _vocabulary(file: GGUFFile) -> dict[str, int]:
-    return {token: index for index, token in enumerate(_list(file, "tokens"))}
+    """Raises CheckpointError for one text that is two tokens."""
+    ids: dict[str, int] = {}
+    for index, token in enumerate(_list(file, "tokens")):
+        name = token or f"[EMPTY_{index}]"  # as llama.cpp calls it: no text makes this token
+        if name in ids:
+            raise CheckpointError(file.path, f"tokens {ids[name]} and {index} are both {name!r}")
+        ids[name] = index
+    return ids
 
 
 def _pair(file: GGUFFile, merge: str, vocabulary: Mapping[str, int]) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from server.errors import CheckpointError, UnsupportedModelError
 from server.models.config import model_config
 from weights.checkpoint import read_config
 from weights.default import default_gguf
+from weights.generation_config import read_sampling
 from weights.gguf.convert import convert_gguf, half_split_rows
 from weights.gguf.file import read_gguf
 
@@ -165,6 +166,50 @@ def test_special_ids_of_several_kinds(write_gguf: WriteGGUF, convert: Convert) -
     folder, _ = convert(write_gguf(metadata={"tokenizer.ggml.eot_token_id": 3}))
     assert model_config(read_config(folder)).eos_token_ids == (1, 3)
     assert read_config(folder)["bos_token_id"] == 0
+
+
+CHAT = ["<|endoftext|>", "<|im_end|>", "a", "b", "ab", "<|end|>", "<|return|>", "<|call|>"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "types", "ends"),
+    [
+        (CHAT[:5], [3, 3, 1, 1, 1], (0, 1)),
+        (CHAT[:5], [3, 1, 1, 1, 1], (0,)),  # the text alone makes no control token
+        (CHAT[:6], [3, 3, 1, 1, 1, 3], (0, 1, 5)),
+        (CHAT, [3, 3, 1, 1, 1, 3, 3, 3], (0, 1, 6, 7)),  # harmony's messages end with <|end|>
+        (CHAT, [3, 3, 1, 1, 1, 3, 3, 1], (0, 1, 5, 6)),
+    ],
+)
+def test_ends_that_the_file_does_not_name(
+    write_gguf: WriteGGUF,
+    convert: Convert,
+    tokens: list[str],
+    types: list[int],
+    ends: tuple[int, ...],
+) -> None:
+    metadata = {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.eos_token_id": 0,
+    }
+    folder, _ = convert(write_gguf(metadata=metadata))
+    assert model_config(read_config(folder)).eos_token_ids == ends
+
+
+def test_recommended_sampling_becomes_the_models_default(
+    write_gguf: WriteGGUF, convert: Convert
+) -> None:
+    recommended = {"temp": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.0, "penalty_repeat": 1.05}
+    others = {"penalty_last_n": 64, "mirostat": 0, "sequence": "kpt", "xtc_probability": 0.0}
+    keys = {f"general.sampling.{key}": value for key, value in (recommended | others).items()}
+    folder, _ = convert(write_gguf(metadata=keys))
+    expected = {
+        "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.0, "repetition_penalty": 1.05,
+    }  # fmt: skip
+    assert read_sampling(folder, "tiny.gguf", "model") == expected
+    assert read_sampling(folder, "tiny.gguf", "openai") == {}
 
 
 def test_unknown_tensors_are_refused(

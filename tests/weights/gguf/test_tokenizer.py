@@ -1,6 +1,9 @@
 import json
+import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -9,7 +12,6 @@ from tokenizers import Tokenizer
 from server.errors import CheckpointError, UnsupportedModelError
 from weights.default import default_gguf
 from weights.gguf.file import read_gguf
-from weights.gguf.splits import SPLITS
 from weights.gguf.tokenizer import merges_by_score, write_tokenizer
 
 WriteGGUF = Callable[..., Path]
@@ -75,15 +77,6 @@ def test_user_defined_tokens_are_whole_but_not_special(
     assert tokenizer.decode([2, 10]) == "a<b a>"
 
 
-def test_begin_token_where_the_file_wants_it(write_gguf: WriteGGUF, tmp_path: Path) -> None:
-    tokenizer, config = written(
-        write_gguf(metadata={"tokenizer.ggml.add_bos_token": True}), tmp_path
-    )
-    assert config["add_bos_token"] is True
-    assert tokenizer.encode("ab").ids == [0, 8]
-    assert tokenizer.encode("ab", add_special_tokens=False).ids == [8]
-
-
 @pytest.mark.parametrize(("name", "begins"), [("llama-bpe", True), ("qwen2", False)])
 def test_begin_token_where_the_file_does_not_say(
     write_gguf: WriteGGUF, tmp_path: Path, name: str, begins: bool
@@ -118,10 +111,10 @@ def test_merges_by_score_ranks_the_best_token_first() -> None:
     ("metadata", "text"),
     [
         (
-            {"tokenizer.ggml.pre": "grok-2"},
-            "tokenizer.ggml.pre='grok-2' is not supported; supported: ",
+            {"tokenizer.ggml.pre": "afmoe"},
+            "tokenizer.ggml.pre='afmoe' is not supported; supported: ",
         ),
-        ({"tokenizer.ggml.pre": None}, "tokenizer.ggml.pre=None is not supported"),
+        ({"tokenizer.ggml.pre": None}, "tokenizer.ggml.pre=None is not supported (an old file"),
         ({"tokenizer.ggml.model": "rwkv"}, "tokenizer.ggml.model='rwkv' is not supported"),
     ],
 )
@@ -153,25 +146,125 @@ def test_inconsistent_vocabularies(
     assert str(caught.value) == f"{path}: {text}"
 
 
-@pytest.mark.parametrize("name", SPLITS)
-def test_every_split_keeps_the_text(name: str) -> None:
-    text = "It's 2024,  a\n\n b\tDON'T x1234 é_日本  "
-    words = SPLITS[name].build().pre_tokenize_str(text)
-    assert "".join(text[start:end] for _, (start, end) in words) == text
+@pytest.mark.parametrize("begin", [True, False])
+@pytest.mark.parametrize("end", [True, False])
+def test_texts_begin_and_end_as_the_file_says(
+    write_gguf: WriteGGUF, tmp_path: Path, begin: bool, end: bool
+) -> None:
+    metadata = {"tokenizer.ggml.add_bos_token": begin, "tokenizer.ggml.add_eos_token": end}
+    tokenizer, config = written(write_gguf(metadata=metadata), tmp_path)
+    assert (config["add_bos_token"], config["add_eos_token"]) == (begin, end)
+    assert tokenizer.encode("ab").ids == [0] * begin + [8] + [1] * end
+    assert tokenizer.encode("ab", add_special_tokens=False).ids == [8]
 
 
-@pytest.mark.parametrize("name", ["llama-bpe", "qwen2", "tekken"])
-def test_splits_are_those_of_transformers(name: str) -> None:
-    mapping = pytest.importorskip("transformers.integrations.gguf.gguf_tokenizer_mapping")
-    ours = SPLITS[name].pattern
-    text = "It's 2024,  a\n\n b\tDON'T we'LL x1234 é_日本 /path\r\n 5 CamelCase  \n "
-    from tokenizers import Regex, pre_tokenizers
+def test_several_chat_templates(write_gguf: WriteGGUF, tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
 
-    theirs = pre_tokenizers.Split(Regex(mapping.GGUF_PRE_TOKENIZER_SPLITS[name]), "isolated")
-    assert ours is not None
-    assert pre_tokenizers.Split(Regex(ours), "isolated").pre_tokenize_str(
-        text
-    ) == theirs.pre_tokenize_str(text)
+    from server.text.chat_template import ChatTemplate
+
+    metadata = {
+        "tokenizer.chat_template": "plain {{ messages[0]['content'] }}",
+        "tokenizer.chat_templates": ["tool_use", "rag"],
+        "tokenizer.chat_template.tool_use": "{{ tools[0]['function']['name'] }}",
+        "tokenizer.chat_template.rag": "documents",
+    }
+    written(write_gguf(metadata=metadata), tmp_path)
+    loaded: Any = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    template = ChatTemplate(loaded, "tiny")
+    message = {"role": "user", "content": "hi"}
+    function = {"name": "look", "description": "", "parameters": {}}
+    assert template.render([message]) == "plain hi"
+    assert template.render([message], [{"type": "function", "function": function}]) == "look"
+    assert template.knows_tools
+
+
+def test_a_template_under_a_name_alone_is_the_template(
+    write_gguf: WriteGGUF, tmp_path: Path
+) -> None:
+    metadata = {
+        "tokenizer.chat_template": None,
+        "tokenizer.chat_templates": ["tool_use"],
+        "tokenizer.chat_template.tool_use": "{{ messages[0]['content'] }}",
+    }
+    _, config = written(write_gguf(metadata=metadata), tmp_path)
+    assert config["chat_template"] == "{{ messages[0]['content'] }}"
+
+
+PIECES = [
+    *("<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))),
+    *("▁", "t", "h", "e", "a", "c", "s", "l", "o", "n", ".", "é"),
+    *("▁t", "th", "he", "▁th", "▁the", "the", "▁c", "▁a", "at", "ca", "cat", "▁cat", "▁▁"),
+    *("on", "lo", "lon", "es", "ne", "se", "ea", "s.", "<mask>", "  "),
+]
+SCORES = [0.0] * 259 + [-1000.0] * 12 + [-(((7 * i) % 23) + 1.0) for i in range(21)] + [0.0] * 2
+
+
+def best_neighbours_first(text: str) -> list[str]:
+    """SentencePiece's algorithm: the neighbours whose token has the best score are joined, the
+    leftmost of equal ones, until none are left; what is no token then falls apart into bytes."""
+    parts, scores = list(text), dict(zip(PIECES, SCORES, strict=True))
+    while pairs := [
+        (-scores[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in scores
+    ]:
+        at = min(pairs)[1]
+        parts[at : at + 2] = ["".join(parts[at : at + 2])]
+    found = ([part] if part in scores else as_bytes(part) for part in parts)
+    return [piece for pieces in found for piece in pieces]
+
+
+def as_bytes(text: str) -> list[str]:
+    return [f"<0x{byte:02X}>" for byte in text.encode()]
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece_against_its_definition(
+    write_gguf: WriteGGUF, tmp_path: Path, prefix: bool
+) -> None:
+    metadata = SENTENCEPIECE | {
+        "tokenizer.ggml.tokens": PIECES,
+        "tokenizer.ggml.scores": SCORES,
+        "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * 33 + [4] * 2,
+        "tokenizer.ggml.add_space_prefix": prefix,
+    }
+    tokenizer, _ = written(write_gguf(metadata=metadata), tmp_path)
+    random = Random(0)
+    for _ in range(300):
+        text = "".join(random.choices("the cat lone.é\n🙂", k=random.randint(1, 24)))
+        text = re.sub(" +", " ", text)  # two spaces are a user-defined token of their own
+        expected = best_neighbours_first(("▁" if prefix else "") + text.replace(" ", "▁"))
+        assert tokenizer.encode(text, add_special_tokens=False).tokens == expected, text
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    whole = tokenizer.encode("the<mask>a  a</s>", add_special_tokens=False).tokens
+    begin = ["▁the"] if prefix else ["the"]
+    after = ["▁a"] if prefix else ["a"]
+    assert whole == [*begin, "<mask>", *after, "  ", *after, "</s>"]
+
+
+def test_a_text_that_is_two_tokens(write_gguf: WriteGGUF, tmp_path: Path) -> None:
+    tokens = ["<|start|>", "<|end|>", "a", "b", "a", "ab"]
+    path = write_gguf(
+        metadata={
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.token_type": [1] * 6,
+            "tokenizer.ggml.merges": ["a b"],
+        }
+    )
+    with pytest.raises(CheckpointError, match="tokens 2 and 4 are both 'a'"):
+        written(path, tmp_path)
+
+
+def test_empty_tokens_keep_their_places(write_gguf: WriteGGUF, tmp_path: Path) -> None:
+    tokens = ["<|start|>", "<|end|>", "", "a", "", "b", "ab"]
+    path = write_gguf(
+        metadata={
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.token_type": [3, 3, 1, 1, 1, 1, 1],
+            "tokenizer.ggml.merges": ["a b"],
+        }
+    )
+    tokenizer, _ = written(path, tmp_path)
+    assert tokenizer.encode("ab").ids == [6]
 
 
 @pytest.mark.real_model
