@@ -18,6 +18,7 @@ from server.config import ServerSettings
 from server.loading.model import LoadedModel, build_model
 from server.observe.observers import Observers
 from server.report import Report
+from server.text.thinking import formats as thinking_formats
 from server.text.tools.formats import FORMATS
 from weights.model_names import model_name
 
@@ -53,6 +54,10 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
     observers.metrics.describe_server(_facts(model))
     if settings.tool_parser != "auto":
         model.chat_template.tool_format = FORMATS[settings.tool_parser]
+    if settings.reasoning_format != "auto":
+        name = settings.reasoning_format
+        form = None if name == "none" else thinking_formats.FORMATS[name]
+        model.chat_template.thinking_format = form
     kept = StoreLimits(
         max_responses=settings.max_stored_responses,
         max_bytes=settings.stored_responses_memory,

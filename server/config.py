@@ -32,6 +32,7 @@ PrefixCaching = Literal["per-key", "shared", "off"]
 
 UnknownFields = Literal["refuse", "warn"]
 
+ReasoningFormatName = Literal["auto", "none", "think", "harmony"]
 ToolParserName = Literal["auto", "hermes", "llama3", "mistral", "mistral_args", "smollm2"]
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -245,6 +246,10 @@ class ServerSettings(ModelSettings):
 
     tool_parser: ToolParserName = "auto"
     """Form in which the model writes function calls; auto goes by its chat template."""
+
+    reasoning_format: ReasoningFormatName = "auto"
+    """Form in which the model thinks before it answers; auto goes by its chat template, none leaves
+    what is thought in the answer."""
 
     max_stored_responses: Annotated[int, Field(ge=0)] = 1024
     """Most answers of /v1/responses kept in memory, to be read and gone on from; the API key that

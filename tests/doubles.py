@@ -2,7 +2,7 @@
 wants."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as BackendTokenizer
@@ -10,6 +10,7 @@ from tokenizers import Tokenizer as BackendTokenizer
 from server.engine.types import FinishReason, Request, RequestId, RequestOutput, TokenLogprobs
 from server.errors import EngineDeadError, InvalidRequestError, ShuttingDownError
 from server.text.chat_template import ChatTemplate, Message, ToolSchema
+from server.text.thinking.switch import ThinkingSwitch
 from server.text.tokenizer import Tokenizer
 from server.text.tools.formats import FORMATS, FormatName
 
@@ -52,9 +53,16 @@ class PlainTemplate(ChatTemplate):
         self.tool_format = FORMATS[tool_format]
         self.knows_tools = False
         self.text = "{{ messages }}"
+        self.thinking_format = None
+        self.variables = frozenset()
+        self.thinking_switch = ThinkingSwitch(self.variables, self.text)
 
     def _apply(
-        self, messages: Sequence[Message], tools: Sequence[ToolSchema], add_generation_prompt: bool
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSchema],
+        add_generation_prompt: bool,
+        variables: Mapping[str, object],
     ) -> str:
         if messages[-1]["role"] == "assistant":
             raise InvalidRequestError("messages: the template refuses them", "messages")

@@ -4,11 +4,15 @@ A template is code of the checkpoint; a request can never supply one.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from server.errors import InvalidRequestError
+from server.text.template_variables import template_variables
+from server.text.thinking import formats as thinking_formats
+from server.text.thinking.formats import ThinkingFormat
+from server.text.thinking.switch import ThinkingSwitch
 from server.text.tools.formats import ToolFormat, detect_format
 from server.text.tools.prompt import has_calls, without_tools
 
@@ -23,10 +27,14 @@ _TEMPLATE_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, Recursi
 _NAMES_TOOLS = re.compile(r"\{[%{](?:(?![%}]\}).)*\btools\b", re.DOTALL)
 """A statement or expression of a template, and not its text, that has a variable `tools`."""
 
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""What templates call the thoughts of a message."""
+
 Message = dict[str, Any]
 """`role`, `content` and, if the client gave one, `name`: strings. With tools also `tool_calls` of
 an assistant (entries as OpenAI's, but arguments as an object), and `tool_call_id` beside `name` in
-role `tool`: transformers' conventions."""
+role `tool`: transformers' conventions. `reasoning_content` is what an assistant thought, and stands
+under whatever name the template reads."""
 
 ToolSchema = dict[str, Any]
 """`{"type": "function", "function": {"name", "description", "parameters"}}`."""
@@ -55,12 +63,29 @@ class ChatTemplate:
         """Whether the template shows tools and calls itself."""
         return _NAMES_TOOLS.search(self._text_for_tools) is not None
 
+    @cached_property
+    def thinking_format(self) -> ThinkingFormat | None:
+        """The form in which the model thinks before it answers, by the template's text, or None;
+        can be set to another."""
+        return thinking_formats.detect_format(self._text_for_tools)
+
+    @cached_property
+    def thinking_switch(self) -> ThinkingSwitch:
+        """What the template offers to say how much the model thinks."""
+        return ThinkingSwitch(self.variables, self._text_for_tools)
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """The variables that the template reads, and that a request may set."""
+        return template_variables(self._text_for_tools)
+
     def render(
         self,
         messages: Sequence[Message],
         tools: Sequence[ToolSchema] = (),
         *,
         add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Text of the chat, up to where the assistant's next turn begins.
 
@@ -71,18 +96,22 @@ class ChatTemplate:
 
         Args:
             add_generation_prompt: Also the header of that turn.
+            variables: Of the template's, by name.
 
         Raises:
             InvalidRequestError: the model has no template, or its template refuses the messages
                 (roles that must alternate, no system turn …).
         """
         if (tools or has_calls(messages)) and not self.knows_tools:
-            plain = without_tools(messages, tools, self.tool_format)
-            return self._apply(plain, (), add_generation_prompt)
-        return self._apply(messages, tools, add_generation_prompt)
+            messages, tools = without_tools(messages, tools, self.tool_format), ()
+        return self._apply(messages, tools, add_generation_prompt, variables or {})
 
     def _apply(
-        self, messages: Sequence[Message], tools: Sequence[ToolSchema], add_generation_prompt: bool
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSchema],
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
     ) -> str:
         from jinja2.exceptions import TemplateError
 
@@ -92,10 +121,11 @@ class ChatTemplate:
             )
         try:
             text = self._hf_tokenizer.apply_chat_template(
-                list(messages),
+                [self._with_thoughts(message) for message in messages],
                 tools=list(tools) or None,  # pyright: ignore[reportArgumentType]  # invariant list
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
+                **variables,
             )
         except (*_TEMPLATE_ERRORS, TemplateError) as error:
             # Not only what it raises: a template that adds a name to a number fails likewise.
@@ -103,6 +133,24 @@ class ChatTemplate:
             reason = f"the chat template of {self._model_name!r} refuses them: {why}"
             raise InvalidRequestError(f"messages: {reason}", "messages") from error
         return str(text)
+
+    def _with_thoughts(self, message: Message) -> Message:
+        """The message with what was thought before it under the names that the template reads."""
+        if "reasoning_content" not in message:
+            return message
+        others = {key: value for key, value in message.items() if key != "reasoning_content"}
+        if self.thinking_format is None:
+            return others
+        thoughts, others = self.thinking_format.history(message["reasoning_content"], others)
+        return {**others, **dict.fromkeys(self._names_of_thoughts, thoughts)}
+
+    @cached_property
+    def _names_of_thoughts(self) -> tuple[str, ...]:
+        """The names under which the template reads what an assistant thought."""
+        text = self._text_for_tools
+        return tuple(
+            name for name in _THOUGHTS if re.search(rf"""\.{name}\b|['"]{name}['"]""", text)
+        )
 
     @cached_property
     def text(self) -> str | None:

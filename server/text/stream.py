@@ -1,7 +1,7 @@
 """One request's output: token ids in, text that may be shown out.
 
-Combines the detokenizer, the stop strings and a parser of calls, and keeps logprobs beside the text
-they belong to. Used by the API and by offline generation alike.
+Combines the detokenizer, the stop strings and a parser of thinking and calls, and keeps logprobs
+beside the text they belong to. Used by the API and by offline generation alike.
 """
 
 from collections import deque
@@ -10,10 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 from server.text.detokenizer import Detokenizer
-from server.text.stop import StopStrings
+from server.text.thinking.parser import ThinkingParser
+from server.text.thinking.segments import Splitter
+from server.text.thinking.stops import AnswerStops
 from server.text.tokenizer import Tokenizer
 from server.text.tools.events import AnswerEvent, ContentDelta
 from server.text.tools.parser import ToolParser
+
+AnswerParser = ToolParser | ThinkingParser
 
 L = TypeVar("L")
 """Whatever the caller keeps for each token; logprobs, but this module doesn't look inside."""
@@ -37,7 +41,7 @@ class TextDelta(Generic[L]):
     stop_string: str | None
     """The stop string that ended the output; nothing follows."""
     events: tuple[AnswerEvent, ...] | None = None
-    """Content and calls in their order; None without a parser."""
+    """Thinking, content and calls in their order; None without a parser."""
     offsets: tuple[int, ...] = ()
     """Where the text of each token that was read begins, in characters of the decoded text; of a
     stop token, where the text ends."""
@@ -60,7 +64,8 @@ class TextStream(Generic[L]):
         stop: Stop strings; the output ends before the first one.
         min_tokens: Stop strings are not looked for in the text of this many first tokens.
         continues_text: See `Detokenizer`.
-        parser: Finds calls in the text; markup that is special tokens is shown to it.
+        parser: Finds thinking and calls in the text; markup that is special tokens is shown to it.
+        splitter: Finds the answer, behind the thinking: stop strings are looked for in it alone.
     """
 
     def __init__(
@@ -70,7 +75,8 @@ class TextStream(Generic[L]):
         stop: Sequence[str] = (),
         min_tokens: int = 0,
         continues_text: bool = False,
-        parser: ToolParser | None = None,
+        parser: AnswerParser | None = None,
+        splitter: Splitter | None = None,
     ) -> None:
         self._parser = parser
         self._detokenizer = Detokenizer(
@@ -78,7 +84,7 @@ class TextStream(Generic[L]):
             continues_text=continues_text,
             shown_ids=frozenset() if parser is None else tokenizer.ids_of(parser.marks),
         )
-        self._stop = StopStrings(stop)
+        self._stop = AnswerStops(stop, splitter)
         self._min_tokens = min_tokens
         self._held: deque[_HeldToken[L]] = deque()
         self._offsets: list[int] = []
@@ -98,6 +104,11 @@ class TextStream(Generic[L]):
     def num_calls(self) -> int:
         """Function calls found so far."""
         return 0 if self._parser is None else self._parser.num_calls
+
+    @property
+    def num_thinking_tokens(self) -> int:
+        """Tokens of thinking, as far as it is known what they are."""
+        return self._stop.thinking.num_tokens
 
     def push(
         self,
@@ -121,7 +132,7 @@ class TextStream(Generic[L]):
             return delta
         return self._parsed(self._parser, delta, ended or delta.stop_string is not None)
 
-    def _parsed(self, parser: ToolParser, delta: TextDelta[L], ended: bool) -> TextDelta[L]:
+    def _parsed(self, parser: AnswerParser, delta: TextDelta[L], ended: bool) -> TextDelta[L]:
         """What of the text is content and what are calls. Logprobs of a text that may become either
         wait for it."""
         if not delta.logprobs:
@@ -161,7 +172,10 @@ class TextStream(Generic[L]):
             self.num_tokens += 1
             self._offsets.append(self._num_decoded)
         if ended:
-            texts.append(self._stop.flush())
+            text, matched = self._stop.finish()
+            texts.append(text)
+            if matched is not None:
+                return self._cut(texts, matched)
         return self._release(texts, all_tokens=ended)
 
     def _push_token(self, token_id: int, logprobs: L | None) -> tuple[str, str | None]:
@@ -174,9 +188,7 @@ class TextStream(Generic[L]):
         if logprobs is not None:
             end = self._num_decoded + self._detokenizer.is_mid_character
             self._held.append(_HeldToken(logprobs, begin, end))
-        if self.num_tokens <= self._min_tokens:
-            return text, None
-        return self._stop.push(text)
+        return self._stop.push(text, is_active=self.num_tokens > self._min_tokens)
 
     def _release(self, texts: list[str], *, all_tokens: bool) -> TextDelta[L]:
         self._add(texts)

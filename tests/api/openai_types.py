@@ -21,6 +21,7 @@ EXTENSIONS = frozenset(
         "speculation_step",
         "prompt_token_ids",
         "token_ids",
+        "reasoning_content",
         "max_model_len",
         "root",
         # Of the published schema or of OpenResponses, but not of the client's models.

@@ -99,7 +99,7 @@ def test_content_comes_with_its_tokens_beside_calls(token_ids: list[int], size: 
     assert found == [*range(len(token_ids))]
     parser = FORMATS["hermes"].parser({"f"})
     text = TextStream[int](tokenizer(), continues_text=True).push(token_ids, ended=True).text
-    content, _ = whole_answer([*parser.push(text), *parser.finish()])
+    content, _, _ = whole_answer([*parser.push(text), *parser.finish()])
     assert "".join(delta.text for delta in deltas) == content
     num_tokens, num_shown = 0, 0
     for delta in deltas[:-1]:

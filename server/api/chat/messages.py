@@ -16,6 +16,7 @@ from server.text.tools.formats import ToolFormat
 _ROLES_OF = {
     "tool_calls": ("assistant",),
     "refusal": ("assistant",),
+    "reasoning_content": ("assistant",),
     "tool_call_id": ("tool",),
 }
 
@@ -36,7 +37,7 @@ def _length(message: ChatMessage) -> int:
     length = _MESSAGE_LENGTH * (1 + len(calls)) + sum(len(str(c.function.arguments)) for c in calls)
     if isinstance(message.content, list):
         length += _MESSAGE_LENGTH * len(message.content)
-    return length + len(message.text)
+    return length + len(message.text) + len(message.thoughts or "")
 
 
 def template_messages(messages: Sequence[ChatMessage], form: ToolFormat) -> list[Message]:
@@ -62,6 +63,8 @@ def _message(
     role = "system" if message.role == "developer" else message.role
     name = {} if message.name is None else {"name": message.name}
     found: Message = {"role": role, "content": _content(message), **name}
+    if message.thoughts:
+        found["reasoning_content"] = message.thoughts
     if message.tool_calls:
         calls = enumerate(message.tool_calls)
         found["tool_calls"] = [_call(call, f"{path}.tool_calls.{i}", form) for i, call in calls]

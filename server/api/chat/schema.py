@@ -1,6 +1,6 @@
 """`/v1/chat/completions`: request, answer, and chunks of a streamed answer."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -25,6 +25,7 @@ from server.api.schema.fields import (
     MAX_MESSAGES,
     MAX_PARTS,
     Advisory,
+    Omittable,
     RequestModel,
     Text,
     TokenCount,
@@ -34,6 +35,7 @@ from server.api.schema.fields import (
     refuse_unless,
     string_or_list,
 )
+from server.text.thinking.switch import Effort
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 ChatFinishReason = Literal["stop", "length", "tool_calls"]
@@ -86,6 +88,10 @@ Content = Annotated[
 ]
 
 
+def _text_or_none(value: object) -> object:
+    return value if isinstance(value, str) else None
+
+
 class ChatMessage(RequestModel):
     """What a role can't have is refused by `api/chat/messages.py`, which names the field."""
 
@@ -99,14 +105,21 @@ class ChatMessage(RequestModel):
     function_call: Unsupported = None
     refusal: Text | None = None
     """Shown to the model as what the assistant said."""
+    reasoning_content: Text | None = None
+    """What the assistant thought, given to the chat template, which may show it to the model."""
+    reasoning: Annotated[Any, AfterValidator(_text_or_none)] = None
+    """Another name of it; anything but a text says nothing."""
     audio: Unsupported = None
     annotations: Advisory = None
     """This field and those that follow are what answers, and clients, add to the messages that come
     back as history."""
     parsed: Advisory = None
-    reasoning: Advisory = None
-    reasoning_content: Advisory = None
     provider_specific_fields: Advisory = None
+
+    @property
+    def thoughts(self) -> str | None:
+        """What the assistant thought, under either name."""
+        return self.reasoning_content or self.reasoning
 
     @property
     def text(self) -> str:
@@ -136,7 +149,11 @@ class ChatRequest(SamplingRequest):
     prediction: Advisory = None
     """What the answer will probably be: OpenAI's hint for speculation, which finds it out itself
     here."""
-    reasoning_effort: Advisory = None
+    reasoning_effort: Effort | None = None
+    """How much the model thinks, where its chat template can say so."""
+    thinking_token_budget: Unsupported = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables of the chat template, by name."""
     verbosity: Advisory = None
     web_search_options: Unsupported = None
     store: Advisory = None
@@ -155,6 +172,8 @@ class AssistantMessage(BaseModel):
     """Null where there are calls alone."""
     refusal: None = None
     tool_calls: AnswerToolCalls = None
+    reasoning_content: Omittable[str] = None
+    """What the model thought before it answered; left out where it did not."""
 
 
 class ChatChoice(BaseModel):
@@ -180,6 +199,7 @@ class ChatCompletion(BaseModel):
 class ChatDelta(BaseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[ToolCallDelta] | None = None
 
 

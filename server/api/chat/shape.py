@@ -30,6 +30,7 @@ from server.text.tools.events import (
     ArgumentsDelta,
     CallStart,
     ContentDelta,
+    ThinkingDelta,
     whole_answer,
 )
 from server.text.tools.functions import FunctionCall
@@ -158,10 +159,15 @@ def _deltas(piece: Progress) -> list[ChatDelta]:
 
 def _message_of(events: Sequence[AnswerEvent], mode: CallMode) -> AssistantMessage:
     """The message that an answer's events add up to."""
-    content, calls = whole_answer(events)
+    content, calls, thinking = whole_answer(events)
     if not calls:
-        return AssistantMessage(content=content if allows_content(mode) else None)
-    return AssistantMessage(content=content or None, tool_calls=[_whole(call) for call in calls])
+        shown = content if allows_content(mode) else None
+        return AssistantMessage(content=shown, reasoning_content=thinking or None)
+    return AssistantMessage(
+        content=content or None,
+        tool_calls=[_whole(call) for call in calls],
+        reasoning_content=thinking or None,
+    )
 
 
 def _first_delta(mode: CallMode) -> ChatDelta:
@@ -174,6 +180,8 @@ def _delta(event: AnswerEvent) -> ChatDelta:
     match event:
         case ContentDelta(text):
             return ChatDelta(content=text)
+        case ThinkingDelta(text):
+            return ChatDelta(reasoning_content=text)
         case CallStart(index, call_id, name):
             function = FunctionDelta(name=name, arguments="")
             call = ToolCallDelta(index=index, id=call_id, type="function", function=function)

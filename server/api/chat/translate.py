@@ -8,6 +8,7 @@ from server.api.deps import Parts
 from server.api.generation.job_group import JobGroup, PromptJobs
 from server.api.generation.prompt_tokens import encode_text
 from server.api.generation.structured import answer_grammar, check_schemas, compile_grammar
+from server.api.generation.thinking import NO_THINKING, ThinkingUse, thinking_prompt, thinking_use
 from server.api.generation.tools import ToolUse, tool_places, tool_use
 from server.api.generation.translate import (
     answer_length,
@@ -30,16 +31,18 @@ async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequestError("top_logprobs: needs logprobs to be true", "top_logprobs")
     tools = chat_tools(body, drops_others=parts.info.drops_other_tools)
-    prompt = await _prompt(body, tools, parts)
+    prompt, thinking = await _prompt(body, tools, parts)
     given, max_model_len = _max_tokens(body), parts.engine.max_model_len
     limit = answer_length("messages", len(prompt), max_model_len, given, default=None)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = sampling_params(body, limit, num_logprobs, parts.info)
     tools = replace(tools, content=await answer_grammar(body, parts))
     params = replace(params, grammar=await _grammar(body, tools, parts))
+    if params.grammar is not None:
+        thinking = NO_THINKING  # the grammar leaves no room for it
     name = group_name("chatcmpl")
     jobs = prompt_jobs(
-        name, 0, body.n or 1, body, prompt, params, parts, tools, continues_text=False
+        name, 0, body.n or 1, body, prompt, params, parts, tools, thinking, continues_text=False
     )
     return JobGroup(name, (PromptJobs(jobs, len(jobs)),))
 
@@ -67,7 +70,8 @@ async def chat_prompt(body: ChatRequest, parts: Parts) -> list[int]:
     """
     check_common(body, parts)
     tools = chat_tools(body, drops_others=parts.info.drops_other_tools)
-    return await _prompt(body, tools, parts)
+    prompt, _ = await _prompt(body, tools, parts)
+    return prompt
 
 
 def chat_tools(body: ChatRequest, *, drops_others: bool) -> ToolUse:
@@ -78,16 +82,20 @@ def chat_tools(body: ChatRequest, *, drops_others: bool) -> ToolUse:
     )
 
 
-async def _prompt(body: ChatRequest, tools: ToolUse, parts: Parts) -> list[int]:
+async def _prompt(body: ChatRequest, tools: ToolUse, parts: Parts) -> tuple[list[int], ThinkingUse]:
+    """The prompt's token ids, and how the answer to it thinks."""
+    template = parts.chat_template
+    said = thinking_prompt(body.reasoning_effort, body.chat_template_kwargs, template)
+
     def render() -> str:
-        messages = template_messages(body.messages, parts.chat_template.tool_format)
-        return parts.chat_template.render(messages, tools.schemas())
+        messages = said.messages(template_messages(body.messages, template.tool_format))
+        return template.render(messages, tools.schemas(), variables=said.variables)
 
     text = await parts.long_work.run(is_long(body.messages), render)
     token_ids = await encode_text("messages", text, parts, add_special_tokens=False)
     if not token_ids:
         raise InvalidRequestError("messages: the chat template makes nothing of them", "messages")
-    return token_ids
+    return token_ids, thinking_use(template, text)
 
 
 def _max_tokens(body: ChatRequest) -> tuple[str, int] | None:

@@ -10,6 +10,7 @@ from server.api.deps import Parts
 from server.api.generation.job_group import JobGroup, PromptJobs
 from server.api.generation.prompt_tokens import check_token_ids, encode_text
 from server.api.generation.structured import answer_grammar
+from server.api.generation.thinking import NO_THINKING
 from server.api.generation.tools import NO_TOOLS
 from server.api.generation.translate import (
     answer_length,
@@ -89,7 +90,16 @@ async def _prompt_jobs(
     if body.echo and body.logprobs is not None:
         params = replace(params, prompt_logprobs=body.logprobs)
     jobs = prompt_jobs(
-        name, first, num_jobs, body, prompt, params, parts, NO_TOOLS, continues_text=True
+        name,
+        first,
+        num_jobs,
+        body,
+        prompt,
+        params,
+        parts,
+        NO_TOOLS,
+        NO_THINKING,
+        continues_text=True,
     )
     echo = await _echoed(field.value, prompt, parts.tokenizer) if body.echo else None
     return PromptJobs(jobs, num_choices, echo)

@@ -20,7 +20,12 @@ from server.api.generation.job_group import (
     best_choices,
     run_group,
 )
-from server.api.generation.schema.common import PromptTokensDetails, SamplingRequest, Usage
+from server.api.generation.schema.common import (
+    CompletionTokensDetails,
+    PromptTokensDetails,
+    SamplingRequest,
+    Usage,
+)
 from server.api.generation.shape import ChoiceT, Envelope, Shape
 from server.api.generation.speculation import whole_report
 from server.api.http.receiving import unless_disconnected
@@ -235,4 +240,7 @@ def _usage(group: JobGroup, last: Mapping[int, Progress]) -> Usage:
         completion_tokens=num_output_tokens,
         total_tokens=num_prompt_tokens + num_output_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=num_cached),
+        completion_tokens_details=CompletionTokensDetails(
+            reasoning_tokens=sum(piece.num_thinking_tokens for piece in last.values())
+        ),
     )

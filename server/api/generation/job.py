@@ -70,7 +70,9 @@ class Progress:
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     """Logprobs of the prompt's tokens from the second on; in the first piece, if asked for."""
     events: tuple[AnswerEvent, ...] | None = None
-    """Content and calls in their order; None where calls are not looked for."""
+    """Thinking, content and calls in their order; None where none but content is looked for."""
+    num_thinking_tokens: int = 0
+    """Tokens of thinking so far, as far as it is known what they are."""
     num_calls: int = 0
     """Function calls so far."""
     step: TracedStep | None = None
@@ -138,6 +140,7 @@ def _progress(
         logprob_sum=sum(entry.logprob for entry in (output.logprobs or ())[:num_counting]),
         prompt_logprobs=output.prompt_logprobs,
         events=delta.events,
+        num_thinking_tokens=job.text.num_thinking_tokens,
         num_calls=job.text.num_calls,
         step=_traced(output, delta, num_counting),
     )

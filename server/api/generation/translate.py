@@ -17,6 +17,7 @@ from server.api.generation.job_group import choice_seed
 from server.api.generation.prompt_tokens import check_token_ids
 from server.api.generation.schema.common import SamplingRequest
 from server.api.generation.schema.speculation import SpeculationOptions
+from server.api.generation.thinking import ThinkingUse
 from server.api.generation.tools import ToolUse
 from server.api.http.errors import shown
 from server.engine.types import Request, RequestId, SamplingParams, SpeculationParams
@@ -187,6 +188,7 @@ def prompt_jobs(
     params: SamplingParams,
     parts: Parts,
     tools: ToolUse,
+    thinking: ThinkingUse,
     *,
     continues_text: bool,
 ) -> tuple[Job, ...]:
@@ -223,7 +225,8 @@ def prompt_jobs(
                 stop=stop,
                 min_tokens=params.min_tokens,
                 continues_text=continues_text,
-                parser=tools.parser(parts.chat_template.tool_format),
+                parser=thinking.parser(tools, parts.chat_template.tool_format),
+                splitter=thinking.splitter(tools),
             ),
             trace=bool(options.trace),
             shows_token_ids=bool(body.return_token_ids),

@@ -31,6 +31,7 @@ _USAGE: _Json = {
     "completion_tokens": 8,
     "total_tokens": 45,
     "prompt_tokens_details": {"cached_tokens": 32},
+    "completion_tokens_details": {"reasoning_tokens": 0},
 }
 _QUESTION: Final = "What is the capital of France?"
 _MESSAGES = [{"role": "user", "content": _QUESTION}]

@@ -14,6 +14,7 @@ from server.api.responses.schema.items import (
     OutputMessage,
     OutputTextContent,
     ReasoningItem,
+    ReasoningTextContent,
     RefusalContent,
 )
 from server.api.responses.schema.request import InputTokensRequest, ResponseFields, ResponseRequest
@@ -87,10 +88,11 @@ def _chat_messages(
     found = ChatMessages([], [])
     if body.instructions is not None:
         _append(found, {"role": "system", "content": body.instructions}, "instructions")
+    thoughts: list[str] = []
     for item in earlier:
-        _add(found, item, "previous_response_id")
+        _add(found, item, "previous_response_id", thoughts)
     for index, item in enumerate(given):
-        _add(found, item, f"input.{index}")
+        _add(found, item, f"input.{index}", thoughts)
     if not found.messages:
         raise InvalidRequestError("input: there is no message to answer", "input")
     return found
@@ -101,30 +103,49 @@ def _append(found: ChatMessages, message: Message, place: str) -> None:
     found.places.append(place)
 
 
-def _add(found: ChatMessages, item: AnyItem, place: str) -> None:
+def _add(found: ChatMessages, item: AnyItem, place: str, thoughts: list[str]) -> None:
+    """Adds an item.
+
+    Args:
+        thoughts: Those of the reasoning items right before it, which become part of what the
+            assistant says next.
+    """
     match item:
         case InputMessage():
             texts = [_text_part(part.text) for part in item.content]
             _append(found, {"role": item.role, "content": texts}, place)
         case OutputMessage():
             texts = [_text_part(_shown_text(part)) for part in item.content]
-            _append(found, {"role": "assistant", "content": texts}, place)
+            _append(found, _assistants(texts, thoughts), place)
         case FunctionCall():
-            _add_call(found, item, place)
+            _add_call(found, item, place, thoughts)
         case FunctionCallOutput(output=output):
             content = output if isinstance(output, str) else [_text_part(p.text) for p in output]
             result = {"role": "tool", "tool_call_id": item.call_id, "content": content}
             _append(found, {**result, "name": item.name}, place)
         case ReasoningItem():
-            pass
+            thoughts += _texts_of(item)
+            return
+    thoughts.clear()
 
 
-def _add_call(found: ChatMessages, item: FunctionCall, place: str) -> None:
+def _texts_of(item: ReasoningItem) -> list[str]:
+    """What a reasoning item says; nothing where another server has encrypted it."""
+    parts = [part for part in item.content or () if isinstance(part, ReasoningTextContent)]
+    return [part.text for part in parts]
+
+
+def _assistants(content: list[dict[str, str]] | None, thoughts: list[str]) -> Message:
+    said: Message = {"role": "assistant", "content": content}
+    return {**said, "reasoning_content": "\n\n".join(thoughts)} if thoughts else said
+
+
+def _add_call(found: ChatMessages, item: FunctionCall, place: str, thoughts: list[str]) -> None:
     """Calls belong to the assistant's message before them, if there is one: it is one turn."""
     function = {"name": item.name, "arguments": item.arguments}
     call = {"id": item.call_id, "type": "function", "function": function}
     if not found.messages or found.messages[-1]["role"] != "assistant":
-        _append(found, {"role": "assistant", "content": None, "tool_calls": []}, place)
+        _append(found, _assistants(None, thoughts), place)
     found.messages[-1].setdefault("tool_calls", []).append(call)
 
 

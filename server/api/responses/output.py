@@ -1,40 +1,25 @@
 """The output of a response as it grows: pieces of the answer → items and events."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
 
 from server.api.generation.job import Progress
 from server.api.generation.schema.common import TokenLogprob
 from server.api.generation.shape import token_logprob
-from server.api.responses.items import new_id
-from server.api.responses.schema.events import (
-    ArgumentsDelta,
-    ArgumentsDone,
-    Event,
-    EventLogprob,
-    EventTopLogprob,
-    ItemEvent,
-    PartEvent,
-    TextDelta,
-    TextDone,
-)
+from server.api.responses.open_items import OpenCall, OpenText, OpenThinking
+from server.api.responses.schema.events import Event, ItemEvent
 from server.api.responses.schema.input import ItemStatus
-from server.api.responses.schema.items import (
-    FunctionCall,
-    OutputItem,
-    OutputMessage,
-    OutputTextContent,
-)
+from server.api.responses.schema.items import OutputItem
 from server.text.tokenizer import Tokenizer
 from server.text.tools import events
 
 
 class ResponseOutput:
-    """Items of one response, the last of which may be open. Text and each call of a function are
-    items of their own, in the order in which the model wrote them; no text at all is an empty one,
-    where there might have been a text.
+    """Items of one response, the last of which may be open. Thinking, text and each call of a
+    function are items of their own, in the order in which the model wrote them; no text at all is
+    an empty one, where there might have been a text.
 
-    Logprobs belong to text: those of tokens that a call is made of are left out.
+    Logprobs belong to text: those of tokens that thinking or a call is made of are left out.
 
     Args:
         numbers: Sequence numbers of the stream's events.
@@ -48,7 +33,7 @@ class ResponseOutput:
         self._only_calls = only_calls
         self._numbers = numbers
         self._closed: list[OutputItem] = []
-        self._open: _Text | _Call | None = None
+        self._open: OpenText | OpenThinking | OpenCall | None = None
         self._held: list[TokenLogprob] = []
         """Logprobs of tokens that show no text so far: what they belong to is not known yet."""
 
@@ -71,6 +56,8 @@ class ResponseOutput:
             match event:
                 case events.ContentDelta(text):
                     yield from self._add_text(text)
+                case events.ThinkingDelta(text):
+                    yield from self._add_thinking(text)
                 case events.CallStart(_, call_id, name):
                     yield from self._start_call(call_id, name)
                 case events.ArgumentsDelta(_, text):
@@ -80,28 +67,38 @@ class ResponseOutput:
         """Closes the last item, and opens one before if there is none."""
         if self._only_calls:
             self._held = []
-        elif self._open is None or (self._held and isinstance(self._open, _Text)):
+        elif self._open is None or (self._held and isinstance(self._open, OpenText)):
+            yield from self._add_text("")
+        elif isinstance(self._open, OpenThinking) and status == "completed":
             yield from self._add_text("")
         yield from self._close(status)
 
     def _add_text(self, text: str) -> Iterator[Event]:
-        if not isinstance(self._open, _Text):
+        if not isinstance(self._open, OpenText):
             yield from self._close("completed")
-            self._open = _Text(len(self._closed))
+            self._open = OpenText(len(self._closed))
             yield from self._open.begin(self._numbers)
         logprobs, self._held = self._held, []
         if text or logprobs:
             yield self._open.add(text, logprobs, next(self._numbers))
 
+    def _add_thinking(self, text: str) -> Iterator[Event]:
+        self._held = []
+        if not isinstance(self._open, OpenThinking):
+            yield from self._close("completed")
+            self._open = OpenThinking(len(self._closed))
+            yield from self._open.begin(self._numbers)
+        yield self._open.add(text, next(self._numbers))
+
     def _start_call(self, call_id: str, name: str) -> Iterator[Event]:
         yield from self._close("completed")
         self._held = []
-        self._open = _Call(len(self._closed), call_id, name)
+        self._open = OpenCall(len(self._closed), call_id, name)
         yield self._open.begin(next(self._numbers))
 
     def _add_arguments(self, text: str) -> Iterator[Event]:
         self._held = []
-        if isinstance(self._open, _Call):
+        if isinstance(self._open, OpenCall):
             yield self._open.add(text, next(self._numbers))
 
     def _close(self, status: ItemStatus) -> Iterator[Event]:
@@ -117,118 +114,3 @@ class ResponseOutput:
         )
         self._closed.append(item)
         self._open = None
-
-
-class _Text:
-    """A message with one part, that is being written."""
-
-    def __init__(self, output_index: int) -> None:
-        self._id = new_id("msg")
-        self._index = output_index
-        self._texts: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
-
-    def item(self, status: ItemStatus) -> OutputMessage:
-        return OutputMessage(id=self._id, status=status, content=[self._part()])
-
-    def begin(self, numbers: "count[int]") -> Iterator[Event]:
-        yield ItemEvent(
-            type="response.output_item.added",
-            sequence_number=next(numbers),
-            output_index=self._index,
-            item=OutputMessage(id=self._id, status="in_progress", content=[]),
-        )
-        yield PartEvent(
-            type="response.content_part.added",
-            sequence_number=next(numbers),
-            item_id=self._id,
-            output_index=self._index,
-            part=OutputTextContent(text=""),
-        )
-
-    def add(self, text: str, logprobs: list[TokenLogprob], number: int) -> Event:
-        self._texts.append(text)
-        self._logprobs += logprobs
-        return TextDelta(
-            sequence_number=number,
-            item_id=self._id,
-            output_index=self._index,
-            delta=text,
-            logprobs=_without_bytes(logprobs),
-        )
-
-    def end(self, numbers: "count[int]") -> Iterator[Event]:
-        part = self._part()
-        yield TextDone(
-            sequence_number=next(numbers),
-            item_id=self._id,
-            output_index=self._index,
-            text=part.text,
-            logprobs=_without_bytes(part.logprobs),
-        )
-        yield PartEvent(
-            type="response.content_part.done",
-            sequence_number=next(numbers),
-            item_id=self._id,
-            output_index=self._index,
-            part=part,
-        )
-
-    def _part(self) -> OutputTextContent:
-        return OutputTextContent(text="".join(self._texts), logprobs=list(self._logprobs))
-
-
-class _Call:
-    """A call of a function that is being written."""
-
-    def __init__(self, output_index: int, call_id: str, name: str) -> None:
-        self._id = new_id("fc")
-        self._index = output_index
-        self._call_id = call_id
-        self._name = name
-        self._arguments: list[str] = []
-
-    def item(self, status: ItemStatus) -> FunctionCall:
-        return FunctionCall(
-            id=self._id,
-            call_id=self._call_id,
-            name=self._name,
-            arguments="".join(self._arguments),
-            status=status,
-        )
-
-    def begin(self, number: int) -> Event:
-        return ItemEvent(
-            type="response.output_item.added",
-            sequence_number=number,
-            output_index=self._index,
-            item=self.item("in_progress"),
-        )
-
-    def add(self, text: str, number: int) -> Event:
-        self._arguments.append(text)
-        return ArgumentsDelta(
-            sequence_number=number, item_id=self._id, output_index=self._index, delta=text
-        )
-
-    def end(self, numbers: "count[int]") -> Iterator[Event]:
-        yield ArgumentsDone(
-            sequence_number=next(numbers),
-            item_id=self._id,
-            output_index=self._index,
-            name=self._name,
-            arguments="".join(self._arguments),
-        )
-
-
-def _without_bytes(logprobs: Sequence[TokenLogprob]) -> list[EventLogprob]:
-    return [
-        EventLogprob(
-            token=entry.token,
-            logprob=entry.logprob,
-            top_logprobs=[
-                EventTopLogprob(token=top.token, logprob=top.logprob) for top in entry.top_logprobs
-            ],
-        )
-        for entry in logprobs
-    ]

@@ -13,10 +13,12 @@ from server.api.responses.output import ResponseOutput
 from server.api.responses.schema.answer import (
     IncompleteDetails,
     InputTokensDetails,
+    OutputTokensDetails,
     ResponseError,
     ResponseObject,
     ResponseText,
     ResponseUsage,
+    ShownReasoning,
     ShownTool,
 )
 from server.api.responses.schema.events import Event, StateEvent
@@ -136,6 +138,7 @@ def first_state(
         presence_penalty=body.presence_penalty or 0.0,
         previous_response_id=body.previous_response_id,
         prompt_cache_key=body.prompt_cache_key,
+        reasoning=None if body.reasoning is None else ShownReasoning(effort=body.reasoning.effort),
         safety_identifier=body.safety_identifier,
         store=is_kept,
         temperature=default.temperature if body.temperature is None else body.temperature,
@@ -174,5 +177,6 @@ def _usage(num_prompt_tokens: int, last: Progress) -> ResponseUsage:
         input_tokens=num_prompt_tokens,
         input_tokens_details=InputTokensDetails(cached_tokens=last.num_cached_tokens),
         output_tokens=last.num_output_tokens,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=last.num_thinking_tokens),
         total_tokens=num_prompt_tokens + last.num_output_tokens,
     )

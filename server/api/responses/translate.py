@@ -34,6 +34,7 @@ _Json = dict[str, Any]
 _RENAMED: Final = (
     (r"messages", "input"),
     (r"max_completion_tokens", "max_output_tokens"),
+    (r"reasoning_effort", "reasoning.effort"),
     (r"response_format\.json_schema", "text.format"),
     (r"response_format", "text.format"),
     (r"tools\.(\d+)\.function", r"tools.\1"),
@@ -146,6 +147,9 @@ def chat_request(body: ResponseFields, chat: ChatMessages) -> ChatRequest:
         "tools": _tools(body.tools),
         "tool_choice": _tool_choice(body.tool_choice),
         "parallel_tool_calls": body.parallel_tool_calls,
+        "reasoning_effort": None if body.reasoning is None else body.reasoning.effort,
+        "thinking_token_budget": body.thinking_token_budget,
+        "chat_template_kwargs": body.chat_template_kwargs,
         "response_format": _response_format(body),
     }
     return ChatRequest.model_validate(fields)

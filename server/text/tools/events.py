@@ -13,6 +13,12 @@ class ContentDelta(NamedTuple):
     text: str
 
 
+class ThinkingDelta(NamedTuple):
+    """What the model thinks before it answers."""
+
+    text: str
+
+
 class CallStart(NamedTuple):
     """A call has begun. Its arguments follow before anything else does."""
 
@@ -29,7 +35,7 @@ class ArgumentsDelta(NamedTuple):
     text: str
 
 
-AnswerEvent = ContentDelta | CallStart | ArgumentsDelta
+AnswerEvent = ThinkingDelta | ContentDelta | CallStart | ArgumentsDelta
 
 
 class EventSink:
@@ -55,6 +61,15 @@ class EventSink:
         else:
             self._events.append(ContentDelta(text))
 
+    def thinking(self, text: str) -> None:
+        if not text:
+            return
+        self.num_changes += 1
+        if self._events and isinstance(last := self._events[-1], ThinkingDelta):
+            self._events[-1] = ThinkingDelta(last.text + text)
+        else:
+            self._events.append(ThinkingDelta(text))
+
     def start_call(self, name: str) -> None:
         call_id = f"call_{uuid.uuid4().hex[:24]}"
         self._events.append(CallStart(self.num_calls, call_id, name))
@@ -72,6 +87,18 @@ class EventSink:
         else:
             self._events.append(ArgumentsDelta(index, text))
 
+    def add(self, events: Iterable[AnswerEvent]) -> None:
+        """Passes on what another sink collected."""
+        for event in events:
+            match event:
+                case ContentDelta(text):
+                    self.content(text)
+                case ThinkingDelta(text):
+                    self.thinking(text)
+                case CallStart() | ArgumentsDelta():
+                    self.num_changes += 1
+                    self._events.append(event)
+
     def take(self) -> list[AnswerEvent]:
         """The events since the last time."""
         events, self._events = self._events, []
@@ -81,17 +108,21 @@ class EventSink:
 class Answer(NamedTuple):
     content: str
     calls: list[FunctionCall]
+    thinking: str = ""
 
 
 def whole_answer(events: Iterable[AnswerEvent]) -> Answer:
     """What the events of an answer add up to."""
     content: list[str] = []
+    thinking: list[str] = []
     starts: list[CallStart] = []
     arguments: list[list[str]] = []
     for event in events:
         match event:
             case ContentDelta(text):
                 content.append(text)
+            case ThinkingDelta(text):
+                thinking.append(text)
             case CallStart():
                 starts.append(event)
                 arguments.append([])
@@ -101,4 +132,4 @@ def whole_answer(events: Iterable[AnswerEvent]) -> Answer:
         FunctionCall(start.call_id, start.name, "".join(texts))
         for start, texts in zip(starts, arguments, strict=True)
     ]
-    return Answer("".join(content), calls)
+    return Answer("".join(content), calls, "".join(thinking))

@@ -225,7 +225,14 @@ class Recorder(PlainTemplate):
         self.knows_tools = True
         self.given: list[Any] = []
 
-    def render(self, messages: Any, tools: Any = (), *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Any,
+        tools: Any = (),
+        *,
+        add_generation_prompt: bool = True,
+        variables: Any = None,
+    ) -> str:
         self.given.append((messages, tools))
         return "x"
 

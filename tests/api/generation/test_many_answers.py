@@ -87,6 +87,7 @@ async def test_usage(caching: bool) -> None:
         "completion_tokens": num_output,
         "total_tokens": num_prompt + num_output,
         "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     assert again["usage"]["prompt_tokens_details"] == {"cached_tokens": 20 if caching else 0}
     assert_same(again["choices"], first["choices"])

@@ -1,7 +1,7 @@
 """Requests that fail as a whole: wrong model, too long, no JSON, no such path."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -43,6 +43,7 @@ class EmptyTemplate(PlainTemplate):
         tools: Sequence[ToolSchema] = (),
         *,
         add_generation_prompt: bool = True,
+        variables: Mapping[str, object] | None = None,
     ) -> str:
         return ""
 

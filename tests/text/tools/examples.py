@@ -160,7 +160,7 @@ def read(
 
 def summary(events: Iterable[AnswerEvent]) -> tuple[str, list[tuple[str, str]]]:
     """Content, and each call's name and arguments."""
-    content, calls = whole_answer(events)
+    content, calls, _ = whole_answer(events)
     return content, [(call.name, call.arguments) for call in calls]
 
 

@@ -3,7 +3,7 @@ real one's do, and a target around it."""
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from hashlib import blake2b
 
 from server.engine.types import FinishReason, Request, RequestOutput
@@ -59,6 +59,7 @@ class TurnTemplate(ChatTemplate):
         tools: Sequence[ToolSchema] = (),
         *,
         add_generation_prompt: bool = True,
+        variables: Mapping[str, object] | None = None,
     ) -> str:
         turns = "".join(f"[{turn['role']}]{turn['content']}{EOS}" for turn in messages)
         return f"[system]Be kind.{EOS}{turns}" + "[assistant]" * add_generation_prompt

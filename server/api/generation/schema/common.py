@@ -141,8 +141,14 @@ class PromptTokensDetails(BaseModel):
     """Tokens of the prompt whose KV came from the prefix cache."""
 
 
+class CompletionTokensDetails(BaseModel):
+    reasoning_tokens: int
+    """Tokens of what the model thought before it answered."""
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails

@@ -8,6 +8,7 @@ from server.api.generation.schema.common import TokenIdsField
 from server.api.generation.schema.speculation import SpeculationField
 from server.api.responses.schema.items import OutputItem
 from server.api.responses.store import ResponseStatus
+from server.text.thinking.switch import Effort
 
 
 class ResponseError(BaseModel):
@@ -27,14 +28,15 @@ class InputTokensDetails(BaseModel):
 
 
 class OutputTokensDetails(BaseModel):
-    reasoning_tokens: Literal[0] = 0
+    reasoning_tokens: int
+    """Tokens of what the model thought before it answered."""
 
 
 class ResponseUsage(BaseModel):
     input_tokens: int
     input_tokens_details: InputTokensDetails
     output_tokens: int
-    output_tokens_details: OutputTokensDetails = OutputTokensDetails()
+    output_tokens_details: OutputTokensDetails
     total_tokens: int
 
 
@@ -49,6 +51,14 @@ class ShownTool(BaseModel):
 class ResponseText(BaseModel):
     format: dict[str, Any]
     """As it was sent."""
+
+
+class ShownReasoning(BaseModel):
+    """As it was sent."""
+
+    effort: Effort | None
+    summary: None = None
+    """Thinking is given as it is; there are no summaries."""
 
 
 class ResponseObject(BaseModel):
@@ -73,7 +83,7 @@ class ResponseObject(BaseModel):
     presence_penalty: float
     previous_response_id: str | None
     prompt_cache_key: str | None = None
-    reasoning: None = None
+    reasoning: ShownReasoning | None = None
     safety_identifier: str | None = None
     service_tier: Literal["default"] = "default"
     store: bool

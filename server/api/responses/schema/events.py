@@ -5,7 +5,11 @@ from typing import Literal
 from pydantic import BaseModel
 
 from server.api.responses.schema.answer import ResponseObject
-from server.api.responses.schema.items import OutputItem, OutputTextContent
+from server.api.responses.schema.items import (
+    OutputItem,
+    OutputTextContent,
+    ReasoningTextContent,
+)
 
 
 class _Event(BaseModel):
@@ -43,7 +47,7 @@ class _InText(_InItem):
 
 class PartEvent(_InText):
     type: Literal["response.content_part.added", "response.content_part.done"]
-    part: OutputTextContent
+    part: OutputTextContent | ReasoningTextContent
 
 
 class EventTopLogprob(BaseModel):
@@ -69,6 +73,16 @@ class TextDone(_InText):
     logprobs: list[EventLogprob]
 
 
+class ReasoningTextDelta(_InText):
+    type: Literal["response.reasoning_text.delta"] = "response.reasoning_text.delta"
+    delta: str
+
+
+class ReasoningTextDone(_InText):
+    type: Literal["response.reasoning_text.done"] = "response.reasoning_text.done"
+    text: str
+
+
 class ArgumentsDelta(_InItem):
     type: Literal["response.function_call_arguments.delta"] = (
         "response.function_call_arguments.delta"
@@ -82,4 +96,14 @@ class ArgumentsDone(_InItem):
     arguments: str
 
 
-Event = StateEvent | ItemEvent | PartEvent | TextDelta | TextDone | ArgumentsDelta | ArgumentsDone
+Event = (
+    StateEvent
+    | ItemEvent
+    | PartEvent
+    | TextDelta
+    | TextDone
+    | ReasoningTextDelta
+    | ReasoningTextDone
+    | ArgumentsDelta
+    | ArgumentsDone
+)

@@ -64,18 +64,23 @@ class FunctionCall(BaseModel):
     status: ItemStatus = "completed"
 
 
+class ReasoningTextContent(BaseModel):
+    type: Literal["reasoning_text"] = "reasoning_text"
+    text: str
+
+
 class ReasoningItem(BaseModel):
-    """What another model thought before it answered."""
+    """What a model thought before it answered: this one, or another whose item was sent."""
 
     id: str
     type: Literal["reasoning"] = "reasoning"
     summary: list[Any]
-    content: Omittable[list[Any]] = None
+    content: Omittable[list[ReasoningTextContent | Any]] = None
     encrypted_content: Omittable[str] = None
     status: Omittable[ItemStatus] = None
 
 
-OutputItem = OutputMessage | FunctionCall
+OutputItem = OutputMessage | FunctionCall | ReasoningItem
 
 
 def _kind_of_item(value: Any) -> str:

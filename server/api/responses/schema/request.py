@@ -4,7 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.api.generation.schema.common import MAX_LOGPROBS, Metadata, SamplingFields
+from server.api.generation.schema.common import (
+    MAX_LOGPROBS,
+    Metadata,
+    SamplingFields,
+)
 from server.api.generation.schema.structured import JsonObjectFormat, StructuredFields, TextFormat
 from server.api.generation.schema.tools import (
     MAX_TOOLS,
@@ -29,6 +33,7 @@ from server.api.schema.fields import (
     keyword_field,
     refuse_unless,
 )
+from server.text.thinking.switch import Effort
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -111,6 +116,15 @@ class TextConfig(RequestModel):
     verbosity: Advisory = None
 
 
+class ReasoningConfig(RequestModel):
+    effort: Effort | None = None
+    summary: Advisory = None
+    """Thinking is given as it is; there are no summaries."""
+    generate_summary: Advisory = None
+    context: Advisory = None
+    mode: Advisory = None
+
+
 class ResponseStreamOptions(RequestModel):
     include_obfuscation: Unsupported = None
 
@@ -141,7 +155,9 @@ class ResponseFields(SamplingFields, StructuredFields):
     background: Unsupported = None
     background_options: Unsupported = None
     image: Unsupported = None
-    reasoning: Advisory = None
+    reasoning: ReasoningConfig | None = None
+    thinking_token_budget: Unsupported = None
+    chat_template_kwargs: dict[str, Any] | None = None
     conversation: Unsupported = None
     context_management: Unsupported = None
     max_tool_calls: Advisory = None

@@ -1,0 +1,124 @@
+"""What a request says of thinking → what its prompt says of it, and how its answer is read.
+
+For another endpoint over chats: say in the `ChatRequest` what the client wants, by
+`reasoning_effort` (`none` turns thinking off), `thinking_token_budget` and
+`chat_template_kwargs`; send earlier thoughts back as a message's `reasoning_content`; and take
+thinking from the answer's pieces, where it comes as `ThinkingDelta` among `Progress.events`, in
+front of content and calls. `Progress.num_thinking_tokens` counts its tokens. Where
+`Progress.events` is None there is neither thinking nor a call, and all of `Progress.text` is
+content.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from server.api.generation.json_schema import check_values
+from server.api.generation.tools import ToolUse, allows_content
+from server.api.http.errors import shown
+from server.api.schema.field_path import shown_name
+from server.errors import InvalidRequestError
+from server.text.chat_template import ChatTemplate, Message
+from server.text.stream import AnswerParser
+from server.text.thinking.formats import ThinkingFormat
+from server.text.thinking.parser import ThinkingParser
+from server.text.thinking.segments import Splitter
+from server.text.thinking.splitter import ThinkingStart
+from server.text.thinking.switch import Effort
+from server.text.tools.formats import ToolFormat
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingUse:
+    """How the answers of one request think."""
+
+    form: ThinkingFormat | None = None
+    """None where nothing is told apart from the answer."""
+    start: ThinkingStart | None = None
+    """Where the prompt leaves the answer; None behind the thinking."""
+
+    def splitter(self, tools: ToolUse) -> Splitter | None:
+        """A splitter of one answer; None if all of it is answer."""
+        if self.form is None or self.start is None:
+            return None
+        return self.form.splitter(self.start, {tool.name for tool in tools.callable})
+
+    def parser(self, tools: ToolUse, form: ToolFormat) -> AnswerParser | None:
+        """A parser of one answer; None if all of it is content."""
+        splitter = self.splitter(tools)
+        if splitter is None or self.form is None:
+            return tools.parser(form)
+        calls = None if self.form.has_calls else tools.parser(form)
+        takes_content = allows_content(tools.mode)
+        return ThinkingParser(splitter, calls, self.form.marks, takes_content=takes_content)
+
+
+NO_THINKING: Final = ThinkingUse()
+
+
+def thinking_use(template: ChatTemplate, prompt: str) -> ThinkingUse:
+    """How answers to a chat's prompt think."""
+    form = template.thinking_format
+    return NO_THINKING if form is None else ThinkingUse(form, form.start_behind(prompt))
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingPrompt:
+    """What a chat's prompt says of thinking."""
+
+    variables: Mapping[str, Any]
+    """Of the chat template."""
+    word: str | None
+    """A word that the system's message has to have."""
+
+    def messages(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with the word, where the template wants one."""
+        if self.word is None:
+            return list(messages)
+        if not messages or messages[0]["role"] != "system":
+            return [{"role": "system", "content": self.word}, *messages]
+        first, *others = messages
+        return [{**first, "content": f"{first['content']}\n{self.word}".lstrip()}, *others]
+
+
+def thinking_prompt(
+    effort: Effort | None, variables: Mapping[str, Any] | None, template: ChatTemplate
+) -> ThinkingPrompt:
+    """Works out what a request says to the chat template.
+
+    Raises:
+        InvalidRequestError: the template reads no such variable; the model can't be told not to
+            think; two fields contradict each other.
+    """
+    given = dict(variables or {})
+    _check_variables(given, template)
+    if effort is None:
+        return ThinkingPrompt(given, None)
+    switch = template.thinking_switch
+    if effort == "none" and template.thinking_format is not None and not switch.can_be_off:
+        raise InvalidRequestError(
+            "reasoning_effort: is 'none', but this model's chat template has no way to turn"
+            " thinking off",
+            "reasoning_effort",
+        )
+    said = switch.variables(effort)
+    for name in said.keys() & given.keys():
+        if said[name] != given[name]:
+            raise InvalidRequestError(
+                f"reasoning_effort: is {effort!r}, but chat_template_kwargs.{shown_name(name)} is"
+                f" {shown(given[name])}",
+                "reasoning_effort",
+            )
+    return ThinkingPrompt({**said, **given}, switch.word(effort))
+
+
+def _check_variables(given: Mapping[str, Any], template: ChatTemplate) -> None:
+    field = "chat_template_kwargs"
+    check_values(dict(given), field)
+    for name in given:
+        if name not in template.variables:
+            known = ", ".join(sorted(template.variables)) or "none"
+            place = f"{field}.{shown_name(name)}"
+            raise InvalidRequestError(
+                f"{place}: this model's chat template doesn't read it; it reads: {known}", place
+            )

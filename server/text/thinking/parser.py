@@ -1,0 +1,91 @@
+"""An answer's text → thinking, content and function calls, whatever pieces the text comes in."""
+
+from server.text.thinking.segments import Kind, Segment, Splitter
+from server.text.tools.events import AnswerEvent, EventSink
+from server.text.tools.parser import ToolParser
+
+_BETWEEN = "\n\n"
+"""Between two thoughts, or two parts of the answer, that were messages of their own."""
+
+
+class ThinkingParser:
+    """Reads one answer, as `ToolParser` does; calls are looked for behind the thinking alone.
+
+    Args:
+        tools: Finds calls in the answer; None where there are none, or the splitter finds them.
+        marks: Texts that must reach the splitter even where they are special tokens.
+        takes_content: False where the answer is calls alone.
+    """
+
+    def __init__(
+        self,
+        splitter: Splitter,
+        tools: ToolParser | None,
+        marks: tuple[str, ...],
+        *,
+        takes_content: bool = True,
+    ) -> None:
+        self._splitter = splitter
+        self._tools = tools
+        self._own_marks = marks
+        self._sink = EventSink(takes_content=takes_content)
+        self._seen: set[Kind] = set()
+        self._joint: Kind | None = None
+        """What begins anew: a line break comes before its text."""
+        self._is_undecided = False
+        """Text of the answer may become content or a call."""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Texts that must reach the parser even where they are special tokens."""
+        return self._own_marks if self._tools is None else (*self._own_marks, *self._tools.marks)
+
+    @property
+    def num_calls(self) -> int:
+        """Calls found so far."""
+        return self._sink.num_calls if self._tools is None else self._tools.num_calls
+
+    def push(self, text: str) -> list[AnswerEvent]:
+        """Reads more text."""
+        self.read(text)
+        return self._sink.take()
+
+    def read(self, text: str) -> bool:
+        """Reads more text, whose events the next `push` or `finish` hands out; whether it led to
+        any, or is known to be markup. Else what it is remains undecided."""
+        before = self._sink.num_changes
+        for segment in self._splitter.push(text):
+            self._read(segment)
+        is_held = self._splitter.is_holding or self._is_undecided
+        return not is_held or self._sink.num_changes > before
+
+    def finish(self) -> list[AnswerEvent]:
+        """The text ended."""
+        for segment in self._splitter.finish():
+            self._read(segment)
+        if self._tools is not None:
+            self._sink.add(self._tools.finish())
+        return self._sink.take()
+
+    def _read(self, segment: Segment) -> None:
+        match segment.kind:
+            case "thinking":
+                self._sink.thinking(self._joined(segment))
+            case "answer" if self._tools is not None:
+                self._is_undecided = not self._tools.read(segment.text)
+                self._sink.add(self._tools.push(""))
+            case "answer":
+                self._sink.content(self._joined(segment))
+            case "arguments":
+                self._sink.arguments(segment.text)
+            case "markup":
+                self._joint = segment.opens
+                if segment.function is not None:
+                    self._sink.start_call(segment.function)
+
+    def _joined(self, segment: Segment) -> str:
+        """The segment's text, behind a line break where it doesn't go on with what came before."""
+        breaks = self._joint == segment.kind and segment.kind in self._seen
+        self._joint = None
+        self._seen.add(segment.kind)
+        return _BETWEEN + segment.text if breaks else segment.text

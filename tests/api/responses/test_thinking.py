@@ -1,0 +1,96 @@
+"""What a model thinks before it answers, as items of a response."""
+
+from typing import Any
+
+import pytest
+
+from tests.api.harness import Json, assert_error, in_process
+from tests.api.response_types import RESPONSES, events, kinds, parse
+from tests.api.thinking import prompt_of, thinking_app
+from tests.doubles import ScriptedEngine
+from tests.thinking import DEEPSEEK_R1, QWEN3, steps_of
+
+THOUGHT = "<think>\nHm.\n</think>\n\nYes."
+
+
+async def respond(text: str, template: str = QWEN3, **fields: Any) -> Json:
+    async with in_process(thinking_app(ScriptedEngine(steps_of(text)), template)) as client:
+        response = await client.post(RESPONSES, json={"input": "hi", **fields})
+    assert response.status_code == 200, response.text
+    return parse(response.json())
+
+
+async def test_thinking_is_an_item() -> None:
+    response = await respond(THOUGHT, reasoning={"effort": "high", "summary": "auto"})
+    thinking, message = response["output"]
+    assert thinking["type"] == "reasoning"
+    assert thinking["content"] == [{"type": "reasoning_text", "text": "Hm."}]
+    assert (thinking["summary"], thinking["status"]) == ([], "completed")
+    assert message["content"][0]["text"] == "Yes."
+    assert response["usage"]["output_tokens_details"] == {"reasoning_tokens": 3}
+    assert response["reasoning"] == {"effort": "high", "summary": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("<think>Hm.", ["reasoning", "message"]), ("<think>Hm.</think>", ["reasoning", "message"]),
+     ("<think></think>Yes.", ["message"]), ("Yes.", ["message"])],
+)  # fmt: skip
+async def test_items_of_answers_that_lack_something(text: str, expected: list[str]) -> None:
+    response = await respond(text)
+    assert [item["type"] for item in response["output"]] == expected
+    assert {item["status"] for item in response["output"]} == {"completed"}
+
+
+async def test_thinking_that_is_cut_short() -> None:
+    engine = ScriptedEngine(steps_of("<think>Hm.")[:-1])
+    async with in_process(thinking_app(engine)) as client:
+        response = parse((await client.post(RESPONSES, json={"input": "hi"})).json())
+    (item,) = response["output"]
+    assert (item["type"], item["status"]) == ("reasoning", "incomplete")
+    assert response["status"] == "incomplete"
+
+
+async def test_events() -> None:
+    async with in_process(thinking_app(ScriptedEngine(steps_of(THOUGHT)))) as client:
+        stream = await client.post(RESPONSES, json={"input": "hi", "stream": True})
+    found = events(stream.text)
+    assert kinds(found) == [
+        "created", "in_progress",
+        "output_item.added", "content_part.added", *["reasoning_text.delta"] * 3,
+        "reasoning_text.done", "content_part.done", "output_item.done",
+        "output_item.added", "content_part.added", *["output_text.delta"] * 4,
+        "output_text.done", "content_part.done", "output_item.done", "completed",
+    ]  # fmt: skip
+    done = next(event for event in found if event["type"] == "response.reasoning_text.done")
+    assert (done["text"], done["output_index"]) == ("Hm.", 0)
+    assert [item["type"] for item in found[-1]["response"]["output"]] == ["reasoning", "message"]
+
+
+async def test_thoughts_of_an_earlier_response_reach_the_template() -> None:
+    """Kept here, or sent back by the client."""
+    engine = ScriptedEngine(steps_of(THOUGHT))
+    shown = "<|assistant|><think>Hm.</think>Yes.<|user|>more"
+    async with in_process(thinking_app(engine)) as client:
+        first = (await client.post(RESPONSES, json={"input": "hi"})).json()
+        body: Json = {"input": "more", "previous_response_id": first["id"]}
+        assert (await client.post(RESPONSES, json=body)).status_code == 200
+        assert shown in prompt_of(engine)
+        items = [*first["output"], {"role": "user", "content": "more"}]
+        said = [{**item, "id": None} for item in items]
+        assert (await client.post(RESPONSES, json={"input": said})).status_code == 200
+        assert shown in prompt_of(engine)
+        foreign = {"type": "reasoning", "summary": [], "encrypted_content": "x"}
+        alone = [foreign, {"role": "user", "content": "more"}]
+        assert (await client.post(RESPONSES, json={"input": alone})).status_code == 200
+        assert prompt_of(engine) == "<|user|>more<|assistant|>"
+
+
+async def test_errors_name_the_response_s_fields() -> None:
+    async with in_process(thinking_app(ScriptedEngine([]), DEEPSEEK_R1)) as client:
+        body = {"input": "hi", "reasoning": {"effort": "none"}}
+        response = await client.post(RESPONSES, json=body)
+        assert_error(response, 400, "invalid_value", "reasoning.effort")
+        body = {"input": "hi", "chat_template_kwargs": {"x": 1}}
+        response = await client.post(RESPONSES, json=body)
+        assert_error(response, 400, "invalid_value", "chat_template_kwargs.x")
