@@ -43,6 +43,8 @@ LogFormat = Literal["text", "json"]
 
 QuantizationChoice = Literal["auto", "none", "int8", "int4"]
 
+ModelBackend = Literal["auto", "native", "transformers"]
+
 
 def is_utf8(text: str) -> bool:
     """False for what Python makes of bytes that are no UTF-8: half surrogates."""
@@ -70,6 +72,11 @@ class ModelSettings(BaseSettings):
     generation_config: GenerationConfig = "model"
     """What temperature, top_p and the like are where nobody says: the model's own recommendation
     (generation_config.json), or OpenAI's defaults, which draw from the whole distribution."""
+
+    model_backend: ModelBackend = "auto"
+    """Whose code runs the model: native for the Llama family's own fast one, transformers for any
+    other causal language model of the installed release, over the same KV cache; auto is native
+    where it knows the architecture."""
 
     draft: str = "auto"
     """Draft for speculative decoding: a folder with a GliDe draft or a small model, ngram (prompt

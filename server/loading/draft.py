@@ -29,7 +29,8 @@ from server.loading.target import load_target, read_target
 from server.models.config import ModelConfig
 from server.models.glide import GlideModel
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, LlamaParameters
+from server.models.llama import LlamaModel
+from server.models.parameters import Parameters
 from server.models.quantization import DRAFT_QUANTIZATION, Quantization
 from server.parallel.remote import RemoteGlide, RemoteModel
 from server.parallel.workers import Workers
@@ -64,7 +65,7 @@ class Draft:
 
 def load_draft(
     settings: ModelSettings,
-    target: LlamaParameters,
+    target: Parameters,
     placement: Placement,
     quantization: Quantization | None,
     report: Report,

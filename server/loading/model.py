@@ -33,6 +33,7 @@ from server.loading.target import (
     LoadedTarget,
     TargetFiles,
     choose_form,
+    describe_backend,
     load_target,
     locate_target,
 )
@@ -123,7 +124,7 @@ def _build_model(
     check_memory_settings(settings, device)
     dtype = pick_dtype(settings.dtype, device)
     torch.set_num_threads(rank_threads(settings))
-    files = locate_target(settings.model, settings.cache_dir, dtype, report)
+    files = locate_target(settings.model, settings.cache_dir, dtype, report, settings.model_backend)
     said = read_sampling(files.folder, settings.model, settings.generation_config)
     sampling = SamplingDefaults(**said)  # pyright: ignore[reportArgumentType]  # top_k is whole
     hf_tokenizer = load_hf_tokenizer(files.folder)
@@ -172,6 +173,9 @@ class _Placed:
     """Identifies the target with its precision, device and threads."""
     kernels: str
     """What computes the target's layers, for people."""
+    is_native: bool
+    """Whether the target's code is ours. Steps of other code are not captured: it may ask the GPU
+    for values in between."""
 
     @property
     def placement(self) -> Placement:
@@ -190,7 +194,7 @@ def _place(
         quantization = choose_form(files, placement, settings.quantization)
     target = load_target(files, placement, quantization)
     layers = f"{files.config.num_layers} layers, {target.form} on {placement.device}"
-    report(f"loaded {model_name(settings.model)}: {layers}")
+    report(f"loaded {model_name(settings.model)}: {layers}, {describe_backend(files)}")
     for line in describe_rounded(quantization):
         report(line)
     draft = guarded(
@@ -206,7 +210,11 @@ def _place(
         # native kernels' own threads need; what is left to torch is small.
         torch.set_num_threads(1)
     identity = _identity(target, model, rank_threads(settings), workers)
-    return _Placed(model, target.kv_shape, target.form, draft, workers, identity, kernels)
+    if files.hf is not None:
+        identity += f"|{files.hf.described}"
+    return _Placed(
+        model, target.kv_shape, target.form, draft, workers, identity, kernels, files.hf is None
+    )
 
 
 def _identity(
@@ -227,7 +235,7 @@ def _size(
     token_bytes = placed.kv_shape.bytes_per_token
     if draft is not None and draft.shape is not None:
         token_bytes += draft.shape.bytes_per_token
-    on_device = has_graphs(settings, device, draft)
+    on_device = placed.is_native and has_graphs(settings, device, draft)
     free = free_everywhere(placed.workers, device)
     limits = share_memory(settings, config, placed.placement, token_bytes, free, on_device, report)
     limits = replace(limits, speculates=draft is not None, runs_ahead=on_device)

@@ -35,7 +35,10 @@ def start_workers(settings: ModelSettings, report: Report) -> Workers | None:
         return None
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
-    files = locate_target(settings.model, settings.cache_dir, dtype, report)
+    files = locate_target(settings.model, settings.cache_dir, dtype, report, settings.model_backend)
+    if files.hf is not None:
+        reason = "transformers' code runs whole models alone; native models can be shared out"
+        raise ConfigError("tensor_parallel_size", size, reason)
     check_ranks(settings, files.config, device)
     plain = load_settings(ModelSettings, **as_given(settings))  # without a server's secrets
     workers = Workers(size, device, Work(plain, files.folder, dtype))

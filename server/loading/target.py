@@ -8,21 +8,26 @@ Used by the server, its ranks, drafts that are models themselves, training and b
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from server.config import QuantizationChoice
+from server.config import ModelBackend, QuantizationChoice
 from server.engine.step.kv_cache import CacheShape
+from server.errors import ConfigError, UnsupportedModelError
 from server.models.config import ModelConfig, model_config
 from server.models.decoder_layer import local_config
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, LlamaParameters
+from server.models.parameters import Parameters
 from server.models.quantization import Quantization
 from server.report import Report
 from weights.checkpoint import load_weights, read_config
 from weights.locate import locate_model
 from weights.quantization import choose_quantization, describe
+
+if TYPE_CHECKING:  # importing transformers' models takes seconds, which native code spares
+    from server.models.hf.config import HFModel
 
 
 class TargetFiles(NamedTuple):
@@ -30,6 +35,8 @@ class TargetFiles(NamedTuple):
 
     folder: Path
     config: ModelConfig
+    hf: "HFModel | None" = None
+    """How transformers' code runs it; None for the native code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,7 @@ class LoadedTarget:
     """The parameters of a model, of which freezing makes the model."""
 
     files: TargetFiles
-    parameters: LlamaParameters
+    parameters: Parameters
     quantization: Quantization | None
     """The form that freezing brings its linear weights into; None keeps them as they are."""
 
@@ -62,27 +69,49 @@ class LoadedTarget:
         return self.parameters.freeze(self.quantization)
 
 
-def locate_target(model: str, cache_dir: Path, dtype: torch.dtype, report: Report) -> TargetFiles:
+def locate_target(
+    model: str,
+    cache_dir: Path,
+    dtype: torch.dtype,
+    report: Report,
+    backend: ModelBackend = "auto",
+) -> TargetFiles:
     """Finds a target's folder, downloading or converting it first where needed.
 
     Args:
         model: the default model's name, a folder, a .gguf file, or a hub id; see `locate_model`.
         cache_dir: where converted models are kept; `~` is the user's home.
         dtype: that a GGUF file is converted to.
+        backend: whose code is to run it.
 
     Raises:
         StartupError: there is no such model, or it can't be read.
     """
-    return read_target(locate_model(model, cache_dir, dtype, report))
+    return read_target(locate_model(model, cache_dir, dtype, report), backend)
 
 
-def read_target(folder: Path) -> TargetFiles:
+def read_target(folder: Path, backend: ModelBackend = "auto") -> TargetFiles:
     """Reads the config of a checkpoint's folder.
 
     Raises:
-        StartupError: it is no checkpoint, or one of another kind of model.
+        StartupError: it is no checkpoint, or one that this backend can't run.
     """
-    return TargetFiles(folder, model_config(read_config(folder)))
+    raw = read_config(folder)
+    if backend == "native":
+        return TargetFiles(folder, model_config(raw))
+    if backend == "auto":
+        try:
+            return TargetFiles(folder, model_config(raw))
+        except UnsupportedModelError:
+            pass  # transformers may run it, and says what stands in the way where it can't
+    return _by_transformers(folder, raw)
+
+
+def _by_transformers(folder: Path, raw: dict[str, Any]) -> TargetFiles:
+    from server.models.hf.config import read_hf_model
+
+    found = read_hf_model(folder, raw)
+    return TargetFiles(folder, found.config, found)
 
 
 def choose_form(
@@ -93,7 +122,12 @@ def choose_form(
     Raises:
         ConfigError: no kernels here take the quantization that was asked for.
     """
-    return choose_quantization(quantization, files.folder, files.config, placement)
+    if files.hf is None:
+        return choose_quantization(quantization, files.folder, files.config, placement)
+    if quantization in ("int8", "int4"):
+        reason = "transformers' code multiplies weights in floats alone"
+        raise ConfigError("quantization", quantization, reason)
+    return None
 
 
 def load_target(
@@ -107,6 +141,17 @@ def load_target(
     Raises:
         StartupError: weights are missing, left over, or of another shape.
     """
+    if files.hf is not None:
+        from server.models.hf.model import load_hf
+
+        return LoadedTarget(files, load_hf(files.folder, files.hf, placement), quantization)
     parameters = LlamaParameters(files.config, placement)
     load_weights(files.folder, parameters.slots(), parameters.ignorable, parameters.slices())
     return LoadedTarget(files, parameters, quantization)
+
+
+def describe_backend(files: TargetFiles) -> str:
+    """Whose code runs it, for people."""
+    if files.hf is None:
+        return "native code"
+    return f"code of {files.hf.described}"

@@ -7,7 +7,8 @@ from hashlib import blake2b
 import torch
 
 from server.models.config import ModelConfig
-from server.models.llama import LlamaModel, LlamaParameters
+from server.models.llama import LlamaModel
+from server.models.parameters import Parameters
 from server.models.quantization import Quantization
 from weights.quantization import describe
 
@@ -37,7 +38,7 @@ class TrainTarget:
 
 
 def prepare_target(
-    parameters: LlamaParameters,
+    parameters: Parameters,
     glimpse_layers: Sequence[int],
     quantization: Quantization | None = None,
 ) -> TrainTarget:
@@ -59,7 +60,7 @@ def prepare_target(
     return TrainTarget(model, embedding, head, weights, identity, tuple(glimpse_layers), form)
 
 
-def _identity(parameters: LlamaParameters) -> str:
+def _identity(parameters: Parameters) -> str:
     """Digest of the shape and of a sample of every tensor, rounded to bfloat16: a checkpoint that
     was converted to float32 here and to bfloat16 there has one identity."""
     digest = blake2b(repr(parameters.config).encode(), digest_size=12)

@@ -1,0 +1,86 @@
+"""The attention function that transformers' layers call instead of their own: it writes the rows'
+keys and values to the step's slots, and attends over the paged cache."""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+from server.kernels.reference import write_kv
+from server.kernels.scored_attention import ScoreRules, scored_attention
+from server.kernels.tree import LayerCache, TreeBatch
+
+ATTENTION = "glidecape"
+"""Its name among transformers' attention functions."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerRules:
+    """What the attention of one layer does."""
+
+    scores: ScoreRules
+    """Without sinks, which are weights."""
+    has_sinks: bool
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    value_dim: int
+    """Of values, which may be narrower than keys; the pool keeps them with zeros behind."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PagedStep:
+    """What attention needs of a step; the same for all layers."""
+
+    caches: Sequence[LayerCache]
+    batch: TreeBatch
+    rules: Sequence[LayerRules]
+
+
+STEP: ContextVar[PagedStep] = ContextVar("STEP")
+"""The step that is being computed. Not every model passes arguments on to its layers' attention,
+but each calls it in the thread that runs the model."""
+
+
+def paged_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    s_aux: torch.Tensor | None = None,
+    **unused: Any,
+) -> tuple[torch.Tensor, None]:
+    """An attention function of transformers'. What a layer passes beside these has been found out
+    before, and is in the step's rules.
+
+    Args:
+        query: [1, num_heads, rows, head_dim], rotary applied, as the next two.
+        key, value: [1, num_kv_heads, rows, head_dim]
+        attention_mask: unused: the step knows who sees whom.
+        s_aux: [num_heads], attention sinks.
+
+    Returns:
+        ([1, rows, num_heads, head_dim], None)
+    """
+    step = STEP.get()
+    index: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
+    cache, rules = step.caches[index], step.rules[index]
+    keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
+    if rules.value_dim < rules.head_dim:
+        values = F.pad(values, (0, rules.head_dim - rules.value_dim))
+    dtype = cache.keys.dtype
+    write_kv(keys.to(dtype), values.to(dtype), cache, step.batch.slots)
+    scores = rules.scores
+    if rules.has_sinks:
+        scores = ScoreRules(scores.scale, scores.window, scores.chunk, scores.softcap, s_aux)
+    rows = query[0].transpose(0, 1).to(dtype).contiguous()
+    attended = scored_attention(rows, cache, step.batch, scores)
+    return attended[..., : rules.value_dim].to(query.dtype).unsqueeze(0), None
+
+
+AttentionInterface.register(ATTENTION, paged_attention)

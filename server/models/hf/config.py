@@ -1,0 +1,190 @@
+"""Whether a checkpoint can be served with transformers' code, and the sizes that the rest of the
+server asks for."""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedModel as Model
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from server.errors import CheckpointError, UnsupportedModelError
+from server.models.config import ModelConfig, RopeConfig, rope_config
+from server.models.hf.attention import LayerRules
+from server.models.hf.probe import PROBE, probe_layers
+from server.models.hf.split import split
+
+_MAX_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+_EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
+_STATES = re.compile(
+    "Mamba|SSM|DeltaNet|LinearAttention|Lightning|RWKV|Rwkv|LSTM|Recurrent|ShortConv"
+)
+"""In the names of modules that keep a state from token to token."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HFModel:
+    """A checkpoint that transformers' code can serve."""
+
+    hf: PreTrainedConfig
+    """As transformers reads it; of a model for several media, its text half's."""
+    config: ModelConfig
+    layers: tuple[LayerRules, ...]
+
+    @property
+    def described(self) -> str:
+        """Whose code runs it, for people."""
+        return f"transformers {transformers.__version__} ({self.hf.model_type})"
+
+
+def read_hf_model(folder: Path, raw: Mapping[str, Any]) -> HFModel:
+    """Finds out what a checkpoint needs.
+
+    Args:
+        raw: its `config.json`.
+
+    Raises:
+        UnsupportedModelError: one line that names what stands in the way.
+        CheckpointError: config.json is not what transformers expects.
+    """
+    _refuse_format(raw)
+    hf = _read(folder, raw)
+    _refuse_kind(hf)
+    layers = _probe(hf)
+    return HFModel(hf, _model_config(hf, raw, layers), tuple(layers))
+
+
+def _refuse_format(raw: Mapping[str, Any]) -> None:
+    quantization = raw.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown")
+        raise UnsupportedModelError(
+            f"checkpoints quantised with {method!r} are not read; use the unquantised one, or a "
+            "GGUF file"
+        )
+
+
+def _read(folder: Path, raw: Mapping[str, Any]) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # whatever a config's own code raises
+        kind = raw.get("model_type")
+        if kind in CONFIG_MAPPING:
+            reason = f"transformers can't read it: {first_line(error)}"
+            raise CheckpointError(folder / "config.json", reason) from None
+        if "auto_map" in raw:
+            raise UnsupportedModelError(
+                f"model_type {kind!r} brings code of its own (auto_map), which is never run here; "
+                "a release of transformers that has this model would serve it"
+            ) from None
+        raise UnsupportedModelError(
+            f"transformers {transformers.__version__} knows no model_type {kind!r}; a newer "
+            "release may: pip install --upgrade transformers"
+        ) from None
+
+
+def _refuse_kind(hf: PreTrainedConfig) -> None:
+    name = hf.model_type
+    if getattr(hf, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{name} is an encoder-decoder; served are models with a decoder alone"
+        )
+    if type(hf) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedModelError(
+            f"transformers has no causal language model for {name}; served are those alone"
+        )
+
+
+def _probe(hf: PreTrainedConfig) -> list[LayerRules]:
+    """Runs the model without weights.
+
+    Raises:
+        UnsupportedModelError: it can't be run on a paged cache.
+    """
+    probed = copy.deepcopy(hf)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                probed, trust_remote_code=False, attn_implementation=PROBE
+            )
+        _refuse_states(model)
+        if model._can_set_experts_implementation():  # pyright: ignore[reportPrivateUsage]
+            # The one that asks no tensor for its values.
+            model.set_experts_implementation("batched_mm")
+        decoder, head = split(model)
+        layers = probe_layers(decoder)
+        head(inputs_embeds=torch.empty(1, 1, hf.hidden_size, device="meta"), use_cache=False)
+    except UnsupportedModelError:
+        raise
+    except Exception as error:  # whatever a model's own code raises
+        raise UnsupportedModelError(
+            f"transformers' code for {hf.model_type} does not run on a paged cache: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from None
+    return layers
+
+
+def _refuse_states(model: Model) -> None:
+    found = {type(module).__name__ for module in model.modules()}
+    states = sorted(name for name in found if _STATES.search(name))
+    if states:
+        raise UnsupportedModelError(
+            f"{model.config.model_type} has layers that keep a state instead of keys and values "
+            f"({', '.join(states[:4])}): state-space, linear and convolution layers are not served"
+        )
+
+
+def _model_config(
+    hf: PreTrainedConfig, raw: Mapping[str, Any], layers: Sequence[LayerRules]
+) -> ModelConfig:
+    first = layers[0]
+    shapes = {(layer.num_kv_heads, layer.head_dim) for layer in layers}
+    if len(shapes) > 1:
+        shown = ", ".join(f"{heads} x {size}" for heads, size in sorted(shapes))
+        raise UnsupportedModelError(
+            f"{hf.model_type}: its layers have KV heads of several shapes ({shown}); the KV cache "
+            "holds one"
+        )
+    if first.value_dim > first.head_dim:
+        raise UnsupportedModelError(f"{hf.model_type}: its values are wider than its keys")
+    eos = raw.get("eos_token_id")
+    return ModelConfig(
+        architecture=str((raw.get("architectures") or [hf.model_type])[0]),
+        vocab_size=int(hf.vocab_size),
+        hidden_size=int(hf.hidden_size),
+        intermediate_size=int(_first(hf, ("intermediate_size",)) or 4 * hf.hidden_size),
+        num_layers=len(layers),
+        num_heads=first.num_heads,
+        num_kv_heads=first.num_kv_heads,
+        head_dim=first.head_dim,
+        rms_norm_eps=float(_first(hf, _EPSILONS) or 1e-6),
+        max_position=int(_first(hf, _MAX_POSITIONS) or 2048),
+        tie_word_embeddings=bool(getattr(hf, "tie_word_embeddings", False)),
+        sliding_windows=tuple(layer.scores.window for layer in layers),
+        rope=_rope(hf),
+        eos_token_ids=tuple(
+            int(i) for i in (eos if isinstance(eos, list) else [eos] if eos is not None else [])
+        ),
+    )
+
+
+def _first(hf: PreTrainedConfig, names: Sequence[str]) -> Any:
+    return next((value for n in names if (value := getattr(hf, n, None)) is not None), None)
+
+
+def _rope(hf: PreTrainedConfig) -> RopeConfig:
+    """The rotary embedding as far as a GliDe draft can copy it; it need not be the target's."""
+    try:
+        return rope_config(hf.to_dict())
+    except (UnsupportedModelError, KeyError, TypeError):
+        return RopeConfig()
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,129 @@
+"""A transformers model over our paged KV cache."""
+
+import logging
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers import PreTrainedModel as Model
+from transformers.utils import logging as hf_logging
+
+from server.errors import CheckpointError
+from server.kernels.linear import LinearFn
+from server.kernels.quantized import PartWeight
+from server.kernels.tree import LayerCache, TreeBatch
+from server.kernels.types import ForwardFn
+from server.models.hf.attention import ATTENTION, STEP, PagedStep
+from server.models.hf.config import HFModel, first_line
+from server.models.hf.split import split
+from server.models.layers import Placement, Slots
+from server.models.llama import LlamaModel
+from server.models.quantization import Quantization
+
+_NAMES_SHOWN = 8
+
+
+class HFParameters:
+    """A loaded model of transformers', with the interface of `LlamaParameters`."""
+
+    def __init__(self, found: HFModel, model: Model, placement: Placement) -> None:
+        self.found, self.config, self.placement = found, found.config, placement
+        self._model = model
+        names: Any = model  # transformers' accessors are annotated as tensors
+        self.embedding: torch.Tensor = names.get_input_embeddings().weight.detach()
+        self.head_weight: torch.Tensor = names.get_output_embeddings().weight.detach()
+
+    def slots(self) -> Slots:
+        """transformers' names of the parameters -> themselves."""
+        return {name: weight.detach() for name, weight in self._model.named_parameters()}
+
+    def head(self, quantization: Quantization | None = None) -> PartWeight:
+        """The head's weight [vocab_size, hidden]."""
+        return self.head_weight
+
+    def freeze(self, quantization: Quantization | None = None) -> LlamaModel:
+        """The model, ready to run."""
+        decoder, head = split(self._model)
+        forward = _forward(decoder, self.found, self.placement.dtype)
+        return LlamaModel(self.config, self.placement, forward, _head(head), is_fused=False)
+
+
+def load_hf(folder: Path, found: HFModel, placement: Placement) -> HFParameters:
+    """Reads a checkpoint's weights.
+
+    Raises:
+        CheckpointError: weights are missing, left over, or of another shape.
+    """
+    try:
+        with _quietly():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=found.hf,
+                dtype=placement.dtype,
+                attn_implementation=ATTENTION,
+                trust_remote_code=False,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(folder, first_line(error)) from None
+    model, report = loaded
+    for problem, names in (
+        ("is missing", report["missing_keys"]),
+        ("has left-over", report["unexpected_keys"]),
+        ("has misshapen", report["mismatched_keys"]),
+    ):
+        _refuse(folder, problem, [str(name) for name in names])
+    return HFParameters(found, model.eval().to(placement.device), placement)
+
+
+def _refuse(folder: Path, problem: str, names: list[str]) -> None:
+    if names:
+        shown = ", ".join(sorted(names)[:_NAMES_SHOWN])
+        plural = "tensor" if len(names) == 1 else "tensors"
+        raise CheckpointError(folder, f"{problem} {len(names)} {plural}: {shown}")
+
+
+@contextmanager
+def _quietly() -> Generator[None]:
+    """transformers draws bars and tables while it loads; what matters of them is checked here."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity(logging.CRITICAL)
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def _head(head: Model) -> LinearFn:
+    @torch.no_grad()
+    def apply(hidden: torch.Tensor) -> torch.Tensor:
+        return head(inputs_embeds=hidden.unsqueeze(0), use_cache=False).logits[0].float()
+
+    return apply
+
+
+def _forward(decoder: Model, found: HFModel, dtype: torch.dtype) -> ForwardFn:
+    @torch.no_grad()
+    def run(
+        token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
+    ) -> torch.Tensor:
+        token = STEP.set(PagedStep(caches, batch, found.layers))
+        try:
+            out = decoder(
+                input_ids=token_ids.unsqueeze(0),
+                position_ids=batch.positions.unsqueeze(0),
+                use_cache=False,
+            )
+        finally:
+            STEP.reset(token)
+        return out.last_hidden_state[0].to(dtype)
+
+    return run
