@@ -1,5 +1,6 @@
 """What the rest asks of a loaded target, whosever code it is."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -7,12 +8,13 @@ import torch
 from server.kernels.quantized import PartWeight
 from server.models.config import ModelConfig
 from server.models.layers import Placement, Slots
-from server.models.llama import LlamaModel
+from server.models.llama import LlamaModel, LlamaParameters
 from server.models.quantization import Quantization
 
 
-class Parameters(Protocol):
-    """A model's parameters, filled: `LlamaParameters`, or `HFParameters`."""
+class ForeignParameters(Protocol):
+    """The filled parameters of a model whose code is not ours (`models/hf`); the first members are
+    those of `LlamaParameters`."""
 
     config: ModelConfig
     placement: Placement
@@ -32,3 +34,11 @@ class Parameters(Protocol):
     def freeze(self, quantization: Quantization | None = None) -> LlamaModel:
         """The model, ready to run. Uses the parameters up."""
         ...
+
+    def attention_maps(self, token_ids: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Each layer's attention [sequences, heads, tokens, tokens] over whole sequences
+        [sequences, tokens]."""
+        ...
+
+
+Parameters = LlamaParameters | ForeignParameters

@@ -2,7 +2,7 @@
 matrices of several kinds, and nothing dequantised that stays."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch
 
 from server.kernels.quantized import TYPES, QuantizedKind, StackedWeight
 from server.loading.target import LoadedTarget, choose_form, load_target, locate_target
+from server.models.decoder_layer import LayerParameters
 from server.models.layers import Placement
+from server.models.llama import LlamaParameters
 from tests.kernels.block_weights import random_blocks
 from tests.kernels.native_models import needs_native, random_tokens, without_native_library
 from tests.kernels.paged import CPU, PagedModel
@@ -72,6 +74,11 @@ def load(path: Path, cache: Path, dtype: torch.dtype = torch.bfloat16) -> Loaded
     return load_target(files, placement, choose_form(files, placement, "auto"))
 
 
+def layers_of(loaded: LoadedTarget) -> Sequence[LayerParameters]:
+    assert isinstance(loaded.parameters, LlamaParameters)
+    return loaded.parameters.layers
+
+
 def written(folder: Path, **changes: Any) -> Path:
     tensors = mixed_tensors() | changes
     return write_file(folder / "mixed.gguf", settings=SETTINGS, tensors=tensors)
@@ -93,7 +100,7 @@ def floats_of_size(least: int) -> int:
 def test_the_form_is_the_files(loaded: LoadedTarget) -> None:
     assert loaded.form == "iq4_nl, q4_k, q5_k, q6_k and q8_0 weights in bfloat16"
     assert list(describe_rounded(loaded.quantization)) == []
-    qkv = loaded.parameters.layers[0].qkv.weight_in(loaded.quantization)
+    qkv = layers_of(loaded)[0].qkv.weight_in(loaded.quantization)
     assert isinstance(qkv, StackedWeight)
     assert [part.kind for part in qkv.parts] == ["q4_k", "q4_k", "q6_k"]
 
@@ -125,7 +132,7 @@ def test_no_dequantised_copy_stays(tmp_path: Path) -> None:
     loaded = load(path, tmp_path)
     assert floats_of_size(HIDDEN * HIDDEN // 2) - before > 4 * LAYERS
     model = loaded.freeze()
-    assert not loaded.parameters.layers
+    assert not layers_of(loaded)
     assert floats_of_size(HIDDEN * HIDDEN // 2) - before == 1, "more than the embedding is left"
     assert model.is_fused
 
@@ -144,6 +151,6 @@ def test_other_blocks_are_said_with_their_cost(tmp_path: Path, name: str, bits: 
         f"1 matrix is stored as {name.lower()}, which the kernels do not multiply: rounded to "
         f"q8_0, 8.5 bits a weight instead of {bits}"
     ]
-    qkv = loaded.parameters.layers[0].qkv.weight_in(loaded.quantization)
+    qkv = layers_of(loaded)[0].qkv.weight_in(loaded.quantization)
     assert isinstance(qkv, StackedWeight)
     assert [part.kind for part in qkv.parts] == ["q4_k", "q4_k", "q8_0"]

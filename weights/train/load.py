@@ -10,7 +10,7 @@ from server.config import DType, QuantizationChoice
 from server.loading.machine import default_threads, pick_device
 from server.loading.target import TargetFiles, choose_form, load_target, locate_target
 from server.models.layers import Placement
-from server.models.llama import LlamaParameters
+from server.models.parameters import Parameters
 from server.models.quantization import Quantization
 from server.report import Report
 from server.text.chat_template import ChatTemplate
@@ -123,9 +123,7 @@ def _precision(config: TrainConfig) -> Precision:
     return config.precision
 
 
-def _probed_layers(
-    config: TrainConfig, parameters: LlamaParameters, report: Report
-) -> tuple[int, ...]:
+def _probed_layers(config: TrainConfig, parameters: Parameters, report: Report) -> tuple[int, ...]:
     """Those the features in the work folder are of, else those that the probe finds."""
     held = read_key(config.work / FOLDER)
     if held is not None:

@@ -1,7 +1,7 @@
 """A transformers model over our paged KV cache."""
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,15 @@ class HFParameters:
         decoder, head = split(self._model)
         forward = _forward(decoder, self.found, self.placement.dtype)
         return LlamaModel(self.config, self.placement, forward, _head(head), is_fused=False)
+
+    def attention_maps(self, token_ids: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Each layer's attention [sequences, heads, tokens, tokens] over whole sequences
+        [sequences, tokens], by transformers' own attention."""
+        self._model.set_attn_implementation("eager")
+        with torch.no_grad():
+            found = self._model(token_ids, use_cache=False, output_attentions=True)
+        self._model.set_attn_implementation(ATTENTION)
+        return iter(found.attentions)
 
 
 def load_hf(folder: Path, found: HFModel, placement: Placement) -> HFParameters:

@@ -19,6 +19,7 @@ from server.kernels.types import CosSin
 from server.models.decoder_layer import LayerParameters
 from server.models.layers import FusedLinear
 from server.models.llama import LlamaParameters
+from server.models.parameters import Parameters
 from server.models.rope import RotaryEmbedding
 
 _SEQUENCES = 8
@@ -32,7 +33,7 @@ MOST_LAYERS = 3
 
 
 @torch.inference_mode()
-def induction_scores(model: LlamaParameters) -> tuple[float, ...]:
+def induction_scores(model: Parameters) -> tuple[float, ...]:
     """How well each layer's best head copies: the mean share of its attention that goes from the
     second copy's tokens to the token after their first occurrence, between 0 and 1.
 
@@ -49,7 +50,8 @@ def induction_scores(model: LlamaParameters) -> tuple[float, ...]:
     )
     token_ids = once.repeat(1, 2).to(model.placement.device)
     second = torch.arange(length, 2 * length - 1, device=token_ids.device)
-    maps = _attention_maps(model, token_ids)
+    native = isinstance(model, LlamaParameters)
+    maps = _attention_maps(model, token_ids) if native else model.attention_maps(token_ids)
     means = (shares[:, :, second, second - length + 1].mean(dim=(0, 2)) for shares in maps)
     return tuple(float(mean.max()) for mean in means)
 

@@ -7,7 +7,8 @@ from hashlib import blake2b
 import torch
 
 from server.models.config import ModelConfig
-from server.models.llama import LlamaModel
+from server.models.layers import Slots
+from server.models.llama import LlamaModel, LlamaParameters
 from server.models.parameters import Parameters
 from server.models.quantization import Quantization
 from weights.quantization import describe
@@ -23,7 +24,7 @@ class TrainTarget:
     head: torch.Tensor
     """[vocab_size, hidden]"""
     weights: Mapping[str, torch.Tensor]
-    """float32, by checkpoint name: those a draft starts from."""
+    """float32, by checkpoint name: those a draft starts from, as far as the target has them."""
     identity: str
     """Identifies the weights; the same in every precision and on every machine."""
     glimpse_layers: tuple[int, ...]
@@ -47,17 +48,25 @@ def prepare_target(
     Args:
         glimpse_layers: counted from 0.
     """
-    slots, last = parameters.slots(), parameters.config.num_layers - 1
-    names = [name for name in slots if name.startswith(f"model.layers.{last}.")]
-    for layer in glimpse_layers:
-        names += [name for name in slots if name.startswith(f"model.layers.{layer}.self_attn.")]
+    slots = parameters.slots()
+    names = _wanted(slots, parameters.config.num_layers - 1, glimpse_layers)
+    if not isinstance(parameters, LlamaParameters):
+        # Other code may mean something else by a norm of the same name, such as 1 + weight.
+        names = [name for name in names if slots[name].dim() == 2]
     weights = {name: slots[name].detach().float().clone() for name in names}
-    weights["model.norm.weight"] = slots["model.norm.weight"].detach().float().clone()
     embedding, head = parameters.embedding, parameters.head_weight
     identity = _identity(parameters)
     form = describe(quantization, parameters.placement.dtype)
     model = parameters.freeze(quantization)
     return TrainTarget(model, embedding, head, weights, identity, tuple(glimpse_layers), form)
+
+
+def _wanted(slots: Slots, last: int, glimpse_layers: Sequence[int]) -> list[str]:
+    """Weights of the last layer, of the attention of the layers that are read, and the last
+    norm's."""
+    prefixes = [f"model.layers.{last}."]
+    prefixes += [f"model.layers.{layer}.self_attn." for layer in glimpse_layers]
+    return [n for n in slots if n == "model.norm.weight" or n.startswith(tuple(prefixes))]
 
 
 def _identity(parameters: Parameters) -> str:

@@ -9,8 +9,7 @@ from weights.train.fit.draft import TrainableDraft
 _FINAL_NORM = 0.25
 """Factor on the target's final norm: an untrained draft is wrong, and its loss is least if it is
 not sure."""
-
-
+_SEED = 0
 _HINTS = ("hidden_proj", "delay_embedding", "copy_proj", "match_embedding")
 """How the names of those weights begin that start at zero."""
 
@@ -66,13 +65,26 @@ def warm_start(draft: TrainableDraft, target: TrainTarget) -> None:
         if name.startswith(_HINTS):
             weight.zero_()
             continue
-        source = target.weights[_source(name, config.glimpsed_layers(0), last)]
+        source = _found(target, _source(name, config.glimpsed_layers(0), last), weight)
         if name == "model.norm.weight":
             source = source * _FINAL_NORM
         elif weight.dim() > 1:
             largest = weight.shape[1] ** -0.5
             source = source * min(1.0, largest / float(source.square().mean().sqrt()))
         weight.copy_(source)
+
+
+def _found(target: TrainTarget, name: str, like: torch.Tensor) -> torch.Tensor:
+    """The target's weight; where it has none of that name and shape, such as one that joins several
+    or that are experts', ones for a norm and else random numbers."""
+    found = target.weights.get(name)
+    if found is not None and found.shape == like.shape:
+        return found
+    if like.dim() == 1:
+        return torch.ones_like(like) if "norm" in name else torch.zeros_like(like)
+    generator = torch.Generator().manual_seed(_SEED)
+    random = torch.randn(like.shape, generator=generator) * like.shape[1] ** -0.5
+    return random.to(like.device)
 
 
 def _source(name: str, glimpsed: tuple[int, ...], last: str) -> str:
