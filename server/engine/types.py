@@ -33,6 +33,29 @@ class Grammar:
 
 
 @dataclass(frozen=True, slots=True)
+class Thinking:
+    """What the engine must know of an answer that may begin with thinking. Marks are bytes of the
+    answer's text; ids are the usual tokens of these texts."""
+
+    begin: bytes
+    """With which thinking begins."""
+    end: bytes
+    """With which it ends."""
+    answer: bytes
+    """With which the answer begins behind it; empty where it does at once."""
+    begin_ids: tuple[int, ...]
+    end_ids: tuple[int, ...]
+    """What is written where thinking has to end: the end, and what must follow it."""
+    answer_ids: tuple[int, ...] = ()
+    next_ids: tuple[int, ...] = ()
+    """What comes between the end of a thinking and the next mark."""
+    is_open: bool = False
+    """The prompt ends within the thinking."""
+    budget: int | None = None
+    """Most tokens of thinking; None for any number."""
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingDefaults:
     """Sampling values for requests that name none. The defaults of these fields are OpenAI's."""
 
@@ -94,6 +117,15 @@ class SamplingParams:
     """The model's own end tokens don't end the request."""
     grammar: Grammar | None = None
     """Masks every token that would leave it, before the temperature."""
+    thinking: Thinking | None = None
+    """The grammar begins behind it; where its budget is spent, all tokens but its end's are
+    masked."""
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether tokens may be masked by what comes before them."""
+        has_budget = self.thinking is not None and self.thinking.budget is not None
+        return self.grammar is not None or has_budget
 
     @property
     def greedy(self) -> bool:

@@ -273,7 +273,8 @@ def _wire(
         speculator = build_speculator(
             settings, draft, target, caches, limits, placed.identity, device, report, workers
         )
-    grammars = GrammarCompiler(_vocabulary(tokenizer, config.vocab_size, limits.eos_token_ids))
+    vocabulary = _vocabulary(tokenizer, config.vocab_size, limits.eos_token_ids)
+    grammars = GrammarCompiler(vocabulary)
     runner = Runner(
         target,
         caches,
@@ -281,7 +282,7 @@ def _wire(
         limits.eos_token_ids,
         device,
         speculator,
-        GrammarStates(grammars.get, limits.eos_token_ids),
+        GrammarStates(grammars.get, vocabulary),
         RemoteCopies(workers) if workers else copy_kv,
     )
     executor: Executes = runner

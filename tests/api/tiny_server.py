@@ -19,6 +19,7 @@ from server.engine.schedule.scheduler import Scheduler
 from server.engine.types import StepStats
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, LlamaParameters
+from server.text.chat_template import ChatTemplate
 from tests.api.harness import DOOR, INFO, byte_grammars, in_process, make_app
 from tests.doubles import EOS_ID
 from tests.engine.step.host.test_exactness import ngram
@@ -64,16 +65,19 @@ class TinyServer:
 
 @asynccontextmanager
 async def tiny_server(
-    config: SchedulerConfig = LIMITS, info: ServingInfo = SPEAKING, door: FrontDoor = DOOR
+    config: SchedulerConfig = LIMITS,
+    info: ServingInfo = SPEAKING,
+    door: FrontDoor = DOOR,
+    chat_template: ChatTemplate | None = None,
 ) -> AsyncGenerator[TinyServer]:
     """When it ends nothing must run any more, and all blocks must be free and whole."""
-    grammars = GrammarStates(byte_grammars().get, frozenset({EOS_ID}))
+    grammars = GrammarStates(byte_grammars().get, byte_grammars().vocabulary)
     parts = TinyEngine(config, ngram, byte_model(), grammars=grammars)
     steps: list[StepStats] = []
     engine = AsyncEngine(parts.scheduler, parts.runner, steps.append, byte_grammars())
     engine.start()
     try:
-        app = make_app(engine, info=info, door=door)
+        app = make_app(engine, info=info, door=door, chat_template=chat_template)
         async with in_process(app) as client:
             yield TinyServer(parts.scheduler, app, steps, client)
     finally:

@@ -13,7 +13,6 @@ from server.engine.grammar.state import GrammarStates
 from server.engine.types import Grammar
 from tests.api.harness import INFO, byte_grammars, live_app, make_app
 from tests.api.tiny_server import LIMITS, byte_model
-from tests.doubles import EOS_ID
 from tests.engine.step.host.test_exactness import ngram
 from tests.engine.tiny import TinyEngine
 
@@ -24,7 +23,7 @@ MAX_MODEL_LEN = 4096
 async def main() -> None:
     blocks = 4 * MAX_MODEL_LEN // LIMITS.block_size
     limits = replace(LIMITS, num_blocks=blocks, max_model_len=MAX_MODEL_LEN)
-    grammars = GrammarStates(byte_grammars().get, frozenset({EOS_ID}))
+    grammars = GrammarStates(byte_grammars().get, byte_grammars().vocabulary)
     parts = TinyEngine(limits, ngram, byte_model(MAX_MODEL_LEN), grammars=grammars)
     engine = AsyncEngine(parts.scheduler, parts.runner, lambda _: None, byte_grammars())
     byte_grammars().get(Grammar("choice", '["a"]'))  # imports xgrammar, which takes seconds

@@ -9,6 +9,7 @@ from server.api.generation.schema.common import (
     MAX_LOGPROBS,
     Metadata,
     SamplingRequest,
+    ThinkingBudget,
     TokenIdsField,
     TokenLogprob,
     Usage,
@@ -151,7 +152,7 @@ class ChatRequest(SamplingRequest):
     here."""
     reasoning_effort: Effort | None = None
     """How much the model thinks, where its chat template can say so."""
-    thinking_token_budget: Unsupported = None
+    thinking_token_budget: ThinkingBudget | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     """Variables of the chat template, by name."""
     verbosity: Advisory = None

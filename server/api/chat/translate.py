@@ -8,7 +8,7 @@ from server.api.deps import Parts
 from server.api.generation.job_group import JobGroup, PromptJobs
 from server.api.generation.prompt_tokens import encode_text
 from server.api.generation.structured import answer_grammar, check_schemas, compile_grammar
-from server.api.generation.thinking import NO_THINKING, ThinkingUse, thinking_prompt, thinking_use
+from server.api.generation.thinking import ThinkingUse, check_calls, thinking_prompt, thinking_use
 from server.api.generation.tools import ToolUse, tool_places, tool_use
 from server.api.generation.translate import (
     answer_length,
@@ -37,9 +37,14 @@ async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = sampling_params(body, limit, num_logprobs, parts.info)
     tools = replace(tools, content=await answer_grammar(body, parts))
-    params = replace(params, grammar=await _grammar(body, tools, parts))
-    if params.grammar is not None:
-        thinking = NO_THINKING  # the grammar leaves no room for it
+    check_calls(tools, parts.chat_template)
+    params = replace(
+        params,
+        grammar=await _grammar(body, tools, parts),
+        thinking=thinking.for_engine(
+            parts.tokenizer, body.thinking_token_budget, has_calls=tools.is_active
+        ),
+    )
     name = group_name("chatcmpl")
     jobs = prompt_jobs(
         name, 0, body.n or 1, body, prompt, params, parts, tools, thinking, continues_text=False
@@ -49,6 +54,9 @@ async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
 
 async def _grammar(body: ChatRequest, tools: ToolUse, parts: Parts) -> Grammar | None:
     """What the answer may be: calls, or what is asked of its content."""
+    form = parts.chat_template.thinking_format
+    if form is not None and form.has_calls and tools.is_active:
+        return None
     grammar = tools.grammar(parts.chat_template.tool_format)
     if grammar is not None and grammar is not tools.content:
         places = tool_places(body.tools or [])

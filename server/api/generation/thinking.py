@@ -17,7 +17,8 @@ from server.api.generation.json_schema import check_values
 from server.api.generation.tools import ToolUse, allows_content
 from server.api.http.errors import shown
 from server.api.schema.field_path import shown_name
-from server.errors import InvalidRequestError
+from server.engine.types import Thinking
+from server.errors import InvalidRequestError, UnsupportedFieldError
 from server.text.chat_template import ChatTemplate, Message
 from server.text.stream import AnswerParser
 from server.text.thinking.formats import ThinkingFormat
@@ -25,6 +26,7 @@ from server.text.thinking.parser import ThinkingParser
 from server.text.thinking.segments import Splitter
 from server.text.thinking.splitter import ThinkingStart
 from server.text.thinking.switch import Effort
+from server.text.tokenizer import Tokenizer
 from server.text.tools.formats import ToolFormat
 
 
@@ -43,6 +45,34 @@ class ThinkingUse:
             return None
         return self.form.splitter(self.start, {tool.name for tool in tools.callable})
 
+    def for_engine(
+        self, tokenizer: Tokenizer, budget: int | None, *, has_calls: bool
+    ) -> Thinking | None:
+        """What the engine must know to end the thinking, and to begin a grammar behind it; None if
+        all is answer.
+
+        Args:
+            has_calls: The answer may have calls of functions.
+        """
+        form = self.form
+        if form is None or self.start is None:
+            return None
+
+        def ids(text: str) -> tuple[int, ...]:
+            return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+        return Thinking(
+            begin=form.begin.encode(),
+            end=form.end.encode(),
+            answer=form.answer.encode(),
+            begin_ids=ids(form.begin),
+            end_ids=ids(form.forced_end_with_calls if has_calls else form.forced_end),
+            answer_ids=ids(form.answer),
+            next_ids=ids(form.between),
+            is_open=self.start == "open",
+            budget=budget,
+        )
+
     def parser(self, tools: ToolUse, form: ToolFormat) -> AnswerParser | None:
         """A parser of one answer; None if all of it is content."""
         splitter = self.splitter(tools)
@@ -54,6 +84,23 @@ class ThinkingUse:
 
 
 NO_THINKING: Final = ThinkingUse()
+
+
+def check_calls(tools: ToolUse, template: ChatTemplate) -> None:
+    """Refuses what can't be enforced of calls that are messages in channels.
+
+    Raises:
+        InvalidRequestError: a call is demanded, or has to follow a schema.
+    """
+    form = template.thinking_format
+    if form is None or not form.has_calls or not tools.is_active:
+        return
+    if tools.mode != "auto":
+        what = "this model's calls are messages in channels, which can't be enforced"
+        raise UnsupportedFieldError(f"tool_choice: {what}", "tool_choice")
+    if tools.content is not None:
+        what = "can't be combined with tools where this model writes calls in channels"
+        raise UnsupportedFieldError(f"response_format: {what}", "response_format")
 
 
 def thinking_use(template: ChatTemplate, prompt: str) -> ThinkingUse:

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from server.engine.grammar.budget import Meter, end_dearest
-from server.engine.grammar.compile.compiler import CompiledGrammar
+from server.engine.grammar.compile.compiler import CompiledGrammar, Vocabulary
+from server.engine.grammar.thinking import SpillingTokens, ThinkingState
 from server.engine.types import Grammar, Request, RequestId
 
 _Words = NDArray[np.uint32]
@@ -89,6 +90,9 @@ class GrammarState:
         if num_tokens and not self.meter.exceeded:
             self._matcher.rollback(num_tokens)
             del self._accepted[-num_tokens:]
+            if len(self._accepted) < self._num_known:
+                self._num_known = len(self._accepted)
+                self._masks.clear()
 
     def forbidden(self) -> torch.Tensor | None:
         """[vocab] bool on the CPU: tokens that may not come next; None where all may.
@@ -166,37 +170,51 @@ def _unpacked(words: "_Words", size: int) -> NDArray[np.uint8]:
     return np.unpackbits(words.view(np.uint8), bitorder="little", count=size)
 
 
+AnswerState = GrammarState | ThinkingState
+"""What constrains the tokens of one request."""
+
+
 class GrammarStates:
     """The states of the requests in the engine.
 
     Args:
         find: the compiled form of a grammar.
-        eos_token_ids: the model's end tokens.
+        vocabulary: the model's, with its end tokens.
     """
 
     def __init__(
-        self, find: "Callable[[Grammar], CompiledGrammar]", eos_token_ids: frozenset[int]
+        self, find: "Callable[[Grammar], CompiledGrammar]", vocabulary: Vocabulary
     ) -> None:
         self._find = find
-        self._eos_token_ids = eos_token_ids
-        self._states: dict[RequestId, GrammarState] = {}
+        self._vocabulary = vocabulary
+        self._spilling = SpillingTokens(vocabulary)
+        self._states: dict[RequestId, AnswerState] = {}
 
-    def behind(self, request: Request, output_ids: Sequence[int]) -> GrammarState:
-        """The state of a request's grammar after its output so far.
+    def behind(self, request: Request, output_ids: Sequence[int]) -> AnswerState:
+        """The state of what constrains a request, after its output so far.
 
         Raises:
-            ValueError: the request has no grammar.
+            ValueError: nothing constrains it.
         """
-        grammar = request.params.grammar
-        if grammar is None:
-            raise ValueError(f"request {request.request_id!r} has no grammar")
         state = self._states.get(request.request_id)
         if state is None:
-            stop_ids = self._eos_token_ids | request.params.stop_token_ids
-            state = GrammarState(self._find(grammar), stop_ids)
-            self._states[request.request_id] = state
+            state = self._states[request.request_id] = self._new(request)
         state.catch_up(output_ids)
         return state
+
+    def _new(self, request: Request) -> AnswerState:
+        params = request.params
+        stop_ids = self._vocabulary.eos_ids | params.stop_token_ids
+        grammar = None
+        if params.grammar is not None:
+            grammar = GrammarState(self._find(params.grammar), stop_ids)
+        if params.thinking is not None:
+            return ThinkingState(
+                params.thinking, self._vocabulary, self._spilling, grammar, stop_ids
+            )
+        if grammar is None:
+            raise ValueError(f"request {request.request_id!r} has no grammar")
+        return grammar
 
     def exceeding(self, request_ids: Collection[RequestId]) -> dict[RequestId, str]:
         """Requests whose grammars took too much in the step that has just run, and of which

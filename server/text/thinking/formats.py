@@ -30,7 +30,11 @@ class ThinkingFormat:
     answer: str
     """The text with which the answer begins; empty where it does behind the thinking's end."""
     forced_end: str
-    """What is written where the thinking has to end at once."""
+    """What is written where the thinking has to end at once, and the answer to begin."""
+    forced_end_with_calls: str
+    """The same where a call may follow instead of an answer."""
+    between: str = ""
+    """What comes between the end of a thinking and the next mark."""
 
     @property
     def has_calls(self) -> bool:
@@ -80,13 +84,15 @@ class ThinkingFormat:
 _ANALYSIS: Final = f"{CHANNEL}analysis{MESSAGE}"
 _FINAL: Final = f"{CHANNEL}final{MESSAGE}"
 _ALL: Final = (
-    ThinkingFormat("think", "<think>", "</think>", answer="", forced_end="</think>"),
+    ThinkingFormat("think", "<think>", "</think>", "", "</think>", "</think>"),
     ThinkingFormat(
         "harmony",
         _ANALYSIS,
         "<|end|>",
         answer=_FINAL,
         forced_end=f"<|end|>{START}assistant{_FINAL}",
+        forced_end_with_calls=f"<|end|>{START}assistant",
+        between=f"{START}assistant",
     ),
 )
 FORMATS: Final = {form.name: form for form in _ALL}

@@ -48,7 +48,7 @@ def compiler() -> GrammarCompiler:
 
 
 def states() -> GrammarStates:
-    return GrammarStates(compiler().get, frozenset({EOS}))
+    return GrammarStates(compiler().get, VOCABULARY)
 
 
 def state(grammar: Grammar, stop_ids: frozenset[int] = frozenset({EOS})) -> GrammarState:

@@ -35,6 +35,10 @@ Metadata = Annotated[
 ]
 
 
+ThinkingBudget = Annotated[int, Field(ge=0, le=INT32_MAX)]
+"""Most tokens of thinking: its end is written when they are spent."""
+
+
 class StreamOptions(RequestModel):
     include_usage: bool | None = None
     """Send a last chunk with the token counts."""

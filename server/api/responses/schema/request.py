@@ -8,6 +8,7 @@ from server.api.generation.schema.common import (
     MAX_LOGPROBS,
     Metadata,
     SamplingFields,
+    ThinkingBudget,
 )
 from server.api.generation.schema.structured import JsonObjectFormat, StructuredFields, TextFormat
 from server.api.generation.schema.tools import (
@@ -156,7 +157,7 @@ class ResponseFields(SamplingFields, StructuredFields):
     background_options: Unsupported = None
     image: Unsupported = None
     reasoning: ReasoningConfig | None = None
-    thinking_token_budget: Unsupported = None
+    thinking_token_budget: ThinkingBudget | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     conversation: Unsupported = None
     context_management: Unsupported = None

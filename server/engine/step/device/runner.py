@@ -162,7 +162,7 @@ class GraphRunner:
             and planned.num_nodes == 1
             and num_output >= max(params.min_tokens, 1)
             and request.speculation.policy in POLICIES
-            and params.grammar is None
+            and not params.is_constrained
             and params.logprobs is None
             and not params.has_penalties
             and not params.logit_bias

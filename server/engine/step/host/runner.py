@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from server.engine.grammar.state import GrammarState, GrammarStates
+from server.engine.grammar.state import AnswerState, GrammarStates
 from server.engine.schedule.plan import (
     PlannedSequence,
     SequenceResult,
@@ -97,7 +97,7 @@ class Runner:
         return StepResult(results, seconds, stats)
 
     def _given_up(
-        self, grammars: Mapping[RequestId, GrammarState]
+        self, grammars: Mapping[RequestId, AnswerState]
     ) -> dict[RequestId, SequenceResult]:
         """Results that end the requests whose grammars took more than their share. Their tokens are
         dropped, since they may have been drawn without a mask."""
@@ -128,14 +128,14 @@ class Runner:
                 results[name] = walk_result(planned, walk, logprobs)
         return results
 
-    def _grammars_of(self, plan: StepPlan) -> dict[RequestId, GrammarState]:
-        """Grammars of the sequences that want a token, each behind the sequence's last token."""
-        found: dict[RequestId, GrammarState] = {}
+    def _grammars_of(self, plan: StepPlan) -> dict[RequestId, AnswerState]:
+        """What constrains the sequences that want a token, behind each one's last token."""
+        found: dict[RequestId, AnswerState] = {}
         for planned in plan.sequences:
-            if planned.request.params.grammar is None or not planned.wants_token:
+            if not planned.request.params.is_constrained or not planned.wants_token:
                 continue
             if self.grammars is None:
-                raise RuntimeError("a request has a grammar, but the engine has none")
+                raise RuntimeError("a request is constrained, but the engine knows no grammars")
             found[planned.request_id] = self.grammars.behind(planned.request, _output_ids(planned))
         return found
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from server.engine.grammar.state import GrammarState
+from server.engine.grammar.state import AnswerState
 from server.engine.schedule.outcome import stop_ids
 from server.engine.schedule.plan import PlannedSequence, StepPlan
 from server.engine.speculation.proposal import Proposal
@@ -59,7 +59,7 @@ class Verifier:
         plan: StepPlan,
         trees: Mapping[RequestId, TokenTree],
         chains: Mapping[RequestId, Proposal],
-        grammars: Mapping[RequestId, GrammarState],
+        grammars: Mapping[RequestId, AnswerState],
     ) -> Verified:
         """One forward over everything that is planned; logits of the trees' nodes alone.
 
@@ -86,11 +86,11 @@ class Verifier:
             logits = self.model.logits(rows_of(hidden, logit_rows))
         return Verified(hidden, inputs.first_rows, logits, walks)
 
-    def sampler_row(self, planned: PlannedSequence, grammar: GrammarState | None) -> SamplerRow:
+    def sampler_row(self, planned: PlannedSequence, grammar: AnswerState | None) -> SamplerRow:
         """The sampler's row for the token after a sequence's last known one."""
         params = planned.request.params
         prompt = planned.request.prompt_token_ids
-        avoids_eos = grammar is not None and params.ignore_eos
+        avoids_eos = params.grammar is not None and params.ignore_eos
         return SamplerRow(
             params,
             prompt,

@@ -157,7 +157,7 @@ def test_300_random_schemas() -> None:
                      eos_token_ids=frozenset({EOS}))  # fmt: skip
     engine = TinyEngine(
         config, lambda config, caches: NgramDrafter(), model(),
-        grammars=GrammarStates(compiler.get, frozenset({EOS})),
+        grammars=GrammarStates(compiler.get, vocabulary),
     )  # fmt: skip
     asked = [
         replace(

@@ -1,0 +1,120 @@
+"""Budgets of thinking, and grammars and calls behind it, of a real engine with a tiny model."""
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from server.api.responses.schema.answer import ResponseObject
+from tests.api.harness import CHAT, Json, assert_error, chat_body, chunks
+from tests.api.response_types import RESPONSES
+from tests.api.thinking import answer, ask
+from tests.api.tiny_server import TinyServer, tiny_server
+from tests.doubles import ScriptedEngine, byte_tokenizer
+from tests.thinking import DEEPSEEK_R1, END_THINK_ID, GPT_OSS, steps_of, thinking_template
+
+R1_WITH_TOOLS = "{{ '' if tools }}" + DEEPSEEK_R1
+"""Shows no tools, so that prompts stay short."""
+BUDGET = 7
+OFF = {"policy": "off"}
+CHAIN = {"policy": "chain"}
+TOOLS = [
+    {"type": "function", "function": {"name": "f", "strict": True, "parameters": {
+        "type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],
+        "additionalProperties": False,
+    }}},
+]  # fmt: skip
+
+
+@pytest.fixture
+async def server() -> AsyncGenerator[TinyServer]:
+    """Its model always thinks; the prompt has the first mark."""
+    async with tiny_server(chat_template=thinking_template(R1_WITH_TOOLS)) as server:
+        yield server
+
+
+async def chat(server: TinyServer, **fields: Any) -> Json:
+    body = chat_body(max_tokens=120, temperature=1.2, seed=4, **fields)
+    return await server.post(CHAT, **body)
+
+
+@pytest.mark.parametrize("speculation", [OFF, CHAIN])
+async def test_a_grammar_begins_behind_the_budget_s_end(
+    server: TinyServer, speculation: Json
+) -> None:
+    asked = {"choice": ["good", "bad"], "thinking_token_budget": BUDGET, "return_token_ids": True}
+    body = await chat(server, speculation=speculation, **asked)
+    (choice,) = body["choices"]
+    message = choice["message"]
+    assert message["content"] in ("good", "bad")
+    assert 0 < len(message["reasoning_content"]) <= BUDGET
+    assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] <= BUDGET
+    ids = choice["token_ids"]
+    assert bytes_of(ids[BUDGET : BUDGET + 8]) == b"</think>"
+    free = await chat(server, speculation=OFF, return_token_ids=True)
+    assert ids[:BUDGET] == free["choices"][0]["token_ids"][:BUDGET]
+    stream = await server.client.post(
+        CHAT, json=chat_body(max_tokens=120, temperature=1.2, seed=4, stream=True, **asked)
+    )
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks(stream.text)]
+    assert "".join(delta.get("content") or "" for delta in deltas) == message["content"]
+    thoughts = "".join(delta.get("reasoning_content") or "" for delta in deltas)
+    assert thoughts == message["reasoning_content"]
+
+
+def bytes_of(token_ids: list[int]) -> bytes:
+    return b"".join(map(byte_tokenizer().token_bytes, token_ids))
+
+
+@pytest.mark.parametrize("speculation", [OFF, CHAIN])
+async def test_calls_are_enforced_behind_the_thinking(
+    server: TinyServer, speculation: Json
+) -> None:
+    body = await chat(
+        server,
+        speculation=speculation,
+        tools=TOOLS,
+        tool_choice="required",
+        parallel_tool_calls=False,
+        thinking_token_budget=BUDGET,
+    )
+    (call,) = body["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "f"
+    assert isinstance(json.loads(call["function"]["arguments"])["a"], bool)
+    assert body["choices"][0]["message"]["reasoning_content"]
+
+
+async def test_responses_have_budgets_too(server: TinyServer) -> None:
+    body = {"input": "hi", "choice": ["good"], "thinking_token_budget": 0, "max_output_tokens": 60}
+    response = await server.post(RESPONSES, **body)
+    ResponseObject.model_validate(response)
+    (message,) = response["output"]
+    assert message["content"][0]["text"] == "good"
+    assert response["usage"]["output_tokens_details"] == {"reasoning_tokens": 0}
+
+
+async def test_what_the_engine_is_told() -> None:
+    engine = ScriptedEngine(steps_of("<think>a</think>b"))
+    await ask(engine, thinking_token_budget=3)
+    thinking = engine.requests[-1].params.thinking
+    assert thinking is not None
+    assert (thinking.budget, thinking.end_ids, thinking.is_open) == (3, (END_THINK_ID,), False)
+    await ask(engine, reasoning_effort="none", thinking_token_budget=3)
+    assert engine.requests[-1].params.thinking is None
+    await ask(engine, "{{ messages[0].content }}", thinking_token_budget=3)
+    assert engine.requests[-1].params.thinking is None
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "3", 2**40])
+async def test_bad_budgets(value: object) -> None:
+    response = await answer("a", thinking_token_budget=value)
+    assert_error(response, 400, "invalid_value", "thinking_token_budget")
+
+
+async def test_calls_in_channels_can_not_be_enforced() -> None:
+    response = await ask(ScriptedEngine([]), GPT_OSS, tools=TOOLS, tool_choice="required")
+    assert_error(response, 400, "unsupported_field", "tool_choice")
+    asked = {"tools": TOOLS, "response_format": {"type": "json_object"}}
+    response = await ask(ScriptedEngine([]), GPT_OSS, **asked)
+    assert_error(response, 400, "unsupported_field", "response_format")
