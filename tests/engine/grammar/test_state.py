@@ -215,7 +215,7 @@ def test_a_stop_token_of_the_request_ends_a_complete_answer() -> None:
 
 
 def test_an_engine_without_grammars_does_not_ignore_one() -> None:
-    with pytest.raises(RuntimeError, match="the engine has none"):
+    with pytest.raises(RuntimeError, match="the engine knows no grammars"):
         TinyEngine(CONFIG).run([make_request("c", [1], grammar=NAMES)])
 
 
