@@ -39,15 +39,35 @@ def choose_quantization(
         return _quantization("q8_0", stored, config) if any(stored) else None
     if wanted == "none":
         return None
-    if not placed:
-        name = str(placement.dtype).removeprefix("torch.")
-        reason = f"needs bfloat16 on a CPU, this is {name} on {placement.device}"
-        raise ConfigError("quantization", wanted, reason)
+    _check_placed(wanted, placement)
     if not fits:
         shown = ", ".join(map(str, _widths(config)))
         reason = f"layer widths have to be multiples of {GROUP}, this model's are {shown}"
         raise ConfigError("quantization", wanted, reason)
     return _quantization(_KINDS[wanted], read_blocks(folder), config)
+
+
+def round_quantization(wanted: QuantizationChoice, placement: Placement) -> Quantization | None:
+    """The same for a model of other code than ours, whose linear layers are rounded one by one, as
+    far as their inputs can be cut into groups.
+
+    Raises:
+        ConfigError: no kernels here take the quantization that was asked for.
+    """
+    if wanted in ("auto", "none"):
+        return None
+    _check_placed(wanted, placement)
+    if native_library() is None:
+        reason = "needs the native kernels, of which none run here"
+        raise ConfigError("quantization", wanted, reason)
+    return Quantization(_KINDS[wanted])
+
+
+def _check_placed(wanted: QuantizationChoice, placement: Placement) -> None:
+    if placement.dtype is not torch.bfloat16 or placement.device.type != "cpu":
+        name = str(placement.dtype).removeprefix("torch.")
+        reason = f"needs bfloat16 on a CPU, this is {name} on {placement.device}"
+        raise ConfigError("quantization", wanted, reason)
 
 
 def _quantization(kind: RoundedKind, stored: StoredBlocks, config: ModelConfig) -> Quantization:

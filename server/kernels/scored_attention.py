@@ -3,6 +3,10 @@ soft-capped scores, attention sinks, chunks instead of windows.
 
 Layers that differ in nothing but their scale use the machine's fastest kernels. The others are
 computed here, in plain torch on every device.
+
+bfloat16 on a CPU is computed here too, in float64. What torch gives for a row depends in its last
+bits on the row's company; behind float64's last bits nothing of that is left when the result is
+rounded to bfloat16, so that speculation changes no token.
 """
 
 from dataclasses import dataclass
@@ -48,14 +52,15 @@ def scored_attention(
     Returns:
         [rows, num_heads, head_dim]
     """
-    if rules.is_plain:
+    is_double = query.device.type == "cpu" and query.dtype is torch.bfloat16
+    if rules.is_plain and not is_double:
         factor = rules.scale * query.shape[-1] ** 0.5
         # A product with 1 would round nothing, but is an operation more.
         scaled = query if abs(factor - 1) < 1e-6 else query * factor
         return attention_for(query).tree_attention(scaled, cache, batch, rules.window)
     out = torch.empty_like(query)
     for group in _groups(batch):
-        padded = _group_attention(query[group.padded_rows], cache, group, rules)
+        padded = _group_attention(query[group.padded_rows], cache, group, rules, is_double)
         out[group.rows] = padded[group.real_rows]
     return out
 
@@ -67,7 +72,7 @@ def _groups(batch: TreeBatch) -> list[TreeGroup]:
 
 
 def _group_attention(
-    query: torch.Tensor, cache: LayerCache, group: TreeGroup, rules: ScoreRules
+    query: torch.Tensor, cache: LayerCache, group: TreeGroup, rules: ScoreRules, is_double: bool
 ) -> torch.Tensor:
     """Attends in one group. query: [sequences x nodes, num_heads, head_dim] -> the same shape."""
     _, block_size, kv_heads, head_dim = cache.keys.shape
@@ -77,12 +82,15 @@ def _group_attention(
     # [sequences, KV heads, query heads of one KV head, nodes, head_dim]
     split = query.view(group.num_sequences, group.num_nodes, kv_heads, -1, head_dim)
     folded = split.permute(0, 2, 3, 1, 4)
-    scores = (folded @ keys.unsqueeze(2)).float() * rules.scale
+    if is_double:
+        folded, keys, values = folded.double(), keys.double(), values.double()
+    scores = folded @ keys.unsqueeze(2)
+    scores = (scores if is_double else scores.float()) * rules.scale
     if rules.softcap is not None:
         scores = torch.tanh(scores / rules.softcap) * rules.softcap
     scores.masked_fill_(~_visible(group, rules)[:, None, None], float("-inf"))
-    weights = _softmax(scores, rules.sinks).to(query.dtype)
-    out = weights @ values.unsqueeze(2)
+    weights = _softmax(scores, rules.sinks).to(folded.dtype)
+    out = (weights @ values.unsqueeze(2)).to(query.dtype)
     return out.permute(0, 3, 1, 2, 4).reshape(query.shape)
 
 
@@ -102,5 +110,5 @@ def _softmax(scores: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
     [heads]"""
     if sinks is None:
         return scores.softmax(dim=-1)
-    column = sinks.float().view(1, *scores.shape[1:3], 1, 1).expand(*scores.shape[:-1], 1)
+    column = sinks.to(scores.dtype).view(1, *scores.shape[1:3], 1, 1).expand(*scores.shape[:-1], 1)
     return torch.cat((scores, column), dim=-1).softmax(dim=-1)[..., :-1]

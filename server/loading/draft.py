@@ -60,7 +60,7 @@ class Draft:
         """Whether nothing of it runs in torch's parallel operations."""
         if isinstance(self.model, GlideModel):
             return self.model.drafts_chains
-        return self.model is None or self.model.is_fused
+        return self.model is None or self.model.has_threads
 
 
 def load_draft(

@@ -205,7 +205,7 @@ def _place(
     if workers is None:
         kernels = describe_kernels(placement.device, model.is_fused)
     report(kernels)
-    if model.is_fused and (draft is None or draft.is_native):
+    if model.has_threads and (draft is None or draft.is_native):
         # After each parallel operation torch's threads spin for milliseconds, on the cores that the
         # native kernels' own threads need; what is left to torch is small.
         torch.set_num_threads(1)

@@ -14,7 +14,7 @@ import torch
 
 from server.config import ModelBackend, QuantizationChoice
 from server.engine.step.kv_cache import CacheShape
-from server.errors import ConfigError, UnsupportedModelError
+from server.errors import UnsupportedModelError
 from server.models.config import ModelConfig, model_config
 from server.models.decoder_layer import local_config
 from server.models.layers import Placement
@@ -24,7 +24,7 @@ from server.models.quantization import Quantization
 from server.report import Report
 from weights.checkpoint import load_weights, read_config
 from weights.locate import locate_model
-from weights.quantization import choose_quantization, describe
+from weights.quantization import choose_quantization, describe, round_quantization
 
 if TYPE_CHECKING:  # importing transformers' models takes seconds, which native code spares
     from server.models.hf.config import HFModel
@@ -124,10 +124,7 @@ def choose_form(
     """
     if files.hf is None:
         return choose_quantization(quantization, files.folder, files.config, placement)
-    if quantization in ("int8", "int4"):
-        reason = "transformers' code multiplies weights in floats alone"
-        raise ConfigError("quantization", quantization, reason)
-    return None
+    return round_quantization(quantization, placement)
 
 
 def load_target(

@@ -118,7 +118,9 @@ class LlamaModel:
     Args:
         forward: everything but the head.
         apply_head: hidden states to this rank's logits, in float32.
-        is_fused: `forward` is a native kernel, which brings its own threads.
+        is_fused: `forward` is a native kernel.
+        has_threads: `forward` does its products in threads of its own, and torch's would be in
+            their way; None: where it is fused.
     """
 
     def __init__(
@@ -128,10 +130,12 @@ class LlamaModel:
         forward: ForwardFn,
         apply_head: LinearFn,
         is_fused: bool,
+        has_threads: bool | None = None,
     ) -> None:
         self.config = config
         self.placement = placement
         self.is_fused = is_fused
+        self.has_threads = is_fused if has_threads is None else has_threads
         self._forward = forward
         self._apply_head = apply_head
 

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from server.errors import CheckpointError, UnsupportedModelError
 from server.models.config import ModelConfig, RopeConfig, rope_config
 from server.models.hf.attention import LayerRules
-from server.models.hf.probe import PROBE, probe_layers
+from server.models.hf.probe import PROBE, Probed, probe
 from server.models.hf.split import split
 
 _MAX_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
@@ -35,7 +35,7 @@ class HFModel:
     hf: PreTrainedConfig
     """As transformers reads it; of a model for several media, its text half's."""
     config: ModelConfig
-    layers: tuple[LayerRules, ...]
+    probed: Probed
 
     @property
     def described(self) -> str:
@@ -56,8 +56,8 @@ def read_hf_model(folder: Path, raw: Mapping[str, Any]) -> HFModel:
     _refuse_format(raw)
     hf = _read(folder, raw)
     _refuse_kind(hf)
-    layers = _probe(hf)
-    return HFModel(hf, _model_config(hf, raw, layers), tuple(layers))
+    probed = _probe(hf)
+    return HFModel(hf, _model_config(hf, raw, probed.layers), probed)
 
 
 def _refuse_format(raw: Mapping[str, Any]) -> None:
@@ -101,24 +101,24 @@ def _refuse_kind(hf: PreTrainedConfig) -> None:
         )
 
 
-def _probe(hf: PreTrainedConfig) -> list[LayerRules]:
+def _probe(hf: PreTrainedConfig) -> Probed:
     """Runs the model without weights.
 
     Raises:
         UnsupportedModelError: it can't be run on a paged cache.
     """
-    probed = copy.deepcopy(hf)
+    config = copy.deepcopy(hf)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
-                probed, trust_remote_code=False, attn_implementation=PROBE
+                config, trust_remote_code=False, attn_implementation=PROBE
             )
         _refuse_states(model)
         if model._can_set_experts_implementation():  # pyright: ignore[reportPrivateUsage]
             # The one that asks no tensor for its values.
             model.set_experts_implementation("batched_mm")
         decoder, head = split(model)
-        layers = probe_layers(decoder)
+        probed = probe(decoder)
         head(inputs_embeds=torch.empty(1, 1, hf.hidden_size, device="meta"), use_cache=False)
     except UnsupportedModelError:
         raise
@@ -127,7 +127,7 @@ def _probe(hf: PreTrainedConfig) -> list[LayerRules]:
             f"transformers' code for {hf.model_type} does not run on a paged cache: "
             f"{type(error).__name__}: {first_line(error)}"
         ) from None
-    return layers
+    return probed
 
 
 def _refuse_states(model: Model) -> None:

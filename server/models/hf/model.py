@@ -11,13 +11,14 @@ from transformers import AutoModelForCausalLM
 from transformers import PreTrainedModel as Model
 from transformers.utils import logging as hf_logging
 
-from server.errors import CheckpointError
+from server.errors import CheckpointError, UnsupportedModelError
 from server.kernels.linear import LinearFn
 from server.kernels.quantized import PartWeight
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import ForwardFn
 from server.models.hf.attention import ATTENTION, STEP, PagedStep
 from server.models.hf.config import HFModel, first_line
+from server.models.hf.row_weights import multiplies_natively, multiply_natively
 from server.models.hf.split import split
 from server.models.layers import Placement, Slots
 from server.models.llama import LlamaModel
@@ -41,14 +42,29 @@ class HFParameters:
         return {name: weight.detach() for name, weight in self._model.named_parameters()}
 
     def head(self, quantization: Quantization | None = None) -> PartWeight:
-        """The head's weight [vocab_size, hidden]."""
-        return self.head_weight
+        """The head's weight [vocab_size, hidden] in the form it is kept in."""
+        return (
+            self.head_weight if quantization is None else quantization.of_one("", self.head_weight)
+        )
 
     def freeze(self, quantization: Quantization | None = None) -> LlamaModel:
         """The model, ready to run."""
+        names: Any = self._model
         decoder, head = split(self._model)
-        forward = _forward(decoder, self.found, self.placement.dtype)
-        return LlamaModel(self.config, self.placement, forward, _head(head), is_fused=False)
+        dtype, is_native = self.placement.dtype, multiplies_natively(self.placement)
+        if is_native:
+            if names._can_set_experts_implementation():
+                decoder.set_experts_implementation("eager")  # the one that multiplies one by one
+            multiply_natively(decoder, self.found.probed.multiplied, quantization)
+            output = names.get_output_embeddings()
+            multiply_natively(head, frozenset(), quantization, output)
+        forward = _forward(decoder, self.found, dtype)
+        apply_head = _head(head)
+        model = LlamaModel(
+            self.config, self.placement, forward, apply_head, is_fused=False, has_threads=is_native
+        )
+        _try_out(model)
+        return model
 
     def attention_maps(self, token_ids: torch.Tensor) -> Iterator[torch.Tensor]:
         """Each layer's attention [sequences, heads, tokens, tokens] over whole sequences
@@ -119,12 +135,35 @@ def _head(head: Model) -> LinearFn:
     return apply
 
 
+@torch.no_grad()
+def _try_out(model: LlamaModel) -> None:
+    """Runs two tokens, so that code which does not run here fails at start.
+
+    Raises:
+        UnsupportedModelError: it does not.
+    """
+    config, device = model.config, model.placement.device
+    shape = (1, 2, config.num_kv_heads, config.head_dim)
+    pool = torch.zeros(2, *shape, dtype=model.placement.dtype, device=device)
+    rows = torch.arange(2, device=device)
+    tables = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    batch = TreeBatch(rows, rows, tables, (0,), (2,), None, block_size=2)
+    try:
+        caches = [LayerCache(pool[0], pool[1])] * config.num_layers
+        model.logits(model(rows, caches, batch))
+    except Exception as error:  # whatever a model's own code raises
+        raise UnsupportedModelError(
+            f"{config.architecture}: transformers' code does not run here: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
 def _forward(decoder: Model, found: HFModel, dtype: torch.dtype) -> ForwardFn:
     @torch.no_grad()
     def run(
         token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
     ) -> torch.Tensor:
-        token = STEP.set(PagedStep(caches, batch, found.layers))
+        token = STEP.set(PagedStep(caches, batch, found.probed.layers))
         try:
             out = decoder(
                 input_ids=token_ids.unsqueeze(0),

@@ -6,11 +6,13 @@ the code of each model. The code tells by calling its attention function, and by
 has made for it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers import PreTrainedModel as Model
 
@@ -35,8 +37,16 @@ _RECORDED: ContextVar[list[tuple[int, LayerRules]]] = ContextVar("_RECORDED")
 """Layers in the order of their calls, of the model that is being run without weights."""
 
 
-def probe_layers(model: Model) -> list[LayerRules]:
-    """What each layer's attention does.
+class Probed(NamedTuple):
+    """What was found out about a decoder."""
+
+    layers: tuple[LayerRules, ...]
+    multiplied: frozenset[str]
+    """Names of the parameters that are multiplied as those of linear layers are."""
+
+
+def probe(model: Model) -> Probed:
+    """What each layer's attention does, and what the weights are.
 
     Args:
         model: a decoder without head, on the meta device, with `PROBE` as its attention.
@@ -47,18 +57,40 @@ def probe_layers(model: Model) -> list[LayerRules]:
     rows = torch.zeros(1, _ROWS, dtype=torch.int64, device="meta")
     seen = torch.ones(1, _ROWS, dtype=torch.int64, device="meta")
     token = _RECORDED.set([])
+    products = _Products()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), products:
             model(input_ids=rows, attention_mask=seen, position_ids=rows, use_cache=False)
         recorded = _RECORDED.get()
     finally:
         _RECORDED.reset(token)
-    return _in_order(type(model).__name__, recorded, model.config.num_hidden_layers)
+    layers = _in_order(type(model).__name__, recorded, model.config.num_hidden_layers)
+    named = model.named_parameters()
+    return Probed(layers, frozenset(name for name, weight in named if id(weight) in products.seen))
+
+
+class _Products(TorchFunctionMode):
+    """Notes which weights linear products take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = set[int]()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is F.linear:
+            self.seen.add(id(args[1]))
+        return func(*args, **(kwargs or {}))
 
 
 def _in_order(
     name: str, recorded: Sequence[tuple[int, LayerRules]], num_layers: int
-) -> list[LayerRules]:
+) -> tuple[LayerRules, ...]:
     found = dict(recorded)
     missing = [layer for layer in range(num_layers) if layer not in found]
     if missing:
@@ -72,7 +104,7 @@ def _in_order(
             f"{name} calls attention {len(recorded)} times in {num_layers} layers; served are "
             "models that call it once a layer"
         )
-    return [found[layer] for layer in range(num_layers)]
+    return tuple(found[layer] for layer in range(num_layers))
 
 
 def _record(

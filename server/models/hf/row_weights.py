@@ -1,0 +1,142 @@
+"""Weights that the native CPU kernels multiply, put in the places of a transformers model's own.
+
+torch's products of bfloat16 round a row otherwise in another company: one row, or seventeen, are
+multiplied by other code. Then speculation, which brings rows, could change a token. The native
+products form a row's sums in the same order whatever is beside it (`kernels/cpu/decoder.py`), and
+take weights in blocks of 4 or 8 bits too.
+
+The models' code is left as it is: where it multiplies by such a weight, in `F.linear` or `@`, torch
+asks the weight's class, which is ours.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from server.kernels.cpu.decoder import NativeLinear, supports_linear
+from server.kernels.cpu.library import native_library
+from server.kernels.quantized import Weight
+from server.models.layers import Placement
+from server.models.quantization import Quantization
+
+_OF_SHAPE = frozenset({"__get__", "size", "dim", "numel", "is_floating_point", "__len__"})
+"""What may be asked of a weight without values; `__get__` is of attributes, such as `dtype`."""
+_CASTS = (torch.Tensor.type, torch.Tensor.to, torch.Tensor.float)
+"""Leave a weight as it is: products follow their input's precision. Routers ask for float32."""
+_PRODUCTS = (torch.Tensor.matmul, torch.Tensor.__matmul__, torch.matmul)
+
+
+class RowWeight(torch.Tensor):
+    """A weight that is multiplied natively; it has a shape, and no values of its own."""
+
+    products: Sequence[NativeLinear]
+    """One per matrix: a single one, or an expert's each."""
+    transposed: bool
+    """Whether its matrices are [inputs, outputs], for `@`; else [outputs, inputs], for
+    `F.linear`."""
+    keeps_float: bool
+    """Whether results stay in float32, instead of taking the input's precision."""
+
+    @classmethod
+    def of(
+        cls,
+        shape: torch.Size,
+        products: Sequence[NativeLinear],
+        transposed: bool = False,
+        keeps_float: bool = False,
+    ) -> "RowWeight":
+        made = torch.zeros(1, dtype=torch.bfloat16).expand(shape).as_subclass(cls)
+        made.products, made.transposed, made.keeps_float = products, transposed, keeps_float
+        return made
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is F.linear:
+            return _linear(*args, **(kwargs or {}))
+        operands: tuple[Any, ...] = (*args, None, None)
+        first, second = operands[:2]
+        if func in _PRODUCTS and isinstance(second, RowWeight):
+            return second.applied_to(first)
+        if func is torch.Tensor.__getitem__ and isinstance(first, RowWeight):
+            return first.expert(int(second))
+        if func in _CASTS:
+            return first
+        if func.__name__ not in _OF_SHAPE:
+            raise TypeError(f"{func.__name__} reads a weight that only native kernels hold")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+    def expert(self, index: int) -> "RowWeight":
+        """One of several matrices."""
+        shape, product = self.shape[1:], self.products[index]
+        return RowWeight.of(shape, (product,), self.transposed, self.keeps_float)
+
+    def applied_to(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """[..., inputs] -> [..., outputs]"""
+        (product,) = self.products
+        found = product(x.reshape(-1, x.shape[-1]).to(torch.bfloat16))
+        if bias is not None:
+            found += bias
+        found = found.view(*x.shape[:-1], found.shape[-1])
+        return found if self.keeps_float else found.to(x.dtype)
+
+
+def _linear(x: torch.Tensor, weight: RowWeight, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return weight.applied_to(x, bias)
+
+
+def multiplies_natively(placement: Placement) -> bool:
+    """Whether native kernels multiply weights that lie there."""
+    fits = placement.device.type == "cpu" and placement.dtype is torch.bfloat16
+    return fits and native_library() is not None
+
+
+def multiply_natively(
+    model: torch.nn.Module,
+    multiplied: frozenset[str],
+    quantization: Quantization | None,
+    head: torch.nn.Module | None = None,
+) -> None:
+    """Exchanges the weights that the native kernels take.
+
+    Args:
+        multiplied: names of parameters that are multiplied as those of linear layers are.
+        quantization: form that the weights of linear layers are rounded to; routers' and experts'
+            stay as they are.
+        head: the linear layer of `model` whose result stays in float32.
+    """
+    for path, module in model.named_modules():
+        is_linear = isinstance(module, torch.nn.Linear)
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if f"{path}.{name}" in multiplied or (is_linear and name == "weight"):
+                matrices, transposed = (weight.detach(),), False
+            elif weight.dim() == 3 and hasattr(module, "is_transposed"):  # transformers' experts
+                transposed = bool(module.is_transposed)
+                matrices = (weight.detach().mT if transposed else weight.detach()).unbind()
+            else:
+                continue
+            form = quantization if is_linear else None
+            products = _products(matrices, form)
+            if products:
+                made = RowWeight.of(weight.shape, products, transposed, module is head)
+                delattr(module, name)
+                setattr(module, name, made)
+
+
+def _products(matrices: Sequence[torch.Tensor], form: Quantization | None) -> list[NativeLinear]:
+    """None at all where the kernels do not take all of them."""
+    if not all(supports_linear(matrix) for matrix in matrices):
+        return []
+    threads = torch.get_num_threads()
+    return [NativeLinear(_in(form, matrix.contiguous()), threads) for matrix in matrices]
+
+
+def _in(form: Quantization | None, matrix: torch.Tensor) -> Weight:
+    return matrix if form is None else form.of_one("", matrix)

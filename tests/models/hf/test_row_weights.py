@@ -1,0 +1,93 @@
+"""Native products in a transformers model: in bfloat16 rows do not depend on their company, to the
+bit; and blocks of 8 and 4 bits."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from transformers import Gemma3TextConfig
+
+from server.models.hf.config import read_hf_model
+from server.models.hf.model import load_hf
+from server.models.hf.row_weights import RowWeight
+from server.models.layers import Placement
+from server.models.llama import LlamaModel
+from server.models.quantization import Quantization
+from tests.kernels.native_models import needs_native
+from tests.kernels.paged import CPU, Nodes, PagedModel
+from tests.models.hf.families import FAMILIES, our_model, reference_model, sizes
+from tests.models.hf.test_families import PARENTS, tokens
+from weights.checkpoint import read_config
+
+pytestmark = needs_native()
+
+NAMES = ("gemma2", "gemma3", "cohere", "qwen3-moe", "gpt-oss", "llama4", "deepseek3")
+"""Capped scores, windows, weights that are norms and not matrices, experts of three makes, values
+narrower than keys."""
+
+
+class Pair(NamedTuple):
+    reference: Any
+    model: LlamaModel
+
+
+@pytest.fixture(params=NAMES, scope="module")
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp(request.param)
+    reference = reference_model(FAMILIES[request.param])
+    reference.save_pretrained(folder)
+    return Pair(reference, our_model(folder, torch.bfloat16))
+
+
+def test_company_changes_no_bit(pair: Pair) -> None:
+    text = tokens(60)
+    whole = PagedModel(pair.model).run(text, [60])
+    assert torch.equal(PagedModel(pair.model).run(text, [7, 13] + [1] * 40), whole)
+    pool = PagedModel(pair.model, num_sequences=2)
+    first = pool.step(Nodes(0, 0, text[:40]), Nodes(1, 0, tokens(11, seed=7)))
+    assert torch.equal(first[:40], whole[:40])
+    nodes = [*text[40:44], *tokens(len(PARENTS) - 4, seed=6)]
+    tree = pool.step(Nodes(0, 40, nodes, PARENTS), Nodes(1, 11, tokens(3, seed=8)))
+    assert torch.equal(tree[:4], whole[40:44])
+
+
+@torch.no_grad()
+def test_as_good_as_transformers_own_bfloat16(pair: Pair) -> None:
+    text = tokens(60)
+    exact = pair.reference(torch.tensor([text])).logits[0]
+    theirs = pair.reference.bfloat16()(torch.tensor([text])).logits[0].float()
+    pair.reference.float()
+    ours = PagedModel(pair.model).run(text, [60])
+    # By rows: where rounding chooses another expert, a row's error is far larger, there and here.
+    rows = [(found - exact).abs().mean(dim=-1).median() for found in (ours, theirs)]
+    assert rows[0] < 1.25 * rows[1]
+
+
+@torch.no_grad()
+def test_linear_layers_in_blocks(tmp_path: Path) -> None:
+    wide = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    config = Gemma3TextConfig(**sizes(**wide), head_dim=32, sliding_window=9)
+    reference = reference_model(config)
+    reference.save_pretrained(tmp_path)
+    text, errors = tokens(40), list[float]()
+    exact = reference(torch.tensor([text])).logits[0]
+    for kind in ("q8_0", "q4_1"):
+        found = read_hf_model(tmp_path, read_config(tmp_path))
+        loaded = load_hf(tmp_path, found, Placement(CPU, torch.bfloat16))
+        model = loaded.freeze(Quantization(kind))
+        whole = PagedModel(model).run(text, [40])
+        assert torch.equal(PagedModel(model).run(text, [9, 30, 1]), whole)
+        errors.append(float((whole - exact).abs().mean()))
+    assert errors[0] < 0.15
+    assert 2 * errors[0] < errors[1] < 0.8
+
+
+def test_a_weight_without_values_is_not_read() -> None:
+    """A model that does more with a weight than multiply by it must fail, and not see zeros."""
+    weight = RowWeight.of(torch.Size((4, 6)), ())
+    assert (weight.shape, weight.dtype) == ((4, 6), torch.bfloat16)
+    with pytest.raises(TypeError, match="sum reads a weight"):
+        weight.sum()
+    with pytest.raises(TypeError, match="mul reads a weight"):
+        torch.mul(torch.ones(4, 6), weight)
