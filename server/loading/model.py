@@ -124,7 +124,14 @@ def _build_model(
     check_memory_settings(settings, device)
     dtype = pick_dtype(settings.dtype, device)
     torch.set_num_threads(rank_threads(settings))
-    files = locate_target(settings.model, settings.cache_dir, dtype, report, settings.model_backend)
+    files = locate_target(
+        settings.model,
+        settings.cache_dir,
+        dtype,
+        report,
+        settings.model_backend,
+        settings.max_model_len,
+    )
     said = read_sampling(files.folder, settings.model, settings.generation_config)
     sampling = SamplingDefaults(**said)  # pyright: ignore[reportArgumentType]  # top_k is whole
     hf_tokenizer = load_hf_tokenizer(files.folder)

@@ -35,7 +35,14 @@ def start_workers(settings: ModelSettings, report: Report) -> Workers | None:
         return None
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
-    files = locate_target(settings.model, settings.cache_dir, dtype, report, settings.model_backend)
+    files = locate_target(
+        settings.model,
+        settings.cache_dir,
+        dtype,
+        report,
+        settings.model_backend,
+        settings.max_model_len,
+    )
     if files.hf is not None:
         reason = "transformers' code runs whole models alone; native models can be shared out"
         raise ConfigError("tensor_parallel_size", size, reason)

@@ -75,6 +75,7 @@ def locate_target(
     dtype: torch.dtype,
     report: Report,
     backend: ModelBackend = "auto",
+    max_model_len: int | None = None,
 ) -> TargetFiles:
     """Finds a target's folder, downloading or converting it first where needed.
 
@@ -83,15 +84,18 @@ def locate_target(
         cache_dir: where converted models are kept; `~` is the user's home.
         dtype: that a GGUF file is converted to.
         backend: whose code is to run it.
+        max_model_len: the longest sequence that is wanted; None for what the model was made for.
 
     Raises:
         StartupError: there is no such model, or it can't be read.
     """
-    return read_target(locate_model(model, cache_dir, dtype, report), backend)
+    return read_target(locate_model(model, cache_dir, dtype, report), backend, max_model_len)
 
 
-def read_target(folder: Path, backend: ModelBackend = "auto") -> TargetFiles:
-    """Reads the config of a checkpoint's folder.
+def read_target(
+    folder: Path, backend: ModelBackend = "auto", max_model_len: int | None = None
+) -> TargetFiles:
+    """Reads the config of a checkpoint's folder; arguments as above.
 
     Raises:
         StartupError: it is no checkpoint, or one that this backend can't run.
@@ -104,13 +108,13 @@ def read_target(folder: Path, backend: ModelBackend = "auto") -> TargetFiles:
             return TargetFiles(folder, model_config(raw))
         except UnsupportedModelError:
             pass  # transformers may run it, and says what stands in the way where it can't
-    return _by_transformers(folder, raw)
+    return _by_transformers(folder, raw, max_model_len)
 
 
-def _by_transformers(folder: Path, raw: dict[str, Any]) -> TargetFiles:
+def _by_transformers(folder: Path, raw: dict[str, Any], max_model_len: int | None) -> TargetFiles:
     from server.models.hf.config import read_hf_model
 
-    found = read_hf_model(folder, raw)
+    found = read_hf_model(folder, raw, max_model_len)
     return TargetFiles(folder, found.config, found)
 
 

@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from server.errors import CheckpointError, UnsupportedModelError
 from server.models.config import ModelConfig, RopeConfig, rope_config
 from server.models.hf.attention import LayerRules
+from server.models.hf.longrope import check_rope, longest
 from server.models.hf.probe import PROBE, Probed, probe
 from server.models.hf.split import split
 
@@ -34,30 +35,39 @@ class HFModel:
 
     hf: PreTrainedConfig
     """As transformers reads it; of a model for several media, its text half's."""
+    is_half: bool
+    """Whether this is the text half of a model for several media."""
     config: ModelConfig
     probed: Probed
 
     @property
     def described(self) -> str:
         """Whose code runs it, for people."""
-        return f"transformers {transformers.__version__} ({self.hf.model_type})"
+        half = "the text half, " if self.is_half else ""
+        return f"transformers {transformers.__version__} ({half}{self.hf.model_type})"
 
 
-def read_hf_model(folder: Path, raw: Mapping[str, Any]) -> HFModel:
+def read_hf_model(
+    folder: Path, raw: Mapping[str, Any], max_model_len: int | None = None
+) -> HFModel:
     """Finds out what a checkpoint needs.
 
     Args:
         raw: its `config.json`.
+        max_model_len: the longest sequence that is wanted, where somebody said; see `longrope.py`.
 
     Raises:
         UnsupportedModelError: one line that names what stands in the way.
         CheckpointError: config.json is not what transformers expects.
     """
     _refuse_format(raw)
-    hf = _read(folder, raw)
-    _refuse_kind(hf)
+    whole = _read(folder, raw)
+    hf = _text_half(whole)
+    check_rope(hf)
     probed = _probe(hf)
-    return HFModel(hf, _model_config(hf, raw, probed.layers), probed)
+    max_position = longest(hf, int(_first(hf, _MAX_POSITIONS) or 2048), max_model_len)
+    config = _model_config(hf, raw, probed.layers, max_position)
+    return HFModel(hf, hf is not whole, config, probed)
 
 
 def _refuse_format(raw: Mapping[str, Any]) -> None:
@@ -89,16 +99,24 @@ def _read(folder: Path, raw: Mapping[str, Any]) -> PreTrainedConfig:
         ) from None
 
 
-def _refuse_kind(hf: PreTrainedConfig) -> None:
+def _text_half(hf: PreTrainedConfig) -> PreTrainedConfig:
+    """The config itself, or of a model for several media that of its text half."""
     name = hf.model_type
     if getattr(hf, "is_encoder_decoder", False):
         raise UnsupportedModelError(
             f"{name} is an encoder-decoder; served are models with a decoder alone"
         )
-    if type(hf) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    text = hf.get_text_config(decoder=True)
+    if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return text
+    if text is not hf:
         raise UnsupportedModelError(
-            f"transformers has no causal language model for {name}; served are those alone"
+            f"{name} is for several media, and transformers has no causal language model of its "
+            "text half alone, which is what could be served"
         )
+    raise UnsupportedModelError(
+        f"transformers has no causal language model for {name}; served are those alone"
+    )
 
 
 def _probe(hf: PreTrainedConfig) -> Probed:
@@ -141,7 +159,10 @@ def _refuse_states(model: Model) -> None:
 
 
 def _model_config(
-    hf: PreTrainedConfig, raw: Mapping[str, Any], layers: Sequence[LayerRules]
+    hf: PreTrainedConfig,
+    raw: Mapping[str, Any],
+    layers: Sequence[LayerRules],
+    max_position: int,
 ) -> ModelConfig:
     first = layers[0]
     shapes = {(layer.num_kv_heads, layer.head_dim) for layer in layers}
@@ -164,7 +185,7 @@ def _model_config(
         num_kv_heads=first.num_kv_heads,
         head_dim=first.head_dim,
         rms_norm_eps=float(_first(hf, _EPSILONS) or 1e-6),
-        max_position=int(_first(hf, _MAX_POSITIONS) or 2048),
+        max_position=max_position,
         tie_word_embeddings=bool(getattr(hf, "tie_word_embeddings", False)),
         sliding_windows=tuple(layer.scores.window for layer in layers),
         rope=_rope(hf),

@@ -18,6 +18,7 @@ from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import ForwardFn
 from server.models.hf.attention import ATTENTION, STEP, PagedStep
 from server.models.hf.config import HFModel, first_line
+from server.models.hf.longrope import fix_frequencies
 from server.models.hf.row_weights import multiplies_natively, multiply_natively
 from server.models.hf.split import split
 from server.models.layers import Placement, Slots
@@ -25,6 +26,8 @@ from server.models.llama import LlamaModel
 from server.models.quantization import Quantization
 
 _NAMES_SHOWN = 8
+_HALF = {r"^(model\.)?language_model\.(model\.)?": "model."}
+"""How a text half's tensors are called in the whole model -> alone."""
 
 
 class HFParameters:
@@ -51,6 +54,7 @@ class HFParameters:
         """The model, ready to run."""
         names: Any = self._model
         decoder, head = split(self._model)
+        fix_frequencies(decoder, self.found.hf, self.config.max_position)
         dtype, is_native = self.placement.dtype, multiplies_natively(self.placement)
         if is_native:
             if names._can_set_experts_implementation():
@@ -87,6 +91,7 @@ def load_hf(folder: Path, found: HFModel, placement: Placement) -> HFParameters:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=found.hf,
+                key_mapping=_HALF if found.is_half else None,
                 dtype=placement.dtype,
                 attn_implementation=ATTENTION,
                 trust_remote_code=False,
@@ -102,7 +107,9 @@ def load_hf(folder: Path, found: HFModel, placement: Placement) -> HFParameters:
         ("has left-over", report["unexpected_keys"]),
         ("has misshapen", report["mismatched_keys"]),
     ):
-        _refuse(folder, problem, [str(name) for name in names])
+        # What a text half leaves of a checkpoint is the other media's.
+        others = found.is_half and problem == "has left-over"
+        _refuse(folder, problem, [] if others else [str(name) for name in names])
     return HFParameters(found, model.eval().to(placement.device), placement)
 
 

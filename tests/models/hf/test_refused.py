@@ -1,0 +1,135 @@
+"""What can't be served is refused before weights are read, in one line that names what stands in
+the way. And the text halves of models for several media."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    BartConfig,
+    BertConfig,
+    BloomConfig,
+    FalconConfig,
+    FalconMambaConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    JambaConfig,
+    Lfm2Config,
+    LlamaConfig,
+    MambaConfig,
+    PreTrainedConfig,
+    Qwen2_5_VLConfig,
+    Qwen3NextConfig,
+    RwkvConfig,
+    SiglipVisionConfig,
+    T5Config,
+)
+
+from server.errors import CheckpointError, UnsupportedModelError
+from server.loading.target import read_target
+from server.models.hf.config import read_hf_model
+from tests.kernels.paged import PagedModel
+from tests.models.hf.families import our_model, sizes
+from tests.models.hf.test_families import assert_same, their_logits, tokens
+
+REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
+    "t5": (T5Config(), "t5 is an encoder-decoder"),
+    "bart": (BartConfig(), "bart is an encoder-decoder"),
+    "bert": (BertConfig(**sizes()), "bert|Bert"),
+    "mamba": (MambaConfig(**sizes()), "keep a state .*MambaMixer"),
+    "falcon-mamba": (FalconMambaConfig(**sizes()), "keep a state .*FalconMambaMixer"),
+    "rwkv": (RwkvConfig(**sizes()), "keep a state .*Rwkv"),
+    "jamba": (JambaConfig(**sizes()), "keep a state .*JambaMambaMixer"),
+    "qwen3-next": (Qwen3NextConfig(**sizes()), "keep a state .*GatedDeltaNet"),
+    "lfm2": (
+        Lfm2Config(**sizes(layer_types=["conv", "full_attention"] * 2)),
+        "keep a state .*ShortConv",
+    ),
+    "bloom": (BloomConfig(n_layer=2, hidden_size=32, n_head=4), "takes no position ids"),
+    "falcon": (FalconConfig(**sizes(num_hidden_layers=2)), "falcon does not run on a paged cache"),
+    "qwen2.5-vl": (Qwen2_5_VLConfig(), "several media, and transformers has no causal"),
+}
+
+
+def written(folder: Path, config: PreTrainedConfig, **changes: Any) -> Path:
+    config.save_pretrained(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_kinds_of_models(name: str, tmp_path: Path) -> None:
+    config, reason = REFUSED[name]
+    with pytest.raises(UnsupportedModelError, match=reason) as caught:
+        read_target(written(tmp_path, config))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "fp8", "bitsandbytes", "compressed-tensors"])
+def test_formats_that_are_not_read(method: str, tmp_path: Path) -> None:
+    folder = written(
+        tmp_path, Gemma3TextConfig(**sizes()), quantization_config={"quant_method": method}
+    )
+    with pytest.raises(UnsupportedModelError, match=f"'{method}' are not read; use the unquant"):
+        read_target(folder)
+
+
+def test_code_of_the_checkpoint_is_never_run(tmp_path: Path) -> None:
+    auto_map = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was run')")
+    config = {"model_type": "own", "architectures": ["Own"], "auto_map": auto_map}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match=r"'own' brings code of its own \(auto_map\)"):
+        read_target(tmp_path)
+
+
+def test_known_models_run_transformers_code_whatever_comes_with_them(tmp_path: Path) -> None:
+    auto_map = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was run')")
+    folder = written(tmp_path, Gemma3TextConfig(**sizes()), auto_map=auto_map)
+    assert read_target(folder).hf is not None
+
+
+def test_a_type_that_is_not_known_yet(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma99"}))
+    with pytest.raises(UnsupportedModelError, match="no model_type 'gemma99'; a newer release may"):
+        read_target(tmp_path)
+
+
+def test_a_broken_config_is_named(tmp_path: Path) -> None:
+    folder = written(tmp_path, Gemma3TextConfig(**sizes()), num_hidden_layers="four")
+    with pytest.raises(CheckpointError, match=r"config\.json: transformers can't read it"):
+        read_target(folder)
+
+
+def test_what_both_refuse_is_said_by_transformers_code(tmp_path: Path) -> None:
+    """Native code refuses the activation, and transformers' takes it."""
+    config = LlamaConfig(**sizes(hidden_act="gelu"))
+    folder = written(tmp_path, config, architectures=["LlamaForCausalLM"])
+    assert read_target(folder).hf is not None
+    with pytest.raises(UnsupportedModelError, match="activation 'gelu' is not supported"):
+        read_target(folder, "native")
+
+
+@torch.no_grad()
+def test_the_text_half_of_a_model_for_several_media(tmp_path: Path) -> None:
+    text = Gemma3TextConfig(**sizes(head_dim=16, sliding_window=7))
+    vision = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        image_size=28, patch_size=14,
+    )  # fmt: skip
+    config = Gemma3Config(
+        text_config=text.to_dict(), vision_config=vision.to_dict(), mm_tokens_per_image=4
+    )
+    whole = Gemma3ForConditionalGeneration(config).eval()
+    for weight in whole.parameters():
+        weight.normal_(0.0, 0.14)
+    whole.save_pretrained(tmp_path)
+    found = read_hf_model(tmp_path, json.loads((tmp_path / "config.json").read_text()))
+    assert "the text half, gemma3_text" in found.described
+    ids = tokens(30)
+    assert_same(PagedModel(our_model(tmp_path)).run(ids, [11, 19]), their_logits(whole, ids))
