@@ -10,9 +10,15 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+)
 from transformers import PreTrainedModel as Model
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils.quantization_config import Mxfp4Config
 
 from server.errors import CheckpointError, UnsupportedModelError
 from server.models.config import ModelConfig, RopeConfig, rope_config
@@ -29,12 +35,18 @@ _STATES = re.compile(
 """In the names of modules that keep a state from token to token."""
 
 
+WIDENED: Mapping[str, Any] = {"mxfp4": Mxfp4Config(dequantize=True)}
+"""Formats of quantised checkpoints that transformers reads into floats, and how it is told to."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class HFModel:
     """A checkpoint that transformers' code can serve."""
 
     hf: PreTrainedConfig
     """As transformers reads it; of a model for several media, its text half's."""
+    quantized_as: str | None
+    """A format of `WIDENED` whose weights become floats; None for a checkpoint in floats."""
     is_half: bool
     """Whether this is the text half of a model for several media."""
     config: ModelConfig
@@ -44,7 +56,8 @@ class HFModel:
     def described(self) -> str:
         """Whose code runs it, for people."""
         half = "the text half, " if self.is_half else ""
-        return f"transformers {transformers.__version__} ({half}{self.hf.model_type})"
+        form = f", its {self.quantized_as} in floats" if self.quantized_as else ""
+        return f"transformers {transformers.__version__} ({half}{self.hf.model_type}{form})"
 
 
 def read_hf_model(
@@ -67,13 +80,18 @@ def read_hf_model(
     probed = _probe(hf)
     max_position = longest(hf, int(_first(hf, _MAX_POSITIONS) or 2048), max_model_len)
     config = _model_config(hf, raw, probed.layers, max_position)
-    return HFModel(hf, hf is not whole, config, probed)
+    return HFModel(hf, quantized_as(raw), hf is not whole, config, probed)
+
+
+def quantized_as(raw: Mapping[str, Any]) -> str | None:
+    """The format of a quantised checkpoint; None for one that is not quantised."""
+    quantization = raw.get("quantization_config")
+    return str(quantization.get("quant_method", "unknown")) if quantization else None
 
 
 def _refuse_format(raw: Mapping[str, Any]) -> None:
-    quantization = raw.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method", "unknown")
+    method = quantized_as(raw)
+    if method is not None and method not in WIDENED:
         raise UnsupportedModelError(
             f"checkpoints quantised with {method!r} are not read; use the unquantised one, or a "
             "GGUF file"

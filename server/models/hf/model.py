@@ -17,7 +17,7 @@ from server.kernels.quantized import PartWeight
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import ForwardFn
 from server.models.hf.attention import ATTENTION, STEP, PagedStep
-from server.models.hf.config import HFModel, first_line
+from server.models.hf.config import WIDENED, HFModel, first_line
 from server.models.hf.longrope import fix_frequencies
 from server.models.hf.row_weights import multiplies_natively, multiply_natively
 from server.models.hf.split import split
@@ -86,12 +86,14 @@ def load_hf(folder: Path, found: HFModel, placement: Placement) -> HFParameters:
     Raises:
         CheckpointError: weights are missing, left over, or of another shape.
     """
+    form = found.quantized_as
     try:
         with _quietly():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=found.hf,
                 key_mapping=_HALF if found.is_half else None,
+                **({} if form is None else {"quantization_config": WIDENED[form]}),
                 dtype=placement.dtype,
                 attn_implementation=ATTENTION,
                 trust_remote_code=False,
