@@ -48,6 +48,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         sse_ping_seconds=settings.sse_ping_seconds,
         drops_other_tools=settings.other_tools == "drop",
         salts_by_key=settings.prefix_caching != "shared",
+        cache_block=0 if settings.prefix_caching == "off" else settings.block_size,
         can_speculate=model.speculator is not None,
         default_speculation=model.speculation,
     )

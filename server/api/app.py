@@ -14,6 +14,7 @@ from server.api.door.admission import Admission
 from server.api.door.front_door import FrontDoor, middleware
 from server.api.http.errors import install_error_handlers
 from server.api.http.lifecycle import Lifecycle
+from server.api.messages import route as messages
 from server.api.openapi.describe import describe_api
 from server.api.responses import route as responses
 from server.api.service import health, models, not_offered, playground, tokenize
@@ -29,7 +30,17 @@ def create_app(parts: Parts, door: FrontDoor, lifespan: Lifespan[FastAPI] | None
     """
     # At level debug it writes every chunk: conversations don't belong into logs.
     logging.getLogger("sse_starlette").setLevel(logging.INFO)
-    modules = (chat, completions, responses, models, tokenize, health, playground, not_offered)
+    modules = (
+        chat,
+        completions,
+        responses,
+        messages,
+        models,
+        tokenize,
+        health,
+        playground,
+        not_offered,
+    )
     routers = [module.router for module in modules]
     routes = [route for router in routers for route in router.routes]
     paths = [route.path for route in routes if isinstance(route, Route)]

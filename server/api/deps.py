@@ -74,6 +74,9 @@ class ServingInfo:
     salts_by_key: bool = True
     """Requests of different API keys share nothing that the engine keeps: neither blocks of the
     prefix cache nor answers that proposals are looked up in."""
+    cache_block: int = 0
+    """Tokens of a block, of which the prefix cache keeps full ones; 0 where there is no such
+    cache."""
     can_speculate: bool = False
     """Whether there is a draft."""
     default_speculation: SpeculationParams = field(default_factory=SpeculationParams)

@@ -21,8 +21,14 @@ from server.engine.types import Grammar
 from server.errors import InvalidRequestError
 
 
-async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
+async def chat_jobs(
+    body: ChatRequest, parts: Parts, *, usual_tokens: int | None = None
+) -> JobGroup:
     """The jobs of a chat: one for each of its answers.
+
+    Args:
+        usual_tokens: Most tokens of an answer where the body says nothing and the context has
+            room for them; None for all that it has left.
 
     Raises:
         RequestError: the body asks for something that can't be done.
@@ -33,7 +39,7 @@ async def chat_jobs(body: ChatRequest, parts: Parts) -> JobGroup:
     tools = chat_tools(body, drops_others=parts.info.drops_other_tools)
     prompt, thinking = await _prompt(body, tools, parts)
     given, max_model_len = _max_tokens(body), parts.engine.max_model_len
-    limit = answer_length("messages", len(prompt), max_model_len, given, default=None)
+    limit = answer_length("messages", len(prompt), max_model_len, given, default=usual_tokens)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = sampling_params(body, limit, num_logprobs, parts.info)
     tools = replace(tools, content=await answer_grammar(body, parts))

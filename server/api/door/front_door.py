@@ -15,7 +15,12 @@ from server.api.door.admission import Admission, AdmissionLimits
 from server.api.door.api_keys import ApiKeys
 from server.api.door.auth import ApiKeyMiddleware
 from server.api.door.concurrency import ConcurrencyMiddleware
-from server.api.door.request import DROPPED_TOOLS_HEADER, REQUEST_ID_HEADER, RequestMiddleware
+from server.api.door.request import (
+    ANTHROPIC_ID_HEADER,
+    DROPPED_TOOLS_HEADER,
+    REQUEST_ID_HEADER,
+    RequestMiddleware,
+)
 from server.api.door.security_headers import SecurityHeadersMiddleware
 from server.api.door.uniform_request import UniformRequestMiddleware
 from server.api.http.errors import EXCEPTION_HANDLERS, error_response, shown
@@ -143,5 +148,10 @@ def _cors(origins: Sequence[str]) -> Middleware:
         allow_origin_regex=_THIS_MACHINE if LOCALHOST in origins else None,
         allow_methods=("GET", "HEAD", "POST", "DELETE"),
         allow_headers=("*",),  # OpenAI's client sends headers of its own
-        expose_headers=(REQUEST_ID_HEADER, DROPPED_TOOLS_HEADER, "retry-after"),
+        expose_headers=(
+            REQUEST_ID_HEADER,
+            ANTHROPIC_ID_HEADER,
+            DROPPED_TOOLS_HEADER,
+            "retry-after",
+        ),
     )

@@ -11,11 +11,14 @@ from contextvars import ContextVar
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.http.anthropic_errors import expects_anthropic
 from server.api.http.errors import STATUS_CLIENT_CLOSED
 from server.engine.types import Origin
 from server.observe.metrics import Metrics
 
 REQUEST_ID_HEADER = "x-request-id"
+ANTHROPIC_ID_HEADER = "request-id"
+"""Where Anthropic's clients look for the id."""
 DROPPED_TOOLS_HEADER = "x-glidecape-dropped-tools"
 """Has the types of the tools that were left out of the request."""
 _ORIGIN = ContextVar[Origin | None]("origin", default=None)
@@ -44,13 +47,17 @@ class RequestMiddleware:
         trace = headers.get("traceparent"), headers.get("tracestate")  # W3C Trace Context
         _ORIGIN.set(Origin(request_id, scope["path"], *trace))
         scope.setdefault("state", {})["request_id"] = request_id
+        for_anthropic = expects_anthropic(scope)
         status: int | None = None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                if for_anthropic:
+                    headers[ANTHROPIC_ID_HEADER] = request_id
             await send(message)
 
         try:

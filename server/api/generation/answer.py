@@ -91,6 +91,12 @@ class Started(Generic[T]):
         if self._first.done():
             self._first.result()
 
+    @property
+    def first(self) -> T | None:
+        """The first piece, if it is here."""
+        is_here = self._first.done() and not self._first.cancelled()
+        return self._first.result() if is_here and self._first.exception() is None else None
+
     async def pieces(self) -> AsyncGenerator[T, None]:
         yield await self._first
         async for piece in self._pieces:

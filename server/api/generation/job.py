@@ -77,6 +77,8 @@ class Progress:
     """Function calls so far."""
     step: TracedStep | None = None
     """The step that brought this piece; None if steps were not asked for."""
+    stop_string: str | None = None
+    """The stop string that ended the answer."""
 
 
 async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:
@@ -143,6 +145,7 @@ def _progress(
         num_thinking_tokens=job.text.num_thinking_tokens,
         num_calls=job.text.num_calls,
         step=_traced(output, delta, num_counting),
+        stop_string=delta.stop_string,
     )
 
 

@@ -1,4 +1,4 @@
-"""Exceptions → answers in OpenAI's shape, in one table."""
+"""Exceptions → answers in OpenAI's shape, in one table; in Anthropic's where that is expected."""
 
 import logging
 import reprlib
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from server.api.http.anthropic_errors import anthropic_error, expects_anthropic
 from server.api.schema.field_path import MAX_NAME, field_path
 from server.api.schema.fields import UNKNOWN_TYPE
 from server.errors import EngineDeadError, ErrorCode, ErrorType, RequestError, ShuttingDownError
@@ -169,13 +170,21 @@ def describe(error: Exception) -> ErrorAnswer:
 
 def error_response(error: Exception) -> Response:
     answer = describe(error)
-    return JSONResponse(answer.body.model_dump(), status_code=answer.status, headers=answer.headers)
+    return _response(answer, answer.body)
+
+
+def _response(answer: ErrorAnswer, body: BaseModel) -> Response:
+    return JSONResponse(body.model_dump(), status_code=answer.status, headers=answer.headers)
 
 
 async def _answer(request: Request, error: Exception) -> Response:
     if not isinstance(error, _FORESEEN):
         _logger.error("request %s failed", request.state.request_id, exc_info=error)
-    return error_response(error)
+    answer = describe(error)
+    if not expects_anthropic(request.scope):
+        return _response(answer, answer.body)
+    message = answer.body.error.message
+    return _response(answer, anthropic_error(answer.status, message, request.state.request_id))
 
 
 EXCEPTION_HANDLERS: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]] = (

@@ -80,12 +80,20 @@ class EventStream(EventSourceResponse):
         events: Encoded events.
         source: Closed when the response ends, however it ends: closing frees the request's
             memory, and `events` may never have been started to do it.
+        ping: An event that is sent instead of a comment.
     """
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], source: Closable, ping_seconds: float
+        self,
+        events: AsyncGenerator[bytes, None],
+        source: Closable,
+        ping_seconds: float,
+        ping: bytes | None = None,
     ) -> None:
         super().__init__(events, ping=ping_seconds, sep="\n")
+        if ping is not None:
+            # Its type says that a message is an object; bytes are sent as they are, like events.
+            self.ping_message_factory = lambda: ping
         del self.headers["connection"]  # the HTTP server's to say
         self._source = source
 

@@ -9,9 +9,11 @@ from pydantic import TypeAdapter
 from server.api.chat.schema import ChatChunk
 from server.api.completions.schema import Completion
 from server.api.door.auth import OPEN_PATHS
-from server.api.openapi.errors import ERROR_EXAMPLES
+from server.api.http.anthropic_errors import is_anthropic_path
+from server.api.messages.schema.events import Event as MessageEvent
+from server.api.openapi.errors import ERROR_EXAMPLES, anthropic_example
 from server.api.openapi.examples import EXAMPLES
-from server.api.responses.schema.events import Event
+from server.api.responses.schema.events import Event as ResponseEvent
 
 _Json = dict[str, Any]
 
@@ -20,7 +22,8 @@ _DONE: _Json = {"const": "[DONE]"}
 _CHUNKS: dict[str, tuple[str, TypeAdapter[Any], tuple[_Json, ...]]] = {
     "/v1/chat/completions": ("ChatChunk", TypeAdapter(ChatChunk), (_DONE,)),
     "/v1/completions": ("Completion", TypeAdapter(Completion), (_DONE,)),
-    "/v1/responses": ("ResponseEvent", TypeAdapter(Event), ()),
+    "/v1/responses": ("ResponseEvent", TypeAdapter(ResponseEvent), ()),
+    "/v1/messages": ("MessageEvent", TypeAdapter(MessageEvent), ()),
 }
 """Path → name and type of what its events carry, and what else their data may be."""
 _PREFIX = "#/components/schemas/"
@@ -83,6 +86,8 @@ def _replace_ranges(responses: _Json, path: str, method: str, *, locked: bool) -
             statuses.append(429)
     for status in sorted(statuses):
         description, example = ERROR_EXAMPLES[status]
+        if is_anthropic_path(path):
+            example = anthropic_example(status)
         content = {kind: {**media, "example": example} for kind, media in schema.items()}
         responses[str(status)] = {"description": description, "content": content}
         if status == 401:
@@ -109,12 +114,14 @@ def _describe_stream(document: _Json, path: str, example: str | None) -> None:
         components.setdefault(inside_name, inside)
     components.setdefault(name, schema)
     content: _Json = document["paths"][path]["post"]["responses"]["200"]["content"]
-    content["text/event-stream"] = {"itemSchema": _event(name, others), "example": example}
+    error = "AnthropicErrorBody" if is_anthropic_path(path) else "ErrorBody"
+    item = _event((name, error), others)
+    content["text/event-stream"] = {"itemSchema": item, "example": example}
 
 
-def _event(name: str, others: tuple[_Json, ...]) -> _Json:
+def _event(names: tuple[str, ...], others: tuple[_Json, ...]) -> _Json:
     """A document, or an error, after which nothing comes."""
-    documents = [{"$ref": f"{_PREFIX}{each}"} for each in (name, "ErrorBody")]
+    documents = [{"$ref": f"{_PREFIX}{each}"} for each in names]
     document = {"contentMediaType": "application/json", "contentSchema": {"anyOf": documents}}
     return {
         "type": "object",

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from server.api.http.anthropic_errors import anthropic_error
+
 _Json = dict[str, Any]
 
 
@@ -60,3 +62,9 @@ ERROR_EXAMPLES: dict[int, tuple[str, _Json]] = {
     ),
 }
 """A description and a body for each status."""
+
+
+def anthropic_example(status: int) -> _Json:
+    """The body of a status in Anthropic's shape."""
+    _, body = ERROR_EXAMPLES[status]
+    return anthropic_error(status, body["error"]["message"], "5f0c1b").model_dump()

@@ -4,20 +4,12 @@
 """
 
 import json
-from dataclasses import dataclass, field
 from typing import Any, Final
 
+from server.api.openapi.example import Example
+from server.api.openapi.message_examples import MESSAGE_EXAMPLES
+
 _Json = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """Example of one operation."""
-
-    response: _Json
-    requests: dict[str, _Json] = field(default_factory=dict[str, _Json])
-    """Bodies by name; none where there is no body."""
-    stream: str | None = None
 
 
 _MODEL = "smollm2-135m-instruct"
@@ -212,6 +204,7 @@ _RESPONSE_EXAMPLES: Final[dict[tuple[str, str], Example]] = {
 
 EXAMPLES: dict[tuple[str, str], Example] = {
     **_RESPONSE_EXAMPLES,
+    **MESSAGE_EXAMPLES,
     ("post", "/v1/chat/completions"): _CHAT,
     ("post", "/v1/completions"): _COMPLETION,
     ("get", "/v1/models"): Example({"object": "list", "data": [_CARD]}),

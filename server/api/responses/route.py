@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from server.api.body.route import BodyRoute
+from server.api.chat.renames import renamed_fields
 from server.api.chat.translate import chat_prompt
 from server.api.deps import Parts, PartsDep
 from server.api.door.auth import key_owner
@@ -27,7 +28,7 @@ from server.api.responses.schema.request import (
 )
 from server.api.responses.shape import ResponseShape, first_state
 from server.api.responses.store import KeptItem, KeptResponse
-from server.api.responses.translate import chat_request, renamed_fields, response_jobs
+from server.api.responses.translate import chat_request, field_names, response_jobs
 from server.errors import InvalidRequestError, NotFoundError, UnsupportedFieldError
 
 router = APIRouter(route_class=BodyRoute)
@@ -56,7 +57,7 @@ async def create_response(
         call_mode=prompt.jobs[0].call_mode,
     )
     record = Record(store, owner, talk.turn)
-    with renamed_fields(talk.chat):
+    with renamed_fields(field_names(talk.chat)):
         send = send_stream if body.stream else send_whole
         answer = await send(http_request, parts, group, shape, record)
     say_dropped(answer, body.tools)
@@ -69,7 +70,7 @@ async def count_input_tokens(
 ) -> InputTokens:
     """How many tokens the prompt of such a request has, without answering it."""
     talk = conversation(body, parts.response_store, key_owner(http_request.scope))
-    with renamed_fields(talk.chat):
+    with renamed_fields(field_names(talk.chat)):
         token_ids = await chat_prompt(chat_request(body, talk.chat), parts)
     say_dropped(http_response, body.tools)
     return InputTokens(input_tokens=len(token_ids))

@@ -5,10 +5,10 @@ With `truncation: auto` a conversation that is too long loses its oldest items u
 """
 
 import re
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
+from server.api.chat.renames import rename_beginning, renamed_fields
 from server.api.chat.schema import ChatRequest
 from server.api.chat.translate import chat_jobs
 from server.api.deps import Parts
@@ -27,7 +27,7 @@ from server.api.responses.schema.request import (
     ResponseTools,
     ToolReference,
 )
-from server.errors import ContextLengthError, InvalidRequestError, RequestError
+from server.errors import ContextLengthError, InvalidRequestError
 
 _Json = dict[str, Any]
 
@@ -90,7 +90,7 @@ async def _longest_end(
 
 
 async def _jobs(body: ResponseRequest, chat: ChatMessages, parts: Parts) -> JobGroup:
-    with renamed_fields(chat):
+    with renamed_fields(field_names(chat)):
         return await chat_jobs(chat_request(body, chat), parts)
 
 
@@ -216,28 +216,15 @@ def _response_format(body: ResponseFields) -> _Json | None:
     return {"type": "json_schema", "json_schema": {**spec, "strict": given.strict}}
 
 
-@contextmanager
-def renamed_fields(chat: ChatMessages) -> Generator[None]:
-    """Errors that name a field of the chat's name the response's own instead."""
-    try:
-        yield
-    except RequestError as error:
-        if error.param is not None:
-            param = _rename(error.param, chat)
-            if error.message.startswith(f"{error.param}: "):
-                error.message = param + error.message[len(error.param) :]
-            error.param = param
-        raise
+def field_names(chat: ChatMessages) -> Callable[[str], str]:
+    """For `renamed_fields`."""
 
-
-def _rename(param: str, chat: ChatMessages) -> str:
-    message = re.match(r"messages\.(\d+)(\.|$)", param)
-    if message is not None:
+    def rename(param: str) -> str:
+        message = re.match(r"messages\.(\d+)(\.|$)", param)
+        if message is None:
+            return rename_beginning(param, _RENAMED)
         place = chat.places[int(message[1])]
         is_call_id = param.endswith(".tool_call_id") and place.startswith("input.")
         return f"{place}.call_id" if is_call_id else place
-    for pattern, name in _RENAMED:
-        renamed, count = re.subn(rf"^{pattern}(?=\.|$)", name, param)
-        if count:
-            return renamed
-    return param
+
+    return rename

@@ -126,10 +126,10 @@ MAX_PARTS = 1024
 
 MAX_MESSAGES = 10_000
 
-_StopString = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+StopString = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+StopStrings = Annotated[list[StopString], Field(max_length=16)]
 Stop = Annotated[
-    Annotated[_StopString, branch("string")]
-    | Annotated[list[_StopString], Field(max_length=16), branch("list")],
+    Annotated[StopString, branch("string")] | Annotated[StopStrings, branch("list")],
     chosen_by(string_or_list),
 ]
 

@@ -1,15 +1,21 @@
-"""`GET /v1/models`: the one model served here."""
+"""`GET /v1/models`: the one model served here, as OpenAI's clients or Anthropic's read it."""
 
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from pydantic import BaseModel
 
 from server.api.deps import Parts, PartsDep
 from server.api.generation.translate import check_model
-from server.api.http.errors import ERRORS
+from server.api.http.anthropic_errors import VERSION_HEADER, AnthropicErrorBody
+from server.api.http.errors import ERRORS, ErrorBody
 
 router = APIRouter()
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {**error, "model": ErrorBody | AnthropicErrorBody} for status, error in ERRORS.items()
+}
 
 
 class ModelCard(BaseModel):
@@ -28,18 +34,49 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
-@router.get("/v1/models", responses=ERRORS)
-async def list_models(parts: PartsDep) -> ModelList:
+class AnthropicCard(BaseModel):
+    type: Literal["model"] = "model"
+    id: str
+    display_name: str
+    created_at: datetime
+    lifecycle: Literal["active"] = "active"
+    max_input_tokens: int
+    """Longest sequence (prompt and answer) in tokens, as is the next one."""
+    max_tokens: int
+
+
+class AnthropicModels(BaseModel):
+    """A page; there is one."""
+
+    data: list[AnthropicCard]
+    first_id: str
+    last_id: str
+    has_more: Literal[False] = False
+
+
+AnthropicVersion = Annotated[str | None, Header(alias=VERSION_HEADER)]
+"""What Anthropic's clients send, and others don't."""
+
+
+@router.get("/v1/models", responses=_ERRORS)
+async def list_models(
+    parts: PartsDep, version: AnthropicVersion = None
+) -> ModelList | AnthropicModels:
     """The models that requests can name."""
-    return ModelList(data=[_card(parts)])
+    if version is None:
+        return ModelList(data=[_card(parts)])
+    card = _anthropic_card(parts)
+    return AnthropicModels(data=[card], first_id=card.id, last_id=card.id)
 
 
 # A path, because hub ids have a slash in them.
-@router.get("/v1/models/{model_id:path}", responses=ERRORS)
-async def get_model(model_id: str, parts: PartsDep) -> ModelCard:
+@router.get("/v1/models/{model_id:path}", responses=_ERRORS)
+async def get_model(
+    model_id: str, parts: PartsDep, version: AnthropicVersion = None
+) -> ModelCard | AnthropicCard:
     """One model."""
     check_model(model_id, parts)
-    return _card(parts)
+    return _card(parts) if version is None else _anthropic_card(parts)
 
 
 def _card(parts: Parts) -> ModelCard:
@@ -48,4 +85,14 @@ def _card(parts: Parts) -> ModelCard:
         created=parts.info.created,
         root=parts.info.model_name,
         max_model_len=parts.engine.max_model_len,
+    )
+
+
+def _anthropic_card(parts: Parts) -> AnthropicCard:
+    return AnthropicCard(
+        id=parts.info.model_name,
+        display_name=parts.info.model_name,
+        created_at=datetime.fromtimestamp(parts.info.created, UTC),
+        max_input_tokens=parts.engine.max_model_len,
+        max_tokens=parts.engine.max_model_len,
     )

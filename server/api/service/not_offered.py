@@ -16,6 +16,7 @@ NOT_OFFERED: Final = {
     "batches": "batches",
     "chatkit": "chat interfaces",
     "classify": "classification",
+    "complete": "Anthropic's API before messages",
     "containers": "containers",
     "content_provenance_checks": "checks of where content comes from",
     "conversations": "kept conversations besides those of /v1/responses",
@@ -24,7 +25,7 @@ NOT_OFFERED: Final = {
     "files": "files",
     "fine_tuning": "fine-tuning",
     "images": "images",
-    "messages": "Anthropic's API",
+    "messages/batches": "batches of messages",
     "moderations": "moderation",
     "organization": "administration",
     "pooling": "pooling",
@@ -46,7 +47,8 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 def _refusing(name: str, what: str) -> Callable[[Request], Awaitable[Response]]:
     async def refuse(_: Request) -> Response:
         raise NotFoundError(
-            f"/v1/{name} is not offered ({what}): this server has chats, completions and responses"
+            f"/v1/{name} is not offered ({what}): this server has chats, completions, responses"
+            " and messages"
         )
 
     return refuse

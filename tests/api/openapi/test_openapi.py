@@ -9,8 +9,10 @@ from server.api.chat.schema import ChatCompletion
 from server.api.completions.schema import Completion
 from server.api.door.api_keys import ApiKeys
 from server.api.door.auth import OPEN_PATHS
+from server.api.http.anthropic_errors import AnthropicErrorBody
 from server.api.http.errors import ErrorBody
-from server.api.openapi.errors import ERROR_EXAMPLES
+from server.api.messages.schema.answer import Message, TokenCount
+from server.api.openapi.errors import ERROR_EXAMPLES, anthropic_example
 from server.api.openapi.examples import EXAMPLES
 from server.api.responses.schema.answer import ResponseObject
 from server.api.responses.schema.items import ItemList
@@ -19,6 +21,8 @@ from server.api.service.tokenize import DetokenizeResponse, TokenizeResponse, To
 from server.config import DEFAULT_MODEL
 from tests.api import openai_types
 from tests.api.harness import CHAT, COMPLETIONS, DOOR, INFO, Json, events, in_process, make_app
+from tests.api.message_types import COUNT, MESSAGES, stream_events
+from tests.api.message_types import parse as parse_message
 from tests.api.response_types import RESPONSES
 from tests.doubles import ScriptedEngine, one_by_one
 
@@ -64,6 +68,7 @@ async def test_errors_of_each_operation() -> None:
     assert statuses["post", "/tokenize"] == generates - {"429"}
     assert statuses["post", "/detokenize"] == generates - {"429"}
     assert statuses["post", RESPONSES] == generates
+    assert statuses["post", MESSAGES] == statuses["post", COUNT] == generates
     response = f"{RESPONSES}/{{response_id}}"
     assert statuses["get", response] == {"200", "400", "401", "404", "500"}
     assert statuses["delete", response] == {"200", "401", "404", "500"}
@@ -78,6 +83,8 @@ async def test_streams_are_shown() -> None:
     found = operations(await document())
     response_stream = found["post", RESPONSES]["responses"]["200"]["content"]["text/event-stream"]
     assert "event: response.completed" in response_stream["example"]
+    message_stream = found["post", MESSAGES]["responses"]["200"]["content"]["text/event-stream"]
+    assert stream_events(message_stream["example"])[-1] == {"type": "message_stop"}
     for path in (CHAT, COMPLETIONS):
         content = found["post", path]["responses"]["200"]["content"]
         assert set(content) == {"application/json", "text/event-stream"}
@@ -101,7 +108,8 @@ async def test_every_operation_has_examples() -> None:
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if EXAMPLES[name].requests])
 async def test_example_requests_are_answered(name: tuple[str, str]) -> None:
     info = replace(INFO, model_name=DEFAULT_MODEL, vocab_size=49152)
-    async with in_process(make_app(ScriptedEngine(one_by_one("Paris")), info=info)) as client:
+    engine = ScriptedEngine(one_by_one("Paris"), max_model_len=8192)
+    async with in_process(make_app(engine, info=info)) as client:
         for body in EXAMPLES[name].requests.values():
             response = await client.post(name[1], json=body)
             assert response.status_code == 200, response.text
@@ -114,6 +122,8 @@ def test_example_answers_are_answers() -> None:
         "/v1/models": ModelList,
         "/v1/models/{model_id}": ModelCard,
         RESPONSES: ResponseObject,
+        MESSAGES: Message,
+        COUNT: TokenCount,
         "/v1/responses/{response_id}/input_items": ItemList,
         "/tokenize": TokenizeResponse,
         "/tokenizer_info": TokenizerInfo,
@@ -123,7 +133,10 @@ def test_example_answers_are_answers() -> None:
         if path in models:
             parsed = models[path].model_validate(example.response, strict=True)
             assert parsed.model_dump() == example.response
-        if path.startswith("/v1/") and not path.startswith(f"{RESPONSES}/"):
+        if path == MESSAGES:
+            parse_message(example.response)
+        elif path.startswith("/v1/") and not path.startswith((f"{RESPONSES}/", f"{MESSAGES}/")):
             openai_types.parse(example.response)
-    for _, body in ERROR_EXAMPLES.values():
+    for status, (_, body) in ERROR_EXAMPLES.items():
         assert ErrorBody.model_validate(body).model_dump() == body
+        AnthropicErrorBody.model_validate(anthropic_example(status))

@@ -8,6 +8,7 @@ import pytest
 from server.api.door.request import DROPPED_TOOLS_HEADER
 from server.api.service.not_offered import NOT_OFFERED
 from tests.api.harness import CHAT, INFO, Json, assert_error, in_process, make_app
+from tests.api.message_types import assert_message_error
 from tests.api.openai_schema import PUBLISHED
 from tests.api.response_types import RESPONSES, ask, prompt_text
 from tests.api.tool_chats import CLOCK, WEATHER, says, tool_body
@@ -22,9 +23,12 @@ async def test_endpoints(method: str) -> None:
         for name, what in NOT_OFFERED.items():
             for path in (f"/v1/{name}", f"/v1/{name}/a/b"):
                 response = await client.request(method, path, json={"input": "a"})
-                error = assert_error(response, 404, "not_found")
-                assert f"/v1/{name} is not offered" in error["message"]
-                assert what in error["message"]
+                if name.startswith("messages/"):
+                    message = assert_message_error(response, 404, "not_found_error")
+                else:
+                    message = assert_error(response, 404, "not_found")["message"]
+                assert f"/v1/{name} is not offered" in message
+                assert what in message
 
 
 def test_all_of_openais_endpoints_are_served_or_named() -> None:
