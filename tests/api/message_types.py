@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 from anthropic.types import Message, RawMessageStreamEvent
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from tests.api.harness import Json
 
@@ -91,7 +91,7 @@ def check_order(found: Sequence[Json]) -> None:
                 index, is_open = index + 1, True
             case "content_block_delta":
                 assert is_open
-                assert _KIND_OF_DELTA[_block_kind(found, index)] == document["delta"]["type"]
+                assert document["delta"]["type"] in _DELTAS[_block_kind(found, index)]
             case kind:
                 assert (kind, is_open) == ("content_block_stop", True)
                 is_open = False
@@ -99,7 +99,15 @@ def check_order(found: Sequence[Json]) -> None:
     assert not is_open
 
 
-_KIND_OF_DELTA = {"text": "text_delta", "tool_use": "input_json_delta"}
+_DELTAS: dict[str, dict[str, tuple[str, str]]] = {
+    "text": {"text_delta": ("text", "text")},
+    "thinking": {
+        "thinking_delta": ("thinking", "thinking"),
+        "signature_delta": ("signature", "signature"),
+    },
+    "tool_use": {"input_json_delta": ("input", "partial_json")},
+}
+"""Block → its deltas → the field that grows, and the delta's own."""
 
 
 def _block_kind(found: Sequence[Json], index: int) -> str:
@@ -108,7 +116,7 @@ def _block_kind(found: Sequence[Json], index: int) -> str:
 
 
 def streamed(found: Sequence[Json]) -> Json:
-    """The message that a stream's events add up to, with inputs as they were written."""
+    """The message that a stream's events add up to."""
     message: Json = dict(found[0]["message"])
     blocks: list[Json] = []
     for document in found:
@@ -119,16 +127,15 @@ def streamed(found: Sequence[Json]) -> Json:
                     blocks[-1]["input"] = ""
             case "content_block_delta":
                 delta = document["delta"]
-                field, piece = (
-                    ("text", delta["text"])
-                    if delta["type"] == "text_delta"
-                    else ("input", delta["partial_json"])
-                )
-                blocks[-1][field] += piece
+                field, name = _DELTAS[blocks[-1]["type"]][delta["type"]]
+                blocks[-1][field] += delta[name]
             case "message_delta":
                 message |= document["delta"] | {"usage": document["usage"]}
             case _:
                 pass
+    for block in blocks:
+        if block["type"] == "tool_use":
+            block["input"] = json.loads(block["input"] or "{}")
     return {**message, "content": blocks}
 
 
@@ -144,7 +151,3 @@ def assert_message_error(response: httpx.Response, status: int, kind: str, begin
     message: str = body["error"]["message"]
     assert message.startswith(begin), message
     return message
-
-
-def dumped(blocks: Sequence[BaseModel]) -> list[Json]:
-    return [block.model_dump() for block in blocks]

@@ -22,7 +22,7 @@ from server.errors import InvalidRequestError
 
 Message = dict[str, Any]
 """A message as bodies of `/v1/chat/completions` have it; its content is a list of texts until the
-chat is complete."""
+chat is complete, and so are its thoughts."""
 
 
 _THOUGHTS = "reasoning_content"
@@ -70,6 +70,8 @@ def chat_messages(
     _leave_out_thoughts(chat, num_thinking)
     for message in chat.messages:
         message["content"] = "\n".join(message["content"])
+        if _THOUGHTS in message:
+            message[_THOUGHTS] = "\n\n".join(filter(None, message[_THOUGHTS]))
     return chat
 
 
@@ -128,8 +130,7 @@ def _add(chat: ChatMessages, role: str, block: Block, path: str, place: str) -> 
         case TextBlock(text=text):
             _turn(chat, role, path)["content"].append(text)
         case ThinkingBlock(thinking=thinking):
-            message = _turn(chat, role, path)
-            message[_THOUGHTS] = message.get(_THOUGHTS, "") + thinking
+            _turn(chat, role, path).setdefault(_THOUGHTS, []).append(thinking)
         case ToolUseBlock():
             _add_call(chat, block, path, place)
         case ToolResultBlock():

@@ -6,7 +6,7 @@ from server.api.generation.job import Progress
 from server.api.generation.speculation import whole_report
 from server.api.generation.tools import CallMode, allows_content
 from server.api.messages.content import MessageContent
-from server.api.messages.schema.answer import Message, MessageUsage, StopReason
+from server.api.messages.schema.answer import Message, MessageUsage, OutputDetails, StopReason
 from server.api.messages.schema.events import (
     Event,
     MessageDelta,
@@ -27,6 +27,7 @@ class MessageShape:
             is to be counted.
         with_token_ids: The request asked for them.
         call_mode: Which calls of tools the answer may have.
+        shows_thinking: False to leave thoughts out.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class MessageShape:
         cache_block: int = 0,
         with_token_ids: bool = False,
         call_mode: CallMode = "none",
+        shows_thinking: bool = True,
     ) -> None:
         self._id = message_id
         self._model = model
@@ -46,7 +48,9 @@ class MessageShape:
         self._max_tokens = max_tokens
         self._cache_block = cache_block
         self._token_ids: list[int] | None = [] if with_token_ids else None
-        self._content = MessageContent(only_calls=not allows_content(call_mode))
+        self._content = MessageContent(
+            only_calls=not allows_content(call_mode), shows_thinking=shows_thinking
+        )
         self._last: Progress | None = None
         self._traced: list[Progress] = []
 
@@ -57,7 +61,9 @@ class MessageShape:
             first: The first piece, if it is here: it knows what was in the prefix cache. It is
                 then to be added too.
         """
-        message = self._message(self._usage(first, 0), None, None)
+        usage = self._usage(first)
+        usage.output_tokens = usage.output_tokens_details.thinking_tokens = 0
+        message = self._message(usage, None, None)
         yield MessageStart(message=message)
 
     def add(self, piece: Progress) -> Iterator[Event]:
@@ -84,7 +90,7 @@ class MessageShape:
 
     def message(self, last: Progress) -> Message:
         """The whole message, once it is finished."""
-        usage = self._usage(last, last.num_output_tokens)
+        usage = self._usage(last)
         message = self._message(usage, self._stop_reason(last), last.stop_string)
         message.content = self._content.blocks()
         message.speculation = whole_report([self._traced or [last]])
@@ -113,17 +119,17 @@ class MessageShape:
             return "stop_sequence"
         return "tool_use" if last.num_calls else "end_turn"
 
-    def _usage(self, piece: Progress | None, num_output_tokens: int) -> MessageUsage:
-        num_prompt, num_read = len(self._prompt_token_ids), 0
-        num_created = 0
-        if piece is not None:
-            num_read = piece.num_cached_tokens
-            num_created = self._num_created(num_prompt, num_read)
+    def _usage(self, piece: Progress | None) -> MessageUsage:
+        num_prompt = len(self._prompt_token_ids)
+        num_read = 0 if piece is None else piece.num_cached_tokens
+        num_created = 0 if piece is None else self._num_created(num_prompt, num_read)
+        num_thinking = 0 if piece is None else piece.num_thinking_tokens
         return MessageUsage(
             input_tokens=num_prompt - num_read - num_created,
             cache_creation_input_tokens=num_created,
             cache_read_input_tokens=num_read,
-            output_tokens=num_output_tokens,
+            output_tokens=0 if piece is None else piece.num_output_tokens,
+            output_tokens_details=OutputDetails(thinking_tokens=num_thinking),
         )
 
     def _num_created(self, num_prompt: int, num_read: int) -> int:

@@ -29,15 +29,19 @@ from server.api.messages.schema.request import (
     MessageRequest,
     NamedChoice,
     NoChoice,
+    ThinkingAdaptive,
+    ThinkingDisabled,
     ToolChoice,
     Tools,
 )
 from server.errors import ContextLengthError, InvalidRequestError, UnsupportedFieldError
+from server.text.thinking.switch import Effort
 
 _Json = dict[str, Any]
 
 _RENAMED: Final = (
     (r"stop", "stop_sequences"),
+    (r"reasoning_effort", "thinking"),
     (r"response_format\.json_schema\.schema", "output_config.format.schema"),
     (r"response_format", "output_config.format"),
     (r"tools\.(\d+)\.function\.parameters", r"tools.\1.input_schema"),
@@ -106,6 +110,8 @@ def _chat_request(body: MessageFields, chat: ChatMessages, parts: Parts) -> Chat
         "stop": body.stop if body.stop_sequences is None else body.stop_sequences,
         "tools": [_tool(tool, f"tools.{index}") for index, tool in enumerate(body.tools or ())],
         "response_format": _response_format(body),
+        "reasoning_effort": _effort(body),
+        "chat_template_kwargs": body.chat_template_kwargs,
         **_tool_choice(body.tool_choice),
     }
     return ChatRequest.model_validate(fields)
@@ -152,6 +158,18 @@ def _tool_choice(choice: ToolChoice | None) -> _Json:
             return {"tool_choice": "none"}
         case None:
             return {}
+
+
+def _effort(body: MessageFields) -> Effort | None:
+    """How much the model is to think; None for what it does by itself."""
+    effort = None if body.output_config is None else body.output_config.effort
+    match body.thinking:
+        case ThinkingDisabled():
+            return "none"
+        case ThinkingAdaptive():
+            return effort or "medium"
+        case None:
+            return effort
 
 
 def _response_format(body: MessageFields) -> _Json | None:

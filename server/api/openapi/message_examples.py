@@ -14,6 +14,7 @@ _USAGE: _Json = {
     "cache_creation_input_tokens": 0,
     "cache_read_input_tokens": 32,
     "output_tokens": 8,
+    "output_tokens_details": {"thinking_tokens": 0},
     "service_tier": "standard",
 }
 _TOOL: _Json = {

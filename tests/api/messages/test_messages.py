@@ -66,6 +66,7 @@ async def test_a_whole_answer() -> None:
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 3,
             "output_tokens": len(TEXT.encode()) + 1,
+            "output_tokens_details": {"thinking_tokens": 0},
             "service_tier": "standard",
         },
     }

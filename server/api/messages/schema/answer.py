@@ -17,6 +17,16 @@ class AnswerText(BaseModel):
     text: str
 
 
+class AnswerThinking(BaseModel):
+    """What the model thought before it answered."""
+
+    type: Literal["thinking"] = "thinking"
+    thinking: str
+    """Empty where the request asked for `omitted`."""
+    signature: str
+    """A digest of the thoughts; nothing is checked when it comes back."""
+
+
 class AnswerToolUse(BaseModel):
     """A call of one of the request's tools."""
 
@@ -27,7 +37,12 @@ class AnswerToolUse(BaseModel):
     """`{"INVALID_JSON": …}` where what the model wrote is no JSON object."""
 
 
-ContentBlock = AnswerText | AnswerToolUse
+ContentBlock = AnswerText | AnswerThinking | AnswerToolUse
+
+
+class OutputDetails(BaseModel):
+    thinking_tokens: int
+    """Those of them that are thoughts."""
 
 
 class MessageUsage(BaseModel):
@@ -40,6 +55,7 @@ class MessageUsage(BaseModel):
     cache_read_input_tokens: int
     """Tokens whose KV came from the prefix cache."""
     output_tokens: int
+    output_tokens_details: OutputDetails
     service_tier: Literal["standard"] = "standard"
 
 

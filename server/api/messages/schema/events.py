@@ -33,6 +33,18 @@ class TextBlockDelta(BaseModel):
     text: str
 
 
+class ThinkingBlockDelta(BaseModel):
+    type: Literal["thinking_delta"] = "thinking_delta"
+    thinking: str
+
+
+class SignatureDelta(BaseModel):
+    """The last of a block of thoughts."""
+
+    type: Literal["signature_delta"] = "signature_delta"
+    signature: str
+
+
 class InputBlockDelta(BaseModel):
     type: Literal["input_json_delta"] = "input_json_delta"
     partial_json: str
@@ -43,7 +55,7 @@ class InputBlockDelta(BaseModel):
 class BlockDelta(BaseModel):
     type: Literal["content_block_delta"] = "content_block_delta"
     index: int
-    delta: TextBlockDelta | InputBlockDelta
+    delta: TextBlockDelta | ThinkingBlockDelta | SignatureDelta | InputBlockDelta
 
 
 class BlockStop(BaseModel):

@@ -106,7 +106,8 @@ class JsonFormat(RequestModel):
 class OutputConfig(RequestModel):
     format: JsonFormat | None = None
     """What the answer's text is like."""
-    effort: Advisory = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    """How much the model thinks, where its chat template can say so."""
     task_budget: Unsupported = None
 
 
@@ -114,11 +115,15 @@ class ThinkingDisabled(RequestModel):
     type: Literal["disabled"]
 
 
+Display = Literal["summarized", "omitted"]
+"""Thoughts are shown as they are, or not at all; there are no summaries."""
+
+
 class ThinkingAdaptive(RequestModel):
-    """The model thinks as it likes."""
+    """The model thinks as much as it likes."""
 
     type: Literal["adaptive"]
-    display: Advisory = None
+    display: Display | None = None
 
 
 Thinking = Annotated[
@@ -143,7 +148,7 @@ class MessageFields(SamplingFields, StructuredFields):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
-    """Thoughts are part of the answer's text."""
+    """What the model does by itself, if nothing is said."""
     output_config: OutputConfig | None = None
     output_format: JsonFormat | None = None
     """The older name of `output_config.format`."""
@@ -160,10 +165,17 @@ class MessageFields(SamplingFields, StructuredFields):
     fallback_credit_token: Advisory = None
     inference_geo: Advisory = None
     speed: Advisory = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables of the chat template, by name."""
     compaction: Unsupported = None
     container: Unsupported = None
     mcp_servers: Unsupported = None
     thread: Unsupported = None
+
+    @property
+    def shows_thinking(self) -> bool:
+        """Whether the answer's thoughts are in it."""
+        return getattr(self.thinking, "display", None) != "omitted"
 
 
 class MessageRequest(MessageFields):
