@@ -31,6 +31,7 @@ from server.api.messages.schema.request import (
     NoChoice,
     ThinkingAdaptive,
     ThinkingDisabled,
+    ThinkingEnabled,
     ToolChoice,
     Tools,
 )
@@ -42,6 +43,7 @@ _Json = dict[str, Any]
 _RENAMED: Final = (
     (r"stop", "stop_sequences"),
     (r"reasoning_effort", "thinking"),
+    (r"thinking_token_budget", "thinking.budget_tokens"),
     (r"response_format\.json_schema\.schema", "output_config.format.schema"),
     (r"response_format", "output_config.format"),
     (r"tools\.(\d+)\.function\.parameters", r"tools.\1.input_schema"),
@@ -111,6 +113,7 @@ def _chat_request(body: MessageFields, chat: ChatMessages, parts: Parts) -> Chat
         "tools": [_tool(tool, f"tools.{index}") for index, tool in enumerate(body.tools or ())],
         "response_format": _response_format(body),
         "reasoning_effort": _effort(body),
+        "thinking_token_budget": getattr(body.thinking, "budget_tokens", None),
         "chat_template_kwargs": body.chat_template_kwargs,
         **_tool_choice(body.tool_choice),
     }
@@ -166,7 +169,7 @@ def _effort(body: MessageFields) -> Effort | None:
     match body.thinking:
         case ThinkingDisabled():
             return "none"
-        case ThinkingAdaptive():
+        case ThinkingAdaptive() | ThinkingEnabled():
             return effort or "medium"
         case None:
             return effort

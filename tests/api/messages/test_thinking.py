@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.harness import Json, in_process
+from tests.api.harness import Json, in_process, make_app
 from tests.api.message_types import (
     MESSAGES,
     assert_message_error,
@@ -19,7 +19,7 @@ from tests.api.message_types import (
     user,
 )
 from tests.api.thinking import prompt_of, thinking_app
-from tests.doubles import ScriptedEngine
+from tests.doubles import ScriptedEngine, one_by_one
 from tests.thinking import DEEPSEEK_R1, GPT_OSS, QWEN3, steps_of
 
 SAID = "<think>\nHm 🙂\n</think>\n\nParis."
@@ -72,6 +72,7 @@ async def test_thoughts_alone() -> None:
         ({"thinking": {"type": "disabled"}}, True),
         ({"thinking": {"type": "disabled"}, "output_config": {"effort": "high"}}, True),
         ({"thinking": {"type": "adaptive"}}, False),
+        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, False),
         ({"chat_template_kwargs": {"enable_thinking": False}}, True),
     ],
 )
@@ -79,6 +80,22 @@ async def test_the_prompt_says_whether_to_think(fields: Json, is_off: bool) -> N
     engine = says()
     await ask(engine, **fields)
     assert prompt_of(engine).endswith("</think>\n\n") == is_off
+
+
+async def test_a_budget() -> None:
+    engine = says()
+    await ask(engine, thinking={"type": "enabled", "budget_tokens": 1024})
+    thinking = engine.requests[0].params.thinking
+    assert thinking is not None
+    assert thinking.budget == 1024
+
+
+async def test_a_budget_of_a_model_that_does_not_think() -> None:
+    engine = ScriptedEngine(one_by_one("Paris."))
+    body = message_body(thinking={"type": "enabled", "budget_tokens": 1024})
+    async with in_process(make_app(engine)) as client:
+        answer = (await client.post(MESSAGES, json=body)).json()
+    assert answer["content"] == [{"type": "text", "text": "Paris."}]
 
 
 async def test_effort() -> None:

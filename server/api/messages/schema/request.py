@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.api.generation.schema.common import AdvisoryText, SamplingFields
+from server.api.generation.schema.common import AdvisoryText, SamplingFields, ThinkingBudget
 from server.api.generation.schema.structured import StructuredFields
 from server.api.generation.schema.tools import MAX_TOOLS, OtherTool
 from server.api.messages.schema.blocks import MessageParam, TextContent
@@ -126,10 +126,17 @@ class ThinkingAdaptive(RequestModel):
     display: Display | None = None
 
 
+class ThinkingEnabled(RequestModel):
+    type: Literal["enabled"]
+    budget_tokens: ThinkingBudget
+    display: Display | None = None
+
+
 Thinking = Annotated[
     Annotated[ThinkingDisabled, branch("disabled")]
-    | Annotated[ThinkingAdaptive, branch("adaptive")],
-    by_type("disabled", "adaptive"),
+    | Annotated[ThinkingAdaptive, branch("adaptive")]
+    | Annotated[ThinkingEnabled, branch("enabled")],
+    by_type("disabled", "adaptive", "enabled"),
 ]
 
 
