@@ -121,7 +121,7 @@ def _encode(settings: ModelSettings, pieces: Iterator[str | list[int]]) -> Itera
 
 
 def _float32(settings: ModelSettings, machine: Machine) -> Machine:
-    folder = model_folder(settings.model_copy(update={"dtype": "float32"}))
+    folder = model_folder(settings.model_copy(update={"dtype": "float32"}), in_floats=True)
     return replace(machine, folder=folder, dtype="float32")
 
 

@@ -1,26 +1,31 @@
-"""Keeps a GGUF file's quantised weights beside the converted ones: the same blocks, under Hugging
-Face names, rows in Hugging Face's order."""
+"""A GGUF file's quantised weights in a converted folder: the same blocks, under Hugging Face names,
+rows in Hugging Face's order. What is kept so is not in the folder's floats.
+"""
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import gguf
-import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from server.errors import CheckpointError
 from server.kernels.quantized import BLOCK_BYTES, TYPES, QuantizedKind, QuantizedWeight
 from weights.gguf.file import GGUFTensor
+from weights.gguf.safetensors_writer import write_safetensors
 
 BLOCKS_FILE = "blocks.safetensors"
 _KINDS: dict[gguf.GGMLQuantizationType, QuantizedKind] = {
     type_: kind for kind, type_ in TYPES.items()
 }
+_PIECE_WEIGHTS = 2**18
+"""Weights that one thread dequantises at a time: few enough for its caches."""
+_MOST_THREADS = 8
+"""Each holds a piece in memory."""
 
 
 class StoredBlocks(NamedTuple):
@@ -32,18 +37,21 @@ class StoredBlocks(NamedTuple):
     """Name -> type of the matrices that the GGUF file has in blocks which are not kept."""
 
 
-def stored_blocks(
-    tensor: GGUFTensor, order: npt.NDArray[np.int64]
-) -> tuple[QuantizedKind, torch.Tensor] | None:
-    """A matrix's blocks [outputs, row bytes], or None where they are of a type that is not kept.
+class Stored(NamedTuple):
+    """A matrix in blocks, without them."""
 
-    Args:
-        order: row i of the result is stored row order[i].
-    """
+    kind: QuantizedKind
+    shape: tuple[int, int]
+    """[outputs, bytes of a row]"""
+
+
+def stored(tensor: GGUFTensor) -> Stored | None:
+    """The form in which a matrix is kept as it is; None where it is not."""
     kind = _KINDS.get(tensor.type)
     if kind is None or len(tensor.shape) != 2:
         return None
-    return kind, torch.from_numpy(tensor.data.reshape(tensor.shape[0], -1)[order])
+    num_rows = tensor.shape[0]
+    return Stored(kind, (num_rows, tensor.data.size // num_rows))
 
 
 def is_other(tensor: GGUFTensor) -> bool:
@@ -54,18 +62,23 @@ def is_other(tensor: GGUFTensor) -> bool:
 
 def write_blocks(
     folder: Path,
-    blocks: Iterator[tuple[str, QuantizedKind, torch.Tensor]],
+    kept: Mapping[str, Stored],
+    pieces: Iterable[torch.Tensor],
     others: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes name, kind and blocks of each matrix, and name and type of the others; nothing if
-    there are none of both."""
-    kinds, tensors = dict[str, str](), dict[str, torch.Tensor]()
-    for name, kind, tensor in blocks:
-        kinds[name], tensors[name] = kind, tensor
-    if tensors or others:
-        # Not save_file, whose files are for the owner alone, whatever the umask.
-        metadata = {"kinds": json.dumps(kinds), "others": json.dumps(dict(others or {}))}
-        (folder / BLOCKS_FILE).write_bytes(save(tensors, metadata=metadata))
+    """Writes a folder's blocks, or no file if there is nothing to be said.
+
+    Args:
+        kept: the matrices by name.
+        pieces: their bytes, one matrix after the other, cut anywhere.
+        others: name -> type of the matrices in blocks that are not kept.
+    """
+    if not kept and not others:
+        return
+    kinds = {name: kind for name, (kind, _) in kept.items()}
+    metadata = {"kinds": json.dumps(kinds), "others": json.dumps(dict(others or {}))}
+    shapes = {name: shape for name, (_, shape) in kept.items()}
+    write_safetensors(folder / BLOCKS_FILE, shapes, torch.uint8, pieces, metadata)
 
 
 def read_blocks(folder: Path) -> StoredBlocks:
@@ -94,3 +107,27 @@ def _weight(name: str, kind: QuantizedKind, blocks: torch.Tensor) -> QuantizedWe
     if not is_matrix or blocks.shape[1] % BLOCK_BYTES[kind]:
         raise ValueError(f"tensor {name} is not made of {kind} blocks")
     return QuantizedWeight(kind, blocks)
+
+
+def fill_from_blocks(slots: Mapping[str, tuple[QuantizedWeight, torch.Tensor]]) -> None:
+    """Dequantises weights into floats of whatever precision and device, some rows at a time.
+
+    Args:
+        slots: by name: a weight, and what takes its values, of its shape.
+    """
+    pieces = (
+        (weight, slot, first, first + step)
+        for weight, slot in slots.values()
+        for step in (max(1, _PIECE_WEIGHTS // weight.shape[1]),)
+        for first in range(0, len(weight), step)
+    )
+
+    def fill(piece: tuple[QuantizedWeight, torch.Tensor, int, int]) -> None:
+        weight, slot, first, end = piece
+        some = QuantizedWeight(weight.kind, weight.blocks[first:end])
+        with torch.no_grad():  # slots are views of parameters, which may want gradients
+            slot[first:end].copy_(some.dequantize())
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as threads:
+        for _ in threads.map(fill, pieces):
+            pass

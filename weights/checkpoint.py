@@ -1,4 +1,5 @@
-"""Reads a folder in Hugging Face layout: `config.json` and safetensors, one file or sharded.
+"""Reads a folder in Hugging Face layout: `config.json` and safetensors, one file or sharded; what a
+converted GGUF file keeps in blocks (`blocks.py`) is read beside them.
 
 Knows tensor names and shapes, not models: the model offers its slots, this fills them.
 """
@@ -12,7 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from server.errors import CheckpointError
+from server.kernels.quantized import QuantizedWeight
 from server.models.slices import Slices
+from weights.blocks import fill_from_blocks, read_blocks
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -81,7 +84,8 @@ def load_weights(
     """Copies every tensor of the checkpoint into its slot, converting to the slot's dtype.
 
     Args:
-        slots: Hugging Face tensor name → destination, usually a view into a larger parameter.
+        slots: Hugging Face tensor name → destination, usually a view into a larger parameter. One
+            on torch's meta device is not filled: its weight is kept in blocks.
         ignorable: True for names that may be in the checkpoint without having a slot.
         slices: what of a tensor its slot takes, where it is not all; the rest is not read.
 
@@ -89,13 +93,31 @@ def load_weights(
         CheckpointError: tensors are missing or left over, a shape or type is wrong, or a file is
             missing, truncated or corrupt. After it, some slots may already be filled.
     """
-    files = weight_files(folder)
-    _refuse_names(folder, "is missing", (name for name in slots if name not in files))
-    leftover = (name for name in files if name not in slots and not ignorable(name))
+    files, blocks = weight_files(folder), read_blocks(folder).weights
+    held = files.keys() | blocks.keys()
+    _refuse_names(folder, "is missing", (name for name in slots if name not in held))
+    leftover = (n for n in (*files, *blocks) if n not in slots and not ignorable(n))
     _refuse_names(folder, "has left-over", leftover)
-    for path in dict.fromkeys(files[name] for name in slots):
-        here = {name: slot for name, slot in slots.items() if files[name] == path}
+    wanted = {name: slot for name, slot in slots.items() if not slot.is_meta}
+    for path in dict.fromkeys(files[name] for name in wanted if name in files):
+        here = {name: slot for name, slot in wanted.items() if files.get(name) == path}
         _load_file(path, here, slices or {})
+    _load_blocks(folder, blocks, {n: s for n, s in wanted.items() if n not in files}, slices or {})
+
+
+def _load_blocks(
+    folder: Path,
+    blocks: Mapping[str, QuantizedWeight],
+    slots: Mapping[str, torch.Tensor],
+    slices: Slices,
+) -> None:
+    for name, slot in slots.items():
+        part, shape = slices.get(name), torch.Size(blocks[name].shape)
+        _check_shape(folder, name, shape, part.whole_shape(slot.shape) if part else slot.shape)
+    whole = {name: (blocks[name], slot) for name, slot in slots.items() if name not in slices}
+    fill_from_blocks(whole)
+    for name in slots.keys() & slices.keys():
+        slots[name].copy_(slices[name].of(blocks[name].dequantize()))
 
 
 @torch.no_grad()  # slots are views of parameters, which may want gradients
@@ -115,11 +137,15 @@ def _load_file(path: Path, slots: Mapping[str, torch.Tensor], slices: Slices) ->
 
 
 def _check_tensor(path: Path, name: str, tensor: torch.Tensor, shape: torch.Size) -> None:
-    if tensor.shape != shape:
-        stored, expected = list(tensor.shape), list(shape)
-        raise CheckpointError(path, f"tensor {name} has shape {stored}, the model needs {expected}")
+    _check_shape(path, name, tensor.shape, shape)
     if tensor.dtype not in _FLOATS:
         raise CheckpointError(path, f"tensor {name} has type {tensor.dtype}, expected floats")
+
+
+def _check_shape(path: Path, name: str, stored: torch.Size, expected: torch.Size) -> None:
+    if stored != expected:
+        shapes = f"has shape {list(stored)}, the model needs {list(expected)}"
+        raise CheckpointError(path, f"tensor {name} {shapes}")
 
 
 def _indexed_files(folder: Path) -> dict[str, Path]:

@@ -16,8 +16,12 @@ _HUB_FILES = ["*.json", "model*.safetensors", "tokenizer*", "*.jinja", "vocab*",
 """No pytorch_model.bin, and none of the `consolidated` or `original` copies some models have."""
 
 
-def locate_model(model: str, cache_dir: Path, dtype: torch.dtype, report: Report) -> Path:
+def locate_model(
+    model: str, cache_dir: Path, dtype: torch.dtype, report: Report, in_floats: bool = False
+) -> Path:
     """Folder with config.json, model*.safetensors and the tokenizer's files.
+
+    A GGUF file's blocks stay blocks where kernels multiply them, which only `checkpoint.py` reads.
 
     Args:
         model: The default model's name, a local folder (which may hold a GGUF
@@ -25,6 +29,7 @@ def locate_model(model: str, cache_dir: Path, dtype: torch.dtype, report: Report
         cache_dir: Where converted models are kept; `~` is expanded.
         dtype: Precision to which a GGUF file is converted; other checkpoints stay as they are.
         report: Gets lines for a person about work that takes long.
+        in_floats: A GGUF file becomes floats throughout, which anybody can read.
 
     Raises:
         CheckpointError: nothing of that name, or it can't be read.
@@ -33,11 +38,11 @@ def locate_model(model: str, cache_dir: Path, dtype: torch.dtype, report: Report
     check_model_name(model)
     cache_dir = cache_dir.expanduser()
     if model == DEFAULT_MODEL:
-        return converted_gguf(default_gguf(), cache_dir, dtype, report)
+        return converted_gguf(default_gguf(), cache_dir, dtype, report, in_floats)
     path = Path(model).expanduser()
     gguf_file = gguf_of(path)
     if gguf_file is not None:
-        return converted_gguf(gguf_file, cache_dir, dtype, report)
+        return converted_gguf(gguf_file, cache_dir, dtype, report, in_floats)
     if path.is_dir():
         return _checked_folder(path)
     return _checked_folder(download(model, report))

@@ -34,6 +34,7 @@ from server.loading.machine import default_threads, pick_device, pick_dtype
 from server.loading.model import LoadedModel
 from server.loading.target import choose_form, read_target
 from server.models.layers import Placement
+from weights.blocks import read_blocks
 from weights.locate import locate_model
 
 HIT_RATE = 0.7
@@ -121,12 +122,14 @@ async def _ours(model: LoadedModel, streams: int, new_tokens: int) -> float:
 def _transformers(settings: ModelSettings) -> TransformersPeer:
     """The same weights in the same precision."""
     dtype = pick_dtype(settings.dtype, pick_device(settings.device))
-    return TransformersPeer(model_folder(settings), str(dtype).removeprefix("torch."))
+    folder = model_folder(settings, in_floats=True)
+    return TransformersPeer(folder, str(dtype).removeprefix("torch."))
 
 
-def model_folder(settings: ModelSettings) -> Path:
+def model_folder(settings: ModelSettings, in_floats: bool = False) -> Path:
+    """in_floats: for peers, which know no blocks in a folder."""
     dtype = pick_dtype(settings.dtype, pick_device(settings.device))
-    return locate_model(settings.model, settings.cache_dir, dtype, report)
+    return locate_model(settings.model, settings.cache_dir, dtype, report, in_floats)
 
 
 def weight_bytes(settings: ModelSettings) -> int:
@@ -136,7 +139,9 @@ def weight_bytes(settings: ModelSettings) -> int:
     quantization = choose_form(read_target(folder), placement, settings.quantization)
     files = list(folder.glob("model*.safetensors"))
     if quantization is None:
-        return sum(file.stat().st_size for file in files)
+        kept = read_blocks(folder).weights.values()
+        in_floats = sum(math.prod(weight.shape) for weight in kept) * placement.dtype.itemsize
+        return sum(file.stat().st_size for file in files) + in_floats
     size = float(sum(weight.blocks.numel() for weight in quantization.stored.values()))
     for path in files:
         with safe_open(path, framework="pt") as file:

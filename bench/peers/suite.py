@@ -3,10 +3,9 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
@@ -35,7 +34,6 @@ from server.errors import ConfigError
 from server.loading.machine import default_threads, pick_device, pick_dtype
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import from_hf, load_hf_tokenizer
-from weights.blocks import BLOCKS_FILE
 from weights.default import default_gguf
 from weights.model_names import gguf_of
 from weights.train.text.prompts import prompt_encoder, read_prompts, usable_template
@@ -75,16 +73,12 @@ def run_peers(settings: ModelSettings, options: PeerOptions) -> None:
     limits = measure_limits(weight_bytes(settings))
     console = Console(highlight=False)
     _print_limit(console, limits)
-    with TemporaryDirectory() as linked:
-        machine = replace(machine, folder=link_checkpoint(machine.folder, Path(linked)))
-        results = measure(
-            systems,
-            lambda system: Worker(
-                system.name, command(system, machine, python), environment(system)
-            ),
-            workloads,
-            report,
-        )
+    results = measure(
+        systems,
+        lambda system: Worker(system.name, command(system, machine, python), environment(system)),
+        workloads,
+        report,
+    )
     ours = [OURS_PLAIN.name, OURS.name]
     console.print(make_table(results, ours, [workload.name for workload in workloads]))
     for line in notes(results, missing):
@@ -92,15 +86,6 @@ def run_peers(settings: ModelSettings, options: PeerOptions) -> None:
     print(json.dumps(as_json(results, ours, missing, limits)))
     if any(name in results.failures for name in ours):
         sys.exit(1)  # by the exit code alone, this must not pass for a comparison
-
-
-def link_checkpoint(folder: Path, into: Path) -> Path:
-    """The checkpoint as others know it: without our file of quantised blocks, which vLLM would
-    take for weights. Links its files into the folder `into`, and returns that."""
-    for file in folder.iterdir():
-        if file.name != BLOCKS_FILE:
-            (into / file.name).symlink_to(file.resolve())
-    return into
 
 
 def chosen(only: Sequence[str]) -> list[System]:
@@ -136,7 +121,7 @@ def describe_machine(settings: ModelSettings, workloads: Sequence[Workload]) -> 
     dtype = pick_dtype(settings.dtype, pick_device(settings.device))
     return Machine(
         gguf=_gguf(settings.model),
-        folder=model_folder(settings),
+        folder=model_folder(settings, in_floats=True),
         dtype=str(dtype).removeprefix("torch."),
         threads=settings.threads or default_threads(),
         max_streams=max(workload.max_streams for workload in workloads),

@@ -132,12 +132,16 @@ def choose_form(
 
 
 def load_target(
-    files: TargetFiles, placement: Placement, quantization: Quantization | None = None
+    files: TargetFiles,
+    placement: Placement,
+    quantization: Quantization | None = None,
+    all_floats: bool = False,
 ) -> LoadedTarget:
     """Loads this rank's part of the weights.
 
     Args:
         quantization: for whole models alone.
+        all_floats: also weights that are kept in blocks get their values in floats.
 
     Raises:
         StartupError: weights are missing, left over, or of another shape.
@@ -147,6 +151,8 @@ def load_target(
 
         return LoadedTarget(files, load_hf(files.folder, files.hf, placement), quantization)
     parameters = LlamaParameters(files.config, placement)
+    if quantization is not None and not all_floats:
+        parameters.keep_in_blocks(quantization.stored)
     load_weights(files.folder, parameters.slots(), parameters.ignorable, parameters.slices())
     return LoadedTarget(files, parameters, quantization)
 

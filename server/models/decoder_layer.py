@@ -61,6 +61,10 @@ class LayerParameters:
             inner, {f"{mlp}.down_proj": hidden}, config.mlp_bias, placement, shard.reduce
         )
 
+    @property
+    def linears(self) -> tuple[FusedLinear, ...]:
+        return self.qkv, self.output, self.gate_up, self.down
+
     def slots(self) -> Slots:
         """Checkpoint tensor names -> what they fill."""
         slots = {
@@ -70,7 +74,7 @@ class LayerParameters:
         if self.query_norm is not None and self.key_norm is not None:
             slots[f"{self.prefix}.self_attn.q_norm.weight"] = self.query_norm.weight
             slots[f"{self.prefix}.self_attn.k_norm.weight"] = self.key_norm.weight
-        for linear in (self.qkv, self.output, self.gate_up, self.down):
+        for linear in self.linears:
             slots |= linear.slots()
         return slots
 

@@ -4,6 +4,7 @@ Parameters are made empty, and filled through `slots` (checkpoint name -> tensor
 `freeze` makes of them what runs: a product with the weight in the machine's fastest layout.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +78,11 @@ class FusedLinear:
                 slots[f"{name}.bias"] = self.bias[start : start + rows]
             start += rows
         return slots
+
+    def keep_in_blocks(self, names: Container[str]) -> None:
+        """Gives the floats' memory back where all weights are kept in blocks."""
+        if all(f"{name}.weight" in names for name in self.parts):
+            self.weight = torch.empty_like(self.weight, device="meta")
 
     def weight_in(self, quantization: Quantization | None) -> Weight:
         """The weight [sum of the parts' features, in_features] in the form it is kept in."""

@@ -5,7 +5,7 @@ One formulation for prefill, decoding and speculation: every row is a node of so
 token tree (`kernels/tree.py`). The model does not know which.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import torch
 
@@ -47,6 +47,15 @@ class LlamaParameters:
         for layer in self.layers:
             slots |= layer.slots()
         return slots
+
+    def keep_in_blocks(self, names: Container[str]) -> None:
+        """Gives memory back, before it is filled, that weights in blocks do not need: the floats of
+        those of these names. A tied embedding stays, since tokens are looked up in it."""
+        for layer in self.layers:
+            for linear in layer.linears:
+                linear.keep_in_blocks(names)
+        if not self.config.tie_word_embeddings and "lm_head.weight" in names:
+            self.head_weight = torch.empty_like(self.head_weight, device="meta")
 
     def slices(self) -> Slices:
         """The parts of tensors that this rank holds, where it does not hold all."""

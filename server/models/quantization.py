@@ -46,7 +46,7 @@ class Quantization:
         Args:
             parts: checkpoint name -> outputs, in order.
             weight: [sum of their outputs, inputs] in floats; returned as it is where its inputs
-                can't be cut into groups.
+                can't be cut into groups. Has no values (torch's meta device) where all are stored.
 
         Raises:
             UnsupportedModelError: stored blocks are of another shape.
@@ -57,14 +57,19 @@ class Quantization:
         kinds = {self.stored[name].kind if name in self.stored else self.kind for name in parts}
         if not any(name in self.stored for name in parts):
             return quantize(weight, self.kind)
+        named = list(zip(parts, weight.split(outputs), strict=True))
         if len(kinds) > 1 and not can_stack(outputs):
-            return quantize(weight, self.kind)
-        floats = zip(parts, weight.split(outputs), strict=True)
-        return concatenate([self._blocks(name, part) for name, part in floats])
+            floats = [self._floats(name, part) for name, part in named]
+            return quantize(torch.cat(floats), self.kind)
+        return concatenate([self._blocks(name, part) for name, part in named])
 
     def of_one(self, name: str, weight: torch.Tensor) -> PartWeight:
         """The same for a matrix that is not put together."""
         return weight if weight.shape[1] % GROUP else self._blocks(name, weight)
+
+    def _floats(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        stored = self.stored.get(name)
+        return weight if stored is None else stored.dequantize().to(weight.dtype)
 
     def _blocks(self, name: str, weight: torch.Tensor) -> QuantizedWeight:
         stored = self.stored.get(name)

@@ -93,7 +93,8 @@ def floats_of_size(least: int) -> int:
     """Matrices of floats that are alive."""
     gc.collect()
     tensors = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
-    return sum(x.dim() == 2 and x.is_floating_point() and x.numel() >= least for x in tensors)
+    filled = [x for x in tensors if x.is_floating_point() and not x.is_meta]
+    return sum(x.dim() == 2 and x.numel() >= least for x in filled)
 
 
 @needs_native()
@@ -130,7 +131,7 @@ def test_no_dequantised_copy_stays(tmp_path: Path) -> None:
     load(path, tmp_path)  # converts, and imports what it takes
     before = floats_of_size(HIDDEN * HIDDEN // 2)
     loaded = load(path, tmp_path)
-    assert floats_of_size(HIDDEN * HIDDEN // 2) - before > 4 * LAYERS
+    assert floats_of_size(HIDDEN * HIDDEN // 2) - before == 1, "more than the embedding is filled"
     model = loaded.freeze()
     assert not layers_of(loaded)
     assert floats_of_size(HIDDEN * HIDDEN // 2) - before == 1, "more than the embedding is left"

@@ -31,7 +31,7 @@ QUESTIONS = ("Why is the sky blue?", "Write a haiku about autumn.", "What is 7 t
 @pytest.fixture(scope="module")
 def folder() -> Path:
     cache = load_settings(ModelSettings).cache_dir
-    return locate_model(DEFAULT_MODEL, cache, torch.float32, lambda line: None)
+    return locate_model(DEFAULT_MODEL, cache, torch.float32, lambda line: None, in_floats=True)
 
 
 @pytest.fixture(scope="module")

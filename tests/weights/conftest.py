@@ -148,12 +148,15 @@ def write_gguf_parts(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def convert() -> Callable[..., tuple[Path, dict[str, torch.Tensor]]]:
-    """`convert(path, dtype=float32)` → (folder, its tensors), the folder beside the file."""
+    """`convert(path, dtype=float32, in_floats=True)` → (folder, its tensors), the folder beside the
+    file."""
 
-    def run(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Path, dict[str, torch.Tensor]]:
-        folder = path.with_suffix(f".{dtype}")
+    def run(
+        path: Path, dtype: torch.dtype = torch.float32, in_floats: bool = True
+    ) -> tuple[Path, dict[str, torch.Tensor]]:
+        folder = path.with_suffix(f".{dtype}" if in_floats else f".{dtype}-blocks")
         folder.mkdir()
-        convert_gguf(path, folder, dtype)
+        convert_gguf(path, folder, dtype, in_floats)
         return folder, load_file(folder / "model.safetensors")
 
     return run

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from server.errors import CheckpointError
 from server.kernels.quantized import BLOCK_BYTES, QuantizedKind
 from tests.weights.gguf.test_types import random_blocks
-from weights.blocks import BLOCKS_FILE, read_blocks, write_blocks
+from weights.blocks import BLOCKS_FILE, Stored, read_blocks, write_blocks
 from weights.gguf.convert import half_split_rows
 from weights.gguf.file import read_gguf
 
@@ -55,9 +55,11 @@ def test_blocks_mean_what_the_file_says(
     write_gguf: WriteGGUF, convert: Convert, tensors: dict[str, Any], kind: Type
 ) -> None:
     path = write_gguf(tensors=quantised(tensors, kind))
-    folder, weights = convert(path)
+    folder, weights = convert(path, in_floats=False)
+    assert not weights.keys() & set(NAMES.values())
     blocks, others = read_blocks(folder)
     assert (set(blocks), others) == (set(NAMES.values()), {})
+    weights = convert(path)[1]
     for ours, theirs in NAMES.items():
         expected = dequantised(path, ours)
         if "attn_q" in ours or "attn_k" in ours:
@@ -72,7 +74,7 @@ def test_blocks_are_the_files_bytes(
     write_gguf: WriteGGUF, convert: Convert, tensors: dict[str, Any], kind: Type
 ) -> None:
     stored = quantised(tensors, kind)
-    blocks = read_blocks(convert(write_gguf(tensors=stored))[0]).weights
+    blocks = read_blocks(convert(write_gguf(tensors=stored), in_floats=False)[0]).weights
     for ours, theirs in NAMES.items():
         rows = torch.from_numpy(stored[ours][0])
         if "attn_q" in ours or "attn_k" in ours:
@@ -89,7 +91,7 @@ def test_rows_of_other_architectures_keep_their_order(
         f"blk.0.attn_{x}.bias": np.ones(n, np.float32) for x, n in (("q", 32), ("k", 16), ("v", 16))
     }
     path = write_gguf(architecture="qwen2", tensors=stored | biases)
-    blocks = read_blocks(convert(path)[0]).weights
+    blocks = read_blocks(convert(path, in_floats=False)[0]).weights
     for ours, theirs in NAMES.items():
         assert torch.equal(blocks[theirs].blocks, torch.from_numpy(stored[ours][0]))
 
@@ -100,7 +102,7 @@ def test_k_quants_are_kept(
 ) -> None:
     rows = random_blocks(kind, 32, 512)
     path = write_gguf(tensors=tensors | {DOWN: (rows, kind)})
-    blocks, others = read_blocks(convert(path)[0])
+    blocks, others = read_blocks(convert(path, in_floats=False)[0])
     assert (set(blocks), others) == ({HF_DOWN}, {})
     assert blocks[HF_DOWN].kind == kind.name.lower()
     assert torch.equal(blocks[HF_DOWN].blocks, torch.from_numpy(rows))
@@ -113,11 +115,11 @@ def test_other_blocks_are_named(
 ) -> None:
     down = {DOWN: (random_blocks(kind, 32, 512), kind)}
     path = write_gguf(tensors=quantised(tensors, Type.Q8_0) | down)
-    folder, weights = convert(path)
+    folder, weights = convert(path, in_floats=False)
     assert torch.equal(weights[HF_DOWN], dequantised(path, DOWN))
     blocks, others = read_blocks(folder)
     assert (set(blocks), others) == (set(NAMES.values()), {HF_DOWN: kind.name.lower()})
-    folder, _ = convert(write_gguf("only.gguf", tensors=tensors | down))
+    folder, _ = convert(write_gguf("only.gguf", tensors=tensors | down), in_floats=False)
     assert read_blocks(folder) == ({}, {HF_DOWN: kind.name.lower()})
 
 
@@ -125,7 +127,9 @@ def test_vectors_are_not_kept(
     write_gguf: WriteGGUF, convert: Convert, tensors: dict[str, Any]
 ) -> None:
     norm = (gguf.quants.quantize(tensors["output_norm.weight"], Type.Q8_0), Type.Q8_0)
-    folder, weights = convert(write_gguf(tensors=tensors | {"output_norm.weight": norm}))
+    folder, weights = convert(
+        write_gguf(tensors=tensors | {"output_norm.weight": norm}), in_floats=False
+    )
     assert weights["model.norm.weight"].shape == (32,)
     assert not (folder / BLOCKS_FILE).exists()
 
@@ -139,7 +143,7 @@ def test_files_without_quantised_tensors_have_no_blocks(
         name: (torch.from_numpy(value).to(dtype).view(torch.uint8).numpy(), kind)
         for name, value in tensors.items()
     }
-    folder, _ = convert(write_gguf(tensors=stored))
+    folder, _ = convert(write_gguf(tensors=stored), in_floats=False)
     assert not (folder / BLOCKS_FILE).exists()
     assert read_blocks(folder) == ({}, {})
 
@@ -149,7 +153,8 @@ def test_the_floats_precision_does_not_matter(
 ) -> None:
     path = write_gguf(tensors=quantised(tensors, Type.Q4_0))
     exact, rounded = (
-        read_blocks(convert(path, dtype)[0]).weights for dtype in (torch.float32, torch.bfloat16)
+        read_blocks(convert(path, dtype, in_floats=False)[0]).weights
+        for dtype in (torch.float32, torch.bfloat16)
     )
     assert exact.keys() == rounded.keys()
     assert all(torch.equal(exact[name].blocks, rounded[name].blocks) for name in exact)
@@ -160,7 +165,8 @@ def test_written_blocks_come_back(tmp_path: Path) -> None:
         "a": ("q4_1", torch.arange(120, dtype=torch.uint8).reshape(2, 60)),
         "b": ("q8_0", torch.arange(34, dtype=torch.uint8).reshape(1, 34)),
     }
-    write_blocks(tmp_path, ((name, *what) for name, what in written.items()))
+    kept = {n: Stored(kind, (len(rows), rows.shape[1])) for n, (kind, rows) in written.items()}
+    write_blocks(tmp_path, kept, (rows for _, rows in written.values()))
     found = read_blocks(tmp_path).weights
     assert {name: weight.kind for name, weight in found.items()} == {"a": "q4_1", "b": "q8_0"}
     assert {name: weight.shape for name, weight in found.items()} == {"a": (2, 96), "b": (1, 32)}

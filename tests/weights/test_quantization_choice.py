@@ -15,7 +15,7 @@ from server.models.layers import Placement
 from server.models.quantization import Quantization
 from tests.kernels.block_weights import random_blocks
 from weights import quantization
-from weights.blocks import write_blocks
+from weights.blocks import Stored, write_blocks
 from weights.quantization import choose_quantization, describe, describe_rounded
 
 CPU = torch.device("cpu")
@@ -64,8 +64,13 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A checkpoint's folder that has blocks of both kinds."""
-    write_blocks(tmp_path, ((name, w.kind, w.blocks) for name, w in STORED.items()))
+    write_stored(tmp_path)
     return tmp_path
+
+
+def write_stored(folder: Path, others: dict[str, str] | None = None) -> None:
+    kept = {n: Stored(w.kind, (len(w), w.blocks.shape[1])) for n, w in STORED.items()}
+    write_blocks(folder, kept, (weight.blocks for weight in STORED.values()), others)
 
 
 def assert_stored(chosen: Quantization | None, kind: RoundedKind, *names: str) -> None:
@@ -194,7 +199,7 @@ def test_description(chosen: Quantization | None, text: str) -> None:
 def test_what_is_rounded_is_known_by_its_form(tmp_path: Path) -> None:
     query = "model.layers.0.self_attn.q_proj.weight"
     others = {query: "q3_k", "of.another.model": "q2_k"}
-    write_blocks(tmp_path, ((name, w.kind, w.blocks) for name, w in STORED.items()), others)
+    write_stored(tmp_path, others)
     chosen = choose_quantization("auto", tmp_path, CONFIG, BFLOAT16)
     assert chosen is not None
     assert chosen.rounded[query] == "q3_k"
@@ -202,7 +207,7 @@ def test_what_is_rounded_is_known_by_its_form(tmp_path: Path) -> None:
 
 
 def test_blocks_that_are_only_read_go_to_8_bits(tmp_path: Path) -> None:
-    write_blocks(tmp_path, iter(()), {FOUR: "q3_k"})
+    write_blocks(tmp_path, {}, (), {FOUR: "q3_k"})
     chosen = choose_quantization("auto", tmp_path, CONFIG, BFLOAT16)
     assert_stored(chosen, "q8_0")
 

@@ -36,20 +36,23 @@ _PIECE_BYTES = 2**24
 """Bytes of a file that one thread checks at a time."""
 
 
-def converted_gguf(path: Path, cache_dir: Path, dtype: torch.dtype, report: Report) -> Path:
+def converted_gguf(
+    path: Path, cache_dir: Path, dtype: torch.dtype, report: Report, in_floats: bool = False
+) -> Path:
     """Folder with the converted model, made now if it is not there yet.
 
     Args:
         path: The GGUF file, or any part of one in several.
         cache_dir: Folders are made under its `models/`.
-        dtype: Of the converted weights.
+        dtype: Of the weights that become floats.
         report: Gets lines for a person.
+        in_floats: All weights become floats, for readers that know no blocks.
 
     Raises:
         CheckpointError: the file can't be read, or the cache not be written.
         UnsupportedModelError: the file asks for something that is not implemented.
     """
-    folder = cache_dir / "models" / _folder_name(path, dtype)
+    folder = cache_dir / "models" / _folder_name(path, dtype, in_floats)
     if is_complete(folder, report):
         return folder
     try:
@@ -58,7 +61,7 @@ def converted_gguf(path: Path, cache_dir: Path, dtype: torch.dtype, report: Repo
             if not is_complete(
                 folder, lambda line: None
             ):  # else another process made it while this one waited
-                _convert(path, folder, dtype, report)
+                _convert(path, folder, dtype, in_floats, report)
     except OSError as error:
         raise CheckpointError(folder, f"can't be written: {error.strerror or error}") from None
     return folder
@@ -84,7 +87,7 @@ def _damaged(folder: Path) -> str | None:
         return MARKER
 
 
-def _convert(path: Path, folder: Path, dtype: torch.dtype, report: Report) -> None:
+def _convert(path: Path, folder: Path, dtype: torch.dtype, in_floats: bool, report: Report) -> None:
     parts = gguf_parts(path)
     megabytes = sum(part.stat().st_size for part in parts) / 1e6
     files = "" if len(parts) == 1 else f" and the other {len(parts) - 1} of its parts"
@@ -95,7 +98,7 @@ def _convert(path: Path, folder: Path, dtype: torch.dtype, report: Report) -> No
     shutil.rmtree(folder, ignore_errors=True)  # it is not complete, or this would not run
     partial.mkdir()
     try:
-        convert_gguf(path, partial, dtype)
+        convert_gguf(path, partial, dtype, in_floats)
         (partial / MARKER).write_text(json.dumps(_checksums(partial)), encoding="utf-8")
         partial.rename(folder)
     except BaseException:
@@ -116,7 +119,7 @@ def _locked(path: Path, report: Report) -> Generator[None]:
         yield
 
 
-def _folder_name(path: Path, dtype: torch.dtype) -> str:
+def _folder_name(path: Path, dtype: torch.dtype, in_floats: bool) -> str:
     """`<name>-<dtype>-<key>`; the key changes when a file or the converter does."""
     try:
         found = [part.stat() for part in gguf_parts(path)]
@@ -124,7 +127,8 @@ def _folder_name(path: Path, dtype: torch.dtype) -> str:
         raise CheckpointError(path, error.strerror or str(error)) from None
     files = "|".join(f"{status.st_size}-{status.st_mtime_ns}" for status in found)
     key = hashlib.sha256(f"{files}-{CONVERTER_VERSION}".encode()).hexdigest()[:12]
-    return f"{gguf_name(path)}-{_dtype_name(dtype)}-{key}"
+    form = f"{_dtype_name(dtype)}-floats" if in_floats else _dtype_name(dtype)
+    return f"{gguf_name(path)}-{form}-{key}"
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -1,11 +1,11 @@
 """Converts a GGUF file into a folder in Hugging Face layout.
 
-Tensors are dequantised by the gguf package in pieces of rows and written at once; of the quantised
-blocks, which are written beside them, all are in memory at once.
+Quantised matrices that the kernels multiply are copied, block by block; all other tensors become
+floats. Both go in pieces of rows, so that a piece is all that is in memory.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ import numpy.typing as npt
 import torch
 
 from server.errors import CheckpointError, UnsupportedModelError
-from server.kernels.quantized import QuantizedKind
 from server.models.config import model_config
-from weights.blocks import is_other, stored_blocks, write_blocks
+from weights.blocks import is_other, stored, write_blocks
 from weights.checkpoint import SINGLE_FILE
 from weights.gguf.config import gguf_architecture, huggingface_config
 from weights.gguf.file import GGUFFile, GGUFTensor, read_gguf
@@ -30,14 +29,15 @@ _PIECE_ELEMENTS = 2**22
 """Elements dequantised at a time: 16 MiB as float32, a few times that inside gguf."""
 
 
-def convert_gguf(path: Path, folder: Path, dtype: torch.dtype) -> None:
+def convert_gguf(path: Path, folder: Path, dtype: torch.dtype, in_floats: bool = False) -> None:
     """Writes config.json, generation_config.json, model.safetensors, the quantised blocks and the
     tokenizer's files.
 
     Args:
         path: The GGUF file.
         folder: An existing, empty folder.
-        dtype: Of the written weights; float32 holds the dequantised values exactly.
+        dtype: Of the written floats; float32 holds dequantised values exactly.
+        in_floats: Everything is written in floats, for readers that know no blocks.
 
     Raises:
         CheckpointError: the file is unreadable, truncated or incomplete.
@@ -53,30 +53,33 @@ def convert_gguf(path: Path, folder: Path, dtype: torch.dtype) -> None:
     _write_json(folder / "generation_config.json", sampling(file) | token_ids(file))
     # llama.cpp's rotary kernel pairs neighbours, so llama's q and k rows are stored interleaved.
     interleaved = gguf_architecture(file) == "llama"
-    pieces = (
-        torch.from_numpy(piece)
-        for ours in names
-        for piece in _pieces(file.tensors[ours], config["head_dim"] if interleaved else None)
-    )
-    shapes = {theirs: file.tensors[ours].shape for ours, theirs in names.items()}
-    write_safetensors(folder / SINGLE_FILE, shapes, dtype, pieces)
-    head_dim = config["head_dim"] if interleaved else None
-    others = {theirs: file.tensors[ours] for ours, theirs in names.items()}
-    write_blocks(
-        folder,
-        _blocks(file, names, head_dim),
-        {name: tensor.type.name.lower() for name, tensor in others.items() if is_other(tensor)},
-    )
+    tensors = {theirs: file.tensors[ours] for ours, theirs in names.items()}
+    _write_weights(folder, tensors, dtype, in_floats, config["head_dim"] if interleaved else None)
 
 
-def _blocks(
-    file: GGUFFile, names: dict[str, str], rotary_head_dim: int | None
-) -> Iterator[tuple[str, QuantizedKind, torch.Tensor]]:
-    for ours, theirs in names.items():
-        tensor = file.tensors[ours]
-        found = stored_blocks(tensor, _row_order(ours, tensor.shape[0], rotary_head_dim))
-        if found is not None:
-            yield theirs, *found
+def _write_weights(
+    folder: Path,
+    tensors: Mapping[str, GGUFTensor],
+    dtype: torch.dtype,
+    in_floats: bool,
+    rotary_head_dim: int | None,
+) -> None:
+    """Writes floats and blocks of the tensors, which are by Hugging Face name."""
+    forms = {} if in_floats else {name: stored(tensor) for name, tensor in tensors.items()}
+    kept = {name: form for name, form in forms.items() if form is not None}
+    floats = {name: tensor for name, tensor in tensors.items() if name not in kept}
+    shapes = {name: tensor.shape for name, tensor in floats.items()}
+    values = (
+        _dequantised(rows, tensor)
+        for tensor in floats.values()
+        for rows in _rows(tensor, rotary_head_dim)
+    )
+    write_safetensors(folder / SINGLE_FILE, shapes, dtype, values)
+    if in_floats:
+        return
+    blocks = (torch.from_numpy(rows) for n in kept for rows in _rows(tensors[n], rotary_head_dim))
+    others = {name: t.type.name.lower() for name, t in tensors.items() if is_other(t)}
+    write_blocks(folder, kept, blocks, others)
 
 
 def half_split_rows(num_rows: int, head_dim: int) -> npt.NDArray[np.int64]:
@@ -105,8 +108,8 @@ def _names(file: GGUFFile, num_layers: int) -> dict[str, str]:
     return {name: known[name] for name in file.tensors if name in known}
 
 
-def _pieces(tensor: GGUFTensor, rotary_head_dim: int | None) -> Iterator[npt.NDArray[np.float32]]:
-    """The tensor's values, row by row, a few rows at a time.
+def _rows(tensor: GGUFTensor, rotary_head_dim: int | None) -> Iterator[npt.NDArray[np.uint8]]:
+    """The tensor's bytes, row by row, a few rows at a time, in Hugging Face's order.
 
     Args:
         rotary_head_dim: Head width if q and k are stored interleaved, else None.
@@ -118,8 +121,12 @@ def _pieces(tensor: GGUFTensor, rotary_head_dim: int | None) -> Iterator[npt.NDA
     order = _row_order(tensor.name, len(rows), rotary_head_dim)
     step = max(1, _PIECE_ELEMENTS // width)
     for start in range(0, len(rows), step):
-        piece = rows[order[start : start + step]]
-        yield np.ascontiguousarray(gguf.quants.dequantize(piece, tensor.type), dtype=np.float32)
+        yield rows[order[start : start + step]]
+
+
+def _dequantised(rows: npt.NDArray[np.uint8], tensor: GGUFTensor) -> torch.Tensor:
+    values = gguf.quants.dequantize(rows, tensor.type)
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
 def _row_order(name: str, num_rows: int, rotary_head_dim: int | None) -> npt.NDArray[np.int64]:

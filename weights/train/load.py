@@ -59,7 +59,8 @@ def load_for_training(
     source = _Source(model, cache_dir, report)
     files, placement, form = _form(source, config, pick_device(device), dtype, quantization)
     shape = files.config
-    parameters = load_target(files, placement, form).parameters
+    # A draft starts from some of the floats, and all have a part in the target's identity.
+    parameters = load_target(files, placement, form, all_floats=True).parameters
     layers = chosen_layers(config, shape)
     if layers is None:
         layers = _probed_layers(config, parameters, report)

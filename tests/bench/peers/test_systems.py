@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.peers.suite import chosen, link_checkpoint
+from bench.peers.suite import chosen
 from bench.peers.systems import (
     OURS,
     OURS_PLAIN,
@@ -102,15 +102,3 @@ def test_choosing_peers() -> None:
     assert chosen(["vLLM"]) == [BY_NAME["vLLM"]]
     with pytest.raises(ConfigError, match="peer='ollama': is none of transformers, llama"):
         chosen(["ollama"])
-
-
-def test_peers_do_not_see_our_own_file_of_blocks(tmp_path: Path) -> None:
-    """vLLM reads every safetensors file of a folder."""
-    folder, linked = tmp_path / "model", tmp_path / "linked"
-    folder.mkdir()
-    linked.mkdir()
-    for name in ("config.json", "model.safetensors", "blocks.safetensors"):
-        (folder / name).write_text(name)
-    assert link_checkpoint(folder, linked) == linked
-    assert {file.name for file in linked.iterdir()} == {"config.json", "model.safetensors"}
-    assert (linked / "model.safetensors").read_text() == "model.safetensors"

@@ -53,8 +53,8 @@ def test_a_failure_leaves_nothing_and_the_next_try_works(
 ) -> None:
     path = write_gguf()
 
-    def interrupted(path: Path, folder: Path, dtype: torch.dtype) -> None:
-        convert_gguf(path, folder, dtype)
+    def interrupted(path: Path, folder: Path, dtype: torch.dtype, in_floats: bool) -> None:
+        convert_gguf(path, folder, dtype, in_floats)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -112,10 +112,10 @@ def test_two_at_once_convert_once(
     path, calls, found = write_gguf(), list[Path](), list[Path]()
     waiting = threading.Event()
 
-    def slow(path: Path, folder: Path, dtype: torch.dtype) -> None:
+    def slow(path: Path, folder: Path, dtype: torch.dtype, in_floats: bool) -> None:
         calls.append(folder)
         waiting.wait(60)  # until the second one stands at the lock
-        convert_gguf(path, folder, dtype)
+        convert_gguf(path, folder, dtype, in_floats)
 
     def report(line: str) -> None:
         if line.startswith("waiting for another process"):
@@ -145,7 +145,7 @@ def test_an_unwritable_cache_is_one_line(write_gguf: WriteGGUF, tmp_path: Path) 
 def test_a_full_disk_is_one_line(
     write_gguf: WriteGGUF, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, folder: Path, dtype: torch.dtype) -> None:
+    def full(path: Path, folder: Path, dtype: torch.dtype, in_floats: bool) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(CONVERT, full)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from server.errors import CheckpointError, UnsupportedModelError
 from server.models.config import model_config
+from weights.blocks import read_blocks
 from weights.checkpoint import read_config
 from weights.default import default_gguf
 from weights.generation_config import read_sampling
@@ -31,6 +32,33 @@ def test_weights_are_rounded_to_the_dtype(
     assert embedding.dtype == dtype
     assert torch.equal(embedding, torch.from_numpy(tensors["token_embd.weight"]).to(dtype))
     assert read_config(folder)["dtype"] == str(dtype).removeprefix("torch.")
+
+
+def test_blocks_are_copied_in_pieces_too(
+    write_gguf: WriteGGUF,
+    convert: Convert,
+    tensors: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And nothing that stays in blocks is dequantised on the way."""
+    monkeypatch.setattr("weights.gguf.convert._PIECE_ELEMENTS", 100)
+    kind, seen = gguf.GGMLQuantizationType.Q8_0, list[int]()
+    stored = gguf.quants.quantize(tensors["blk.0.attn_q.weight"], kind)
+    real = gguf.quants.dequantize
+
+    def dequantize(data: Any, type_: gguf.GGMLQuantizationType) -> Any:
+        assert type_ != kind
+        seen.append(data.size)
+        return real(data, type_)
+
+    monkeypatch.setattr(gguf.quants, "dequantize", dequantize)
+    path = write_gguf(tensors=tensors | {"blk.0.attn_q.weight": (stored, kind)})
+    folder, weights = convert(path, in_floats=False)
+    query = "model.layers.0.self_attn.q_proj.weight"
+    blocks = read_blocks(folder).weights[query].blocks
+    assert torch.equal(blocks, torch.from_numpy(stored[half_split_rows(32, 8)]))
+    assert query not in weights
+    assert max(seen) <= 4 * 100
 
 
 def test_large_tensors_go_in_pieces(
@@ -241,7 +269,7 @@ def test_rotary_rows_that_are_no_whole_heads(
 def test_default_model(tmp_path: Path) -> None:
     folder = tmp_path / "default"
     folder.mkdir()
-    convert_gguf(default_gguf(), folder, torch.float32)
+    convert_gguf(default_gguf(), folder, torch.float32, in_floats=True)
     config = model_config(read_config(folder))
     assert (config.num_layers, config.hidden_size, config.vocab_size) == (30, 576, 49152)
     assert (config.num_heads, config.num_kv_heads, config.head_dim) == (9, 3, 64)
