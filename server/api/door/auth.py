@@ -43,7 +43,9 @@ class ApiKeyMiddleware:
         if scheme.lower() != "bearer":  # another one may be for a proxy
             key = headers.get("x-api-key", "")
         if not key.strip():
-            raise AuthenticationError("no API key: send the header 'Authorization: Bearer KEY'")
+            raise AuthenticationError(
+                "no API key: send the header 'Authorization: Bearer KEY' or 'X-Api-Key: KEY'"
+            )
         # Starlette decodes headers as Latin-1; this gives the bytes back.
         owner = self._keys.find(key.strip().encode("latin-1"))
         if owner is None:

@@ -11,10 +11,9 @@ from server.api.http.anthropic_errors import ANTHROPIC_ERRORS
 from server.api.http.receiving import unless_disconnected
 from server.api.messages.answer import send_stream, send_whole
 from server.api.messages.schema.answer import Message, TokenCount
-from server.api.messages.schema.blocks import is_cached
 from server.api.messages.schema.request import CountRequest, MessageRequest
 from server.api.messages.shape import MessageShape
-from server.api.messages.translate import message_jobs, message_prompt
+from server.api.messages.translate import is_long, message_jobs, message_prompt
 
 router = APIRouter(route_class=BodyRoute)
 _logger = logging.getLogger(__name__)
@@ -23,6 +22,7 @@ _logger = logging.getLogger(__name__)
 @router.post("/v1/messages", response_model=Message, responses=ANTHROPIC_ERRORS)
 async def create_message(body: MessageRequest, http_request: Request, parts: PartsDep) -> Response:
     """Answers a conversation; with `stream` as server-sent events that end with `message_stop`."""
+    counts_cache = await parts.long_work.run(is_long(body), body.has_cache_control)
     group = await unless_disconnected(http_request, message_jobs(body, parts))
     _logger.debug("%s user=%r metadata=%r", group.id, body.user, body.metadata)
     (prompt,) = group.prompts
@@ -31,7 +31,7 @@ async def create_message(body: MessageRequest, http_request: Request, parts: Par
         parts.info.model_name,
         prompt.token_ids,
         max_tokens=body.max_tokens,
-        cache_block=parts.info.cache_block if is_cached(body) else 0,
+        cache_block=parts.info.cache_block if counts_cache else 0,
         with_token_ids=bool(body.return_token_ids),
         call_mode=prompt.jobs[0].call_mode,
         shows_thinking=body.shows_thinking,

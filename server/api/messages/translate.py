@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from server.api.chat.renames import rename_beginning, renamed_fields
@@ -40,6 +41,8 @@ from server.text.thinking.switch import Effort
 
 _Json = dict[str, Any]
 
+_MANY_BLOCKS = 1_000
+
 _RENAMED: Final = (
     (r"stop", "stop_sequences"),
     (r"reasoning_effort", "thinking"),
@@ -59,14 +62,15 @@ async def message_jobs(body: MessageRequest, parts: Parts) -> JobGroup:
     Raises:
         RequestError: the body asks for something that can't be done; errors name its fields.
     """
-    chat = _chat(body)
+    chat = await parts.long_work.run(is_long(body), partial(_chat, body))
     with renamed_fields(_field_names(body, chat)):
+        request = await parts.long_work.run(is_long(body), partial(_request, body, chat, parts))
         try:
-            request = _chat_request(body, chat, parts)
             group = await chat_jobs(request, parts, usual_tokens=body.max_tokens)
         except ContextLengthError as error:
             # Agents look for these words, and then shorten the conversation.
-            raise ContextLengthError(f"prompt is too long: {error.message}") from None
+            what = error.message.removeprefix("messages: ")
+            raise ContextLengthError(f"prompt is too long: {what}") from None
     return replace(group, id=group.id.replace("chatcmpl-", "msg_"))
 
 
@@ -76,9 +80,15 @@ async def message_prompt(body: MessageFields, parts: Parts) -> list[int]:
     Raises:
         RequestError: the body asks for something that can't be done.
     """
-    chat = _chat(body)
+    chat = await parts.long_work.run(is_long(body), partial(_chat, body))
     with renamed_fields(_field_names(body, chat)):
-        return await chat_prompt(_chat_request(body, chat, parts), parts)
+        request = await parts.long_work.run(is_long(body), partial(_request, body, chat, parts))
+        return await chat_prompt(request, parts)
+
+
+def is_long(body: MessageFields) -> bool:
+    """Whether going through its blocks takes longer than a token of another request may wait."""
+    return body.num_blocks > _MANY_BLOCKS
 
 
 def _chat(body: MessageFields) -> ChatMessages:
@@ -87,7 +97,7 @@ def _chat(body: MessageFields) -> ChatMessages:
     return chat_messages(body.system, body.messages, num_thinking)
 
 
-def _chat_request(body: MessageFields, chat: ChatMessages, parts: Parts) -> ChatRequest:
+def _request(body: MessageFields, chat: ChatMessages, parts: Parts) -> ChatRequest:
     """The request in the chat's terms.
 
     Raises:

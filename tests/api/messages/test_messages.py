@@ -24,8 +24,9 @@ from tests.api.message_types import (
     user,
 )
 from tests.api.response_types import prompt_of as as_text
+from tests.api.speculating import SPECULATING, SpeculatingEngine
 from tests.api.tool_chats import says
-from tests.doubles import ScriptedEngine, ids, one_by_one
+from tests.doubles import EOS_ID, ScriptedEngine, ids, one_by_one
 
 TEXT = "Grüße 你好 🙂"
 
@@ -214,6 +215,33 @@ async def test_without_cache_control_nothing_counts_as_added() -> None:
     for field in ("cache_control", "system"):
         usage = (await ask_app(app, **message_body(**{field: None})))["usage"]
         assert usage["cache_creation_input_tokens"] == 0
+
+
+async def test_what_speculation_did() -> None:
+    app = make_app(SpeculatingEngine([ids("abc"), ids("de"), ids("f")]), info=SPECULATING)
+    body = message_body(max_tokens=6, speculation={"trace": True})
+    async with in_process(app) as client:
+        answer = (await client.post(MESSAGES, json=body)).json()
+        stream = await client.post(MESSAGES, json={**body, "stream": True})
+        off = await client.post(MESSAGES, json={**body, "speculation": {"policy": "off"}})
+    parse(answer)
+    report = answer["speculation"]
+    assert (report["steps"], report["sources"]) == (3, {"trunk": 1, "leaf": 2, "target": 3})
+    assert stream_events(stream.text)[-2]["speculation"] == report
+    assert "speculation" not in off.json()
+
+
+async def test_token_ids() -> None:
+    app = make_app(ScriptedEngine(one_by_one("ab")))
+    body = message_body(return_token_ids=True)
+    async with in_process(app) as client:
+        answer = (await client.post(MESSAGES, json=body)).json()
+        stream = await client.post(MESSAGES, json={**body, "stream": True})
+    assert answer["prompt_token_ids"] == ids("user:hi\n")
+    assert answer["token_ids"] == one_by_one("ab")[0] + one_by_one("b")[0] + [EOS_ID]
+    found = stream_events(stream.text)
+    assert found[0]["message"]["prompt_token_ids"] == answer["prompt_token_ids"]
+    assert found[-2]["token_ids"] == answer["token_ids"]
 
 
 async def test_pings_while_nothing_happens() -> None:

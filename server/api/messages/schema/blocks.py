@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from server.api.schema.fields import (
@@ -135,14 +135,3 @@ class MessageParam(RequestModel):
 
     role: Literal["user", "assistant", "system"]
     content: Content
-
-
-def is_cached(value: object) -> bool:
-    """Whether a part of a request, or a part of that, has a `cache_control`."""
-    if isinstance(value, list):
-        return any(map(is_cached, value))
-    if not isinstance(value, BaseModel):
-        return False
-    return getattr(value, "cache_control", None) is not None or any(
-        is_cached(inside) for inside in vars(value).values()
-    )

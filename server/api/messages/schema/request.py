@@ -1,5 +1,6 @@
 """`/v1/messages`: requests."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -7,7 +8,7 @@ from pydantic import Field
 from server.api.generation.schema.common import AdvisoryText, SamplingFields, ThinkingBudget
 from server.api.generation.schema.structured import StructuredFields
 from server.api.generation.schema.tools import MAX_TOOLS, OtherTool
-from server.api.messages.schema.blocks import MessageParam, TextContent
+from server.api.messages.schema.blocks import Block, MessageParam, TextContent, ToolResultBlock
 from server.api.messages.schema.context import ContextManagement
 from server.api.schema.fields import (
     MAX_MESSAGES,
@@ -180,6 +181,22 @@ class MessageFields(SamplingFields, StructuredFields):
     thread: Unsupported = None
 
     @property
+    def num_blocks(self) -> int:
+        """Blocks of all messages; a text alone counts as one."""
+        contents = [message.content for message in self.messages]
+        return sum(len(content) if isinstance(content, list) else 1 for content in contents)
+
+    def has_cache_control(self) -> bool:
+        """Whether a `cache_control` stands anywhere."""
+        system = self.system if isinstance(self.system, list) else []
+        return (
+            self.cache_control is not None
+            or any(map(_is_marked, system))
+            or any(map(_is_marked, self.tools or ()))
+            or any(_is_marked(block) for message in self.messages for block in _blocks(message))
+        )
+
+    @property
     def shows_thinking(self) -> bool:
         """Whether the answer's thoughts are in it."""
         return getattr(self.thinking, "display", None) != "omitted"
@@ -194,3 +211,13 @@ class CountRequest(MessageFields):
     alone may be there, but needn't."""
 
     max_tokens: TokenCount | None = None
+
+
+def _blocks(part: MessageParam | ToolResultBlock) -> Sequence[Block]:
+    return part.content if isinstance(part.content, list) else ()
+
+
+def _is_marked(part: Block | CustomTool | OtherTool) -> bool:
+    if getattr(part, "cache_control", None) is not None:
+        return True
+    return isinstance(part, ToolResultBlock) and any(map(_is_marked, _blocks(part)))
