@@ -25,7 +25,8 @@ from server.engine.speculation.tree import TokenTree, comb
 from server.engine.types import RequestId
 
 _PROBED = 2
-"""Sequences that a trial drafts: enough to learn from, and cheap beside many others."""
+"""Sequences that a trial drafts, and nodes that it verifies at least: enough to learn from, and
+cheap beside many others. Without a larger step now and then its cost would stay as measured."""
 _IDLE_LOOKUPS, _LOOKUP_EVERY, _LEAST_OFTEN = 16, 4, 32
 """After so many steps in which nothing that was looked up was verified, only every fourth step
 looks up, with more than four sequences only one step in as many: looking up, and choosing among
@@ -84,6 +85,7 @@ class AutoPolicy:
         self.calibration = Calibration()
         self.prospects = Prospects(costs, max_depth)
         self._steps_without = 0
+        self._is_trial = False
         self._steps_without_found = 0
 
     def looks_up(self, num_sequences: int) -> bool:
@@ -99,8 +101,8 @@ class AutoPolicy:
             return DraftPlan(0, 0.0, 0)
         prospect = self.prospects(num_sequences, num_rows)
         self._steps_without = 0 if prospect.pays else self._steps_without + 1
-        is_probe = self._steps_without >= PROBE_EVERY
-        if is_probe:
+        self._is_trial = self._steps_without >= PROBE_EVERY
+        if self._is_trial:
             self._steps_without = 0
             return DraftPlan(self.max_depth, prospect.least_survival, min(num_sequences, _PROBED))
         depth = self.max_depth if prospect.pays else 0
@@ -129,6 +131,8 @@ class AutoPolicy:
             (g for i, entry in enumerate(drafted) for g in self._gains(i, *entry)), key=_order
         )
         count = self._best_count([g.tokens for g in gains], len(drafted), num_rows)
+        if self._is_trial:
+            count = max(count, min(_PROBED, len(gains)))
         chosen = gains[:count]
         kinds = {drafted[g.sequence][1].kinds[g.depth - 1][g.rank] for g in chosen}
         if kinds & {"lookup", "recent"}:

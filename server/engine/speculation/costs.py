@@ -2,8 +2,9 @@
 since. Pure.
 
 A machine gets slower and faster, contexts get longer, and a step beside HTTP traffic is not a step
-in a quiet loop. What decides is how costs compare, so an observation moves what it is about (its
-number of rows) twice as much as everything else, which probably moved with it.
+in a quiet loop: each observation moves all costs alike. What decides is how they compare, and that
+moves slowly: a curve that followed each step that was held up would now and then show a gain where
+there is none, and just then the choice would take it.
 """
 
 import math
@@ -11,10 +12,10 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_OWN_RATE, _COMMON_RATE = 0.10, 0.05
-"""Shares of an observed difference by which the curve moves: at its own rows, and elsewhere."""
-_LARGEST_SURPRISE = 0.3
-"""Limit of the logarithm of observed over expected: a step may have been held up by something
+_COMMON_RATE, _OWN_RATE = 0.05, 0.03
+"""Shares of an observed difference by which the whole curve moves, and its own rows beyond that."""
+_LARGEST_SURPRISE, _LARGEST_OWN_SURPRISE = 0.3, 0.1
+"""Limits of the logarithm of observed over expected: a step may have been held up by something
 else."""
 _START_RATE = 0.05
 _REFRESH = 16
@@ -71,9 +72,10 @@ class LiveCurve:
         if expected <= 0.0 or seconds <= 0.0:
             return
         surprise = math.log(seconds / expected)
-        surprise = min(max(surprise, -_LARGEST_SURPRISE), _LARGEST_SURPRISE)
+        common = _COMMON_RATE * _limited(surprise, _LARGEST_SURPRISE)
+        own = _OWN_RATE * _limited(surprise, _LARGEST_OWN_SURPRISE)
         for index, share in enumerate(self._shares(num_rows)):
-            self._seconds[index] *= math.exp((_COMMON_RATE + _OWN_RATE * share) * surprise)
+            self._seconds[index] *= math.exp(common + own * share)
         self._curve = monotone(self._curve.rows, self._seconds)
 
     def _shares(self, num_rows: int) -> list[float]:
@@ -87,6 +89,10 @@ class LiveCurve:
         right = (num_rows - rows[upper - 1]) / (rows[upper] - rows[upper - 1])
         shares[upper - 1], shares[upper] = 1.0 - right, right
         return shares
+
+
+def _limited(surprise: float, largest: float) -> float:
+    return min(max(surprise, -largest), largest)
 
 
 class LiveCosts:

@@ -20,7 +20,8 @@ _CONTEXT = 128
 _DRAFT_DEPTH = 4
 """Length of the chains that are timed. What a draft costs once per chain is spread over so many
 tokens, as it is when serving."""
-_REPETITIONS = 3
+_ROUNDS, _MOST_ROUNDS, _SECONDS = 3, 8, 1.0
+"""Rounds over all sizes: more than three as long as they have taken less than a second."""
 _CHECKED_ROWS = 8
 _TOLERANCE = 1.3
 """Factor by which the ratio of a larger step's time to that of one row may have changed."""
@@ -72,8 +73,7 @@ def measure_costs(target: Profiled, drafter: Drafter) -> StepCosts:
 def still_hold(costs: StepCosts, target: Profiled) -> bool:
     """Whether costs measured earlier still hold. The machine may have been busy then, or may be
     another one now; either changes the ratios of costs. Looks at two points."""
-    target.verify(1)  # warm-up
-    one, more = (_seconds(target.verify, rows) for rows in (1, _CHECKED_ROWS))
+    one, more = _least_seconds(target.verify, (1, _CHECKED_ROWS))
     then = costs.verify(_CHECKED_ROWS) / costs.verify(1)
     return 1 / _TOLERANCE <= more / one / then <= _TOLERANCE
 
@@ -85,19 +85,29 @@ def _sequence(index: int, blocks: Sequence[BlockId]) -> PlannedSequence:
 
 
 def _curve(run: Callable[[int], object], rows: tuple[int, ...]) -> CostCurve:
-    _seconds(run, rows[0])  # warm-up
-    return monotone(rows, [_seconds(run, count) for count in rows])
+    return monotone(rows, _least_seconds(run, rows))
+
+
+def _least_seconds(run: Callable[[int], object], rows: Sequence[int]) -> list[float]:
+    """Other work on the machine makes a run longer, never shorter. All sizes are run in turn, so
+    that they have had the machine's better moments alike: what matters is how they compare."""
+    run(rows[0])  # warm-up
+    times = [list[float]() for _ in rows]
+    began = time.perf_counter()
+    for number in range(_MOST_ROUNDS):
+        if number >= _ROUNDS and time.perf_counter() - began > _SECONDS:
+            break
+        for count, seconds in zip(rows, times, strict=True):
+            seconds.append(_seconds(run, count))
+    return list(map(min, times))
 
 
 def _seconds(run: Callable[[int], object], rows: int) -> float:
-    times = list[float]()
-    for _ in range(_REPETITIONS):
-        _wait_for_gpu()
-        started = time.perf_counter()
-        run(rows)
-        _wait_for_gpu()
-        times.append(time.perf_counter() - started)
-    return min(times)  # other work on the machine makes it longer, never shorter
+    _wait_for_gpu()
+    started = time.perf_counter()
+    run(rows)
+    _wait_for_gpu()
+    return time.perf_counter() - started
 
 
 def _wait_for_gpu() -> None:

@@ -164,6 +164,16 @@ def test_a_probe_after_32_steps_without() -> None:
     assert plans[31].num_sequences == 2
 
 
+def test_a_trial_verifies_two_nodes_whatever_they_seem_to_cost() -> None:
+    """Otherwise a step that was measured too dear would never be seen to be cheaper."""
+    auto = policy(LINEAR, max_depth=3)
+    sizes = list[int]()
+    for _ in range(64):
+        auto.plan_draft(16, 16)
+        sizes.append(len(chosen(auto, SURE)) - 1)
+    assert sizes == ([0] * 31 + [2]) * 2
+
+
 def test_a_bad_stretch_does_not_switch_speculation_off_for_ever() -> None:
     """A draft that was always wrong and is now always right must come back."""
     auto = policy(CostCurve((1, 2), (1.0, 1.1)), CostCurve((1, 2), (0.05, 0.05)), max_depth=1)
