@@ -18,6 +18,7 @@ from server.config import ServerSettings
 from server.loading.model import LoadedModel, build_model
 from server.observe.observers import Observers
 from server.report import Report
+from server.text.infill import find_infill
 from server.text.thinking import formats as thinking_formats
 from server.text.tools.formats import FORMATS
 from weights.model_names import model_name
@@ -34,12 +35,16 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         StartupError: as `build_model`.
     """
     door = front_door(settings)  # before the seconds that loading takes
-    name = settings.served_model_name or model_name(settings.model)
+    own_name = model_name(settings.model)
+    names = settings.served_model_name or (own_name,)
+    name = names[0]
     observers = Observers(settings, name)
     model = build_model(settings, report, observers.record, settings.step_timeout)
     observers.start_log(settings, model.tokenizer)
     info = ServingInfo(
         model_name=name,
+        other_names=names[1:],
+        unlisted_names=frozenset((own_name, "default") if settings.model_aliases else ()),
         vocab_size=model.vocab_size,
         created=int(time.time()),
         version=__version__,
@@ -71,6 +76,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         observers.metrics,
         info,
         model.grammars,
+        find_infill(model.tokenizer, model.vocab_size),
         response_store=ResponseStore(kept),
     )
 

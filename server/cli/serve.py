@@ -36,7 +36,7 @@ def serve(settings: ServerSettings) -> None:
 
     app, model = build_app(settings, report)
     report(f"speculation policy: {model.speculation.policy}")
-    run(app, model.engine, settings, listener, settings.served_model_name or model.name)
+    run(app, model.engine, settings, listener, (settings.served_model_name or (model.name,))[0])
 
 
 def run(

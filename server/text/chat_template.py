@@ -85,6 +85,7 @@ class ChatTemplate:
         tools: Sequence[ToolSchema] = (),
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Text of the chat, up to where the assistant's next turn begins.
@@ -96,6 +97,7 @@ class ChatTemplate:
 
         Args:
             add_generation_prompt: Also the header of that turn.
+            continue_final_message: Up to where the last message ends, without the end of its turn.
             variables: Of the template's, by name.
 
         Raises:
@@ -104,13 +106,17 @@ class ChatTemplate:
         """
         if (tools or has_calls(messages)) and not self.knows_tools:
             messages, tools = without_tools(messages, tools, self.tool_format), ()
-        return self._apply(messages, tools, add_generation_prompt, variables or {})
+        ends = {
+            "add_generation_prompt": add_generation_prompt and not continue_final_message,
+            "continue_final_message": continue_final_message,
+        }
+        return self._apply(messages, tools, ends, variables or {})
 
     def _apply(
         self,
         messages: Sequence[Message],
         tools: Sequence[ToolSchema],
-        add_generation_prompt: bool,
+        ends: Mapping[str, bool],
         variables: Mapping[str, Any],
     ) -> str:
         from jinja2.exceptions import TemplateError
@@ -124,7 +130,7 @@ class ChatTemplate:
                 [self._with_thoughts(message) for message in messages],
                 tools=list(tools) or None,  # pyright: ignore[reportArgumentType]  # invariant list
                 tokenize=False,
-                add_generation_prompt=add_generation_prompt,
+                **ends,
                 **variables,
             )
         except (*_TEMPLATE_ERRORS, TemplateError) as error:
@@ -137,7 +143,7 @@ class ChatTemplate:
     def _with_thoughts(self, message: Message) -> Message:
         """The message with what was thought before it under the names that the template reads."""
         if "reasoning_content" not in message:
-            return message
+            return dict(message)  # transformers writes into the one that it goes on from
         others = {key: value for key, value in message.items() if key != "reasoning_content"}
         if self.thinking_format is None:
             return others

@@ -65,6 +65,8 @@ class TextStream(Generic[L]):
         min_tokens: Stop strings are not looked for in the text of this many first tokens.
         continues_text: See `Detokenizer`.
         parser: Finds thinking and calls in the text; markup that is special tokens is shown to it.
+        shows_stop: The stop string that ends the output is shown, or the stop token.
+        shows_special: The text of special tokens is shown.
         splitter: Finds the answer, behind the thinking: stop strings are looked for in it alone.
     """
 
@@ -77,14 +79,18 @@ class TextStream(Generic[L]):
         continues_text: bool = False,
         parser: AnswerParser | None = None,
         splitter: Splitter | None = None,
+        shows_stop: bool = False,
+        shows_special: bool = False,
     ) -> None:
         self._parser = parser
+        shown_ids = tokenizer.special_ids
+        if not shows_special:
+            shown_ids = frozenset() if parser is None else tokenizer.ids_of(parser.marks)
         self._detokenizer = Detokenizer(
-            tokenizer,
-            continues_text=continues_text,
-            shown_ids=frozenset() if parser is None else tokenizer.ids_of(parser.marks),
+            tokenizer, continues_text=continues_text, shown_ids=shown_ids
         )
-        self._stop = AnswerStops(stop, splitter)
+        self._stop = AnswerStops(stop, splitter, shows_match=shows_stop)
+        self._shows_stop = shows_stop
         self._min_tokens = min_tokens
         self._held: deque[_HeldToken[L]] = deque()
         self._offsets: list[int] = []
@@ -123,7 +129,8 @@ class TextStream(Generic[L]):
         Args:
             logprobs: One for each token, or None.
             ended: No tokens follow: text held back is released.
-            has_stop_token: The last token ended the request; its text is not shown.
+            has_stop_token: The last token ended the request; its text is hidden unless stops are
+                shown.
         """
         self._offsets.clear()
         delta = self._push(token_ids, logprobs, ended, has_stop_token)
@@ -160,6 +167,7 @@ class TextStream(Generic[L]):
         ended: bool,
         has_stop_token: bool,
     ) -> TextDelta[L]:
+        has_stop_token = has_stop_token and not self._shows_stop
         num_shown = len(token_ids) - has_stop_token
         texts: list[str] = []
         for index in range(num_shown):

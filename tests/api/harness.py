@@ -21,6 +21,7 @@ from server.engine.grammar.compile.compiler import Vocabulary
 from server.engine.grammar.compile.service import GrammarCompiler
 from server.observe.metrics import Metrics
 from server.text.chat_template import ChatTemplate
+from server.text.infill import find_infill
 from server.text.tokenizer import Tokenizer
 from tests.api import openai_schema, openai_types
 from tests.doubles import EOS_ID, PlainTemplate, ScriptedEngine, byte_tokenizer, one_by_one
@@ -58,7 +59,8 @@ def make_app(
     tokenizer = tokenizer or byte_tokenizer()
     template = chat_template or PlainTemplate()
     metrics = Metrics(info.model_name)
-    return create_app(Parts(engine, tokenizer, template, metrics, info, byte_grammars()), door)
+    grammars, infill = byte_grammars(), find_infill(tokenizer, info.vocab_size)
+    return create_app(Parts(engine, tokenizer, template, metrics, info, grammars, infill), door)
 
 
 @cache

@@ -40,6 +40,27 @@ def _length(message: ChatMessage) -> int:
     return length + len(message.text) + len(message.thoughts or "")
 
 
+def checked_continuation(
+    messages: Sequence[ChatMessage], continues: bool | None, adds_header: bool | None
+) -> bool:
+    """Whether the answer goes on where the last message ends.
+
+    Raises:
+        InvalidRequestError: that message isn't the assistant's text, or a header is to follow it.
+    """
+    if not continues:
+        return False
+    field, last = "continue_final_message", messages[-1]
+    if adds_header:
+        raise InvalidRequestError(f"{field}: can't be combined with add_generation_prompt", field)
+    if last.role != "assistant" or last.tool_calls or not last.text:
+        place = f"messages.{len(messages) - 1}"
+        raise InvalidRequestError(
+            f"{field}: needs a text of role 'assistant' in the last message, {place}", field
+        )
+    return True
+
+
 def template_messages(messages: Sequence[ChatMessage], form: ToolFormat) -> list[Message]:
     """Messages in transformers' conventions.
 

@@ -138,6 +138,10 @@ class ChatRequest(SamplingRequest):
     metadata: Metadata | None = None
     """Logged beside the request's id at level debug; has no other effect."""
 
+    add_generation_prompt: bool | None = None
+    """False: the prompt ends behind the last message, without the header of the answer."""
+    continue_final_message: bool | None = None
+    """The answer goes on where the last message ends, which is the assistant's."""
     tools: FunctionTools | None = None
     tool_choice: ToolChoice | None = None
     """`none` without tools, `auto` with them."""

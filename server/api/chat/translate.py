@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from server.api.chat.messages import is_long, template_messages
+from server.api.chat.messages import checked_continuation, is_long, template_messages
 from server.api.chat.schema import ChatRequest
 from server.api.deps import Parts
 from server.api.generation.job_group import JobGroup, PromptJobs
-from server.api.generation.prompt_tokens import encode_text
+from server.api.generation.prompt_tokens import encode_text, most_prompt_tokens
 from server.api.generation.structured import answer_grammar, check_schemas, compile_grammar
 from server.api.generation.thinking import ThinkingUse, check_calls, thinking_prompt, thinking_use
 from server.api.generation.tools import ToolUse, tool_places, tool_use
@@ -53,7 +53,16 @@ async def chat_jobs(
     )
     name = group_name("chatcmpl")
     jobs = prompt_jobs(
-        name, 0, body.n or 1, body, prompt, params, parts, tools, thinking, continues_text=False
+        name,
+        0,
+        body.n or 1,
+        body,
+        prompt,
+        params,
+        parts,
+        tools,
+        thinking,
+        continues_text=bool(body.continue_final_message),
     )
     return JobGroup(name, (PromptJobs(jobs, len(jobs)),))
 
@@ -99,17 +108,30 @@ def chat_tools(body: ChatRequest, *, drops_others: bool) -> ToolUse:
 async def _prompt(body: ChatRequest, tools: ToolUse, parts: Parts) -> tuple[list[int], ThinkingUse]:
     """The prompt's token ids, and how the answer to it thinks."""
     template = parts.chat_template
+    continues = checked_continuation(
+        body.messages, body.continue_final_message, body.add_generation_prompt
+    )
     said = thinking_prompt(body.reasoning_effort, body.chat_template_kwargs, template)
 
     def render() -> str:
         messages = said.messages(template_messages(body.messages, template.tool_format))
-        return template.render(messages, tools.schemas(), variables=said.variables)
+        return template.render(
+            messages,
+            tools.schemas(),
+            add_generation_prompt=body.add_generation_prompt is not False,
+            continue_final_message=continues,
+            variables=said.variables,
+        )
 
     text = await parts.long_work.run(is_long(body.messages), render)
-    token_ids = await encode_text("messages", text, parts, add_special_tokens=False)
+    most = most_prompt_tokens(
+        body.truncate_prompt_tokens, parts.engine.max_model_len, (_max_tokens(body) or ("", 1))[1]
+    )
+    token_ids = await encode_text("messages", text, parts, add_special_tokens=False, most=most)
     if not token_ids:
         raise InvalidRequestError("messages: the chat template makes nothing of them", "messages")
-    return token_ids, thinking_use(template, text)
+    begun = body.messages[-1].text if continues else None
+    return token_ids, thinking_use(template, text, begun)
 
 
 def _max_tokens(body: ChatRequest) -> tuple[str, int] | None:

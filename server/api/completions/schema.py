@@ -18,7 +18,6 @@ from server.api.schema.fields import (
     TokenId,
     branch,
     chosen_by,
-    refuse_unless,
 )
 
 MAX_CHOICES = 1024
@@ -56,7 +55,8 @@ class CompletionRequest(SamplingRequest):
     """The text begins with the prompt."""
     best_of: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     """How many answers are made to each prompt; the `n` with the highest mean logprob are sent."""
-    suffix: Annotated[object, refuse_unless("")] = None
+    suffix: Text | None = None
+    """What comes behind the answer, for models that were taught to fill in."""
 
 
 class CompletionLogprobs(BaseModel):

@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 from server.api.completions.schema import MAX_CHOICES, CompletionRequest
 from server.api.deps import Parts
 from server.api.generation.job_group import JobGroup, PromptJobs
-from server.api.generation.prompt_tokens import check_token_ids, encode_text
+from server.api.generation.prompt_tokens import check_token_ids, encode_text, most_prompt_tokens
 from server.api.generation.structured import answer_grammar
 from server.api.generation.thinking import NO_THINKING
 from server.api.generation.tools import NO_TOOLS
@@ -19,7 +19,8 @@ from server.api.generation.translate import (
     prompt_jobs,
     sampling_params,
 )
-from server.errors import InvalidRequestError
+from server.errors import InvalidRequestError, UnsupportedFieldError
+from server.text.infill import Infill
 from server.text.prompt_text import PromptText, decode_prompt, place_tokens
 from server.text.tokenizer import LONG_TEXT, Tokenizer
 
@@ -35,6 +36,17 @@ class _PromptField(NamedTuple):
     value: str | list[int]
 
 
+class _Gap(NamedTuple):
+    """What the prompts of a request have behind the answer."""
+
+    infill: Infill
+    behind: list[int]
+
+    def around(self, before: list[int]) -> list[int]:
+        """A prompt with what comes before the answer."""
+        return self.infill.prompt(before, self.behind)
+
+
 async def completion_jobs(body: CompletionRequest, parts: Parts) -> JobGroup:
     """The jobs of all prompts of a request.
 
@@ -43,11 +55,12 @@ async def completion_jobs(body: CompletionRequest, parts: Parts) -> JobGroup:
     """
     check_common(body, parts)
     _check_completion(body)
+    gap = await _gap(body, parts)
     name = group_name("cmpl")
     prompts: list[PromptJobs] = []
     num_jobs = 0
     for field in _prompt_fields(body):
-        prompts.append(await _prompt_jobs(name, num_jobs, field, body, parts))
+        prompts.append(await _prompt_jobs(name, num_jobs, field, body, gap, parts))
         num_jobs += len(prompts[-1].jobs)
         await asyncio.sleep(0)  # many short prompts take as long as a long one
     return JobGroup(name, tuple(prompts))
@@ -66,19 +79,44 @@ def _check_completion(body: CompletionRequest) -> None:
             raise InvalidRequestError("best_of: can't be streamed", "best_of")
 
 
+async def _gap(body: CompletionRequest, parts: Parts) -> _Gap | None:
+    """The gap that the answer fills; None if it only goes on.
+
+    Raises:
+        RequestError: the model can't fill in; another field can't go with it.
+    """
+    if not body.suffix:
+        return None
+    for field in ("echo", "truncate_prompt_tokens"):
+        if getattr(body, field):
+            raise InvalidRequestError(f"{field}: can't be combined with suffix", field)
+    infill = parts.infill
+    if infill is None:
+        what = "the model's tokenizer has no tokens for filling in the middle"
+        raise UnsupportedFieldError(f"suffix: {what}", "suffix")
+    return _Gap(infill, await encode_text("suffix", body.suffix, parts, encode=infill.encode))
+
+
 async def _prompt_jobs(
-    name: str, first: int, field: _PromptField, body: CompletionRequest, parts: Parts
+    name: str,
+    first: int,
+    field: _PromptField,
+    body: CompletionRequest,
+    gap: _Gap | None,
+    parts: Parts,
 ) -> PromptJobs:
     """The jobs of one prompt.
 
     Args:
         first: Number of the first of them in the whole request.
     """
-    prompt = await _prompt_tokens(field, parts)
+    wanted = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
+    max_model_len = parts.engine.max_model_len
+    most = most_prompt_tokens(body.truncate_prompt_tokens, max_model_len, wanted)
+    prompt = await _prompt_tokens(field, parts, most, gap)
     num_choices = body.n or 1
     num_jobs = max(num_choices, body.best_of or 1)
     given = None if body.max_tokens is None else ("max_tokens", body.max_tokens)
-    max_model_len = parts.engine.max_model_len
     limit = answer_length(
         field.name, len(prompt), max_model_len, given, default=DEFAULT_COMPLETION_TOKENS
     )
@@ -87,6 +125,8 @@ async def _prompt_jobs(
         num_logprobs = 0  # the best are chosen by them
     params = sampling_params(body, limit, num_logprobs, parts.info)
     params = replace(params, grammar=await answer_grammar(body, parts))
+    if gap is not None:
+        params = replace(params, stop_token_ids=params.stop_token_ids | gap.infill.end_ids)
     if body.echo and body.logprobs is not None:
         params = replace(params, prompt_logprobs=body.logprobs)
     jobs = prompt_jobs(
@@ -101,7 +141,8 @@ async def _prompt_jobs(
         NO_THINKING,
         continues_text=True,
     )
-    echo = await _echoed(field.value, prompt, parts.tokenizer) if body.echo else None
+    shown = field.value if most is None else prompt
+    echo = await _echoed(shown, prompt, parts.tokenizer) if body.echo else None
     return PromptJobs(jobs, num_choices, echo)
 
 
@@ -125,8 +166,13 @@ def _prompt_fields(body: CompletionRequest) -> list[_PromptField]:
     return [_PromptField(f"prompt.{index}", value) for index, value in enumerate(batch)]
 
 
-async def _prompt_tokens(field: _PromptField, parts: Parts) -> list[int]:
+async def _prompt_tokens(
+    field: _PromptField, parts: Parts, most: int | None, gap: _Gap | None
+) -> list[int]:
     """The token ids of a prompt.
+
+    Args:
+        most: Of more tokens than this the last ones are kept.
 
     Raises:
         RequestError: it can't fit the context, or there is nothing to continue.
@@ -134,8 +180,11 @@ async def _prompt_tokens(field: _PromptField, parts: Parts) -> list[int]:
     name, prompt = field
     if isinstance(prompt, list):
         check_token_ids(name, prompt, parts.info.vocab_size)
-        return prompt
-    token_ids = await encode_text(name, prompt, parts, add_special_tokens=True)
+        kept = prompt if most is None else prompt[-most:]
+        return kept if gap is None else gap.around(kept)
+    if gap is not None:
+        return gap.around(await encode_text(name, prompt, parts, encode=gap.infill.encode))
+    token_ids = await encode_text(name, prompt, parts, most=most)
     if token_ids:
         return token_ids
     if parts.tokenizer.bos_id is None:

@@ -1,6 +1,7 @@
 """Text and ids of clients → token ids that the model knows."""
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 from server.api.deps import Parts
@@ -12,30 +13,71 @@ _USUAL_BYTES_PER_TOKEN = 16
 are counted before it is encoded as a whole."""
 
 
+def most_prompt_tokens(given: int | None, max_model_len: int, num_wanted: int) -> int | None:
+    """Most tokens of a prompt, of which the last ones are kept; None for all of them.
+
+    Args:
+        given: The request's `truncate_prompt_tokens`.
+        num_wanted: Tokens that the answer is to have at least.
+
+    Raises:
+        InvalidRequestError: it is more than the context.
+    """
+    if given is None:
+        return None
+    if given > max_model_len:
+        field = "truncate_prompt_tokens"
+        raise InvalidRequestError(
+            f"{field}: {given} is more than this model's context, {max_model_len}", field
+        )
+    return given if given > 0 else max(max_model_len - num_wanted, 1)
+
+
 async def encode_text(
-    field: str, text: str, parts: Parts, *, add_special_tokens: bool
+    field: str,
+    text: str,
+    parts: Parts,
+    *,
+    add_special_tokens: bool = True,
+    most: int | None = None,
+    encode: Callable[[str], list[int]] | None = None,
 ) -> list[int]:
     """Encodes a text of the request; a long one in a thread.
 
     Args:
         field: The request's field, for messages.
+        most: Of more tokens than this the last ones are kept.
+        encode: Makes token ids of a text; default: the tokenizer.
 
     Raises:
         RequestError: it can't fit the context, or has a token that the model doesn't know.
     """
-    encode = partial(parts.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+    if most is not None:
+        text = _end_of(text, most, parts)
+    if encode is None:
+        encode = partial(parts.tokenizer.encode, add_special_tokens=add_special_tokens)
     if len(text) < LONG_TEXT:
-        token_ids = encode()
+        token_ids = encode(text)
     else:
         num_bytes = len(text.encode())
-        _check_num_bytes(field, num_bytes, parts)
-        if num_bytes > parts.engine.max_model_len * _USUAL_BYTES_PER_TOKEN:
+        if most is None:
+            _check_num_bytes(field, num_bytes, parts)
+        if most is None and num_bytes > parts.engine.max_model_len * _USUAL_BYTES_PER_TOKEN:
             await _check_num_tokens(field, text, parts)
-        token_ids = await asyncio.to_thread(encode)
+        token_ids = await asyncio.to_thread(encode, text)
+    if most is not None:
+        token_ids = token_ids[-most:]
     if max(token_ids, default=0) >= parts.info.vocab_size:
         token = parts.tokenizer.token_string(max(token_ids))
         raise InvalidRequestError(f"{field}: the model does not know the token {token!r}", field)
     return token_ids
+
+
+def _end_of(text: str, most: int, parts: Parts) -> str:
+    """The end of a text with more tokens than are kept. Where it begins makes no difference: it has
+    as many tokens again before those, and words are split one by one."""
+    length = max(2 * most * parts.tokenizer.max_bytes_per_token, LONG_TEXT)
+    return text[-length:]
 
 
 def _check_num_bytes(field: str, num_bytes: int, parts: Parts) -> None:

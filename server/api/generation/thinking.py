@@ -103,10 +103,17 @@ def check_calls(tools: ToolUse, template: ChatTemplate) -> None:
         raise UnsupportedFieldError(f"response_format: {what}", "response_format")
 
 
-def thinking_use(template: ChatTemplate, prompt: str) -> ThinkingUse:
-    """How answers to a chat's prompt think."""
+def thinking_use(template: ChatTemplate, prompt: str, begun: str | None = None) -> ThinkingUse:
+    """How answers to a chat's prompt think.
+
+    Args:
+        begun: The answer's beginning, where the prompt has it.
+    """
     form = template.thinking_format
-    return NO_THINKING if form is None else ThinkingUse(form, form.start_behind(prompt))
+    if form is None:
+        return NO_THINKING
+    start = form.start_behind(prompt) if begun is None else form.start_within(begun)
+    return ThinkingUse(form, start)
 
 
 @dataclass(frozen=True, slots=True)

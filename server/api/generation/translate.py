@@ -56,11 +56,9 @@ def check_model(name: str | None, parts: Parts) -> None:
     Raises:
         ModelNotFoundError: another model is asked for than the one that is served.
     """
-    served = parts.info.model_name
-    if name is not None and name != served:
-        raise ModelNotFoundError(
-            f"model {shown(name)} does not exist; {served!r} is served", "model"
-        )
+    if name is not None and not parts.info.answers_to(name):
+        served = ", ".join(map(repr, parts.info.names))
+        raise ModelNotFoundError(f"model {shown(name)} does not exist; {served} is served", "model")
 
 
 def answer_length(
@@ -227,6 +225,8 @@ def prompt_jobs(
                 continues_text=continues_text,
                 parser=thinking.parser(tools, parts.chat_template.tool_format),
                 splitter=thinking.splitter(tools),
+                shows_stop=bool(body.include_stop_str_in_output),
+                shows_special=body.skip_special_tokens is False,
             ),
             trace=bool(options.trace),
             shows_token_ids=bool(body.return_token_ids),

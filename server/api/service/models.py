@@ -24,7 +24,7 @@ class ModelCard(BaseModel):
     created: int
     owned_by: Literal["glidecape"] = "glidecape"
     root: str
-    """The model that this one was made of: itself. vLLM's."""
+    """The name that answers have, whatever name was asked for."""
     max_model_len: int
     """Longest sequence (prompt and answer) in tokens."""
 
@@ -63,10 +63,11 @@ async def list_models(
     parts: PartsDep, version: AnthropicVersion = None
 ) -> ModelList | AnthropicModels:
     """The models that requests can name."""
+    names = parts.info.names
     if version is None:
-        return ModelList(data=[_card(parts)])
-    card = _anthropic_card(parts)
-    return AnthropicModels(data=[card], first_id=card.id, last_id=card.id)
+        return ModelList(data=[_card(parts, name) for name in names])
+    cards = [_anthropic_card(parts, name) for name in names]
+    return AnthropicModels(data=cards, first_id=cards[0].id, last_id=cards[-1].id)
 
 
 # A path, because hub ids have a slash in them.
@@ -76,22 +77,22 @@ async def get_model(
 ) -> ModelCard | AnthropicCard:
     """One model."""
     check_model(model_id, parts)
-    return _card(parts) if version is None else _anthropic_card(parts)
+    return _card(parts, model_id) if version is None else _anthropic_card(parts, model_id)
 
 
-def _card(parts: Parts) -> ModelCard:
+def _card(parts: Parts, name: str) -> ModelCard:
     return ModelCard(
-        id=parts.info.model_name,
+        id=name,
         created=parts.info.created,
         root=parts.info.model_name,
         max_model_len=parts.engine.max_model_len,
     )
 
 
-def _anthropic_card(parts: Parts) -> AnthropicCard:
+def _anthropic_card(parts: Parts, name: str) -> AnthropicCard:
     return AnthropicCard(
-        id=parts.info.model_name,
-        display_name=parts.info.model_name,
+        id=name,
+        display_name=name,
         created_at=datetime.fromtimestamp(parts.info.created, UTC),
         max_input_tokens=parts.engine.max_model_len,
         max_tokens=parts.engine.max_model_len,

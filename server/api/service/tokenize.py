@@ -1,17 +1,18 @@
 """`/tokenize`, `/detokenize`, `/tokenizer_info`: what the model makes of a text, without running
 it. In vLLM's shape."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from server.api.body.route import BodyRoute
-from server.api.chat.messages import is_long, template_messages
+from server.api.chat.messages import checked_continuation, is_long, template_messages
 from server.api.chat.schema import ChatMessage
 from server.api.deps import Parts, PartsDep
 from server.api.generation.prompt_tokens import check_token_ids
 from server.api.generation.schema.tools import FunctionTools
+from server.api.generation.thinking import thinking_prompt
 from server.api.generation.tools import say_dropped, tool_schemas
 from server.api.generation.translate import check_model
 from server.api.http.errors import ERRORS
@@ -44,6 +45,10 @@ class TokenizeRequest(RequestModel):
     template writes them itself."""
     add_generation_prompt: bool | None = None
     """With messages: also the header of the assistant's next turn; true by default."""
+    continue_final_message: bool | None = None
+    """With messages: up to where the last one ends, without the end of its turn."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """With messages: variables of the chat template."""
     return_token_strs: bool | None = None
 
 
@@ -74,6 +79,9 @@ class DetokenizeRequest(RequestModel):
 
 class DetokenizeResponse(BaseModel):
     prompt: str
+
+
+_OF_CHATS = ("tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs")
 
 
 @router.post("/tokenize", responses=ERRORS)
@@ -110,16 +118,22 @@ def _text(body: TokenizeRequest, parts: Parts) -> tuple[str, bool]:
     if body.messages is None:
         if body.prompt is None:
             raise InvalidRequestError("prompt: a prompt or messages are needed", "prompt")
-        for field in ("tools", "add_generation_prompt"):
+        for field in _OF_CHATS:
             if getattr(body, field) is not None:
                 raise InvalidRequestError(f"{field}: needs messages", field)
         return body.prompt, True
     if body.prompt is not None:
         raise InvalidRequestError("prompt: is given beside messages", "prompt")
+    continues = checked_continuation(
+        body.messages, body.continue_final_message, body.add_generation_prompt
+    )
+    said = thinking_prompt(None, body.chat_template_kwargs, parts.chat_template)
     return parts.chat_template.render(
         template_messages(body.messages, parts.chat_template.tool_format),
         tool_schemas(body.tools or [], drops_others=parts.info.drops_other_tools),
         add_generation_prompt=body.add_generation_prompt is not False,
+        continue_final_message=continues,
+        variables=said.variables,
     ), False
 
 

@@ -12,9 +12,17 @@ class AnswerStops:
 
     Args:
         splitter: Finds the answer; None where all is answer.
+        shows_match: The stop string that is found is released too.
     """
 
-    def __init__(self, strings: Sequence[str], splitter: Splitter | None = None) -> None:
+    def __init__(
+        self,
+        strings: Sequence[str],
+        splitter: Splitter | None = None,
+        *,
+        shows_match: bool = False,
+    ) -> None:
+        self._shows_match = shows_match
         self._strings = strings
         self._stop = StopStrings(strings)
         self._is_fresh = True
@@ -29,7 +37,7 @@ class AnswerStops:
             is_active: Stop strings are looked for in it.
         """
         if self._splitter is None:
-            return self._stop.push(text) if is_active else StopResult(text, None)
+            return self._look_in(text) if is_active else StopResult(text, None)
         self.thinking.token(len(text))
         return self._read(self._splitter.push(text), is_active=is_active)
 
@@ -41,13 +49,19 @@ class AnswerStops:
         self.thinking.finish()
         return StopResult(text if matched else text + self._stop.flush(), matched)
 
+    def _look_in(self, text: str) -> StopResult:
+        released, matched = self._stop.push(text)
+        if matched is not None and self._shows_match:
+            released += matched
+        return StopResult(released, matched)
+
     def _read(self, segments: Sequence[Segment], *, is_active: bool) -> StopResult:
         self.thinking.settle(segments)
         released: list[str] = []
         for segment in segments:
             if segment.kind in ("answer", "arguments") and is_active:
                 self._is_fresh = False
-                text, matched = self._stop.push(segment.text)
+                text, matched = self._look_in(segment.text)
                 released.append(text)
                 if matched is not None:
                     return StopResult("".join(released), matched)

@@ -231,6 +231,7 @@ class Recorder(PlainTemplate):
         tools: Any = (),
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         variables: Any = None,
     ) -> str:
         self.given.append((messages, tools))

@@ -43,6 +43,7 @@ class EmptyTemplate(PlainTemplate):
         tools: Sequence[ToolSchema] = (),
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         variables: Mapping[str, object] | None = None,
     ) -> str:
         return ""

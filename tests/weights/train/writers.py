@@ -59,6 +59,7 @@ class TurnTemplate(ChatTemplate):
         tools: Sequence[ToolSchema] = (),
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         variables: Mapping[str, object] | None = None,
     ) -> str:
         turns = "".join(f"[{turn['role']}]{turn['content']}{EOS}" for turn in messages)

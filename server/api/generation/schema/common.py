@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
+from pydantic_core import PydanticCustomError
 
 from server.api.generation.schema.speculation import SpeculationOptions
 from server.api.generation.schema.structured import StructuredRequest
@@ -34,6 +35,15 @@ Metadata = Annotated[
     Field(max_length=16),
 ]
 
+
+def _not_0(value: int) -> int:
+    if value == 0:
+        raise PydanticCustomError("greater_than_equal", "Input should be at least 1, or -1")
+    return value
+
+
+PromptLimit = Annotated[int, Field(ge=-1, le=INT32_MAX), AfterValidator(_not_0)]
+"""Number of tokens of a prompt; -1 for as many as leave room for the answer."""
 
 ThinkingBudget = Annotated[int, Field(ge=0, le=INT32_MAX)]
 """Most tokens of thinking: its end is written when they are spent."""
@@ -82,6 +92,10 @@ class SamplingFields(AdvisoryFields):
     stop: Stop | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
     ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    """The stop string or stop token that ends the answer is part of it."""
+    skip_special_tokens: bool | None = None
+    """False: special tokens are part of the text too."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -109,6 +123,8 @@ class SamplingRequest(SamplingFields, StructuredRequest):
 
     stream_options: StreamOptions | None = None
     max_tokens: TokenCount | None = None
+    truncate_prompt_tokens: PromptLimit | None = None
+    """Most tokens of the prompt: its last ones; -1 for as many as leave room for the answer."""
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     """Answers to each prompt."""
 
