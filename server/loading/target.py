@@ -89,7 +89,9 @@ def locate_target(
     Raises:
         StartupError: there is no such model, or it can't be read.
     """
-    return read_target(locate_model(model, cache_dir, dtype, report), backend, max_model_len)
+    in_floats = backend == "transformers"  # which knows no blocks
+    folder = locate_model(model, cache_dir, dtype, report, in_floats)
+    return read_target(folder, backend, max_model_len)
 
 
 def read_target(

@@ -7,7 +7,7 @@ floats. Both go in pieces of rows, so that a piece is all that is in memory.
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -20,6 +20,7 @@ from weights.blocks import is_other, stored, write_blocks
 from weights.checkpoint import SINGLE_FILE
 from weights.gguf.config import gguf_architecture, huggingface_config
 from weights.gguf.file import GGUFFile, GGUFTensor, read_gguf
+from weights.gguf.foreign import Foreign, foreign_of
 from weights.gguf.generation import sampling, token_ids
 from weights.gguf.names import ROPE_FREQUENCIES, huggingface_names
 from weights.gguf.safetensors_writer import write_safetensors
@@ -45,39 +46,61 @@ def convert_gguf(path: Path, folder: Path, dtype: torch.dtype, in_floats: bool =
         OSError: the folder can't be written.
     """
     file = read_gguf(path)
-    config = huggingface_config(file)
-    model_config(config)  # refuses what the model code can't run before the long part starts
-    names = _names(file, config["num_hidden_layers"])
+    foreign = foreign_of(file)
+    config = huggingface_config(file) if foreign is None else foreign.config(file)
+    if foreign is None:
+        model_config(config)  # refuses what our code can't run before the long part starts
+    names = _names(file, foreign, config["num_hidden_layers"])
     write_tokenizer(file, folder)
     _write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
     _write_json(folder / "generation_config.json", sampling(file) | token_ids(file))
-    # llama.cpp's rotary kernel pairs neighbours, so llama's q and k rows are stored interleaved.
-    interleaved = gguf_architecture(file) == "llama"
     tensors = {theirs: file.tensors[ours] for ours, theirs in names.items()}
-    _write_weights(folder, tensors, dtype, in_floats, config["head_dim"] if interleaved else None)
+    # Transformers' code multiplies floats.
+    keeps_blocks = foreign is None and not in_floats
+    _write_weights(
+        folder, tensors, dtype, keeps_blocks, _changes(file, foreign, config["head_dim"])
+    )
+
+
+class _Changes(NamedTuple):
+    """How tensors differ from Hugging Face's."""
+
+    rotary_head_dim: int | None
+    """Width of a head whose rows of q and k are stored interleaved, else None."""
+    norm_offset: float
+    """What norms have more."""
+
+
+def _changes(file: GGUFFile, foreign: Foreign | None, head_dim: int) -> _Changes:
+    # llama.cpp's rotary kernel pairs neighbours, so llama's q and k rows are stored interleaved.
+    if foreign is None:
+        return _Changes(head_dim if gguf_architecture(file) == "llama" else None, 0.0)
+    return _Changes(head_dim if foreign.is_interleaved else None, foreign.norm_offset)
 
 
 def _write_weights(
     folder: Path,
     tensors: Mapping[str, GGUFTensor],
     dtype: torch.dtype,
-    in_floats: bool,
-    rotary_head_dim: int | None,
+    keeps_blocks: bool,
+    changes: _Changes,
 ) -> None:
     """Writes floats and blocks of the tensors, which are by Hugging Face name."""
-    forms = {} if in_floats else {name: stored(tensor) for name, tensor in tensors.items()}
+    forms = {name: stored(tensor) for name, tensor in tensors.items()} if keeps_blocks else {}
     kept = {name: form for name, form in forms.items() if form is not None}
     floats = {name: tensor for name, tensor in tensors.items() if name not in kept}
-    shapes = {name: tensor.shape for name, tensor in floats.items()}
+    shapes = {n: shape for name, t in floats.items() for n, shape in _shapes(name, t)}
     values = (
-        _dequantised(rows, tensor)
+        _dequantised(rows, tensor, changes.norm_offset)
         for tensor in floats.values()
-        for rows in _rows(tensor, rotary_head_dim)
+        for rows in _rows(tensor, changes.rotary_head_dim)
     )
     write_safetensors(folder / SINGLE_FILE, shapes, dtype, values)
-    if in_floats:
+    if not keeps_blocks:
         return
-    blocks = (torch.from_numpy(rows) for n in kept for rows in _rows(tensors[n], rotary_head_dim))
+    blocks = (
+        torch.from_numpy(rows) for n in kept for rows in _rows(tensors[n], changes.rotary_head_dim)
+    )
     others = {name: t.type.name.lower() for name, t in tensors.items() if is_other(t)}
     write_blocks(folder, kept, blocks, others)
 
@@ -92,16 +115,20 @@ def half_split_rows(num_rows: int, head_dim: int) -> npt.NDArray[np.int64]:
     return stored.swapaxes(1, 2).reshape(-1)
 
 
-def _names(file: GGUFFile, num_layers: int) -> dict[str, str]:
+def _names(file: GGUFFile, foreign: Foreign | None, num_layers: int) -> dict[str, str]:
     """The file's tensors: GGUF name → Hugging Face name. Rotary factors are in the config."""
-    known = huggingface_names(gguf_architecture(file), num_layers)
-    unknown = [name for name in file.tensors if name not in known and name != ROPE_FREQUENCIES]
+    if foreign is None:
+        known = huggingface_names(gguf_architecture(file), num_layers)
+        in_config = (ROPE_FREQUENCIES,)
+    else:
+        known, in_config = foreign.names(num_layers), foreign.in_config
+    unknown = [name for name in file.tensors if name not in known and name not in in_config]
     if unknown:
         shown = ", ".join(unknown[:8])
         raise UnsupportedModelError(
             f"{file.path}: {len(unknown)} tensors are not supported, among them {shown}"
         )
-    missing = [f"blk.{i}.attn_q.weight" for i in range(num_layers)]
+    missing = [f"blk.{i}.attn_output.weight" for i in range(num_layers)]
     missing = [name for name in missing if name not in file.tensors]
     if missing:
         raise CheckpointError(file.path, f"has no tensor {missing[0]}")
@@ -124,9 +151,20 @@ def _rows(tensor: GGUFTensor, rotary_head_dim: int | None) -> Iterator[npt.NDArr
         yield rows[order[start : start + step]]
 
 
-def _dequantised(rows: npt.NDArray[np.uint8], tensor: GGUFTensor) -> torch.Tensor:
-    values = gguf.quants.dequantize(rows, tensor.type)
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+def _dequantised(
+    rows: npt.NDArray[np.uint8], tensor: GGUFTensor, norm_offset: float
+) -> torch.Tensor:
+    values = np.ascontiguousarray(gguf.quants.dequantize(rows, tensor.type), dtype=np.float32)
+    is_norm = tensor.name.endswith("norm.weight")
+    return torch.from_numpy(values - np.float32(norm_offset) if is_norm else values)
+
+
+def _shapes(name: str, tensor: GGUFTensor) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes in Hugging Face's layout: each expert of one tensor has its own there."""
+    if "{}" not in name:
+        yield name, tensor.shape
+    else:
+        yield from ((name.format(i), tensor.shape[1:]) for i in range(tensor.shape[0]))
 
 
 def _row_order(name: str, num_rows: int, rotary_head_dim: int | None) -> npt.NDArray[np.int64]:

@@ -36,6 +36,7 @@ def rope_parameters(
         UnsupportedModelError: a scaling that is not implemented, or factors that are not Llama 3's.
     """
     theta = float(settings.get("rope.freq_base", DEFAULT_THETA))
+    _refuse_other_than_1(settings, "attn_factor")
     scaling = _metadata_scaling(settings)
     if factors is not None and not np.all(factors == 1.0):
         if scaling["rope_type"] != "default":
@@ -74,7 +75,7 @@ def _metadata_scaling(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise UnsupportedModelError(
             f"rope scaling {kind!r} is not supported in GGUF files; supported: none, linear, yarn"
         )
-    _refuse_yarn_extras(settings)
+    _refuse_other_than_1(settings, "yarn_ext_factor", "yarn_attn_factor")
     optional = {
         "original_max_position_embeddings": settings.get("rope.scaling.original_context_length"),
         "beta_fast": settings.get("rope.scaling.yarn_beta_fast"),
@@ -84,9 +85,9 @@ def _metadata_scaling(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"rope_type": "yarn", "factor": factor, **present}
 
 
-def _refuse_yarn_extras(settings: Mapping[str, Any]) -> None:
+def _refuse_other_than_1(settings: Mapping[str, Any], *keys: str) -> None:
     # Each changes the attention scale in a way of its own; 1 is llama.cpp's neutral value.
-    for key in ("attn_factor", "yarn_ext_factor", "yarn_attn_factor"):
+    for key in keys:
         value = settings.get(f"rope.scaling.{key}", 1.0)
         if value != 1.0:
             raise UnsupportedModelError(

@@ -253,7 +253,7 @@ def test_unknown_tensors_are_refused(
 
 
 def test_layers_without_tensors_are_refused(write_gguf: WriteGGUF, convert: Convert) -> None:
-    with pytest.raises(CheckpointError, match=r"has no tensor blk\.1\.attn_q\.weight"):
+    with pytest.raises(CheckpointError, match=r"has no tensor blk\.1\.attn_output\.weight"):
         convert(write_gguf(settings={"block_count": 2}))
 
 
