@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 _COMMON_RATE, _OWN_RATE = 0.05, 0.03
 """Shares of an observed difference by which the whole curve moves, and its own rows beyond that."""
-_LARGEST_SURPRISE, _LARGEST_OWN_SURPRISE = 0.3, 0.1
-"""Limits of the logarithm of observed over expected: a step may have been held up by something
-else."""
+_LARGEST_SURPRISE = 0.15
+"""Limit of the logarithm of observed over expected: a step may have been held up by something else.
+One limit for both rates: with two, steps that are held up would keep the whole curve above what its
+rows say of themselves, and those that are seen more often would sink beside the others."""
 _START_RATE = 0.05
 _REFRESH = 16
 """Observations after which decisions are made anew."""
@@ -72,10 +73,9 @@ class LiveCurve:
         if expected <= 0.0 or seconds <= 0.0:
             return
         surprise = math.log(seconds / expected)
-        common = _COMMON_RATE * _limited(surprise, _LARGEST_SURPRISE)
-        own = _OWN_RATE * _limited(surprise, _LARGEST_OWN_SURPRISE)
+        surprise = min(max(surprise, -_LARGEST_SURPRISE), _LARGEST_SURPRISE)
         for index, share in enumerate(self._shares(num_rows)):
-            self._seconds[index] *= math.exp(common + own * share)
+            self._seconds[index] *= math.exp((_COMMON_RATE + _OWN_RATE * share) * surprise)
         self._curve = monotone(self._curve.rows, self._seconds)
 
     def _shares(self, num_rows: int) -> list[float]:
@@ -89,10 +89,6 @@ class LiveCurve:
         right = (num_rows - rows[upper - 1]) / (rows[upper] - rows[upper - 1])
         shares[upper - 1], shares[upper] = 1.0 - right, right
         return shares
-
-
-def _limited(surprise: float, largest: float) -> float:
-    return min(max(surprise, -largest), largest)
 
 
 class LiveCosts:
