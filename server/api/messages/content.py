@@ -13,16 +13,15 @@ BlockEvent = BlockStart | BlockDelta | BlockStop
 
 class MessageContent:
     """Blocks of one message, the last of which may be open. Thoughts, text and each call are blocks
-    of their own, in the order in which the model wrote them; no text at all is an empty one, where
-    there might have been a text.
+    of their own, in the order in which the model wrote them.
 
     Args:
-        only_calls: The request leaves no room for text.
+        has_text: There is a text, were it an empty one.
         shows_thinking: False to leave thoughts out of their blocks.
     """
 
-    def __init__(self, *, only_calls: bool = False, shows_thinking: bool = True) -> None:
-        self._only_calls = only_calls
+    def __init__(self, *, has_text: bool = True, shows_thinking: bool = True) -> None:
+        self._has_text = has_text
         self._shows_thinking = shows_thinking
         self._blocks: list[OpenText | OpenThinking | OpenCall] = []
         self._is_open = False
@@ -47,8 +46,8 @@ class MessageContent:
                     yield from self._add(text)
 
     def finish(self) -> Iterator[BlockEvent]:
-        """Closes the last block, and opens one before if nothing but thoughts is there."""
-        if not self._only_calls and all(isinstance(block, OpenThinking) for block in self._blocks):
+        """Closes the last block, after an empty text if nothing but thoughts is there."""
+        if self._has_text and all(isinstance(block, OpenThinking) for block in self._blocks):
             yield from self._start(OpenText())
         yield from self._close()
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.api.generation.schema.tools import MAX_CALLS
 from server.api.messages.schema.blocks import (
     Block,
     MessageParam,
@@ -17,7 +16,6 @@ from server.api.messages.schema.blocks import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from server.api.schema.fields import MAX_MESSAGES
 from server.errors import InvalidRequestError
 
 Message = dict[str, Any]
@@ -66,7 +64,6 @@ def chat_messages(
             _check_role(block, message.role, place)
             _add(chat, message.role, block, path, place)
     _check_end(messages)
-    _check_sizes(chat)
     _leave_out_thoughts(chat, num_thinking)
     for message in chat.messages:
         message["content"] = "\n".join(message["content"])
@@ -105,17 +102,6 @@ def _check_end(messages: Sequence[MessageParam]) -> None:
             " answer (prefill) is not supported",
             path,
         )
-
-
-def _check_sizes(chat: ChatMessages) -> None:
-    """Results of calls become messages, and neighbours one message: both are limited in a chat."""
-    if len(chat.messages) > MAX_MESSAGES:
-        what = f"turns and results of calls together are more than {MAX_MESSAGES}"
-        raise InvalidRequestError(f"messages: {what}", "messages")
-    for place in chat.places:
-        if len(place.calls) > MAX_CALLS:
-            what = f"the assistant's turn has more than {MAX_CALLS} calls"
-            raise InvalidRequestError(f"{place.message}: {what}", place.message)
 
 
 def _leave_out_thoughts(chat: ChatMessages, num_thinking: int | None) -> None:

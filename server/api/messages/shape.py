@@ -49,7 +49,7 @@ class MessageShape:
         self._cache_block = cache_block
         self._token_ids: list[int] | None = [] if with_token_ids else None
         self._content = MessageContent(
-            only_calls=not allows_content(call_mode), shows_thinking=shows_thinking
+            has_text=allows_content(call_mode) and max_tokens > 0, shows_thinking=shows_thinking
         )
         self._last: Progress | None = None
         self._traced: list[Progress] = []

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from server.api.chat.renames import rename_beginning, renamed_fields
+from server.api.chat.from_others import chat_of, rename_beginning, renamed_fields
 from server.api.chat.schema import ChatRequest
 from server.api.chat.translate import chat_jobs, chat_prompt
 from server.api.deps import Parts
@@ -127,7 +127,7 @@ def _request(body: MessageFields, chat: ChatMessages, parts: Parts) -> ChatReque
         "chat_template_kwargs": body.chat_template_kwargs,
         **_tool_choice(body.tool_choice),
     }
-    return ChatRequest.model_validate(fields)
+    return chat_of(fields)
 
 
 def _refuse_other_tools(tools: Tools | None) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from server.api.body.route import BodyRoute
-from server.api.chat.renames import renamed_fields
+from server.api.chat.from_others import renamed_fields
 from server.api.chat.translate import chat_prompt
 from server.api.deps import Parts, PartsDep
 from server.api.door.auth import key_owner

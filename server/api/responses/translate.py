@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from server.api.chat.renames import rename_beginning, renamed_fields
+from server.api.chat.from_others import chat_of, rename_beginning, renamed_fields
 from server.api.chat.schema import ChatRequest
 from server.api.chat.translate import chat_jobs
 from server.api.deps import Parts
@@ -152,7 +152,7 @@ def chat_request(body: ResponseFields, chat: ChatMessages) -> ChatRequest:
         "chat_template_kwargs": body.chat_template_kwargs,
         "response_format": _response_format(body),
     }
-    return ChatRequest.model_validate(fields)
+    return chat_of(fields)
 
 
 def _check_form(body: ResponseFields) -> None:

@@ -67,8 +67,9 @@ Text = Annotated[str, AfterValidator(_check_utf8)]
 """A string that can be encoded as UTF-8."""
 
 
-Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-"""Name of a function or a schema; it needs no escaping anywhere."""
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+"""Name of a function or a schema; it needs no escaping anywhere. OpenAI's limit is 64, Anthropic's
+128: agents make the names of tools of those of servers."""
 
 
 _BRANCH = "<branch {}>"

@@ -12,7 +12,7 @@ class FunctionTool:
     """A function that the model may ask its client to call."""
 
     name: str
-    """1 to 64 of `a-z A-Z 0-9 _ -`: needs no escaping anywhere."""
+    """1 to 128 of `a-z A-Z 0-9 _ -`: needs no escaping anywhere."""
     description: str = ""
     parameters: JsonObject = field(default_factory=dict[str, Any])
     """JSON schema of the arguments, which are always an object; empty for no arguments."""

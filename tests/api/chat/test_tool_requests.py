@@ -64,7 +64,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (tool_body(tools=[function(name="a b")]), NAME, "invalid_value"),
     (tool_body(tools=[function(name="f\n")]), NAME, "invalid_value"),
     (tool_body(tools=[function(name="ü")]), NAME, "invalid_value"),
-    (tool_body(tools=[function(name="f" * 65)]), NAME, "invalid_value"),
+    (tool_body(tools=[function(name="f" * 129)]), NAME, "invalid_value"),
     (tool_body(tools=[function(), function()]), "tools.1.function.name", "invalid_value"),
     (tool_body(tools=[function(strict="yes")]), "tools.0.function.strict", "invalid_value"),
     (tool_body(tools=[function(mood=1)]), "tools.0.function.mood", "unknown_field"),

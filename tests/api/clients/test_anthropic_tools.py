@@ -110,7 +110,7 @@ EPHEMERAL = {"cache_control": {"type": "ephemeral"}}
 def tools() -> list[Json]:
     return [
         {
-            "name": f"mcp__server__tool_{number}" if number else "Bash",
+            "name": f"mcp__{'server' * 16}__tool_{number}" if number else "Bash",
             "description": "Runs it. " * 3,
             "input_schema": {
                 "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -197,7 +197,7 @@ async def test_what_claude_code_sends() -> None:
         counted.json()["input_tokens"] == usage["input_tokens"] + usage["cache_read_input_tokens"]
     )
     prompt = prompt_text(engine)
-    assert "mcp__server__tool_59" in prompt
+    assert "server__tool_59" in prompt
     assert "Error: <tool_use_error>" in prompt
 
 

@@ -70,3 +70,13 @@ async def test_it_says_what_a_chat_says(temperature: float) -> None:
     assert message["prompt_token_ids"] == chat["prompt_token_ids"]
     assert message["token_ids"] == choice["token_ids"]
     assert message["content"] == [{"type": "text", "text": choice["message"]["content"]}]
+
+
+async def test_a_prompt_can_be_put_into_the_cache_alone() -> None:
+    async with tiny_server() as server:
+        warm = await server.post(MESSAGES, **message_body(system=SYSTEM, max_tokens=0))
+        after = await usage(server, system=SYSTEM)
+    parse(warm)
+    assert (warm["content"], warm["stop_reason"]) == ([], "max_tokens")
+    assert warm["usage"]["output_tokens"] == 0
+    assert after["cache_read_input_tokens"] > len(SYSTEM)

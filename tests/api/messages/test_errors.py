@@ -54,7 +54,7 @@ def last(*blocks: Json | str) -> Json:
 
 FIELDS: list[tuple[Json, str]] = [
     ({"max_tokens": None}, "max_tokens: Input should be a valid integer"),
-    ({"max_tokens": 0}, "max_tokens: "),
+    ({"max_tokens": -1}, "max_tokens: "),
     ({"messages": []}, "messages: "),
     ({"messages": "hi"}, "messages: "),
     ({"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role: "),
@@ -138,11 +138,11 @@ SIZES: list[tuple[Json, str]] = [
     ({"messages": [user(*["a"] * (MAX_PARTS + 1))]}, "messages.0.content: "),
     (
         {"messages": [assistant(*[call()] * MAX_CALLS)] * 2 + [user(result())]},
-        "messages.0: the assistant's turn has more than 1024 calls",
+        "messages.0: makes 2048 tool_calls, of which at most 1024 are taken",
     ),
     (
         {"messages": [assistant(call()), *[user(*[result()] * 1000)] * 11]},
-        "messages: turns and results of calls together are more than 10000",
+        "messages: makes 11001 messages, of which at most 10000 are taken",
     ),
 ]
 

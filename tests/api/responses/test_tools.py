@@ -9,6 +9,8 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
+from server.api.generation.schema.tools import MAX_CALLS
+from server.api.schema.fields import MAX_MESSAGES
 from server.engine.types import Grammar, Request, RequestOutput
 from tests.api.harness import MODEL, Json, assert_error, in_process, live_server, make_app, post
 from tests.api.response_types import RESPONSES, ask, asked, kinds, prompt_of, prompt_text, stream
@@ -289,3 +291,17 @@ async def test_tools_of_the_stream_helper() -> None:
     (item,) = final.output
     assert item.type == "function_call"
     assert item.name == "Weather"
+
+
+async def test_more_calls_in_a_row_than_a_message_can_have() -> None:
+    """Calls without a message between them are of one turn."""
+    calls = [{**call("weather", "{}"), "call_id": f"call_{n}"} for n in range(MAX_CALLS + 1)]
+    body = {"input": [{"role": "user", "content": "a"}, *calls]}
+    response = await post(ScriptedEngine([]), RESPONSES, body)
+    assert_error(response, 400, "invalid_value", "input.1")
+
+
+async def test_longer_conversations_than_a_chat_can_have() -> None:
+    items = [{"role": "user", "content": "a"}] * MAX_MESSAGES
+    response = await post(ScriptedEngine([]), RESPONSES, {"input": items, "instructions": "b"})
+    assert_error(response, 400, "invalid_value", "input")

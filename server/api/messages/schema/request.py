@@ -11,13 +11,13 @@ from server.api.generation.schema.tools import MAX_TOOLS, OtherTool
 from server.api.messages.schema.blocks import Block, MessageParam, TextContent, ToolResultBlock
 from server.api.messages.schema.context import ContextManagement
 from server.api.schema.fields import (
+    INT32_MAX,
     MAX_MESSAGES,
     Advisory,
     Name,
     RequestModel,
     StopStrings,
     Text,
-    TokenCount,
     Unsupported,
     branch,
     by_type,
@@ -146,6 +146,9 @@ class MessageMetadata(RequestModel):
     """Logged beside the request's id at level debug."""
 
 
+MaxTokens = Annotated[int, Field(ge=0, le=INT32_MAX)]
+
+
 class MessageFields(SamplingFields, StructuredFields):
     """What a message and the count of its tokens have in common: everything but `max_tokens`."""
 
@@ -203,14 +206,15 @@ class MessageFields(SamplingFields, StructuredFields):
 
 
 class MessageRequest(MessageFields):
-    max_tokens: TokenCount
+    max_tokens: MaxTokens
+    """0 puts the prompt into the prefix cache, and that is all."""
 
 
 class CountRequest(MessageFields):
     """`/v1/messages/count_tokens`: the request whose prompt is counted. What concerns the answer
     alone may be there, but needn't."""
 
-    max_tokens: TokenCount | None = None
+    max_tokens: MaxTokens | None = None
 
 
 def _blocks(part: MessageParam | ToolResultBlock) -> Sequence[Block]:
