@@ -33,6 +33,9 @@ looks up, with more than four sequences only one step in as many: looking up, an
 what was found, takes 4 % of a step of sixteen sequences. Text that repeats itself goes on for
 longer than that."""
 
+_LEAST_TOKENS = 0.02
+"""Leaves that bring less are not looked at: where rows cost anything, none of them pays."""
+
 
 class DraftPlan(NamedTuple):
     """How far to draft."""
@@ -55,19 +58,15 @@ class Choice(NamedTuple):
 
 
 class _Gain(NamedTuple):
-    """One candidate node."""
+    """One candidate node. In rising order tokens fall; of equals the shallower comes first, so that
+    a parent never comes after its child."""
 
     tokens: float
-    """Expected tokens it brings."""
-    sequence: int
+    """Expected tokens it brings, negative."""
     depth: int
     rank: int
     """0 for the trunk's token, 1 … for its alternatives."""
-
-
-def _order(gain: _Gain) -> tuple[float, int, int]:
-    """Falling gain; of equals the shallower first, so that a parent never comes after its child."""
-    return (-gain.tokens, gain.depth, gain.rank)
+    sequence: int
 
 
 class AutoPolicy:
@@ -127,10 +126,8 @@ class AutoPolicy:
         self, drafted: Sequence[tuple[PlannedSequence, Proposal]], num_rows: int
     ) -> Choice:
         """Trees of the drafted sequences."""
-        gains = sorted(
-            (g for i, entry in enumerate(drafted) for g in self._gains(i, *entry)), key=_order
-        )
-        count = self._best_count([g.tokens for g in gains], len(drafted), num_rows)
+        gains = sorted(g for i, entry in enumerate(drafted) for g in self._gains(i, *entry))
+        count = self._best_count([-g.tokens for g in gains], len(drafted), num_rows)
         if self._is_trial:
             count = max(count, min(_PROBED, len(gains)))
         chosen = gains[:count]
@@ -143,7 +140,7 @@ class AutoPolicy:
             )
             for i, (planned, proposal) in enumerate(drafted)
         }
-        return Choice(trees, sum(g.tokens for g in chosen))
+        return Choice(trees, -sum(g.tokens for g in chosen))
 
     def learn(self, proposal: Proposal, drawn: Sequence[int]) -> list[tuple[float, bool]]:
         """Updates the calibration by a step. It learns from candidates that were not verified too:
@@ -167,18 +164,18 @@ class AutoPolicy:
         return observed
 
     def _gains(self, index: int, planned: PlannedSequence, proposal: Proposal) -> list[_Gain]:
-        gains, survival = list[_Gain](), 1.0
+        gains, survival, chance = list[_Gain](), 1.0, self.calibration.chance
         depths = zip(proposal.confidences, proposal.kinds, strict=True)
         for depth, (confidences, kinds) in enumerate(depths, start=1):
-            chances = list(map(self.calibration.chance, confidences, kinds))
-            gains += [
+            first = chance(confidences[0], kinds[0])
+            gains.append(_Gain(-survival * first, depth, 0, index))
+            for rank in range(1, len(confidences)):
                 # A leaf beside the trunk can't be likelier than what the trunk leaves over.
-                _Gain(survival * (c if rank == 0 else min(c, 1 - chances[0])), index, depth, rank)
-                for rank, c in enumerate(chances)
-            ]
-            survival *= chances[0]
-        gains.sort(key=_order)
-        return gains[: planned.max_nodes - 1]
+                tokens = survival * min(chance(confidences[rank], kinds[rank]), 1 - first)
+                if tokens > _LEAST_TOKENS:
+                    gains.append(_Gain(-tokens, depth, rank, index))
+            survival *= first
+        return sorted(gains)[: planned.max_nodes - 1]
 
     def _best_count(self, gains: Sequence[float], num_sequences: int, num_rows: int) -> int:
         """How many of the sorted gains of num_sequences to take; drafting is paid for already."""
