@@ -56,12 +56,14 @@ def gguf_of(path: Path) -> Path | None:
 
 
 def model_name(model: str) -> str:
-    """What a model is called in answers: a GGUF file's name, a folder's name, a hub id as it is."""
+    """What a model is called in answers: a GGUF file's name, also where its folder is named; any
+    other folder's name; a hub id as it is."""
     if model == DEFAULT_MODEL:
         return model
     path = Path(model).expanduser()
-    if is_gguf(path):
-        return gguf_name(path)
+    file = gguf_of(path) if path.is_dir() else path
+    if file is not None and is_gguf(file):
+        return gguf_name(file)
     return path.resolve().name if path.exists() else model
 
 

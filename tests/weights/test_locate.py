@@ -14,6 +14,7 @@ from server.config import DEFAULT_MODEL
 from server.errors import CheckpointError
 from server.report import Report
 from weights.locate import download, locate_model
+from weights.model_names import model_name
 
 WriteGGUF = Callable[..., Path]
 
@@ -113,6 +114,7 @@ def test_any_part_names_a_model_in_several_files(
     named = first.with_name(f"tiny-0000{part}-of-00003.gguf")
     assert locate(named, tmp_path) == locate(first, tmp_path) == locate(first.parent, tmp_path)
     assert locate(named, tmp_path).name.startswith("tiny-float32-")
+    assert model_name(str(named)) == model_name(str(first.parent)) == "tiny"
 
 
 def test_missing_parts_are_named_before_anything_is_read(

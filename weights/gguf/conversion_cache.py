@@ -23,6 +23,8 @@ import torch
 
 from server.errors import CheckpointError
 from server.report import Report
+from weights.blocks import BLOCKS_FILE
+from weights.checkpoint import SINGLE_FILE
 from weights.gguf.convert import convert_gguf
 from weights.gguf.parts import gguf_name, gguf_parts
 
@@ -31,6 +33,9 @@ CONVERTER_VERSION = 5
 
 MARKER = "complete.json"
 """Checksums of a finished conversion's files, by name."""
+
+_GROWTH = 1.5
+"""From which on it is said that a model takes more memory than its file is large."""
 
 _PIECE_BYTES = 2**24
 """Bytes of a file that one thread checks at a time."""
@@ -53,8 +58,13 @@ def converted_gguf(
         UnsupportedModelError: the file asks for something that is not implemented.
     """
     folder = cache_dir / "models" / _folder_name(path, dtype, in_floats)
-    if is_complete(folder, report):
-        return folder
+    if not is_complete(folder, report):
+        _make(path, folder, dtype, in_floats, report)
+    _say_growth(path, folder, dtype, report)
+    return folder
+
+
+def _make(path: Path, folder: Path, dtype: torch.dtype, in_floats: bool, report: Report) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.parent / ".lock", report):
@@ -64,7 +74,16 @@ def converted_gguf(
                 _convert(path, folder, dtype, in_floats, report)
     except OSError as error:
         raise CheckpointError(folder, f"can't be written: {error.strerror or error}") from None
-    return folder
+
+
+def _say_growth(path: Path, folder: Path, dtype: torch.dtype, report: Report) -> None:
+    """Says at every start where a file's blocks have become floats throughout, for their memory is
+    what reading a smaller file was to save."""
+    stored = sum(part.stat().st_size for part in gguf_parts(path))
+    loaded = (folder / SINGLE_FILE).stat().st_size
+    if loaded > _GROWTH * stored and not (folder / BLOCKS_FILE).exists():
+        name, sizes = gguf_name(path), f"{loaded / 1e6:,.0f} MB instead of {stored / 1e6:,.0f}"
+        report(f"the weights of {name} become {_dtype_name(dtype)}: {sizes} in the file")
 
 
 def is_complete(folder: Path, report: Report) -> bool:

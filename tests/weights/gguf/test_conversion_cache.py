@@ -2,7 +2,9 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import gguf
 import pytest
 import torch
 
@@ -36,6 +38,25 @@ def test_converts_once(write_gguf: WriteGGUF, tmp_path: Path) -> None:
     assert lines[1].startswith("converted in ")
     assert converted_gguf(path, tmp_path, torch.bfloat16, lines.append) == folder
     assert len(lines) == 2
+
+
+def test_blocks_that_become_floats_are_said_at_every_start(
+    write_gguf: WriteGGUF, tensors: dict[str, Any], tmp_path: Path
+) -> None:
+    kind = gguf.GGMLQuantizationType.Q8_0
+    blocks = {
+        name: (gguf.quants.quantize(tensor, kind), kind)
+        for name, tensor in tensors.items()
+        if tensor.ndim == 2 and tensor.shape[1] % 32 == 0
+    }
+    path = write_gguf(tensors=tensors | blocks)
+    for in_floats in (False, True):
+        for _ in range(2):
+            lines = list[str]()
+            converted_gguf(path, tmp_path, torch.float32, lines.append, in_floats)
+            said = [line for line in lines if line.startswith("the weights of tiny become float32")]
+            assert len(said) == in_floats, lines
+            assert all(line.endswith(": 0 MB instead of 0 in the file") for line in said)
 
 
 def test_another_dtype_or_another_file_is_another_folder(
