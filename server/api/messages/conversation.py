@@ -39,6 +39,11 @@ class ChatMessages:
     messages: list[Message] = field(default_factory=list[Message])
     places: list[Place] = field(default_factory=list[Place])
 
+    @property
+    def continues(self) -> bool:
+        """The answer goes on where the last message ends."""
+        return self.messages[-1]["role"] == "assistant"
+
 
 def chat_messages(
     system: str | Sequence[TextBlock] | None,
@@ -52,7 +57,7 @@ def chat_messages(
 
     Raises:
         InvalidRequestError: a block doesn't belong into its message; the last message is the
-            assistant's own.
+            assistant's, and no text.
     """
     chat = ChatMessages()
     for block in _blocks(system) if system else ():
@@ -63,7 +68,7 @@ def chat_messages(
             place = f"{path}.content.{number}"
             _check_role(block, message.role, place)
             _add(chat, message.role, block, path, place)
-    _check_end(messages)
+    _check_end(chat)
     _leave_out_thoughts(chat, num_thinking)
     for message in chat.messages:
         message["content"] = "\n".join(message["content"])
@@ -94,13 +99,14 @@ def _check_role(block: Block, role: str, place: str) -> None:
         )
 
 
-def _check_end(messages: Sequence[MessageParam]) -> None:
-    if messages[-1].role == "assistant":
-        path = f"messages.{len(messages) - 1}.role"
+def _check_end(chat: ChatMessages) -> None:
+    """A conversation that ends with the assistant's text is gone on with in the middle of it."""
+    last, place = chat.messages[-1], chat.places[-1].message
+    if last["role"] == "assistant" and ("tool_calls" in last or not any(last["content"])):
         raise InvalidRequestError(
-            f"{path}: the last message can't be the assistant's; to go on in the middle of an"
-            " answer (prefill) is not supported",
-            path,
+            f"{place}: ends the conversation; the assistant's last message can only be a text,"
+            " with which the answer then goes on",
+            place,
         )
 
 

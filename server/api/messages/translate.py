@@ -119,6 +119,7 @@ def _request(body: MessageFields, chat: ChatMessages, parts: Parts) -> ChatReque
     fields: _Json = {
         **same,
         "messages": chat.messages,
+        "continue_final_message": chat.continues,
         "stop": body.stop if body.stop_sequences is None else body.stop_sequences,
         "tools": [_tool(tool, f"tools.{index}") for index, tool in enumerate(body.tools or ())],
         "response_format": _response_format(body),

@@ -25,8 +25,13 @@ from tests.api.message_types import (
 )
 from tests.api.response_types import prompt_of as as_text
 from tests.api.speculating import SPECULATING, SpeculatingEngine
+from tests.api.thinking import prompt_of as shown_prompt
+from tests.api.thinking import thinking_app
 from tests.api.tool_chats import says
 from tests.doubles import EOS_ID, ScriptedEngine, ids, one_by_one
+
+TURNS = """{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<end>{% endfor %}\
+{% if add_generation_prompt %}<|assistant|>{% endif %}"""
 
 TEXT = "Grüße 你好 🙂"
 
@@ -102,6 +107,17 @@ async def test_the_prompt_of_a_conversation() -> None:
     assert prompt == (
         "system:be kind\nbe brief\nuser:a\nb\nassistant:c\nuser:d\nsystem:be quick\nuser:\n"
     )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_goes_on_with_the_last_message(stream: bool) -> None:
+    engine = ScriptedEngine(one_by_one(" B) Sol"))
+    messages = [user("Which?"), assistant("The best"), assistant("answer is (")]
+    async with in_process(thinking_app(engine, TURNS)) as client:
+        response = await client.post(MESSAGES, json=message_body(messages=messages, stream=stream))
+    answer = streamed(stream_events(response.text)) if stream else response.json()
+    assert shown_prompt(engine) == "<|user|>Which?<end><|assistant|>The best\nanswer is ("
+    assert answer["content"] == [{"type": "text", "text": " B) Sol"}]
 
 
 async def test_a_system_prompt_as_text() -> None:
