@@ -37,6 +37,11 @@ def write_answer(text: str) -> None:
     sys.stdout.flush()
 
 
+def write_thinking(text: str) -> None:
+    """A piece of what is thought before an answer, as it comes: beside the answer, not in it."""
+    stderr.print(text, style="dim", markup=False, soft_wrap=True, end="")
+
+
 def describe_speculation(
     tokens_per_step: float, num_drafted: int, num_accepted: int, num_leaves: int
 ) -> str:

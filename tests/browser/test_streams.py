@@ -282,3 +282,36 @@ def test_half_characters_of_the_model_are_never_shown(open_page: OpenPage) -> No
         page = open_page(url)
         ask(page, "hi")
         expect(answered(page).locator(".answer")).to_have_text("a👍b")
+
+
+def thought(text: str, offset: int) -> bytes:
+    """An event with a token of thinking."""
+    data = chunk(text, offset=offset)
+    return data.replace(b'"content"', b'"reasoning_content"', 1)
+
+
+def test_thinking_is_folded_and_the_answer_s_tokens_keep_their_colours(open_page: OpenPage) -> None:
+    """Their places count the thinking and its marks, which are not in the answer's text."""
+    begin = len("<think>" + "long " * 200 + "</think>\n\n")
+    data = b"".join(thought("long ", 7 + 5 * i) for i in range(200))
+    data += (
+        chunk("Yes", "trunk", begin)
+        + chunk(" or", "leaf", begin + 3)
+        + chunk("no", "trunk", begin + 6)
+    )
+    with in_thread(Pieces([data + END])) as url:
+        page = open_page(url)
+        ask(page, "Think.")
+        message = answered(page)
+        thoughts = message.locator("details.thoughts")
+        expect(thoughts.locator("pre")).to_be_hidden()
+        thoughts.locator("summary").click()
+        expect(thoughts.locator("pre")).to_have_text(("long " * 200).strip())
+        expect(message.locator(".answer")).to_have_text("Yes orno")
+        sources = message.locator(".answer .token").evaluate_all(
+            "tokens => tokens.map(token => [token.textContent, token.className])"
+        )
+        assert sources == [
+            ["Yes", "token o-trunk"], [" or", "token o-leaf"], ["no", "token o-trunk"],
+        ]  # fmt: skip
+        assert kept(page)["thinking"] == "long " * 200

@@ -185,3 +185,14 @@ def test_the_summary_says_what_speculation_did(
     summary = " ".join(result.output.split())
     assert "Hello" in summary and "2 tokens, first after" in summary
     assert summary.endswith(f"tokens/s{shown}")
+
+
+def test_thinking_is_shown_beside_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    deltas = [{"reasoning_content": "Hm"}, {"reasoning_content": "."}, {"content": "Yes."}]
+    lines = [json.dumps({"choices": [{"delta": delta}]}) for delta in deltas]
+    body = "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
+    with locked("secret", body) as (url, _):
+        result = run_chat(monkeypatch, "--url", url, "--api-key", "secret")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "Yes.\n"
+    assert "Hm.\n\n" in result.stderr

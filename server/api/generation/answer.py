@@ -30,6 +30,7 @@ from server.api.generation.shape import ChoiceT, Envelope, Shape
 from server.api.generation.speculation import whole_report
 from server.api.http.receiving import unless_disconnected
 from server.api.http.sse import DONE, EventStream, TextEvent, event, with_error_event
+from server.text.tools.events import ContentDelta
 
 T = TypeVar("T")
 
@@ -224,7 +225,7 @@ def _is_text_alone(piece: Progress) -> bool:
         and not piece.logprobs
         and not piece.sources
         and not piece.token_ids
-        and not piece.events
+        and all(isinstance(each, ContentDelta) for each in piece.events or ())
         and piece.step is None
         and piece.finish_reason is None
     )

@@ -10,7 +10,13 @@ import typer
 
 from server.cli.chat.conversation import COMMANDS, CommandError, Conversation
 from server.cli.chat.line_editing import edit_lines
-from server.cli.terminal import Stopwatch, describe_speculation, stderr, write_answer
+from server.cli.terminal import (
+    Stopwatch,
+    describe_speculation,
+    stderr,
+    write_answer,
+    write_thinking,
+)
 from server.config import check_environment
 from server.errors import ConfigError, GlidecapeError
 
@@ -103,7 +109,7 @@ def _converse(client: httpx.Client, conversation: Conversation) -> None:
 
 def _answer(client: httpx.Client, body: dict[str, Any]) -> str:
     """Streams one answer to the terminal and returns it; Ctrl-C keeps what came."""
-    text, num_tokens, watch = "", 0, Stopwatch()
+    text, num_tokens, watch, thinks = "", 0, Stopwatch(), False
     speculation = ""
     with closing(_events(client, body)) as events:
         try:
@@ -112,7 +118,13 @@ def _answer(client: httpx.Client, body: dict[str, Any]) -> str:
                 speculation = _speculation(event.get("speculation")) or speculation
                 for choice in event["choices"]:
                     watch.saw_token()
+                    if thought := choice["delta"].get("reasoning_content"):
+                        write_thinking(thought)
+                        thinks = True
                     piece = choice["delta"].get("content") or ""
+                    if piece and thinks:
+                        write_thinking("\n\n")
+                        thinks = False
                     text += piece
                     write_answer(piece)
         except KeyboardInterrupt:

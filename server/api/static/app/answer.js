@@ -4,6 +4,7 @@
 /** Gathers the chunks of one stream. */
 export class Answer {
   text = "";
+  thinking = "";
   steps = [];
   report = null;
   usage = null;
@@ -13,6 +14,7 @@ export class Answer {
   decodeSeconds = 0;
   #started = performance.now();
   #firstToken = null;
+  #textBegin = 0; // where the text begins in what offsets count: behind the thinking, if there is any
 
   /** Takes one chunk of the stream. */
   add(chunk) {
@@ -21,16 +23,27 @@ export class Answer {
     if (chunk.speculation) this.report = chunk.speculation;
     const choice = chunk.choices[0];
     if (!choice) return;
+    this.thinking += choice.delta.reasoning_content ?? "";
+    const isFirst = this.text === "" && choice.delta.content;
     this.text += choice.delta.content ?? "";
     this.finishReason = choice.finish_reason ?? this.finishReason;
+    if (isFirst && this.thinking && chunk.speculation_step) this.#findText(chunk.speculation_step);
     if (chunk.speculation_step) this.#addStep(chunk.speculation_step);
-    else if (choice.delta.content) this.#tick();
+    else if (choice.delta.content || choice.delta.reasoning_content) this.#tick();
   }
 
+  /** The text so far ends where the step's last token does. */
+  #findText({ tokens }) {
+    const { text_offset: begin, token } = tokens.at(-1);
+    this.#textBegin = Math.max(0, begin + Array.from(token).length - Array.from(this.text).length);
+  }
+
+  /** Tokens of thinking have negative offsets. */
   #addStep(step) {
     this.#tick();
+    const isThinking = this.thinking !== "" && this.text === "";
     const tokens = step.tokens.map(({ token, source, text_offset }) => ({
-      token, source, offset: text_offset,
+      token, source, offset: isThinking ? -1 : text_offset - this.#textBegin,
     }));
     this.steps.push({ ...step, tokens, at: this.decodeSeconds });
   }
@@ -44,9 +57,11 @@ export class Answer {
 
   /** What is kept of it. */
   toJSON() {
-    const { text, steps, report, usage, finishReason, model, firstTokenSeconds, decodeSeconds } =
-      this;
-    return { text, steps, report, usage, finishReason, model, firstTokenSeconds, decodeSeconds };
+    const { text, thinking, steps, report, usage, finishReason, model } = this;
+    const { firstTokenSeconds, decodeSeconds } = this;
+    return {
+      text, thinking, steps, report, usage, finishReason, model, firstTokenSeconds, decodeSeconds,
+    };
   }
 }
 

@@ -21,6 +21,8 @@ export class AnswerView {
 
   /** `scale`: of another view's strip, so that both strips count time alike. */
   constructor({ title = "", scale = null } = {}) {
+    this.thinking = h("pre", {});
+    this.thoughts = h("details", { class: "thoughts", hidden: true }, h("summary", {}, "Thinking"), this.thinking);
     this.body = h("div", { class: "answer" });
     this.figures = h("dl", { class: "figures" });
     this.notice = h("p", { class: "notice", hidden: true });
@@ -31,6 +33,7 @@ export class AnswerView {
       "div",
       { class: "answer-column" },
       title ? h("h3", {}, title) : null,
+      this.thoughts,
       this.body,
       this.notice,
       this.figures,
@@ -69,7 +72,9 @@ export class AnswerView {
   #draw() {
     clearTimeout(this.#timer);
     this.#timer = null;
-    const { text, steps = [] } = this.#data;
+    const { text, thinking = "", steps = [] } = this.#data;
+    this.thoughts.hidden = thinking === "";
+    if (this.thinking.textContent !== thinking) this.thinking.textContent = thinking;
     const fragment = render(text);
     tint(fragment, text, steps);
     this.body.replaceChildren(fragment);

@@ -30,7 +30,7 @@ function ownerOfEach(text, steps) {
   const owners = [];
   tokens.forEach((token, index) => {
     const end = tokens[index + 1]?.offset ?? text.length;
-    for (let place = token.offset; place < end; place++) owners[place] = token;
+    for (let place = Math.max(token.offset, 0); place < end; place++) owners[place] = token;
   });
   return owners;
 }
