@@ -179,9 +179,18 @@ def test_operations(server: LiveServer) -> None:
 
 
 def test_sigterm_finishes_open_streams_and_ends_the_server() -> None:
-    with serve("--served-model-name", "mine") as running:
-        assert httpx.get(f"{running.url}/v1/models").json()["data"][0]["id"] == "mine"
-        body = {"messages": QUESTION, "stream": True, "ignore_eos": True, "max_tokens": 60}
+    names = ["--served-model-name", "mine", "--served-model-name", "ours"]
+    with serve(*names) as running:
+        listed = httpx.get(f"{running.url}/v1/models").json()["data"]
+        assert [model["id"] for model in listed] == ["mine", "ours"]
+        assert httpx.get(f"{running.url}/v1/models/{DEFAULT_MODEL}").json()["root"] == "mine"
+        body = {
+            "model": "default",
+            "messages": QUESTION,
+            "stream": True,
+            "ignore_eos": True,
+            "max_tokens": 60,
+        }
         with httpx.stream("POST", f"{running.url}/v1/chat/completions", json=body) as response:
             lines = response.iter_lines()
             next(lines)

@@ -7,8 +7,19 @@ from server.api.chat.schema import ChatRequest
 from server.api.deps import Parts
 from server.api.generation.job_group import JobGroup, PromptJobs
 from server.api.generation.prompt_tokens import encode_text, most_prompt_tokens
-from server.api.generation.structured import answer_grammar, check_schemas, compile_grammar
-from server.api.generation.thinking import ThinkingUse, check_calls, thinking_prompt, thinking_use
+from server.api.generation.structured import (
+    answer_grammar,
+    check_schemas,
+    compile_grammar,
+    schema_grammar,
+)
+from server.api.generation.thinking import (
+    ThinkingUse,
+    check_calls,
+    demanded_call,
+    thinking_prompt,
+    thinking_use,
+)
 from server.api.generation.tools import ToolUse, tool_places, tool_use
 from server.api.generation.translate import (
     answer_length,
@@ -19,6 +30,8 @@ from server.api.generation.translate import (
 )
 from server.engine.types import Grammar
 from server.errors import InvalidRequestError
+from server.text.tools.functions import FunctionTool
+from server.text.tools.grammar import arguments_schema
 
 
 async def chat_jobs(
@@ -47,9 +60,7 @@ async def chat_jobs(
     params = replace(
         params,
         grammar=await _grammar(body, tools, parts),
-        thinking=thinking.for_engine(
-            parts.tokenizer, body.thinking_token_budget, has_calls=tools.is_active
-        ),
+        thinking=thinking.for_engine(parts.tokenizer, body.thinking_token_budget, tools),
     )
     name = group_name("chatcmpl")
     jobs = prompt_jobs(
@@ -71,7 +82,8 @@ async def _grammar(body: ChatRequest, tools: ToolUse, parts: Parts) -> Grammar |
     """What the answer may be: calls, or what is asked of its content."""
     form = parts.chat_template.thinking_format
     if form is not None and form.has_calls and tools.is_active:
-        return None
+        demanded = demanded_call(tools, form)
+        return None if demanded is None else await _arguments(body, demanded, parts)
     grammar = tools.grammar(parts.chat_template.tool_format)
     if grammar is not None and grammar is not tools.content:
         places = tool_places(body.tools or [])
@@ -82,6 +94,14 @@ async def _grammar(body: ChatRequest, tools: ToolUse, parts: Parts) -> Grammar |
         if parts.grammars.find(grammar) is None:
             await check_schemas(schemas, parts)
         await compile_grammar("tools", grammar, parts)
+    return grammar
+
+
+async def _arguments(body: ChatRequest, tool: FunctionTool, parts: Parts) -> Grammar:
+    """What a call's arguments may be, where the call itself is no text of the grammar's."""
+    field = f"{tool_places(body.tools or [])[tool.name]}.function.parameters"
+    grammar = schema_grammar(field, arguments_schema(tool))
+    await compile_grammar(field, grammar, parts)
     return grammar
 
 

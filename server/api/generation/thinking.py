@@ -28,6 +28,7 @@ from server.text.thinking.splitter import ThinkingStart
 from server.text.thinking.switch import Effort
 from server.text.tokenizer import Tokenizer
 from server.text.tools.formats import ToolFormat
+from server.text.tools.functions import FunctionTool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +47,17 @@ class ThinkingUse:
         return self.form.splitter(self.start, {tool.name for tool in tools.callable})
 
     def for_engine(
-        self, tokenizer: Tokenizer, budget: int | None, *, has_calls: bool
+        self, tokenizer: Tokenizer, budget: int | None, tools: ToolUse
     ) -> Thinking | None:
         """What the engine must know to end the thinking, and to begin a grammar behind it; None if
-        all is answer.
-
-        Args:
-            has_calls: The answer may have calls of functions.
-        """
+        all is answer."""
         form = self.form
         if form is None or self.start is None:
             return None
+        demanded = demanded_call(tools, form)
+        answer = form.answer if demanded is None else form.call(demanded.name)
+        # Where the model may call or answer, the choice is left to it.
+        follows = "" if demanded is None and tools.is_active else answer
 
         def ids(text: str) -> tuple[int, ...]:
             return tuple(tokenizer.encode(text, add_special_tokens=False))
@@ -64,10 +65,10 @@ class ThinkingUse:
         return Thinking(
             begin=form.begin.encode(),
             end=form.end.encode(),
-            answer=form.answer.encode(),
+            answer=answer.encode(),
             begin_ids=ids(form.begin),
-            end_ids=ids(form.forced_end_with_calls if has_calls else form.forced_end),
-            answer_ids=ids(form.answer),
+            end_ids=ids(form.end + form.between + follows),
+            answer_ids=ids(answer),
             next_ids=ids(form.between),
             is_open=self.start == "open",
             budget=budget,
@@ -83,6 +84,14 @@ class ThinkingUse:
         return ThinkingParser(splitter, calls, self.form.marks, takes_content=takes_content)
 
 
+def demanded_call(tools: ToolUse, form: ThinkingFormat | None) -> FunctionTool | None:
+    """The function that must be called, where calls are messages in channels; None where none is,
+    or one of several."""
+    if form is None or not form.has_calls or tools.mode not in ("required", "named"):
+        return None
+    return tools.callable[0] if len(tools.callable) == 1 else None
+
+
 NO_THINKING: Final = ThinkingUse()
 
 
@@ -90,13 +99,16 @@ def check_calls(tools: ToolUse, template: ChatTemplate) -> None:
     """Refuses what can't be enforced of calls that are messages in channels.
 
     Raises:
-        InvalidRequestError: a call is demanded, or has to follow a schema.
+        UnsupportedFieldError: one of several functions is to be called, or what is no call has to
+            follow a grammar.
     """
     form = template.thinking_format
     if form is None or not form.has_calls or not tools.is_active:
         return
-    if tools.mode != "auto":
-        what = "this model's calls are messages in channels, which can't be enforced"
+    if tools.mode != "auto" and demanded_call(tools, form) is None:
+        what = (
+            "of several functions one can't be demanded where this model writes calls in channels"
+        )
         raise UnsupportedFieldError(f"tool_choice: {what}", "tool_choice")
     if tools.content is not None:
         what = "can't be combined with tools where this model writes calls in channels"

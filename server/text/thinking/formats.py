@@ -8,7 +8,15 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from server.text.thinking.harmony import CHANNEL, MARKS, MESSAGE, START, HarmonySplitter
+from server.text.thinking.harmony import (
+    CHANNEL,
+    CONSTRAIN,
+    FUNCTIONS,
+    MARKS,
+    MESSAGE,
+    START,
+    HarmonySplitter,
+)
 from server.text.thinking.segments import Splitter
 from server.text.thinking.splitter import MarkSplitter, ThinkingStart
 
@@ -29,10 +37,6 @@ class ThinkingFormat:
     """The text with which it ends."""
     answer: str
     """The text with which the answer begins; empty where it does behind the thinking's end."""
-    forced_end: str
-    """What is written where the thinking has to end at once, and the answer to begin."""
-    forced_end_with_calls: str
-    """The same where a call may follow instead of an answer."""
     between: str = ""
     """What comes between the end of a thinking and the next mark."""
 
@@ -45,6 +49,11 @@ class ThinkingFormat:
     def marks(self) -> tuple[str, ...]:
         """Texts that must reach a splitter even where they are special tokens."""
         return MARKS if self.name == "harmony" else (self.begin, self.end)
+
+    def call(self, function: str) -> str:
+        """The text with which a call of a function begins, where the form has calls."""
+        header = f"{CHANNEL}commentary to={FUNCTIONS}{function} {CONSTRAIN}json{MESSAGE}"
+        return header if self.has_calls else ""
 
     def splitter(self, start: ThinkingStart, names: Set[str] = frozenset()) -> Splitter:
         """Reads one answer.
@@ -84,14 +93,12 @@ class ThinkingFormat:
 _ANALYSIS: Final = f"{CHANNEL}analysis{MESSAGE}"
 _FINAL: Final = f"{CHANNEL}final{MESSAGE}"
 _ALL: Final = (
-    ThinkingFormat("think", "<think>", "</think>", "", "</think>", "</think>"),
+    ThinkingFormat("think", "<think>", "</think>", answer=""),
     ThinkingFormat(
         "harmony",
         _ANALYSIS,
         "<|end|>",
         answer=_FINAL,
-        forced_end=f"<|end|>{START}assistant{_FINAL}",
-        forced_end_with_calls=f"<|end|>{START}assistant",
         between=f"{START}assistant",
     ),
 )

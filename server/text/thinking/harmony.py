@@ -27,7 +27,7 @@ _LONGEST_HEADER = 512
 _BEGINNINGS: Final = (CHANNEL, "to=", "assistant", CONSTRAIN)
 _RECIPIENT = re.compile(r"\bto=(\S+?)(?=<\||\s|$)")
 _NAMED_CHANNEL = re.compile(re.escape(CHANNEL) + r"\s*(\w+)")
-_FUNCTIONS: Final = "functions."
+FUNCTIONS: Final = "functions."
 
 _Mode = Literal["header", "body", "between"]
 
@@ -92,8 +92,8 @@ class HarmonySplitter:
         recipient = _RECIPIENT.search(header)
         if recipient is not None:
             name = recipient[1]
-            if name.startswith(_FUNCTIONS):
-                name = name.removeprefix(_FUNCTIONS)
+            if name.startswith(FUNCTIONS):
+                name = name.removeprefix(FUNCTIONS)
                 return ("arguments", name) if name in self._names else ("answer", None)
             return "thinking", None
         channel = _NAMED_CHANNEL.search(header)

@@ -30,7 +30,7 @@ def only_calls(
     form: ToolFormat, tools: Sequence[FunctionTool], *, parallel: bool
 ) -> dict[str, Any]:
     """Answers that are calls: one or more, or one exactly. Arguments follow their schemas."""
-    tags = [_call(form, tool, _schema(tool)) for tool in tools]
+    tags = [_call(form, tool, arguments_schema(tool)) for tool in tools]
     return _section(form, tags, parallel=parallel)
 
 
@@ -41,7 +41,7 @@ def text_and_calls(
     schema where the function is strict or has no parameters, and are any object elsewhere. Without
     `parallel` the answer ends with its first call."""
     tags = [
-        _call(form, tool, _schema(tool) if tool.strict or _has_none(tool) else ANY_OBJECT)
+        _call(form, tool, arguments_schema(tool) if tool.strict or _has_none(tool) else ANY_OBJECT)
         for tool in tools
     ]
     if form.begin:
@@ -91,7 +91,8 @@ def _tag(begin: str, content: _Format, end: str) -> _Format:
     return {"type": "tag", "begin": begin, "content": content, "end": end}
 
 
-def _schema(tool: FunctionTool) -> Mapping[str, Any]:
+def arguments_schema(tool: FunctionTool) -> Mapping[str, Any]:
+    """What a call's arguments have to be where they are enforced."""
     if _has_none(tool):
         return _NO_ARGUMENTS
     # Arguments are an object, also where the schema doesn't say so.

@@ -12,10 +12,18 @@ from tests.api.response_types import RESPONSES
 from tests.api.thinking import answer, ask
 from tests.api.tiny_server import TinyServer, tiny_server
 from tests.doubles import ScriptedEngine, byte_tokenizer
-from tests.thinking import DEEPSEEK_R1, END_THINK_ID, GPT_OSS, steps_of, thinking_template
+from tests.thinking import (
+    DEEPSEEK_R1,
+    END_THINK_ID,
+    GPT_OSS,
+    steps_of,
+    thinking_ids,
+    thinking_template,
+)
 
 R1_WITH_TOOLS = "{{ '' if tools }}" + DEEPSEEK_R1
 """Shows no tools, so that prompts stay short."""
+SHORT_GPT_OSS = "{{ reasoning_effort if tools and false }}<|channel|><|message|><|start|>assistant"
 BUDGET = 7
 OFF = {"policy": "off"}
 CHAIN = {"policy": "chain"}
@@ -112,8 +120,47 @@ async def test_bad_budgets(value: object) -> None:
     assert_error(response, 400, "invalid_value", "thinking_token_budget")
 
 
-async def test_calls_in_channels_can_not_be_enforced() -> None:
-    response = await ask(ScriptedEngine([]), GPT_OSS, tools=TOOLS, tool_choice="required")
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [("required", "tool_calls"), ({"type": "function", "function": {"name": "f"}}, "stop")],
+)
+@pytest.mark.parametrize("speculation", [OFF, CHAIN])
+async def test_a_demanded_call_is_a_message_in_a_channel(
+    choice: object, reason: str, speculation: Json
+) -> None:
+    """Whatever the model would rather say; it may think before."""
+    async with tiny_server(chat_template=thinking_template(SHORT_GPT_OSS)) as server:
+        body = await chat(
+            server, tools=TOOLS, tool_choice=choice, thinking_token_budget=BUDGET,
+            speculation=speculation,
+        )  # fmt: skip
+    (answer,) = body["choices"]
+    (call,) = answer["message"]["tool_calls"]
+    assert call["function"]["name"] == "f"
+    assert isinstance(json.loads(call["function"]["arguments"])["a"], bool)
+    assert (answer["message"]["content"], answer["finish_reason"]) == (None, reason)
+    assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] <= BUDGET
+
+
+async def test_what_the_engine_is_told_of_channels() -> None:
+    engine = ScriptedEngine(steps_of("x"))
+    end, next_, final = "<|end|>", "<|start|>assistant", "<|channel|>final<|message|>"
+    cases: list[tuple[Json, str]] = [
+        ({}, end + next_ + final),
+        ({"tools": TOOLS}, end + next_),
+        ({"tools": TOOLS, "tool_choice": "none"}, end + next_ + final),
+    ]
+    for fields, forced in cases:
+        await ask(engine, GPT_OSS, thinking_token_budget=1, **fields)
+        thinking = engine.requests[-1].params.thinking
+        assert thinking is not None
+        assert thinking.end_ids == tuple(thinking_ids(forced))
+
+
+async def test_calls_in_channels_that_can_not_be_enforced() -> None:
+    other = {"type": "function", "function": {"name": "g"}}
+    several = [*TOOLS, other]
+    response = await ask(ScriptedEngine([]), GPT_OSS, tools=several, tool_choice="required")
     assert_error(response, 400, "unsupported_field", "tool_choice")
     asked = {"tools": TOOLS, "response_format": {"type": "json_object"}}
     response = await ask(ScriptedEngine([]), GPT_OSS, **asked)
