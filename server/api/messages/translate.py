@@ -37,6 +37,7 @@ from server.api.messages.schema.request import (
     Tools,
 )
 from server.errors import ContextLengthError, InvalidRequestError, UnsupportedFieldError
+from server.text.chat_template import ChatTemplate
 from server.text.thinking.switch import Effort
 
 _Json = dict[str, Any]
@@ -123,7 +124,7 @@ def _request(body: MessageFields, chat: ChatMessages, parts: Parts) -> ChatReque
         "stop": body.stop if body.stop_sequences is None else body.stop_sequences,
         "tools": [_tool(tool, f"tools.{index}") for index, tool in enumerate(body.tools or ())],
         "response_format": _response_format(body),
-        "reasoning_effort": _effort(body),
+        "reasoning_effort": _effort(body, parts.chat_template),
         "thinking_token_budget": getattr(body.thinking, "budget_tokens", None),
         "chat_template_kwargs": body.chat_template_kwargs,
         **_tool_choice(body.tool_choice),
@@ -174,11 +175,20 @@ def _tool_choice(choice: ToolChoice | None) -> _Json:
             return {}
 
 
-def _effort(body: MessageFields) -> Effort | None:
-    """How much the model is to think; None for what it does by itself."""
+def _effort(body: MessageFields, template: ChatTemplate) -> Effort | None:
+    """How much the model is to think; None for what it does by itself.
+
+    Raises:
+        InvalidRequestError: it always thinks, and is not to.
+    """
     effort = None if body.output_config is None else body.output_config.effort
     match body.thinking:
         case ThinkingDisabled():
+            if template.thinking_format is not None and not template.thinking_switch.can_be_off:
+                what = (
+                    "is 'disabled', but this model's chat template has no way to turn thinking off"
+                )
+                raise InvalidRequestError(f"thinking.type: {what}", "thinking.type")
             return "none"
         case ThinkingAdaptive() | ThinkingEnabled():
             return effort or "medium"

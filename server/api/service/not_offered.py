@@ -36,6 +36,7 @@ NOT_OFFERED: Final = {
     "skills": "skills",
     "threads": "threads of assistants",
     "uploads": "uploads",
+    "v1": "the base URL of Anthropic's clients has no /v1",
     "vector_stores": "vector stores",
     "videos": "videos",
 }

@@ -107,7 +107,7 @@ async def test_effort() -> None:
 async def test_a_model_that_always_thinks() -> None:
     async with in_process(thinking_app(says(), DEEPSEEK_R1)) as client:
         response = await client.post(MESSAGES, json=message_body(thinking={"type": "disabled"}))
-    assert_message_error(response, 400, "invalid_request_error", "thinking: ")
+    assert_message_error(response, 400, "invalid_request_error", "thinking.type: is 'disabled'")
 
 
 def thought(text: str) -> Json:
