@@ -14,6 +14,7 @@ from server.models.glide_config import GlideConfig, target_shape
 from server.models.glide_parameters import GlideParameters
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, LlamaParameters
+from server.models.parameters import Parameters
 
 BLOCK_SIZE = 16
 _LAYERS_IN_ALL = {"llama-2-7b": 32, "llama-3-8b": 32, "vicuna-33b": 60, "tiny": 2}
@@ -101,7 +102,7 @@ def loaded_pair(folder: Path, placement: Placement, num_tokens: int) -> Pair:
     return _paired(load_target(read_target(folder), placement).parameters, placement, num_tokens)
 
 
-def _paired(target: LlamaParameters, placement: Placement, num_tokens: int) -> Pair:
+def _paired(target: Parameters, placement: Placement, num_tokens: int) -> Pair:
     config = target.config
     draft_parameters = GlideParameters(_draft_config(config), config, placement)
     slots = draft_parameters.slots()

@@ -63,6 +63,11 @@ FORMS = {
         "--tokens 20 --window 10 --answers 1 --answer-tokens 2",
         "perplexity",
     ),
+    "backends": Form(
+        "python -m bench.backends --model tiny --streams 1,2 --new-tokens 2 --rounds 1",
+        '"transformers. code to native": {"1 stream": .*"failures": {}|'
+        '"failures": {}.*"transformers. code to native"',
+    ),
     "exactness": Form(
         "python -m bench.exactness FILE.jsonl --limit 1 --new-tokens 2 --at-once 1 "
         "--draft drafts/NAME --policy off --policy auto",
@@ -155,6 +160,7 @@ SHOWN = {
     "glidecape convert": "convert",
     "glidecape data": "data",
     "python -m bench.perplexity TEXT --prompts FILE.jsonl … --peers-python PATH": "perplexity",
+    "python -m bench.backends": "backends",
     "python -m bench.exactness FILE.jsonl … --limit 60 --policy off --policy auto": "exactness",
     "python -m bench.gpu --minutes 8 --json found.json": "gpu",
     "glidecape serve": SERVED,
