@@ -17,6 +17,9 @@ from server.kernels.dispatch import attention_for
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.tree_groups import TreeGroup, tree_groups
 
+_NUMBERS_AT_ONCE = 2**17
+"""Of keys, and as many of values; in float64 1 MiB."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreRules:
@@ -74,24 +77,58 @@ def _groups(batch: TreeBatch) -> list[TreeGroup]:
 def _group_attention(
     query: torch.Tensor, cache: LayerCache, group: TreeGroup, rules: ScoreRules, is_double: bool
 ) -> torch.Tensor:
-    """Attends in one group. query: [sequences x nodes, num_heads, head_dim] -> the same shape."""
+    """Attends in one group, some sequences at a time: their keys and values then stay in the CPU's
+    caches between widening and product, and few are widened at once.
+
+    query: [sequences x nodes, num_heads, head_dim] -> the same shape
+    """
     _, block_size, kv_heads, head_dim = cache.keys.shape
-    shape = (group.num_sequences, group.num_blocks * block_size, kv_heads, head_dim)
-    keys = cache.keys.index_select(0, group.blocks).view(shape).permute(0, 2, 3, 1)
-    values = cache.values.index_select(0, group.blocks).view(shape).permute(0, 2, 1, 3)
-    # [sequences, KV heads, query heads of one KV head, nodes, head_dim]
-    split = query.view(group.num_sequences, group.num_nodes, kv_heads, -1, head_dim)
-    folded = split.permute(0, 2, 3, 1, 4)
-    if is_double:
-        folded, keys, values = folded.double(), keys.double(), values.double()
-    scores = folded @ keys.unsqueeze(2)
-    scores = (scores if is_double else scores.float()) * rules.scale
+    num_keys = group.num_blocks * block_size
+    by_sequence = query.view(group.num_sequences, group.num_nodes, kv_heads, -1, head_dim)
+    blocks = group.blocks.view(group.num_sequences, group.num_blocks)
+    hidden = ~_visible(group, rules)
+    at_once = max(1, _NUMBERS_AT_ONCE // (num_keys * kv_heads * head_dim))
+    found = list[torch.Tensor]()
+    for some, ids, mask in zip(
+        by_sequence.split(at_once), blocks.split(at_once), hidden.split(at_once), strict=True
+    ):
+        shape = (len(some), num_keys, kv_heads, head_dim)
+        keys, values = (
+            pool.index_select(0, ids.flatten()).view(shape).transpose(1, 2) for pool in cache
+        )
+        if is_double:
+            some, keys, values = some.double(), keys.double(), values.double()
+        found.append(_attend(some, keys, values, mask, rules).to(query.dtype))
+    return torch.cat(found).reshape(query.shape)
+
+
+def _attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    hidden: torch.Tensor,
+    rules: ScoreRules,
+) -> torch.Tensor:
+    """Attention of equally many rows of some sequences.
+
+    Args:
+        query: [sequences, nodes, kv_heads, query heads of each, head_dim]
+        keys, values: [sequences, kv_heads, keys, head_dim]
+        hidden: [sequences, nodes, keys] bool: what a node does not see.
+
+    Returns:
+        The query's shape.
+    """
+    by_kv_head = query.transpose(1, 2)
+    # The query heads that share a KV head become extra rows of it: no KV is repeated.
+    scores = by_kv_head.flatten(2, 3) @ keys.mT
+    scores = (scores if scores.dtype is torch.float64 else scores.float()).mul_(rules.scale)
     if rules.softcap is not None:
         scores = torch.tanh(scores / rules.softcap) * rules.softcap
-    scores.masked_fill_(~_visible(group, rules)[:, None, None], float("-inf"))
-    weights = _softmax(scores, rules.sinks).to(folded.dtype)
-    out = (weights @ values.unsqueeze(2)).to(query.dtype)
-    return out.permute(0, 3, 1, 2, 4).reshape(query.shape)
+    scores = scores.unflatten(2, by_kv_head.shape[2:4])
+    scores.masked_fill_(hidden[:, None, :, None], float("-inf"))
+    weights = _softmax(scores, rules.sinks).to(values.dtype)
+    return (weights.flatten(2, 3) @ values).view(by_kv_head.shape).transpose(1, 2)
 
 
 def _visible(group: TreeGroup, rules: ScoreRules) -> torch.Tensor:
@@ -106,9 +143,11 @@ def _visible(group: TreeGroup, rules: ScoreRules) -> torch.Tensor:
 
 
 def _softmax(scores: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
-    """Over the last dimension. scores: [sequences, KV heads, heads of each, nodes, keys]; sinks:
+    """Over the last dimension. scores: [sequences, KV heads, nodes, heads of each, keys]; sinks:
     [heads]"""
     if sinks is None:
         return scores.softmax(dim=-1)
-    column = sinks.to(scores.dtype).view(1, *scores.shape[1:3], 1, 1).expand(*scores.shape[:-1], 1)
+    kv_heads, heads_of_each = scores.shape[1], scores.shape[3]
+    column = sinks.to(scores.dtype).view(1, kv_heads, 1, heads_of_each, 1)
+    column = column.expand(*scores.shape[:-1], 1)
     return torch.cat((scores, column), dim=-1).softmax(dim=-1)[..., :-1]
