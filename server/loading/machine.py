@@ -13,6 +13,7 @@ from server.errors import ConfigError
 from server.kernels.cpu.instruction_sets import VARIABLE, InstructionSet, KernelsUnavailableError
 from server.kernels.cpu.library import has_avx512_bf16, kernels_in_use
 from server.kernels.dispatch import gpu_kernels
+from server.models.layers import Placement
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -59,6 +60,21 @@ def describe_kernels(device: torch.device, is_fused: bool) -> str:
     if kernels is None:
         return "torch kernels: no native ones were built, run on this CPU, or are wanted"
     return f"torch kernels: the native ones ({kernels}) do not take this model in this precision"
+
+
+def describe_foreign_kernels(placement: Placement, in_torch: str | None) -> str:
+    """What computes the layers of a model of other code than ours, for people.
+
+    Args:
+        in_torch: what of its attention no kernel knows.
+    """
+    kernels, device = cpu_kernels(), placement.device
+    rest = f"; attention in torch: {in_torch}" if in_torch else ""
+    if device.type != "cpu":
+        return f"torch's products and {gpu_kernels()} attention on {device}{rest}"
+    if placement.dtype is torch.bfloat16 and kernels is not None:
+        return f"native CPU products: {kernels}; attention in torch, in float64"
+    return f"torch kernels{rest}"
 
 
 def pick_dtype(wanted: DType, device: torch.device) -> torch.dtype:

@@ -26,7 +26,13 @@ from server.engine.step.kv_cache import CacheShape, allocate_kv, copy_kv
 from server.engine.types import SamplingDefaults, SpeculationParams, StepStats
 from server.loading.draft import Draft, build_speculator, load_draft
 from server.loading.graphs import build_graphs, has_graphs
-from server.loading.machine import cpu_kernels, describe_kernels, pick_device, pick_dtype
+from server.loading.machine import (
+    cpu_kernels,
+    describe_foreign_kernels,
+    describe_kernels,
+    pick_device,
+    pick_dtype,
+)
 from server.loading.memory import check_memory_settings, share_memory
 from server.loading.ranks import free_everywhere, guarded, rank_threads, start_workers
 from server.loading.target import (
@@ -209,7 +215,9 @@ def _place(
     )
     model = target.freeze()
     kernels = "torch kernels: the native ones run whole models alone"
-    if workers is None:
+    if files.hf is not None:
+        kernels = describe_foreign_kernels(placement, files.hf.scored_in_torch)
+    elif workers is None:
         kernels = describe_kernels(placement.device, model.is_fused)
     report(kernels)
     if model.has_threads and (draft is None or draft.is_native):

@@ -62,7 +62,8 @@ class LoadedTarget:
         """KV of one token on this rank."""
         placement = self.parameters.placement
         local = local_config(self.config, placement.shard)
-        return CacheShape(local.num_layers, local.num_kv_heads, local.head_dim, placement.dtype)
+        sizes = local.num_layers, local.num_kv_heads, local.head_dim
+        return CacheShape(*sizes, placement.dtype, local.kv_shapes)
 
     def freeze(self) -> LlamaModel:
         """The model, with the weights in the machine's fastest layout."""

@@ -66,6 +66,9 @@ class ModelConfig:
     """Per layer: a query sees its last `window` positions, itself included; None sees all."""
     rope: RopeConfig = field(default_factory=RopeConfig)
     eos_token_ids: tuple[int, ...] = ()
+    kv_shapes: tuple[tuple[int, int], ...] = ()
+    """Per layer: KV heads and their size, where layers differ in them; then `num_kv_heads` and
+    `head_dim` are those of the first."""
 
 
 def model_config(raw: Mapping[str, Any]) -> ModelConfig:

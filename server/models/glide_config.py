@@ -124,6 +124,16 @@ class GlideConfig:
 
 
 def target_shape(target: ModelConfig) -> TargetShape:
+    """What a draft for this target relies on.
+
+    Raises:
+        UnsupportedModelError: its layers have KV of several shapes.
+    """
+    if target.kv_shapes:
+        raise UnsupportedModelError(
+            f"{target.architecture}: its layers have KV heads of several shapes, and a GliDe draft "
+            "reads those of one; a small model or ngram can draft for it"
+        )
     return TargetShape(**{f.name: getattr(target, f.name) for f in fields(TargetShape)})
 
 
@@ -133,6 +143,7 @@ def check_fits(config: GlideConfig, target: ModelConfig) -> None:
     Raises:
         UnsupportedModelError: names what differs and both numbers.
     """
+    target_shape(target)
     names = {
         "vocab_size": "vocabulary",
         "num_layers": "number of layers",

@@ -86,10 +86,11 @@ class PagedModel:
         num_blocks = -(-max_tokens // block_size)
         self.tables = shuffled_tables(num_sequences, num_blocks, seed=max_tokens)
         config, dtype = model.config, model.placement.dtype
-        sizes = (self.tables.numel(), block_size, config.num_kv_heads, config.head_dim)
+        same = ((config.num_kv_heads, config.head_dim),) * config.num_layers
+        sizes = self.tables.numel(), block_size
         self.caches = [
-            LayerCache(*(tensor.to(dtype) for tensor in garbage_cache(*sizes)))
-            for _ in range(config.num_layers)
+            LayerCache(*(tensor.to(dtype) for tensor in garbage_cache(*sizes, *shape)))
+            for shape in config.kv_shapes or same
         ]
 
     def step(self, *step: Nodes) -> torch.Tensor:

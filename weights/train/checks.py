@@ -10,6 +10,7 @@ import torch
 from server.errors import ConfigError
 from server.loading.machine import free_memory
 from server.models.config import ModelConfig
+from server.models.glide_config import target_shape
 from server.models.layers import Placement
 from server.models.llama import LlamaParameters
 from weights.train.config import TrainConfig, chosen_layers, vocabulary_sizes
@@ -52,6 +53,7 @@ def check_machine(config: TrainConfig, target: ModelConfig, num_tokens: int | No
         ConfigError: names the key, what is needed and what there is.
     """
     chosen_layers(config, target)  # refuses layers that the target lacks
+    target_shape(target)  # refuses targets that no draft can read
     needed = 0
     if num_tokens is not None:
         needed = num_tokens * _TEXT_BYTES

@@ -19,10 +19,14 @@ class CacheShape:
     num_kv_heads: int
     head_dim: int
     dtype: torch.dtype
+    layers: tuple[tuple[int, int], ...] = ()
+    """Per layer: KV heads and their size, where layers differ in them."""
 
     @property
     def bytes_per_token(self) -> int:
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+        same = ((self.num_kv_heads, self.head_dim),) * self.num_layers
+        numbers = sum(heads * size for heads, size in self.layers or same)
+        return 2 * numbers * self.dtype.itemsize
 
 
 def allocate_kv(
@@ -32,6 +36,9 @@ def allocate_kv(
 
     Zero and not merely empty: masked positions are multiplied by weight 0, and 0 x NaN is NaN.
     """
+    if shape.layers:
+        each = (CacheShape(1, *layer, shape.dtype) for layer in shape.layers)
+        return [cache for one in each for cache in allocate_kv(one, num_blocks, block_size, device)]
     size = (shape.num_layers, 2, num_blocks, block_size, shape.num_kv_heads, shape.head_dim)
     pool = _lazy_zeros(size, shape.dtype) if device.type == "cpu" else torch.zeros(
         size, dtype=shape.dtype, device=device
@@ -57,4 +64,13 @@ def copy_kv(caches: Sequence[LayerCache], sources: Sequence[int], targets: Seque
     an earlier slot."""
     keys = caches[0].keys
     source, target = (torch.tensor(slots, device=keys.device) for slots in (sources, targets))
-    kernels_for(keys).copy_kv(caches, source, target)
+    for alike in _alike(caches):
+        kernels_for(keys).copy_kv(alike, source, target)
+
+
+def _alike(caches: Sequence[LayerCache]) -> list[Sequence[LayerCache]]:
+    """The layers in groups of one shape: kernels move all of a group at once."""
+    found: dict[torch.Size, list[LayerCache]] = {}
+    for cache in caches:
+        found.setdefault(cache.keys.shape, []).append(cache)
+    return [caches] if len(found) == 1 else list(found.values())

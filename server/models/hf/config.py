@@ -59,6 +59,19 @@ class HFModel:
         form = f", its {self.quantized_as} in floats" if self.quantized_as else ""
         return f"transformers {transformers.__version__} ({half}{self.hf.model_type}{form})"
 
+    @property
+    def scored_in_torch(self) -> str | None:
+        """Layers whose attention no kernel knows, for people; None where there are none."""
+        kinds = {
+            "capped scores": [layer.scores.softcap is not None for layer in self.probed.layers],
+            "sinks": [layer.has_sinks for layer in self.probed.layers],
+            "chunks": [layer.scores.chunk is not None for layer in self.probed.layers],
+        }
+        found = [f"{name} in {sum(has)}" for name, has in kinds.items() if any(has)]
+        if not found:
+            return None
+        return f"{', '.join(found)} of {len(self.probed.layers)} layers"
+
 
 def read_hf_model(
     folder: Path, raw: Mapping[str, Any], max_model_len: int | None = None
@@ -158,12 +171,19 @@ def _probe(hf: PreTrainedConfig) -> Probed:
         head(inputs_embeds=torch.empty(1, 1, hf.hidden_size, device="meta"), use_cache=False)
     except UnsupportedModelError:
         raise
+    except KeyError as error:
+        reason = f"KeyError: {error}"
+        if error.args == (PROBE,):
+            reason = "it does not call transformers' attention interface"
+        raise UnsupportedModelError(_does_not_run(hf, reason)) from None
     except Exception as error:  # whatever a model's own code raises
-        raise UnsupportedModelError(
-            f"transformers' code for {hf.model_type} does not run on a paged cache: "
-            f"{type(error).__name__}: {first_line(error)}"
-        ) from None
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UnsupportedModelError(_does_not_run(hf, reason)) from None
     return probed
+
+
+def _does_not_run(hf: PreTrainedConfig, reason: str) -> str:
+    return f"transformers' code for {hf.model_type} does not run on a paged cache: {reason}"
 
 
 def _refuse_states(model: Model) -> None:
@@ -183,21 +203,15 @@ def _model_config(
     max_position: int,
 ) -> ModelConfig:
     first = layers[0]
-    shapes = {(layer.num_kv_heads, layer.head_dim) for layer in layers}
-    if len(shapes) > 1:
-        shown = ", ".join(f"{heads} x {size}" for heads, size in sorted(shapes))
-        raise UnsupportedModelError(
-            f"{hf.model_type}: its layers have KV heads of several shapes ({shown}); the KV cache "
-            "holds one"
-        )
-    if first.value_dim > first.head_dim:
+    shapes = tuple((layer.num_kv_heads, layer.head_dim) for layer in layers)
+    if any(layer.value_dim > layer.head_dim for layer in layers):
         raise UnsupportedModelError(f"{hf.model_type}: its values are wider than its keys")
     eos = raw.get("eos_token_id")
     return ModelConfig(
         architecture=str((raw.get("architectures") or [hf.model_type])[0]),
         vocab_size=int(hf.vocab_size),
         hidden_size=int(hf.hidden_size),
-        intermediate_size=int(_first(hf, ("intermediate_size",)) or 4 * hf.hidden_size),
+        intermediate_size=_widest(_first(hf, ("intermediate_size",)) or 4 * hf.hidden_size),
         num_layers=len(layers),
         num_heads=first.num_heads,
         num_kv_heads=first.num_kv_heads,
@@ -210,11 +224,17 @@ def _model_config(
         eos_token_ids=tuple(
             int(i) for i in (eos if isinstance(eos, list) else [eos] if eos is not None else [])
         ),
+        kv_shapes=shapes if len(set(shapes)) > 1 else (),
     )
 
 
 def _first(hf: PreTrainedConfig, names: Sequence[str]) -> Any:
     return next((value for n in names if (value := getattr(hf, n, None)) is not None), None)
+
+
+def _widest(sizes: int | Sequence[int]) -> int:
+    """Some models give a size a layer."""
+    return int(sizes if isinstance(sizes, int) else max(sizes))
 
 
 def _rope(hf: PreTrainedConfig) -> RopeConfig:

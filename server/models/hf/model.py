@@ -151,14 +151,14 @@ def _try_out(model: LlamaModel) -> None:
     Raises:
         UnsupportedModelError: it does not.
     """
-    config, device = model.config, model.placement.device
-    shape = (1, 2, config.num_kv_heads, config.head_dim)
-    pool = torch.zeros(2, *shape, dtype=model.placement.dtype, device=device)
+    config, placement, device = model.config, model.placement, model.placement.device
+    shapes = config.kv_shapes or ((config.num_kv_heads, config.head_dim),) * config.num_layers
+    made = (torch.zeros(2, 1, 2, *shape, dtype=placement.dtype, device=device) for shape in shapes)
+    caches = [LayerCache(keys, values) for keys, values in made]
     rows = torch.arange(2, device=device)
     tables = torch.zeros(1, 1, dtype=torch.int64, device=device)
     batch = TreeBatch(rows, rows, tables, (0,), (2,), None, block_size=2)
     try:
-        caches = [LayerCache(pool[0], pool[1])] * config.num_layers
         model.logits(model(rows, caches, batch))
     except Exception as error:  # whatever a model's own code raises
         raise UnsupportedModelError(

@@ -3,7 +3,7 @@
 import psutil
 import torch
 
-from server.engine.step.kv_cache import CacheShape, allocate_kv
+from server.engine.step.kv_cache import CacheShape, allocate_kv, copy_kv
 
 CPU = torch.device("cpu")
 MEGABYTE = 2**20
@@ -32,3 +32,22 @@ def test_it_begins_as_zeros_in_every_precision() -> None:
             assert cache.keys.dtype == dtype
             assert not cache.keys.any()
             assert not cache.values.any()
+
+
+def test_layers_of_several_sizes() -> None:
+    """Each has its own memory; tokens are moved in all of them."""
+    shape = CacheShape(3, 2, 4, torch.float32, ((2, 4), (1, 8), (2, 4)))
+    assert shape.bytes_per_token == 2 * (8 + 8 + 8) * 4
+    caches = allocate_kv(shape, 5, 3, CPU)
+    assert [tuple(cache.keys.shape) for cache in caches] == [
+        (5, 3, 2, 4),
+        (5, 3, 1, 8),
+        (5, 3, 2, 4),
+    ]
+    for layer, cache in enumerate(caches):
+        cache.keys[1, 2] = 10.0 + layer
+        cache.values[1, 2] = 20.0 + layer
+    copy_kv(caches, [1 * 3 + 2], [4 * 3 + 1])
+    for layer, cache in enumerate(caches):
+        assert cache.keys[4, 1].eq(10.0 + layer).all()
+        assert cache.values[4, 1].eq(20.0 + layer).all()

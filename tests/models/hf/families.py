@@ -12,7 +12,9 @@ from transformers import (
     DeepseekV3Config,
     Exaone4Config,
     Gemma2Config,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     Glm4Config,
     GlmConfig,
     GptOssConfig,
@@ -70,6 +72,18 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     ),
     "gemma3": Gemma3TextConfig(
         **sizes(head_dim=16, sliding_window=7, query_pre_attn_scalar=20, layer_types=ALTERNATING)
+    ),
+    "gemma3n": Gemma3nTextConfig(
+        **sizes(head_dim=16, intermediate_size=[80] * 4, sliding_window=7, layer_types=ALTERNATING),
+        vocab_size_per_layer_input=VOCAB_SIZE,
+        hidden_size_per_layer_input=8,
+        laurel_rank=4,
+        num_kv_shared_layers=2,
+        activation_sparsity_pattern=[0.0] * 4,
+    ),
+    "gemma4": Gemma4TextConfig(
+        **sizes(head_dim=16, global_head_dim=32, sliding_window=7, layer_types=ALTERNATING),
+        num_kv_shared_layers=2,
     ),
     "phi": PhiConfig(**sizes()),
     "phi3": Phi3Config(**sizes(sliding_window=9)),

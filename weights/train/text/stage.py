@@ -179,7 +179,8 @@ def size_engine(
     device = pick_device(settings.device)
     config = source.config
     dtype = pick_dtype(settings.dtype, device)
-    shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
+    sizes = config.num_layers, config.num_kv_heads, config.head_dim
+    shape = CacheShape(*sizes, dtype, config.kv_shapes)
     longest = min(settings.max_model_len or _CONTEXT, config.max_position)
     typical = min(_TYPICAL_PROMPT + plan.max_new_tokens, longest) * shape.bytes_per_token
     free = max(free_memory(device) - _weight_bytes(source.folder), 0)
