@@ -11,8 +11,6 @@ import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +19,7 @@ from rich.console import Console
 from bench.machine.limits import measure_limits
 from bench.machine.suite import model_folder, weight_bytes
 from bench.peers.rounds import Results, measure
-from bench.peers.suite import describe_machine, encode_prompts, link_checkpoint
+from bench.peers.suite import describe_machine, encode_prompts
 from bench.peers.systems import OURS, OURS_PLAIN, PEERS, Machine, System, command, environment
 from bench.peers.table import as_json, make_table, notes
 from bench.peers.worker import Worker
@@ -61,9 +59,7 @@ def main(
     workloads = make_workloads(prompts, counts, new_tokens, 0, rounds)
     machine = describe_machine(settings, workloads)
     limits = measure_limits(weight_bytes(settings))
-    with TemporaryDirectory() as linked:
-        machine = replace(machine, folder=link_checkpoint(machine.folder, Path(linked)))
-        results = measure(SYSTEMS, lambda system: _start(system, machine), workloads, report)
+    results = measure(SYSTEMS, lambda system: _start(system, machine), workloads, report)
     names = [system.name for system in SYSTEMS if system is not PEER]
     console = Console(highlight=False)
     console.print(make_table(results, names, [workload.name for workload in workloads]))
