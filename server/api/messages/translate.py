@@ -176,20 +176,14 @@ def _tool_choice(choice: ToolChoice | None) -> _Json:
 
 
 def _effort(body: MessageFields, template: ChatTemplate) -> Effort | None:
-    """How much the model is to think; None for what it does by itself.
-
-    Raises:
-        InvalidRequestError: it always thinks, and is not to.
-    """
+    """How much the model is to think; None for what it does by itself. One that can't be told not
+    to is told to think little: agents switch thinking off for their small requests, whatever the
+    model, and would fail with each of these."""
     effort = None if body.output_config is None else body.output_config.effort
     match body.thinking:
         case ThinkingDisabled():
-            if template.thinking_format is not None and not template.thinking_switch.can_be_off:
-                what = (
-                    "is 'disabled', but this model's chat template has no way to turn thinking off"
-                )
-                raise InvalidRequestError(f"thinking.type: {what}", "thinking.type")
-            return "none"
+            thinks = template.thinking_format is not None
+            return "low" if thinks and not template.thinking_switch.can_be_off else "none"
         case ThinkingAdaptive() | ThinkingEnabled():
             return effort or "medium"
         case None:

@@ -7,7 +7,6 @@ import pytest
 from tests.api.harness import Json, in_process, make_app
 from tests.api.message_types import (
     MESSAGES,
-    assert_message_error,
     assistant,
     call,
     check_order,
@@ -23,6 +22,9 @@ from tests.doubles import ScriptedEngine, one_by_one
 from tests.thinking import DEEPSEEK_R1, GPT_OSS, QWEN3, steps_of
 
 SAID = "<think>\nHm 🙂\n</think>\n\nParis."
+IN_CHANNELS = (
+    "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant<|channel|>final<|message|>Paris."
+)
 
 
 async def ask(engine: ScriptedEngine, template: str = QWEN3, **fields: Any) -> Json:
@@ -104,10 +106,18 @@ async def test_effort() -> None:
     assert "Reasoning: high" in prompt_of(engine)
 
 
-async def test_a_model_that_always_thinks() -> None:
-    async with in_process(thinking_app(says(), DEEPSEEK_R1)) as client:
-        response = await client.post(MESSAGES, json=message_body(thinking={"type": "disabled"}))
-    assert_message_error(response, 400, "invalid_request_error", "thinking.type: is 'disabled'")
+@pytest.mark.parametrize(
+    ("template", "said", "told"),
+    [(DEEPSEEK_R1, "Hm 🙂</think>Paris.", ""), (GPT_OSS, IN_CHANNELS, "Reasoning: low")],
+)
+async def test_a_model_that_always_thinks(template: str, said: str, told: str) -> None:
+    """Where thinking is off it thinks little, if it can be told so, and keeps it to itself."""
+    engine = says(said)
+    answer = await ask(engine, template, thinking={"type": "disabled"})
+    assert told in prompt_of(engine)
+    thoughts, text = answer["content"]
+    assert (thoughts["type"], thoughts["thinking"]) == ("thinking", "")
+    assert text == {"type": "text", "text": "Paris."}
 
 
 def thought(text: str) -> Json:

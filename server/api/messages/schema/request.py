@@ -201,8 +201,9 @@ class MessageFields(SamplingFields, StructuredFields):
 
     @property
     def shows_thinking(self) -> bool:
-        """Whether the answer's thoughts are in it."""
-        return getattr(self.thinking, "display", None) != "omitted"
+        """Whether the answer's thoughts are in it. Not where thinking is off: some models always do."""
+        is_disabled = isinstance(self.thinking, ThinkingDisabled)
+        return not is_disabled and getattr(self.thinking, "display", None) != "omitted"
 
 
 class MessageRequest(MessageFields):
