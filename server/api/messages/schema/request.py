@@ -201,7 +201,7 @@ class MessageFields(SamplingFields, StructuredFields):
 
     @property
     def shows_thinking(self) -> bool:
-        """Whether the answer's thoughts are in it. Not where thinking is off: some models always do."""
+        """Whether thoughts are in the answer; a model may think although it is not to."""
         is_disabled = isinstance(self.thinking, ThinkingDisabled)
         return not is_disabled and getattr(self.thinking, "display", None) != "omitted"
 
