@@ -28,7 +28,7 @@ from weights.checkpoint import SINGLE_FILE
 from weights.gguf.convert import convert_gguf
 from weights.gguf.parts import gguf_name, gguf_parts
 
-CONVERTER_VERSION = 5
+CONVERTER_VERSION = 6
 """Part of the key: raise it when the same file would be converted differently."""
 
 MARKER = "complete.json"

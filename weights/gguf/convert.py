@@ -22,6 +22,7 @@ from weights.gguf.config import gguf_architecture, huggingface_config
 from weights.gguf.file import GGUFFile, GGUFTensor, read_gguf
 from weights.gguf.foreign import Foreign, foreign_of
 from weights.gguf.generation import sampling, token_ids
+from weights.gguf.metadata import check_metadata
 from weights.gguf.names import ROPE_FREQUENCIES, huggingface_names
 from weights.gguf.safetensors_writer import write_safetensors
 from weights.gguf.tokenizer import write_tokenizer
@@ -46,8 +47,10 @@ def convert_gguf(path: Path, folder: Path, dtype: torch.dtype, in_floats: bool =
         OSError: the folder can't be written.
     """
     file = read_gguf(path)
+    check_metadata(file)
     foreign = foreign_of(file)
     config = huggingface_config(file) if foreign is None else foreign.config(file)
+    _check_layers(file, config["num_hidden_layers"])
     if foreign is None:
         model_config(config)  # refuses what our code can't run before the long part starts
     names = _names(file, foreign, config["num_hidden_layers"])
@@ -113,6 +116,12 @@ def half_split_rows(num_rows: int, head_dim: int) -> npt.NDArray[np.int64]:
     """
     stored = np.arange(num_rows).reshape(-1, head_dim // 2, 2)
     return stored.swapaxes(1, 2).reshape(-1)
+
+
+def _check_layers(file: GGUFFile, num_layers: int) -> None:
+    if num_layers > len(file.tensors):
+        reason = f"metadata has block_count={num_layers}, but there are {len(file.tensors)} tensors"
+        raise CheckpointError(file.path, reason)
 
 
 def _names(file: GGUFFile, foreign: Foreign | None, num_layers: int) -> dict[str, str]:

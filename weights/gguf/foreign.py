@@ -127,8 +127,10 @@ def _gemma3(settings: Settings, config: _Config) -> _Config:
         "sliding_attention": {"rope_type": "default", "rope_theta": local},
     }
     pattern = settings.values.get("attention.sliding_window_pattern", 6)
-    layers = range(config["num_hidden_layers"])
-    slides = pattern if isinstance(pattern, list) else [(i + 1) % pattern != 0 for i in layers]
+    num_layers = min(config["num_hidden_layers"], len(settings.file.tensors))
+    slides = pattern
+    if not isinstance(pattern, list):
+        slides = [(i + 1) % max(pattern, 1) != 0 for i in range(num_layers)]
     return {
         "rope_parameters": rope,
         "query_pre_attn_scalar": _gemma_scale(config, largest=62),
@@ -199,6 +201,10 @@ _SCALES: Mapping[str, tuple[type, ...]] = dict.fromkeys(
 _ARCH = gguf.MODEL_ARCH
 
 FOREIGN: Mapping[str, Foreign] = {
+    "gemma": Foreign(
+        _ARCH.GEMMA, "gemma", "GemmaForCausalLM", (*_NORMS, *_QKVO, *_MLP), _with_rope,
+        norm_offset=1.0,
+    ),
     "gemma2": Foreign(
         _ARCH.GEMMA2, "gemma2", "Gemma2ForCausalLM",
         (*_NORMS, *_FEEDFORWARD_NORMS, *_QKVO, *_MLP),

@@ -5,6 +5,7 @@ Goes into `config.json` and `generation_config.json`.
 
 from typing import Any
 
+from server.errors import CheckpointError
 from weights.gguf.file import GGUFFile, shortest
 
 _ENDS = frozenset(
@@ -34,9 +35,16 @@ here."""
 def token_ids(file: GGUFFile) -> dict[str, Any]:
     """`bos_token_id`, `eos_token_id` (one or several) and `pad_token_id`, those that are known."""
 
+    vocabulary = range(len(file.metadata.get("tokenizer.ggml.tokens") or ()))
+
     def known(*names: str) -> list[int]:
-        keys = [f"tokenizer.ggml.{name}_token_id" for name in names]
-        return list(dict.fromkeys(file.metadata[key] for key in keys if key in file.metadata))
+        found = {name: file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in names}
+        ids = {name: index for name, index in found.items() if index is not None}
+        for name, index in ids.items():
+            if index not in vocabulary:
+                reason = f"{name} token {index} is outside of the vocabulary"
+                raise CheckpointError(file.path, reason)
+        return list(dict.fromkeys(ids.values()))
 
     # Of text, of turn, of message: any ends an answer.
     ends = list(dict.fromkeys([*known("eos", "eot", "eom"), *_ends_by_text(file)]))

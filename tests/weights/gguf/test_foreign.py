@@ -59,6 +59,7 @@ class Case(NamedTuple):
 
 ROPE = {"rope_type": "default", "rope_theta": 50_000.0}
 CASES = {
+    "gemma": Case("gemma", {"rope_parameters": ROPE}, {}, norm_offset=1.0),
     "gemma2": Case(
         "gemma2",
         {"sliding_window": 5, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 2.0,
