@@ -53,7 +53,7 @@ class PlainTemplate(ChatTemplate):
         self.tool_format = FORMATS[tool_format]
         self.knows_tools = False
         self.text = "{{ messages }}"
-        self.thinking_format = None
+        self.own_thinking_format = self.thinking_format = None
         self.variables = frozenset()
         self.thinking_switch = ThinkingSwitch(self.variables, self.text)
 

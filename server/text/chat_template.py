@@ -64,10 +64,16 @@ class ChatTemplate:
         return _NAMES_TOOLS.search(self._text_for_tools) is not None
 
     @cached_property
-    def thinking_format(self) -> ThinkingFormat | None:
-        """The form in which the model thinks before it answers, by the template's text, or None;
-        can be set to another."""
+    def own_thinking_format(self) -> ThinkingFormat | None:
+        """The form in which the model thinks before it answers, by the template's text; None if it
+        doesn't think."""
         return thinking_formats.detect_format(self._text_for_tools)
+
+    @cached_property
+    def thinking_format(self) -> ThinkingFormat | None:
+        """The form in which thinking is told from the answer: the model's own; can be set to
+        another, or to None."""
+        return self.own_thinking_format
 
     @cached_property
     def thinking_switch(self) -> ThinkingSwitch:
@@ -145,9 +151,10 @@ class ChatTemplate:
         if "reasoning_content" not in message:
             return dict(message)  # transformers writes into the one that it goes on from
         others = {key: value for key, value in message.items() if key != "reasoning_content"}
-        if self.thinking_format is None:
+        form = self.own_thinking_format or self.thinking_format
+        if form is None:
             return others
-        thoughts, others = self.thinking_format.history(message["reasoning_content"], others)
+        thoughts, others = form.history(message["reasoning_content"], others)
         return {**others, **dict.fromkeys(self._names_of_thoughts, thoughts)}
 
     @cached_property

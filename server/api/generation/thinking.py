@@ -161,7 +161,7 @@ def thinking_prompt(
     if effort is None:
         return ThinkingPrompt(given, None)
     switch = template.thinking_switch
-    if effort == "none" and template.thinking_format is not None and not switch.can_be_off:
+    if effort == "none" and template.own_thinking_format is not None and not switch.can_be_off:
         raise InvalidRequestError(
             "reasoning_effort: is 'none', but this model's chat template has no way to turn"
             " thinking off",

@@ -125,13 +125,19 @@ class ThinkingState:
         if not num_tokens:
             return
         num_left = len(self._accepted) - num_tokens
-        read, wanted = self._read_at(len(self._accepted)), self._read_at(num_left)
         if self._grammar is not None:
-            common = min(len(read), len(wanted)) if read[: len(wanted)] == wanted else 0
-            self._grammar.rollback(len(read) - common)
-            for token_id in wanted[common:]:
-                self._grammar.accept(token_id)
+            self._take_back(self._grammar, num_left)
         del self._accepted[num_left:], self._places[num_left + 1 :], self._num_read[num_left + 1 :]
+
+    def _take_back(self, grammar: "GrammarState", num_left: int) -> None:
+        """Brings the grammar to what it had read when so many tokens were accepted."""
+        num_read, num_wanted = self._num_read[-1], self._num_read[num_left]
+        if self._places[num_left].since == self._place.since and num_wanted <= num_read:
+            grammar.rollback(num_read - num_wanted)
+            return
+        grammar.rollback(num_read)
+        for token_id in self._read_at(num_left):
+            grammar.accept(token_id)
 
     def forbidden(self) -> torch.Tensor | None:
         """[vocab] bool on the CPU: tokens that may not come next; None where all may."""

@@ -34,13 +34,16 @@ class Splitter(Protocol):
         ...
 
 
+SPACE = " \t\n\r\f\v"
+"""White space that is layout: ASCII's, which the engine finds in bytes too."""
+
 MOST_SPACE = 256
 """White space in a row that is held back until it is known whether it is layout."""
 
 
 def trimmed(text: str) -> int:
     """Length of a text without the white space at its end, of which so much counts as layout."""
-    return max(len(text.rstrip()), len(text) - MOST_SPACE)
+    return max(len(text.rstrip(SPACE)), len(text) - MOST_SPACE)
 
 
 def longest_overlap(text: str, marks: tuple[str, ...]) -> int:

@@ -6,7 +6,7 @@ later in the answer are text. White space beside the marks is layout, and belong
 
 from typing import Literal
 
-from server.text.thinking.segments import MOST_SPACE, Segment, longest_overlap, trimmed
+from server.text.thinking.segments import MOST_SPACE, SPACE, Segment, longest_overlap, trimmed
 
 ThinkingStart = Literal["open", "unknown"]
 """Where a prompt leaves its answer: inside the thinking, or where thinking may begin."""
@@ -66,7 +66,7 @@ class MarkSplitter:
 
     def _read_before(self, found: list[Segment]) -> bool:
         """Whether thinking begins, or the answer does; False while that is not known."""
-        text = self._held.lstrip()
+        text = self._held.lstrip(SPACE)
         num_spaces = len(self._held) - len(text)
         if num_spaces > MOST_SPACE:
             self._mode = "answer"
@@ -100,7 +100,7 @@ class MarkSplitter:
         return True
 
     def _drop_space(self, found: list[Segment]) -> None:
-        length = len(self._held) - len(self._held.lstrip())
+        length = len(self._held) - len(self._held.lstrip(SPACE))
         if length:
             found.append(Segment("markup", self._take(length)))
 

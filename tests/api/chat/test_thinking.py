@@ -131,10 +131,17 @@ async def test_the_form_can_be_set(form: ThinkingFormatName, content: str) -> No
 
 
 async def test_nothing_can_be_told_apart() -> None:
+    """The model thinks all the same."""
     engine = ScriptedEngine(steps_of("<think>x</think>a"))
+    said = {"role": "assistant", "content": "Yes.", "reasoning_content": "Hm."}
     async with in_process(thinking_app(engine, thinks=False)) as client:
-        body = (await client.post(CHAT, json=chat_body())).json()
-    assert message_of(body)["content"] == "<think>x</think>a"
+        body = chat_body(messages=[said, {"role": "user", "content": "hi"}])
+        answered = (await client.post(CHAT, json=body)).json()
+    assert message_of(answered)["content"] == "<think>x</think>a"
+    assert "<think>Hm.</think>Yes." in prompt_of(engine)
+    async with in_process(thinking_app(engine, DEEPSEEK_R1, thinks=False)) as client:
+        response = await client.post(CHAT, json=chat_body(reasoning_effort="none"))
+    assert_error(response, 400, "invalid_value", "reasoning_effort")
 
 
 @pytest.mark.parametrize(

@@ -312,3 +312,49 @@ def test_messages_of_channels() -> None:
     assert allowed(state) == {"n", "na", "name", "t", "true"}
     accept(state, "true")
     assert allowed(state) == {"END"}
+
+
+@pytest.mark.parametrize("thinking", [TAGS, OPEN, LONG, CHANNELS])
+def test_steps_back_leave_no_trace(thinking: Thinking) -> None:
+    """Random walks to and fro, against a state that has only gone the last way."""
+    rng = random.Random(8)
+    for grammar, budget in itertools.product((CHOICE, PERSON), (None, 3)):
+        constrained = replace(thinking, budget=budget)
+        state, path = new_state(constrained, grammar), list[int]()
+        for _ in range(60):
+            if path and (path[-1] == EOS or rng.random() < 0.4):  # nothing follows an end
+                num_back = rng.randrange(1, len(path) + 1)
+                state.rollback(num_back)
+                del path[-num_back:]
+            else:
+                likely = [*constrained.begin_ids, *constrained.end_ids, *constrained.answer_ids]
+                open_ids = [i for i in range(61) if _is_open(state, i)]
+                token_id = rng.choice([i for i in likely if i in open_ids] or open_ids)
+                assert state.accept(token_id)
+                path.append(token_id)
+                closed = [i for i in range(61) if not _is_open(state, i)]
+                assert not closed or not state.accept(rng.choice(closed))
+            fresh = new_state(constrained, grammar)
+            fresh.catch_up(path)
+            assert [_is_open(state, i) for i in range(61)] == [
+                _is_open(fresh, i) for i in range(61)
+            ]
+            assert state.forced_tokens(4) == fresh.forced_tokens(4)
+
+
+def _is_open(state: AnswerState, token_id: int) -> bool:
+    forbidden = state.forbidden()
+    return forbidden is None or not bool(forbidden[token_id])
+
+
+def test_masks_of_a_step_that_thinks_from_end_to_end() -> None:
+    """What the grammar had read before the step turns out to be the mark."""
+    state = new_state(LONG, Grammar("choice", '["abc", "ab1"]'))
+    state.catch_up(encode("ab"))
+    assert allowed(state) == {"c", "1", "12"}
+    accept(state, "12e12")
+    assert allowed(state) == {"a", "ab"}
+    accept(state, "ab")
+    assert allowed(state) == {"c", "1"}
+    state.rollback(len(encode("12e12ab")))
+    assert allowed(state) == {"c", "1", "12"}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.text.thinking.formats import FORMATS
-from server.text.thinking.segments import MOST_SPACE, Segment, Splitter
+from server.text.thinking.segments import MOST_SPACE, SPACE, Segment, Splitter
 from server.text.thinking.splitter import MarkSplitter, ThinkingStart
 
 STARTS: tuple[ThinkingStart, ...] = ("open", "unknown")
@@ -62,6 +62,7 @@ def of_kind(found: Sequence[Segment], kind: str) -> str:
         ("open", "a <think> b</think>c</think>d", "a <think> b", "c</think>d"),
         ("open", "a\n\n\nb \n", "a\n\n\nb", ""),
         ("open", "</think>  x ", "", "x "),
+        ("open", "\u2003a\u00a0</think>\u2003b", "\u2003a\u00a0", "\u2003b"),
     ],
 )
 def test_examples(start: ThinkingStart, text: str, thinking: str, answer: str) -> None:
@@ -92,8 +93,8 @@ def test_cutting_makes_no_difference(text: str, start: ThinkingStart, data: st.D
 @given(_TEXTS, _TEXTS)
 def test_what_was_put_in_comes_out(thinking: str, answer: str) -> None:
     """Any thinking without an end mark, and any answer, but for layout beside the marks."""
-    thinking = thinking.replace("</think>", "").strip()
-    answer = answer.lstrip()
+    thinking = thinking.replace("</think>", "").strip(SPACE)
+    answer = answer.lstrip(SPACE)
     if "</think>" in thinking or MOST_SPACE <= len(thinking) + len(answer):
         return
     assert parts(f"<think>\n{thinking}\n</think>\n\n{answer}") == (thinking, answer)
