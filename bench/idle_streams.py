@@ -23,7 +23,8 @@ from server.api.deps import Parts
 from server.build import build_app
 from server.cli.terminal import one_line_errors, report
 from server.config import ServerSettings, load_settings
-from server.engine.types import FinishReason, Request, RequestId, RequestOutput
+from server.engine.outputs import RequestOutput
+from server.engine.types import FinishReason, Request, RequestId
 
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
 

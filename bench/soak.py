@@ -23,15 +23,8 @@ import typer
 from bench.engine import POLICIES, running
 from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
-from server.engine.types import (
-    Grammar,
-    Request,
-    RequestId,
-    RequestOutput,
-    SamplingParams,
-    SpeculationParams,
-    StepStats,
-)
+from server.engine.outputs import RequestOutput, StepStats
+from server.engine.types import Grammar, Request, RequestId, SamplingParams, SpeculationParams
 from server.loading.model import LoadedModel, build_model
 
 CONTEXT = 768

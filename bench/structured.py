@@ -20,12 +20,12 @@ from rich.table import Table
 from bench.engine import encode_question, load, running
 from server.cli.terminal import one_line_errors
 from server.config import ModelSettings, load_settings
+from server.engine.outputs import RequestOutput
 from server.engine.types import (
     Grammar,
     PolicyName,
     Request,
     RequestId,
-    RequestOutput,
     SamplingParams,
     SpeculationParams,
 )

@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as BackendTokenizer
 
-from server.engine.types import FinishReason, Request, RequestId, RequestOutput, TokenLogprobs
+from server.engine.outputs import RequestOutput, TokenLogprobs
+from server.engine.types import FinishReason, Request, RequestId
 from server.errors import EngineDeadError, InvalidRequestError, ShuttingDownError
 from server.text.chat_template import ChatTemplate, Message, ToolSchema
 from server.text.thinking.switch import ThinkingSwitch

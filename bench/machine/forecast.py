@@ -18,14 +18,8 @@ from bench.engine import encode_question, running
 from bench.prompts import PROMPTS
 from server.cli.terminal import report
 from server.config import ModelSettings
-from server.engine.types import (
-    PolicyName,
-    Request,
-    RequestId,
-    SamplingParams,
-    SpeculationParams,
-    StepStats,
-)
+from server.engine.outputs import StepStats
+from server.engine.types import PolicyName, Request, RequestId, SamplingParams, SpeculationParams
 from server.loading.model import LoadedModel, build_model
 
 _NUM_PROMPTS = 8

@@ -19,18 +19,12 @@ from rich.table import Table
 from bench.engine import encode_question, running
 from bench.prompts import PROMPTS
 from server.engine.drafters.drafter import Committed, EarlyStop
+from server.engine.outputs import SpeculationSummary
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation.proposal import NUM_CANDIDATES, Proposal
 from server.engine.speculation.tree import TokenTree, comb
 from server.engine.step.host.speculator import Speculator
-from server.engine.types import (
-    PolicyName,
-    Request,
-    RequestId,
-    SamplingParams,
-    SpeculationParams,
-    SpeculationSummary,
-)
+from server.engine.types import PolicyName, Request, RequestId, SamplingParams, SpeculationParams
 from server.loading.model import LoadedModel
 
 POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "auto")

@@ -8,11 +8,11 @@ from fastapi import Depends, Request
 
 from server.api.http.long_work import LongWork
 from server.api.responses.store import ResponseStore
+from server.engine.outputs import RequestOutput
 from server.engine.types import (
     FinishReason,
     Grammar,
     RequestId,
-    RequestOutput,
     SamplingDefaults,
     SpeculationParams,
 )

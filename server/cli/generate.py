@@ -12,7 +12,8 @@ from server.cli.options import with_settings
 from server.cli.step_tree import step_tree
 from server.cli.terminal import Stopwatch, describe_speculation, report, stderr, write_answer
 from server.config import ModelSettings, is_utf8
-from server.engine.types import Request, RequestId, RequestOutput, SamplingParams, StepStats
+from server.engine.outputs import RequestOutput, StepStats
+from server.engine.types import Request, RequestId, SamplingParams
 from server.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from rich.text import Text
 from rich.tree import Tree
 
-from server.engine.types import StepTrace, TracedNode
+from server.engine.outputs import StepTrace, TracedNode
 
 
 def step_tree(

@@ -8,8 +8,9 @@ from typing import TypeVar
 from server.engine.grammar.compile.compiler import CompiledGrammar
 from server.engine.grammar.compile.service import GrammarCompiler
 from server.engine.loop import EngineLoop, Executes, Failure, Finish
+from server.engine.outputs import RequestOutput, StepStats
 from server.engine.schedule.scheduler import Scheduler
-from server.engine.types import FinishReason, Request, RequestId, RequestOutput, StepStats
+from server.engine.types import FinishReason, Request, RequestId
 from server.engine.watchdog import Watchdog
 from server.errors import (
     ContextLengthError,

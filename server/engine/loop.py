@@ -16,9 +16,10 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from server.engine.outputs import RequestOutput, StepStats
 from server.engine.schedule.plan import StepPlan, StepResult
 from server.engine.schedule.scheduler import Scheduler
-from server.engine.types import FinishReason, Request, RequestId, RequestOutput, StepStats
+from server.engine.types import FinishReason, Request, RequestId
 
 logger = logging.getLogger(__name__)
 

@@ -17,13 +17,14 @@ from server.engine.grammar.compile.compiler import Vocabulary
 from server.engine.grammar.compile.service import GrammarCompiler
 from server.engine.grammar.state import GrammarStates
 from server.engine.loop import Executes
+from server.engine.outputs import StepStats
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.step.host.runner import Runner
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.host.verify import Model
 from server.engine.step.kv_cache import CacheShape, allocate_kv, copy_kv
-from server.engine.types import SamplingDefaults, SpeculationParams, StepStats
+from server.engine.types import SamplingDefaults, SpeculationParams
 from server.loading.draft import Draft, build_speculator, load_draft
 from server.loading.graphs import build_graphs, has_graphs
 from server.loading.machine import (

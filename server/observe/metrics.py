@@ -11,7 +11,8 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from server.engine.types import FinishedRequest, FinishReason, StepStats
+from server.engine.outputs import FinishedRequest, StepStats
+from server.engine.types import FinishReason
 from server.observe.metric_factory import PREFIX, MetricFactory
 from server.observe.speculation_metrics import SpeculationMetrics
 

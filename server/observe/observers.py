@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from server import __version__
 from server.config import ServerSettings
-from server.engine.types import StepStats
+from server.engine.outputs import StepStats
 from server.errors import ConfigError
 from server.observe.logs import num_dropped_lines
 from server.observe.metrics import Metrics

@@ -4,7 +4,7 @@ brought. No text of a conversation, unless asked for."""
 import logging
 from collections.abc import Callable, Sequence
 
-from server.engine.types import FinishedRequest, SpeculationSummary, StepStats
+from server.engine.outputs import FinishedRequest, SpeculationSummary, StepStats
 from server.observe.logs import FIELDS
 
 logger = logging.getLogger(__name__)

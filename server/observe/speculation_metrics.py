@@ -17,7 +17,8 @@ from typing import NamedTuple, get_args
 
 from prometheus_client import Counter
 
-from server.engine.types import FinishedRequest, PolicyName, ProposalSource, StepSpeculationStats
+from server.engine.outputs import FinishedRequest, ProposalSource, StepSpeculationStats
+from server.engine.types import PolicyName
 from server.observe.metric_factory import MetricFactory
 
 _MAX_DEPTH = 16

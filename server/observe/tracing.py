@@ -21,7 +21,8 @@ from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from server.engine.types import FinishedRequest, Origin, StepStats
+from server.engine.outputs import FinishedRequest, StepStats
+from server.engine.types import Origin
 
 _TEXT_COMPLETION_PATH = "/v1/completions"
 

@@ -5,14 +5,8 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from server.api.deps import ServingInfo
-from server.engine.types import (
-    Request,
-    RequestOutput,
-    SourceFigures,
-    SpeculationParams,
-    SpeculationSummary,
-    TokenSource,
-)
+from server.engine.outputs import RequestOutput, SourceFigures, SpeculationSummary, TokenSource
+from server.engine.types import Request, SpeculationParams
 from tests.api.harness import INFO
 from tests.doubles import ScriptedEngine
 

@@ -14,9 +14,9 @@ from server.api.deps import ServingInfo
 from server.api.door.front_door import FrontDoor
 from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.state import GrammarStates
+from server.engine.outputs import StepStats
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
-from server.engine.types import StepStats
 from server.models.layers import Placement
 from server.models.llama import LlamaModel, LlamaParameters
 from server.text.chat_template import ChatTemplate

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.machine.forecast import Forecast, forecast_json, print_forecast
-from server.engine.types import StepSpeculationStats, StepStats
+from server.engine.outputs import StepSpeculationStats, StepStats
 
 
 def step(tokens: int, **speculation: float) -> StepStats:

@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from server.cli.step_tree import step_tree
-from server.engine.types import StepTrace, TracedNode
+from server.engine.outputs import StepTrace, TracedNode
 
 BYTES = {1: b" the", 2: b" sky", 3: b"\n", 4: b" sea", 5: b"\xff", 6: b" is"}
 

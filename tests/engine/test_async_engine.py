@@ -15,8 +15,9 @@ import pytest
 from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.compile.compiler import CompiledGrammar
 from server.engine.grammar.compile.service import GrammarCompiler
+from server.engine.outputs import StepStats
 from server.engine.schedule.plan import StepPlan, StepResult
-from server.engine.types import FinishReason, Grammar, RequestId, StepStats
+from server.engine.types import FinishReason, Grammar, RequestId
 from server.errors import (
     ContextLengthError,
     EngineDeadError,

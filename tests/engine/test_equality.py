@@ -8,8 +8,9 @@ from functools import cache
 
 import pytest
 
+from server.engine.outputs import RequestOutput
 from server.engine.schedule.planner import SchedulerConfig
-from server.engine.types import Request, RequestId, RequestOutput
+from server.engine.types import Request, RequestId
 from tests.engine.tiny import CONFIG, EOS, TinyEngine, make_request, tokens
 
 ENGINES: dict[str, SchedulerConfig] = {

@@ -7,15 +7,9 @@ from functools import cache
 
 import pytest
 
+from server.engine.outputs import RequestOutput
 from server.engine.schedule.planner import SchedulerConfig
-from server.engine.types import (
-    FinishReason,
-    PolicyName,
-    Request,
-    RequestId,
-    RequestOutput,
-    SpeculationParams,
-)
+from server.engine.types import FinishReason, PolicyName, Request, RequestId, SpeculationParams
 from tests.engine.step.host.test_exactness import POLICIES, glide, ngram
 from tests.engine.test_equality import ENGINES, logprobs
 from tests.engine.tiny import CONFIG, TinyEngine, make_request, tokens

@@ -11,6 +11,7 @@ from server.engine.drafters.drafter import Drafter
 from server.engine.drafters.ngram import NgramDrafter
 from server.engine.grammar.state import GrammarStates
 from server.engine.loop import Executes
+from server.engine.outputs import RequestOutput
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.speculation.auto import AutoPolicy
@@ -19,7 +20,7 @@ from server.engine.speculation.policies import PolicyConfig
 from server.engine.step.host.runner import Runner
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import CacheShape, allocate_kv
-from server.engine.types import Request, RequestId, RequestOutput, SamplingParams
+from server.engine.types import Request, RequestId, SamplingParams
 from server.kernels.tree import LayerCache
 from server.models.config import ModelConfig, RopeConfig
 from server.models.layers import Placement

@@ -3,16 +3,13 @@ from dataclasses import replace
 
 import pytest
 
-from server.engine.types import (
+from server.engine.outputs import (
     FinishedRequest,
-    Request,
-    RequestId,
-    SamplingParams,
-    SpeculationParams,
     SpeculationSummary,
     StepSpeculationStats,
     StepStats,
 )
+from server.engine.types import Request, RequestId, SamplingParams, SpeculationParams
 from server.observe.metrics import Metrics
 
 REQUEST = Request(

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from server.config import ServerSettings, load_settings
-from server.engine.types import Origin, SpeculationSummary
+from server.engine.outputs import SpeculationSummary
+from server.engine.types import Origin
 from server.errors import ConfigError
 from server.observe.logs import JsonFormatter, TextFormatter
 from server.observe.metrics import Metrics

@@ -15,6 +15,7 @@ import torch
 from server.engine.drafters.drafter import Drafter
 from server.engine.drafters.glide import GlideDrafter
 from server.engine.drafters.model import ModelDrafter
+from server.engine.outputs import RequestOutput, SpeculationSummary
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.speculation.auto import AutoPolicy
@@ -22,13 +23,7 @@ from server.engine.speculation.policies import PolicyConfig
 from server.engine.step.host.runner import Runner
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import copy_kv
-from server.engine.types import (
-    PolicyName,
-    Request,
-    RequestOutput,
-    SpeculationParams,
-    SpeculationSummary,
-)
+from server.engine.types import PolicyName, Request, SpeculationParams
 from server.kernels.tree import LayerCache
 from server.models.glide import GlideModel
 from server.models.llama import LlamaModel

@@ -8,14 +8,8 @@ import pytest
 import torch
 
 from server.config import ModelSettings, load_settings
-from server.engine.types import (
-    PolicyName,
-    Request,
-    RequestId,
-    RequestOutput,
-    SamplingParams,
-    SpeculationParams,
-)
+from server.engine.outputs import RequestOutput
+from server.engine.types import PolicyName, Request, RequestId, SamplingParams, SpeculationParams
 from server.kernels import dispatch
 from server.loading import model as loading
 from server.loading.model import LoadedModel, build_model

@@ -7,7 +7,8 @@ import pytest
 
 from bench.prompts import PROMPTS
 from server.config import ModelSettings, load_settings
-from server.engine.types import Request, RequestId, RequestOutput, SamplingParams, SpeculationParams
+from server.engine.outputs import RequestOutput
+from server.engine.types import Request, RequestId, SamplingParams, SpeculationParams
 from server.loading.model import LoadedModel, build_model
 from weights.default import DRAFT
 

@@ -7,14 +7,9 @@ from itertools import count
 from bench.paper.measure.methods import Method
 from bench.paper.measure.rounds import Answer, Step
 from server.engine.async_engine import AsyncEngine
+from server.engine.outputs import RequestOutput, StepStats
 from server.engine.step.host.runner import Runner
-from server.engine.types import (
-    Request,
-    RequestId,
-    RequestOutput,
-    SamplingParams,
-    StepStats,
-)
+from server.engine.types import Request, RequestId, SamplingParams
 
 
 @dataclass(slots=True)

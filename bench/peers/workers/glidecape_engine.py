@@ -11,7 +11,8 @@ from job_loop import System, run
 from server import __version__
 from server.cli.terminal import report
 from server.config import ModelSettings, load_settings
-from server.engine.types import Request, RequestId, RequestOutput, SamplingParams
+from server.engine.outputs import RequestOutput
+from server.engine.types import Request, RequestId, SamplingParams
 from server.loading.model import LoadedModel, build_model
 
 

@@ -14,7 +14,7 @@ from server.api.generation.schema.common import FinishReason, Usage
 from server.api.generation.schema.speculation import SpeculationReport
 from server.api.generation.shape import MIN_LOGPROB, Envelope, has_content, joined_ids
 from server.api.generation.speculation import count_sources, report, step_record
-from server.engine.types import TokenLogprobs
+from server.engine.outputs import TokenLogprobs
 from server.text.stream import PlacedLogprobs
 from server.text.tokenizer import Tokenizer
 

@@ -11,14 +11,14 @@ from typing import NamedTuple
 from server.api.deps import Engine
 from server.api.generation.schema.common import FinishReason
 from server.api.generation.tools import CallMode
-from server.engine.types import Request as EngineRequest
-from server.engine.types import (
+from server.engine.outputs import (
     RequestOutput,
     SpeculationSummary,
     StepTrace,
     TokenLogprobs,
     TokenSource,
 )
+from server.engine.types import Request as EngineRequest
 from server.errors import GlidecapeError
 from server.text.stream import PlacedLogprobs, TextDelta, TextStream
 from server.text.tools.events import AnswerEvent

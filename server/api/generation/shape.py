@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from server.api.generation.job import Progress
 from server.api.generation.schema.common import TokenLogprob, TopLogprob, Usage
 from server.api.generation.schema.speculation import SpeculationReport
-from server.engine.types import TokenLogprobs
+from server.engine.outputs import TokenLogprobs
 from server.text.tokenizer import Tokenizer
 
 # JSON has no -inf, which is what an impossible token has; OpenAI writes this instead.

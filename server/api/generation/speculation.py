@@ -13,8 +13,8 @@ from server.api.generation.schema.speculation import (
     StepNode,
     StepToken,
 )
+from server.engine.outputs import SpeculationSummary
 from server.engine.speculation.sources import add_sources
-from server.engine.types import SpeculationSummary
 from server.text.tokenizer import Tokenizer
 
 

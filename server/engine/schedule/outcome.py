@@ -3,17 +3,12 @@ the summary of its speculation."""
 
 from dataclasses import replace
 
+from server.engine.outputs import RequestOutput, SpeculationSummary, TokenLogprobs
 from server.engine.schedule.plan import SequenceResult, StepSeconds, StepSpeculation
 from server.engine.schedule.sequence import Sequence
 from server.engine.speculation.sources import add_sources, count_sources
 from server.engine.speculation.trace import finished_trace
-from server.engine.types import (
-    FinishReason,
-    RequestOutput,
-    SamplingParams,
-    SpeculationSummary,
-    TokenLogprobs,
-)
+from server.engine.types import FinishReason, SamplingParams
 
 
 def stop_ids(params: SamplingParams, eos_token_ids: frozenset[int]) -> frozenset[int]:

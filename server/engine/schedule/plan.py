@@ -4,16 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from server.engine.types import (
-    BlockId,
+from server.engine.outputs import (
     ProposalSource,
-    Request,
-    RequestId,
     StepSpeculationStats,
     StepTrace,
     TokenLogprobs,
     TokenSource,
 )
+from server.engine.types import BlockId, Request, RequestId
 
 
 @dataclass(frozen=True, slots=True)

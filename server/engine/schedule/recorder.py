@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+from server.engine.outputs import FinishedRequest
 from server.engine.schedule.sequence import Sequence
-from server.engine.types import FinishedRequest, FinishReason
+from server.engine.types import FinishReason
 
 
 class Recorded(TypedDict):

@@ -4,20 +4,14 @@ What a step computes is decided in `planner.py`. Holds ints, never tensors; does
 model is.
 """
 
+from server.engine.outputs import RequestOutput, StepSpeculationStats, StepStats
 from server.engine.schedule.blocks import BlockPool
 from server.engine.schedule.outcome import append_tokens, given_up
 from server.engine.schedule.plan import StepPlan, StepResult
 from server.engine.schedule.planner import SchedulerConfig, StepPlanner
 from server.engine.schedule.recorder import Recorder
 from server.engine.schedule.sequence import Sequence, Timings, WaitingQueue
-from server.engine.types import (
-    FinishReason,
-    Request,
-    RequestId,
-    RequestOutput,
-    StepSpeculationStats,
-    StepStats,
-)
+from server.engine.types import FinishReason, Request, RequestId
 
 
 class Scheduler:

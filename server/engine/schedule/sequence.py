@@ -3,8 +3,9 @@
 import heapq
 from dataclasses import dataclass, field
 
+from server.engine.outputs import SpeculationSummary, TokenLogprobs
 from server.engine.schedule.blocks import BlockHash, BlockPool, chain_hash, root_hash
-from server.engine.types import BlockId, Request, SpeculationSummary, TokenLogprobs
+from server.engine.types import BlockId, Request
 
 
 @dataclass(slots=True)

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from server.engine.outputs import ProposalSource, SourceFigures
 from server.engine.speculation.proposal import Kind, Proposal
 from server.engine.speculation.tree import TokenTree
-from server.engine.types import ProposalSource, SourceFigures
 
 _SOURCES: dict[Kind, ProposalSource] = {
     "trunk": "draft",

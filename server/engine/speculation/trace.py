@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from server.engine.outputs import StepTrace, TokenSource, TracedNode
 from server.engine.schedule.plan import StepSeconds
 from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.sources import node_source
 from server.engine.speculation.tree import TokenTree
-from server.engine.types import StepTrace, TokenSource, TracedNode
 
 
 def trace_step(tree: TokenTree, path: Sequence[int], proposal: Proposal | None) -> StepTrace:

@@ -5,8 +5,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from server.engine.outputs import TokenLogprobs
 from server.engine.schedule.plan import PlannedSequence
-from server.engine.types import TokenLogprobs
 
 _ROWS_AT_ONCE = 64
 """Rows of a prompt whose logits are computed at once. A row's logits take a megabyte where the

@@ -10,9 +10,10 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from server.engine.outputs import TokenLogprobs
 from server.engine.step.logprobs import token_logprobs
 from server.engine.step.truncation import keep_mask
-from server.engine.types import SamplingParams, TokenLogprobs
+from server.engine.types import SamplingParams
 from server.kernels.dispatch import greedy_tokens, kernels_for
 from server.kernels.uniform import signed
 

@@ -10,7 +10,8 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 from pydantic import BaseModel
 
-from server.engine.types import Request, RequestOutput
+from server.engine.outputs import RequestOutput
+from server.engine.types import Request
 from tests.api.harness import MODEL, live_server
 from tests.api.tool_chats import call_text, says
 from tests.doubles import ScriptedEngine, byte_tokenizer, one_by_one

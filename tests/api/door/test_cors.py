@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from server.api.door.api_keys import ApiKeys
-from server.engine.types import Request, RequestOutput
+from server.engine.outputs import RequestOutput
+from server.engine.types import Request
 from tests.api.harness import CHAT, DOOR, assert_error, chat_body, in_process, make_app
 from tests.doubles import ScriptedEngine, one_by_one
 

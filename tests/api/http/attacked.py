@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api.http.connection import http_options
-from server.engine.types import Request, RequestOutput
+from server.engine.outputs import RequestOutput
+from server.engine.types import Request
 from tests.api.harness import CONNECTION_LIMITS, make_app
 from tests.doubles import ScriptedEngine, ids
 

@@ -26,10 +26,11 @@ from server.cli.options import with_settings
 from server.cli.serve import bind, run
 from server.config import ServerSettings
 from server.engine.async_engine import AsyncEngine
+from server.engine.outputs import StepStats
 from server.engine.schedule.plan import PlannedSequence, SequenceResult, StepPlan, StepResult
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
-from server.engine.types import Grammar, RequestId, StepStats
+from server.engine.types import Grammar, RequestId
 from server.observe.logs import configure_logging
 from server.observe.observers import Observers
 from tests.doubles import EOS_ID, PlainTemplate, byte_tokenizer, ids

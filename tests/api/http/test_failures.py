@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from server.api.generation import answer
-from server.engine.types import Request, RequestOutput
+from server.engine.outputs import RequestOutput
+from server.engine.types import Request
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,

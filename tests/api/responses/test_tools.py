@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from server.api.generation.schema.tools import MAX_CALLS
 from server.api.schema.fields import MAX_MESSAGES
-from server.engine.types import Grammar, Request, RequestOutput
+from server.engine.outputs import RequestOutput
+from server.engine.types import Grammar, Request
 from tests.api.harness import MODEL, Json, assert_error, in_process, live_server, make_app, post
 from tests.api.response_types import RESPONSES, ask, asked, kinds, prompt_of, prompt_text, stream
 from tests.api.tool_chats import ROME, call_text, says

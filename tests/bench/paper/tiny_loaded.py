@@ -10,13 +10,14 @@ from server.engine.async_engine import AsyncEngine
 from server.engine.drafters.glide import GlideDrafter
 from server.engine.grammar.compile.compiler import Vocabulary
 from server.engine.grammar.compile.service import GrammarCompiler
+from server.engine.outputs import StepStats
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.policies import PolicyConfig
 from server.engine.step.host.runner import Runner
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import CacheShape, allocate_kv
-from server.engine.types import SpeculationParams, StepStats
+from server.engine.types import SpeculationParams
 from server.loading.model import LoadedModel
 from tests.doubles import PlainTemplate, byte_tokenizer
 from tests.engine.step.host.test_exactness import tiny_glide

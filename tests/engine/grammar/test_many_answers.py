@@ -12,15 +12,9 @@ import pytest
 
 from server.engine.drafters.drafter import Drafter
 from server.engine.drafters.ngram import NgramDrafter
+from server.engine.outputs import RequestOutput
 from server.engine.schedule.planner import SchedulerConfig
-from server.engine.types import (
-    Grammar,
-    PolicyName,
-    Request,
-    RequestId,
-    RequestOutput,
-    SpeculationParams,
-)
+from server.engine.types import Grammar, PolicyName, Request, RequestId, SpeculationParams
 from server.kernels.tree import LayerCache
 from tests.engine.drafters.oracle import OracleDrafter
 from tests.engine.grammar.vocabulary import GRAMMARS, PIECES, states, text_of

@@ -1,8 +1,8 @@
 """A request's summary, step by step by hand."""
 
+from server.engine.outputs import ProposalSource, SourceFigures, SpeculationSummary, TokenSource
 from server.engine.schedule.outcome import add_step
 from server.engine.schedule.plan import StepSeconds, StepSpeculation
-from server.engine.types import ProposalSource, SourceFigures, SpeculationSummary, TokenSource
 
 SECONDS = StepSeconds(draft=0.25, verify=1.0, other=0.125)
 

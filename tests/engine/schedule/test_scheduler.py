@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.engine.outputs import RequestOutput
 from server.engine.schedule.plan import SequenceResult, StepPlan, StepResult
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
-from server.engine.types import BlockId, Request, RequestId, RequestOutput
+from server.engine.types import BlockId, Request, RequestId
 from tests.engine.tiny import EOS, make_request
 
 CONFIG = SchedulerConfig(

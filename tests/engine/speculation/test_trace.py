@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from server.engine.outputs import RequestOutput, StepTrace, TracedNode
 from server.engine.schedule.plan import StepSeconds
 from server.engine.speculation.proposal import Proposal, found
 from server.engine.speculation.trace import finished_trace, trace_step
 from server.engine.speculation.tree import comb, lone_root
-from server.engine.types import PolicyName, RequestOutput, StepTrace, TracedNode
+from server.engine.types import PolicyName
 from tests.engine.step.host.test_exactness import DRAFTERS, speculated
 from tests.engine.tiny import CONFIG, TinyEngine
 

@@ -8,7 +8,8 @@ from functools import cache
 
 import pytest
 
-from server.engine.types import Request, RequestOutput, TokenLogprobs
+from server.engine.outputs import RequestOutput, TokenLogprobs
+from server.engine.types import Request
 from tests.engine.test_equality import ENGINES
 from tests.engine.tiny import CONFIG, EOS, TinyEngine, make_request, tokens
 

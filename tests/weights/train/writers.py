@@ -6,7 +6,8 @@ import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from hashlib import blake2b
 
-from server.engine.types import FinishReason, Request, RequestOutput
+from server.engine.outputs import RequestOutput
+from server.engine.types import FinishReason, Request
 from server.text.chat_template import ChatTemplate, Message, ToolSchema
 from tests.doubles import EOS, EOS_ID, byte_tokenizer, ids
 from weights.train.text.target import TextTarget

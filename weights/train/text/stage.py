@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.console import Console
 
 from server.config import ModelSettings
+from server.engine.outputs import StepStats
 from server.engine.step.kv_cache import CacheShape
-from server.engine.types import StepStats
 from server.errors import ConfigError
 from server.loading.machine import free_memory, pick_device, pick_dtype
 from server.loading.model import LoadedModel, build_model

@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from server.engine.types import Request, RequestOutput
+from server.engine.outputs import RequestOutput
+from server.engine.types import Request
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer
 

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from server.api.schema.fields import Omittable, RequestModel
-from server.engine.types import PolicyName, ProposalSource, TokenSource
+from server.engine.outputs import ProposalSource, TokenSource
+from server.engine.types import PolicyName
 
 MAX_DEPTH = 16
 MAX_NODES = 64

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import reduce
 
+from server.engine.outputs import StepSpeculationStats
 from server.engine.schedule.plan import PlannedSequence, StepPlan, StepSeconds
 from server.engine.speculation.sources import add_sources
 from server.engine.speculation.tiers import PLAIN, TierChoice, TierCosts
@@ -12,7 +13,6 @@ from server.engine.step.device.results import Outcome
 from server.engine.step.host.accept import TreeWalk
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.host.stats import step_stats
-from server.engine.types import StepSpeculationStats
 
 _TOLD_EVERY = 16
 """Steps between two updates of the device's chances of acceptance, which move slowly."""

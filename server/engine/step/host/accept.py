@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from server.engine.outputs import ProposalSource, TokenLogprobs
 from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.sources import node_source
 from server.engine.speculation.tree import ROOT, TokenTree
 from server.engine.step.inputs import rows_of
 from server.engine.step.sampler import SamplerRow, sample
-from server.engine.types import ProposalSource, TokenLogprobs
 
 
 @dataclass(slots=True)

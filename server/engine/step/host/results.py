@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from server.engine.outputs import TokenLogprobs, TokenSource
 from server.engine.schedule.plan import PlannedSequence, SequenceResult, StepSpeculation
 from server.engine.speculation.trace import trace_step
 from server.engine.step.host.accept import TreeWalk
-from server.engine.types import TokenLogprobs, TokenSource
 
 
 def chunk_result(

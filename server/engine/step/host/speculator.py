@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from server.engine.drafters.drafter import Committed, Drafter
 from server.engine.drafters.ngram import NgramDrafter
+from server.engine.outputs import StepSpeculationStats
 from server.engine.schedule.plan import StepPlan, StepSeconds
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.policies import PolicyConfig
@@ -16,7 +17,7 @@ from server.engine.step.host.draft import Drafted, Drafting, Grammars
 from server.engine.step.host.expand import expand
 from server.engine.step.host.stats import Observation, step_stats
 from server.engine.step.host.verify import Verified
-from server.engine.types import RequestId, StepSpeculationStats
+from server.engine.types import RequestId
 
 
 class Proposed(NamedTuple):

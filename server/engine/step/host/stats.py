@@ -6,10 +6,10 @@ Its twin is `step/device/stats.py`, which also merges the figures of partial ste
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
+from server.engine.outputs import ProposalSource, SourceFigures, StepSpeculationStats
 from server.engine.schedule.plan import StepPlan, StepSeconds
 from server.engine.speculation.sources import add_sources, count_sources
 from server.engine.step.host.accept import TreeWalk
-from server.engine.types import ProposalSource, SourceFigures, StepSpeculationStats
 
 Observation = tuple[float, bool]
 """(confidence, right) of a draft's candidate whose parent was right."""

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from server.engine.drafters.drafter import Drafter
+from server.engine.outputs import RequestOutput
 from server.engine.schedule.planner import SchedulerConfig
-from server.engine.types import PolicyName, Request, RequestId, RequestOutput, SpeculationParams
+from server.engine.types import PolicyName, Request, RequestId, SpeculationParams
 from server.kernels import dispatch
 from server.kernels.tree import LayerCache
 from tests.engine.step.device.device import DeviceEngine

@@ -16,9 +16,10 @@ from server.engine.drafters.drafter import Drafter
 from server.engine.drafters.glide import GlideDrafter
 from server.engine.drafters.model import ModelDrafter
 from server.engine.drafters.ngram import NgramDrafter
+from server.engine.outputs import RequestOutput
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.step.kv_cache import CacheShape, allocate_kv
-from server.engine.types import PolicyName, Request, RequestOutput, SpeculationParams
+from server.engine.types import PolicyName, Request, SpeculationParams
 from server.kernels.tree import LayerCache, TreeBatch
 from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape

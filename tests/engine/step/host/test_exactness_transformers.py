@@ -14,8 +14,9 @@ from transformers import Gemma3TextConfig, PreTrainedConfig, Qwen3MoeConfig
 
 from server.engine.drafters.drafter import Drafter
 from server.engine.drafters.ngram import NgramDrafter
+from server.engine.outputs import RequestOutput
 from server.engine.schedule.planner import SchedulerConfig
-from server.engine.types import PolicyName, RequestId, RequestOutput
+from server.engine.types import PolicyName, RequestId
 from server.kernels.tree import LayerCache
 from server.models.llama import LlamaModel
 from tests.engine.drafters.oracle import OracleDrafter

@@ -7,11 +7,12 @@ import pytest
 from server.engine.drafters.drafter import Drafter, EarlyStop
 from server.engine.drafters.glide import GlideDrafter
 from server.engine.drafters.ngram import NgramDrafter
+from server.engine.outputs import RequestOutput, SourceFigures
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.recent import RecentOutputs
-from server.engine.types import BlockId, PolicyName, RequestId, RequestOutput, SourceFigures
+from server.engine.types import BlockId, PolicyName, RequestId
 from server.kernels.tree import LayerCache
 from tests.engine.step.host.test_exactness import ENGINES, glide, speculated
 from tests.engine.test_equality import assert_equal

@@ -15,9 +15,10 @@ import torch
 from server.engine.drafters.drafter import Drafter
 from server.engine.drafters.glide import GlideDrafter
 from server.engine.drafters.ngram import NgramDrafter
+from server.engine.outputs import RequestOutput
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.step.kv_cache import CacheShape, allocate_kv
-from server.engine.types import PolicyName, Request, RequestOutput, SpeculationParams
+from server.engine.types import PolicyName, Request, SpeculationParams
 from server.kernels.quantized import PartWeight, RoundedKind
 from server.kernels.tree import LayerCache
 from server.models.glide import GlideModel

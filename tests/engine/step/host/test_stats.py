@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from server.engine.drafters.ngram import NgramDrafter
+from server.engine.outputs import StepSpeculationStats
 from server.engine.schedule.plan import PlannedSequence, StepPlan, StepSeconds
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.costs import CostCurve, LiveCosts, LiveCurve, StepCosts
@@ -14,14 +15,7 @@ from server.engine.step.host.accept import TreeWalk
 from server.engine.step.host.draft import Drafted
 from server.engine.step.host.speculator import Proposed, Speculator
 from server.engine.step.host.stats import step_stats
-from server.engine.types import (
-    BlockId,
-    Request,
-    RequestId,
-    SamplingParams,
-    SpeculationParams,
-    StepSpeculationStats,
-)
+from server.engine.types import BlockId, Request, RequestId, SamplingParams, SpeculationParams
 
 SECONDS = StepSeconds(draft=0.25, verify=1.0, other=0.125)
 COST = CostCurve((1, 2), (10.0, 11.0))

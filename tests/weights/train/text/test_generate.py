@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from server.engine.types import Request, RequestOutput
+from server.engine.outputs import RequestOutput
+from server.engine.types import Request
 from server.errors import CheckpointError, ConfigError, GlidecapeError
 from tests.doubles import EOS_ID, byte_backend, ids
 from tests.text.test_chat_template import chat_template
