@@ -217,6 +217,8 @@ def _place(
     model = target.freeze()
     kernels = "torch kernels: the native ones run whole models alone"
     if files.hf is not None:
+        if files.hf.note:
+            report(files.hf.note)
         kernels = describe_foreign_kernels(placement, files.hf.scored_in_torch)
     elif workers is None:
         kernels = describe_kernels(placement.device, model.is_fused)

@@ -3,6 +3,9 @@ its attention interface, over our paged KV cache.
 
     config.py      what a checkpoint is, and whether it can be served: sizes, layers, refusals
     probe.py       what each layer's attention does, found out by running the model without weights
+    longrope.py    rotary embeddings that depend on a text's length
+    split.py       a model in two parts: decoder and head
     attention.py   the attention function that transformers' layers call
+    row_weights.py weights that the native CPU kernels multiply
     model.py       the parameters, and the model that runs
 """

@@ -60,6 +60,17 @@ class HFModel:
         return f"transformers {transformers.__version__} ({half}{self.hf.model_type}{form})"
 
     @property
+    def note(self) -> str | None:
+        """What somebody who serves it should know, for people."""
+        most = int(_first(self.hf, _MAX_POSITIONS) or 0)
+        if self.config.max_position >= most:
+            return None
+        return (
+            f"texts up to {self.config.max_position} tokens, for which its short rotary "
+            f"frequencies are; --max-model-len up to {most} takes the long ones for all texts"
+        )
+
+    @property
     def scored_in_torch(self) -> str | None:
         """Layers whose attention no kernel knows, for people; None where there are none."""
         kinds = {
@@ -238,9 +249,12 @@ def _widest(sizes: int | Sequence[int]) -> int:
 
 
 def _rope(hf: PreTrainedConfig) -> RopeConfig:
-    """The rotary embedding as far as a GliDe draft can copy it; it need not be the target's."""
+    """The rotary embedding of the last layer, as far as a GliDe draft can copy it: the draft learns
+    with whatever it gets."""
+    raw = hf.to_dict()
+    ropes, kinds = raw.get("rope_parameters") or {}, raw.get("layer_types") or [None]
     try:
-        return rope_config(hf.to_dict())
+        return rope_config(raw | {"rope_parameters": ropes.get(kinds[-1], ropes)})
     except (UnsupportedModelError, KeyError, TypeError):
         return RopeConfig()
 

@@ -61,10 +61,10 @@ def test_prefill_and_decoding(pair: Pair) -> None:
     assert_same(PagedModel(pair.model).run(text, [PREFILL] + [1] * STEPS), expected)
 
 
-@pytest.mark.parametrize("chunks", [[60], [1, 2, 3, 54], [17, 33, 10]], ids=str)
-def test_chunked_prefill(pair: Pair, chunks: list[int]) -> None:
+def test_chunked_prefill(pair: Pair) -> None:
     text = tokens(60)
-    assert_same(PagedModel(pair.model).run(text, chunks), their_logits(pair.reference, text))
+    expected = their_logits(pair.reference, text)
+    assert_same(PagedModel(pair.model).run(text, [1, 2, 3, 17, 37]), expected)
 
 
 def test_a_tree_equals_the_chains_of_its_paths(pair: Pair) -> None:

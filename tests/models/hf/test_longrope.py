@@ -54,6 +54,9 @@ def test_short_frequencies_up_to_the_trained_length(
 ) -> None:
     model = loaded(folder, max_model_len)
     assert model.config.max_position == TRAINED
+    note = read_hf_model(folder, read_config(folder), max_model_len).note
+    assert note is not None
+    assert f"up to {TRAINED} tokens" in note
     text = tokens(TRAINED)
     assert_same(PagedModel(model).run(text, [13, 27]), their_logits(reference, text))
 
@@ -61,6 +64,7 @@ def test_short_frequencies_up_to_the_trained_length(
 def test_long_frequencies_where_more_is_asked_for(folder: Path, reference: Any) -> None:
     """transformers takes them for a text's whole length, so the first chunk has them too."""
     model = loaded(folder, 80)
+    assert read_hf_model(folder, read_config(folder), 80).note is None
     assert model.config.max_position == LONGEST
     text = tokens(TRAINED + 30)
     assert_same(PagedModel(model).run(text, [13, 50, 7]), their_logits(reference, text))
