@@ -13,8 +13,9 @@ from transformers import Gemma3TextConfig, LlamaConfig, PreTrainedTokenizerFast
 from server.config import ModelSettings, load_settings
 from server.engine.types import PolicyName, SpeculationParams
 from server.errors import CheckpointError, ConfigError, UnsupportedModelError
+from server.kernels.cpu.library import native_library
 from server.loading.model import LoadedModel, build_model
-from server.loading.target import load_target, read_target
+from server.loading.target import choose_form, load_target, read_target
 from server.models.layers import Placement
 from tests.doubles import BOS, EOS, EOS_ID, byte_backend
 from tests.engine.tiny import CPU, make_request
@@ -96,6 +97,18 @@ def test_both_codes_agree(llama: Path) -> None:
         for files in (native, other)
     )
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_where_native_products_take_them(gemma: Path) -> None:
+    files = read_target(gemma)
+    bfloat16, float32 = (Placement(CPU, dtype) for dtype in (torch.bfloat16, torch.float32))
+    assert choose_form(files, bfloat16, "auto") is None
+    with pytest.raises(ConfigError, match="'int8': needs bfloat16 on a CPU, this is float32"):
+        choose_form(files, float32, "int8")
+    if native_library() is not None:
+        form = choose_form(files, bfloat16, "int4")
+        assert form is not None
+        assert form.kinds == {"q4_1"}
 
 
 def test_whole_models_alone(gemma: Path, tmp_path: Path) -> None:

@@ -217,7 +217,8 @@ def _model_config(
     shapes = tuple((layer.num_kv_heads, layer.head_dim) for layer in layers)
     if any(layer.value_dim > layer.head_dim for layer in layers):
         raise UnsupportedModelError(f"{hf.model_type}: its values are wider than its keys")
-    eos = raw.get("eos_token_id")
+    # A text half's may stand in its own part of the config alone.
+    eos = raw.get("eos_token_id") or getattr(hf, "eos_token_id", None)
     return ModelConfig(
         architecture=str((raw.get("architectures") or [hf.model_type])[0]),
         vocab_size=int(hf.vocab_size),
@@ -232,11 +233,15 @@ def _model_config(
         tie_word_embeddings=bool(getattr(hf, "tie_word_embeddings", False)),
         sliding_windows=tuple(layer.scores.window for layer in layers),
         rope=_rope(hf),
-        eos_token_ids=tuple(
-            int(i) for i in (eos if isinstance(eos, list) else [eos] if eos is not None else [])
-        ),
+        eos_token_ids=_as_ids(eos),
         kv_shapes=shapes if len(set(shapes)) > 1 else (),
     )
+
+
+def _as_ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int) else tuple(value)
 
 
 def _first(hf: PreTrainedConfig, names: Sequence[str]) -> Any:

@@ -133,6 +133,7 @@ def test_the_text_half_of_a_model_for_several_media(tmp_path: Path) -> None:
         weight.normal_(0.0, 0.14)
     whole.save_pretrained(tmp_path)
     found = read_hf_model(tmp_path, json.loads((tmp_path / "config.json").read_text()))
+    assert found.config.eos_token_ids
     assert "the text half, gemma3_text" in found.described
     ids = tokens(30)
     assert_same(PagedModel(our_model(tmp_path)).run(ids, [11, 19]), their_logits(whole, ids))
