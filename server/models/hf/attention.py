@@ -1,10 +1,10 @@
 """The attention function that transformers' layers call instead of their own: it writes the rows'
 keys and values to the step's slots, and attends over the paged cache."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -16,6 +16,30 @@ from server.kernels.tree import LayerCache, TreeBatch
 
 ATTENTION = "glidecape"
 """Its name among transformers' attention functions."""
+
+
+class Tuning(NamedTuple):
+    """Llama 4's queries of layers without rotary embedding grow with their position."""
+
+    floor_scale: float
+    attn_scale: float
+
+    def of(self, positions: torch.Tensor) -> torch.Tensor:
+        """[rows] -> factors [rows] float32"""
+        steps = ((positions.float() + 1.0) / self.floor_scale).floor()
+        return steps.log1p() * self.attn_scale + 1.0
+
+
+def take_tuning(model: torch.nn.Module) -> dict[int, Tuning]:
+    """By layer; the layers then leave it to us. Their own counts a call's rows, which here are of
+    several sequences."""
+    found: dict[int, Tuning] = {}
+    for module in model.modules():
+        layer: Any = module
+        if getattr(module, "attn_temperature_tuning", False) and not layer.use_rope:
+            found[layer.layer_idx] = Tuning(float(layer.floor_scale), float(layer.attn_scale))
+            layer.attn_temperature_tuning = False
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +63,8 @@ class PagedStep:
     caches: Sequence[LayerCache]
     batch: TreeBatch
     rules: Sequence[LayerRules]
+    tunings: Mapping[int, Tuning]
+    """By layer, of those that have one."""
 
 
 STEP: ContextVar[PagedStep] = ContextVar("STEP")
@@ -78,7 +104,10 @@ def paged_attention(
     scores = rules.scores
     if rules.has_sinks:
         scores = ScoreRules(scores.scale, scores.window, scores.chunk, scores.softcap, s_aux)
-    rows = query[0].transpose(0, 1).to(dtype).contiguous()
+    rows = query[0].transpose(0, 1)
+    if index in step.tunings:
+        rows = rows * step.tunings[index].of(step.batch.positions)[:, None, None].to(rows.dtype)
+    rows = rows.to(dtype).contiguous()
     attended = scored_attention(rows, cache, step.batch, scores)
     return attended[..., : rules.value_dim].to(query.dtype).unsqueeze(0), None
 

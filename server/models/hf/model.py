@@ -1,7 +1,7 @@
 """A transformers model over our paged KV cache."""
 
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from server.kernels.linear import LinearFn
 from server.kernels.quantized import PartWeight
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import ForwardFn
-from server.models.hf.attention import ATTENTION, STEP, PagedStep
+from server.models.hf.attention import ATTENTION, STEP, PagedStep, Tuning, take_tuning
 from server.models.hf.config import WIDENED, HFModel, first_line
 from server.models.hf.longrope import fix_frequencies
 from server.models.hf.row_weights import multiplies_natively, multiply_natively
@@ -62,7 +62,7 @@ class HFParameters:
             multiply_natively(decoder, self.found.probed.multiplied, quantization)
             output = names.get_output_embeddings()
             multiply_natively(head, frozenset(), quantization, output)
-        forward = _forward(decoder, self.found, dtype)
+        forward = _forward(decoder, self.found, take_tuning(decoder), dtype)
         apply_head = _head(head)
         model = LlamaModel(
             self.config, self.placement, forward, apply_head, is_fused=False, has_threads=is_native
@@ -167,12 +167,14 @@ def _try_out(model: LlamaModel) -> None:
         ) from error
 
 
-def _forward(decoder: Model, found: HFModel, dtype: torch.dtype) -> ForwardFn:
+def _forward(
+    decoder: Model, found: HFModel, tunings: Mapping[int, Tuning], dtype: torch.dtype
+) -> ForwardFn:
     @torch.no_grad()
     def run(
         token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
     ) -> torch.Tensor:
-        token = STEP.set(PagedStep(caches, batch, found.probed.layers))
+        token = STEP.set(PagedStep(caches, batch, found.probed.layers, tunings))
         try:
             out = decoder(
                 input_ids=token_ids.unsqueeze(0),

@@ -18,10 +18,11 @@ from transformers import PreTrainedModel as Model
 
 from server.errors import UnsupportedModelError
 from server.kernels.scored_attention import ScoreRules
-from server.models.hf.attention import LayerRules
+from server.models.hf.attention import LayerRules, take_tuning
 
 PROBE = "glidecape_probe"
-_ROWS = 3
+_ROWS = 11
+"""A number that is no other size."""
 _LONG = 2**18
 """A position at which windows and chunks show; longer windows than this are none."""
 _HARMLESS = frozenset(
@@ -56,6 +57,7 @@ def probe(model: Model) -> Probed:
     """
     rows = torch.zeros(1, _ROWS, dtype=torch.int64, device="meta")
     seen = torch.ones(1, _ROWS, dtype=torch.int64, device="meta")
+    take_tuning(model)
     token = _RECORDED.set([])
     products = _Products()
     try:
@@ -64,17 +66,23 @@ def probe(model: Model) -> Probed:
         recorded = _RECORDED.get()
     finally:
         _RECORDED.reset(token)
+    if products.counts_rows:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} counts a call's rows as positions; here they are of several "
+            "sequences"
+        )
     layers = _in_order(type(model).__name__, recorded, model.config.num_hidden_layers)
     named = model.named_parameters()
     return Probed(layers, frozenset(name for name, weight in named if id(weight) in products.seen))
 
 
 class _Products(TorchFunctionMode):
-    """Notes which weights linear products take."""
+    """Notes which weights linear products take, and whether rows are counted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen = set[int]()
+        self.counts_rows = False
 
     def __torch_function__(
         self,
@@ -85,6 +93,7 @@ class _Products(TorchFunctionMode):
     ) -> Any:
         if func is F.linear:
             self.seen.add(id(args[1]))
+        self.counts_rows |= func is torch.arange and _ROWS in args
         return func(*args, **(kwargs or {}))
 
 

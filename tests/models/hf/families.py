@@ -124,6 +124,8 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     "llama4": Llama4TextConfig(
         **sizes(head_dim=16, num_local_experts=4, attention_chunk_size=16),
         intermediate_size_mlp=64,
+        floor_scale=4,
+        attn_scale=0.7,
         interleave_moe_layer_step=2,
     ),
     "deepseek3": DeepseekV3Config(

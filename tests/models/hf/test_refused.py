@@ -32,7 +32,7 @@ from server.errors import CheckpointError, UnsupportedModelError
 from server.loading.target import read_target
 from server.models.hf.config import read_hf_model
 from tests.kernels.paged import PagedModel
-from tests.models.hf.families import our_model, sizes
+from tests.models.hf.families import FAMILIES, our_model, sizes
 from tests.models.hf.test_families import assert_same, their_logits, tokens
 
 REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
@@ -137,3 +137,12 @@ def test_the_text_half_of_a_model_for_several_media(tmp_path: Path) -> None:
     assert "the text half, gemma3_text" in found.described
     ids = tokens(30)
     assert_same(PagedModel(our_model(tmp_path)).run(ids, [11, 19]), their_logits(whole, ids))
+
+
+def test_code_that_counts_rows_as_positions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Llama 4's does, unless that is taken from it."""
+    monkeypatch.setattr("server.models.hf.probe.take_tuning", lambda model: {})
+    with pytest.raises(UnsupportedModelError, match="counts a call's rows as positions"):
+        read_target(written(tmp_path, FAMILIES["llama4"]))
