@@ -32,6 +32,7 @@ from server.api.schema.fields import (
     TokenCount,
     Unsupported,
     branch,
+    check_utf8,
     chosen_by,
     refuse_unless,
     string_or_list,
@@ -90,7 +91,7 @@ Content = Annotated[
 
 
 def _text_or_none(value: object) -> object:
-    return value if isinstance(value, str) else None
+    return check_utf8(value) if isinstance(value, str) else None
 
 
 class ChatMessage(RequestModel):

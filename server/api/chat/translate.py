@@ -57,11 +57,11 @@ async def chat_jobs(
     params = sampling_params(body, limit, num_logprobs, parts.info)
     tools = replace(tools, content=await answer_grammar(body, parts))
     check_calls(tools, parts.chat_template)
-    params = replace(
-        params,
-        grammar=await _grammar(body, tools, parts),
-        thinking=thinking.for_engine(parts.tokenizer, body.thinking_token_budget, tools),
+    grammar = await _grammar(body, tools, parts)
+    told = thinking.for_engine(
+        parts.tokenizer, body.thinking_token_budget, tools, has_grammar=grammar is not None
     )
+    params = replace(params, grammar=grammar, thinking=told)
     name = group_name("chatcmpl")
     jobs = prompt_jobs(
         name,

@@ -36,24 +36,32 @@ class ThinkingUse:
     """How the answers of one request think."""
 
     form: ThinkingFormat | None = None
-    """None where nothing is told apart from the answer."""
+    """None where they don't."""
     start: ThinkingStart | None = None
     """Where the prompt leaves the answer; None behind the thinking."""
+    is_told_apart: bool = True
+    """False where thoughts stay in the answer: there they can be ended, and that is all."""
 
     def splitter(self, tools: ToolUse) -> Splitter | None:
         """A splitter of one answer; None if all of it is answer."""
-        if self.form is None or self.start is None:
+        if self.form is None or self.start is None or not self.is_told_apart:
             return None
         return self.form.splitter(self.start, {tool.name for tool in tools.callable})
 
     def for_engine(
-        self, tokenizer: Tokenizer, budget: int | None, tools: ToolUse
+        self, tokenizer: Tokenizer, budget: int | None, tools: ToolUse, *, has_grammar: bool
     ) -> Thinking | None:
         """What the engine must know to end the thinking, and to begin a grammar behind it; None if
-        all is answer."""
+        all is answer.
+
+        Args:
+            has_grammar: What is told apart from the thinking must follow one.
+        """
         form = self.form
         if form is None or self.start is None:
             return None
+        if not self.is_told_apart and (budget is None or has_grammar):
+            return None  # a grammar of all that is written leaves no room for thoughts
         demanded = demanded_call(tools, form)
         answer = form.answer if demanded is None else form.call(demanded.name)
         # Where the model may call or answer, the choice is left to it.
@@ -121,11 +129,11 @@ def thinking_use(template: ChatTemplate, prompt: str, begun: str | None = None) 
     Args:
         begun: The answer's beginning, where the prompt has it.
     """
-    form = template.thinking_format
+    form = template.thinking_format or template.own_thinking_format
     if form is None:
         return NO_THINKING
     start = form.start_behind(prompt) if begun is None else form.start_within(begun)
-    return ThinkingUse(form, start)
+    return ThinkingUse(form, start, is_told_apart=template.thinking_format is not None)
 
 
 @dataclass(frozen=True, slots=True)

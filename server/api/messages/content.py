@@ -6,6 +6,7 @@ from server.api.generation.job import Progress
 from server.api.messages.open_blocks import OpenCall, OpenText, OpenThinking
 from server.api.messages.schema.answer import ContentBlock
 from server.api.messages.schema.events import BlockDelta, BlockStart, BlockStop
+from server.api.messages.schema.request import ThoughtsShown
 from server.text.tools import events
 
 BlockEvent = BlockStart | BlockDelta | BlockStop
@@ -17,12 +18,12 @@ class MessageContent:
 
     Args:
         has_text: There is a text, were it an empty one.
-        shows_thinking: False to leave thoughts out of their blocks.
+        thoughts_shown: What it has of the thoughts.
     """
 
-    def __init__(self, *, has_text: bool = True, shows_thinking: bool = True) -> None:
+    def __init__(self, *, has_text: bool = True, thoughts_shown: ThoughtsShown = "whole") -> None:
         self._has_text = has_text
-        self._shows_thinking = shows_thinking
+        self._thoughts_shown: ThoughtsShown = thoughts_shown
         self._blocks: list[OpenText | OpenThinking | OpenCall] = []
         self._is_open = False
 
@@ -58,8 +59,10 @@ class MessageContent:
             yield from self._add(text)
 
     def _add_thinking(self, text: str) -> Iterator[BlockEvent]:
+        if self._thoughts_shown == "not_at_all":
+            return  # such clients take the first block for the text
         if not self._is_open or not isinstance(self._blocks[-1], OpenThinking):
-            yield from self._start(OpenThinking(is_shown=self._shows_thinking))
+            yield from self._start(OpenThinking(is_shown=self._thoughts_shown == "whole"))
         yield from self._add(text)
 
     def _start(self, block: OpenText | OpenThinking | OpenCall) -> Iterator[BlockEvent]:

@@ -34,7 +34,7 @@ async def create_message(body: MessageRequest, http_request: Request, parts: Par
         cache_block=parts.info.cache_block if counts_cache else 0,
         with_token_ids=bool(body.return_token_ids),
         call_mode=prompt.jobs[0].call_mode,
-        shows_thinking=body.shows_thinking,
+        thoughts_shown=body.thoughts_shown,
     )
     send = send_stream if body.stream else send_whole
     answer = await send(http_request, parts, group, shape)

@@ -14,6 +14,7 @@ from server.api.messages.schema.events import (
     MessageStop,
     StopDelta,
 )
+from server.api.messages.schema.request import ThoughtsShown
 
 
 class MessageShape:
@@ -27,7 +28,7 @@ class MessageShape:
             is to be counted.
         with_token_ids: The request asked for them.
         call_mode: Which calls of tools the answer may have.
-        shows_thinking: False to leave thoughts out.
+        thoughts_shown: What it has of the thoughts.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class MessageShape:
         cache_block: int = 0,
         with_token_ids: bool = False,
         call_mode: CallMode = "none",
-        shows_thinking: bool = True,
+        thoughts_shown: ThoughtsShown = "whole",
     ) -> None:
         self._id = message_id
         self._model = model
@@ -49,7 +50,7 @@ class MessageShape:
         self._cache_block = cache_block
         self._token_ids: list[int] | None = [] if with_token_ids else None
         self._content = MessageContent(
-            has_text=allows_content(call_mode) and max_tokens > 0, shows_thinking=shows_thinking
+            has_text=allows_content(call_mode) and max_tokens > 0, thoughts_shown=thoughts_shown
         )
         self._last: Progress | None = None
         self._traced: list[Progress] = []

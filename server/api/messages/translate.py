@@ -182,7 +182,7 @@ def _effort(body: MessageFields, template: ChatTemplate) -> Effort | None:
     effort = None if body.output_config is None else body.output_config.effort
     match body.thinking:
         case ThinkingDisabled():
-            thinks = template.thinking_format is not None
+            thinks = template.own_thinking_format is not None
             return "low" if thinks and not template.thinking_switch.can_be_off else "none"
         case ThinkingAdaptive() | ThinkingEnabled():
             return effort or "medium"

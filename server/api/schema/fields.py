@@ -54,7 +54,7 @@ Omittable = Annotated[T | None, Field(exclude_if=_is_none)]
 """A field of an answer that is left out of its JSON where it is None."""
 
 
-def _check_utf8(value: str) -> str:
+def check_utf8(value: str) -> str:
     # JSON can carry half a surrogate pair ("\ud800"), which no tokenizer takes.
     try:
         value.encode()
@@ -63,7 +63,7 @@ def _check_utf8(value: str) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(_check_utf8)]
+Text = Annotated[str, AfterValidator(check_utf8)]
 """A string that can be encoded as UTF-8."""
 
 

@@ -88,6 +88,7 @@ CHAT_BAD: list[tuple[str, Any, str]] = [
     ("messages", message(content=["hi"]), "messages.0.content.0"),
     ("messages", message(name=1), "messages.0.name"),
     ("messages", message(role="assistant"), "messages"),
+    ("messages", message(role="assistant", reasoning="\ud800"), "messages.0.reasoning"),
     ("max_completion_tokens", 0, "max_completion_tokens"),
     ("max_completion_tokens", "5", "max_completion_tokens"),
     ("logprobs", 1, "logprobs"),

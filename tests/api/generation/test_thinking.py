@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 from server.api.responses.schema.answer import ResponseObject
-from tests.api.harness import CHAT, Json, assert_error, chat_body, chunks
+from tests.api.harness import CHAT, Json, assert_error, chat_body, chunks, in_process
 from tests.api.response_types import RESPONSES
-from tests.api.thinking import answer, ask
+from tests.api.thinking import answer, ask, thinking_app
 from tests.api.tiny_server import TinyServer, tiny_server
 from tests.doubles import ScriptedEngine, byte_tokenizer
 from tests.thinking import (
     DEEPSEEK_R1,
     END_THINK_ID,
     GPT_OSS,
+    QWEN3,
     steps_of,
     thinking_ids,
     thinking_template,
@@ -112,6 +113,23 @@ async def test_what_the_engine_is_told() -> None:
     assert engine.requests[-1].params.thinking is None
     await ask(engine, "{{ messages[0].content }}", thinking_token_budget=3)
     assert engine.requests[-1].params.thinking is None
+
+
+@pytest.mark.parametrize("template", [QWEN3, DEEPSEEK_R1, GPT_OSS])
+async def test_what_the_engine_is_told_where_nothing_is_told_apart(template: str) -> None:
+    """Thoughts can be ended there too; but a grammar holds for all that is written."""
+    engine = ScriptedEngine(steps_of("<think>a</think>b"))
+    async with in_process(thinking_app(engine, template, thinks=False)) as client:
+        for fields in (
+            {"thinking_token_budget": 3},
+            {},
+            {"thinking_token_budget": 3, "choice": ["a"]},
+        ):
+            response = await client.post(CHAT, json=chat_body(**fields))
+            assert response.status_code == 200, response.text
+            assert "reasoning_content" not in response.json()["choices"][0]["message"]
+    budgets = [request.params.thinking for request in engine.requests]
+    assert [thinking and thinking.budget for thinking in budgets] == [3, None, None]
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "3", 2**40])

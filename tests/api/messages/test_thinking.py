@@ -106,18 +106,36 @@ async def test_effort() -> None:
     assert "Reasoning: high" in prompt_of(engine)
 
 
-@pytest.mark.parametrize(
-    ("template", "said", "told"),
-    [(DEEPSEEK_R1, "Hm 🙂</think>Paris.", ""), (GPT_OSS, IN_CHANNELS, "Reasoning: low")],
-)
-async def test_a_model_that_always_thinks(template: str, said: str, told: str) -> None:
-    """Where thinking is off it thinks little, if it can be told so, and keeps it to itself."""
+ALWAYS = [(DEEPSEEK_R1, "Hm 🙂</think>Paris.", None), (GPT_OSS, IN_CHANNELS, "low")]
+
+
+@pytest.mark.parametrize(("template", "said", "told"), ALWAYS)
+async def test_a_model_that_always_thinks(template: str, said: str, told: str | None) -> None:
+    """Where thinking is off it thinks little, if it can be told so, and keeps it to itself: who
+    asks for none reads the first block as the answer."""
     engine = says(said)
     answer = await ask(engine, template, thinking={"type": "disabled"})
-    assert told in prompt_of(engine)
-    thoughts, text = answer["content"]
-    assert (thoughts["type"], thoughts["thinking"]) == ("thinking", "")
-    assert text == {"type": "text", "text": "Paris."}
+    assert (f"Reasoning: {told}" in prompt_of(engine)) == (told is not None)
+    assert answer["content"] == [{"type": "text", "text": "Paris."}]
+
+
+@pytest.mark.parametrize(("template", "said", "told"), ALWAYS)
+async def test_a_model_that_always_thinks_where_nothing_is_told_apart(
+    template: str, said: str, told: str | None
+) -> None:
+    engine = says(said)
+    body = message_body(thinking={"type": "disabled"})
+    async with in_process(thinking_app(engine, template, thinks=False)) as client:
+        response = await client.post(MESSAGES, json=body)
+    assert response.status_code == 200, response.text
+    assert (f"Reasoning: {told}" in prompt_of(engine)) == (told is not None)
+    (block,) = response.json()["content"]
+    assert block["type"] == "text"
+
+
+async def test_thoughts_alone_that_nobody_asked_for() -> None:
+    answer = await ask(says("Hm"), DEEPSEEK_R1, thinking={"type": "disabled"})
+    assert answer["content"] == [{"type": "text", "text": ""}]
 
 
 def thought(text: str) -> Json:

@@ -1,5 +1,6 @@
 """`/tokenize` and `/detokenize`: vLLM's shape, the tokens that the completion endpoints see."""
 
+import json
 from dataclasses import replace
 
 import httpx
@@ -71,6 +72,17 @@ async def test_tools_count_as_in_the_chat_request(strict: bool) -> None:
     answer = (await ask("/tokenize", body)).json()
     assert tuple(answer["tokens"]) == engine.requests[0].prompt_token_ids
     assert answer["count"] > (await ask("/tokenize", CHAT_BODY)).json()["count"]
+
+
+async def test_thoughts_that_are_no_unicode() -> None:
+    for name in ("reasoning", "reasoning_content"):
+        said = {"role": "assistant", "content": "a", name: "\ud800"}
+        content = json.dumps({"messages": [said]})
+        async with in_process(make_app(ScriptedEngine([]))) as client:
+            response = await client.post(
+                "/tokenize", content=content, headers={"content-type": "application/json"}
+            )
+        assert_error(response, 400, "invalid_value", f"messages.0.{name}")
 
 
 async def test_no_tools() -> None:

@@ -120,6 +120,10 @@ Display = Literal["summarized", "omitted"]
 """Thoughts are shown as they are, or not at all; there are no summaries."""
 
 
+ThoughtsShown = Literal["whole", "without_text", "not_at_all"]
+"""What an answer has of its thoughts: blocks with their text, empty blocks, no blocks."""
+
+
 class ThinkingAdaptive(RequestModel):
     """The model thinks as much as it likes."""
 
@@ -200,10 +204,12 @@ class MessageFields(SamplingFields, StructuredFields):
         )
 
     @property
-    def shows_thinking(self) -> bool:
-        """Whether thoughts are in the answer; a model may think although it is not to."""
-        is_disabled = isinstance(self.thinking, ThinkingDisabled)
-        return not is_disabled and getattr(self.thinking, "display", None) != "omitted"
+    def thoughts_shown(self) -> ThoughtsShown:
+        """What the answer has of its thoughts; a model may think although it is not to."""
+        if isinstance(self.thinking, ThinkingDisabled):
+            return "not_at_all"
+        is_omitted = getattr(self.thinking, "display", None) == "omitted"
+        return "without_text" if is_omitted else "whole"
 
 
 class MessageRequest(MessageFields):
