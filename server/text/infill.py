@@ -7,15 +7,13 @@
 A model has been taught one of them if its tokenizer has the marks as tokens.
 """
 
+import json
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from tokenizers import Tokenizer as BackendTokenizer
-from tokenizers import normalizers
 
 from server.text.tokenizer import Tokenizer
-
-_SPACE_MARK: Final = "▁"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +24,9 @@ class _Marks:
     ends: tuple[str, ...]
     """Tokens that end what is filled in, besides the model's end tokens and the marks."""
 
+
+_SPACE_IN_FRONT: Final = (b'"Prepend"', b'"Metaspace"', b'"add_prefix_space":true')
+"""How the library writes normalizers and pre-tokenizers that can add one."""
 
 _ALL: Final = (
     _Marks(
@@ -96,11 +97,32 @@ def find_infill(tokenizer: Tokenizer, vocab_size: int) -> Infill | None:
 def _without_space_in_front(backend: BackendTokenizer) -> BackendTokenizer:
     """The tokenizer itself, or one that adds no space to the beginning of a text.
 
-    SentencePiece's do, as if each text began a sentence; what stands behind a mark doesn't.
+    SentencePiece's do, as if each text began a sentence; what stands behind a mark doesn't. Files
+    say so by a normalizer, and transformers' own classes, whatever their file says, by a
+    pre-tokenizer.
     """
-    state = "" if backend.normalizer is None else backend.normalizer.__getstate__().decode()
-    if '"Prepend"' not in state:
+    parts = (backend.normalizer, backend.pre_tokenizer)
+    states = [b"" if part is None else part.__getstate__() for part in parts]
+    if not any(sign in state for state in states for sign in _SPACE_IN_FRONT):
         return backend
-    changed = BackendTokenizer.from_str(backend.to_str())
-    changed.normalizer = normalizers.Replace(" ", _SPACE_MARK)
-    return changed
+    settings = json.loads(backend.to_str())
+    for part in ("normalizer", "pre_tokenizer"):
+        settings[part] = _without_prepending(settings[part])
+    return BackendTokenizer.from_str(json.dumps(settings))
+
+
+def _without_prepending(part: Any) -> Any:
+    """A normalizer or pre-tokenizer, as the library writes it, that adds nothing in front."""
+    match part:
+        case {"type": "Prepend"}:
+            return None
+        case {"type": "Metaspace"}:
+            return {**part, "prepend_scheme": "never"}
+        case {"type": "ByteLevel"}:
+            return {**part, "add_prefix_space": False}
+        case {"type": "Sequence"}:
+            name = "normalizers" if "normalizers" in part else "pretokenizers"
+            kept = [_without_prepending(each) for each in part[name]]
+            return {**part, name: [each for each in kept if each is not None]}
+        case _:
+            return part

@@ -1,16 +1,19 @@
 """`suffix`: prompts of models that fill in the middle, by the marks of their tokenizers."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tokenizers import AddedToken, decoders, models, normalizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from server.text.infill import find_infill
-from server.text.tokenizer import Tokenizer
+from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from tests.api.harness import COMPLETIONS, INFO, assert_error, chunks, in_process, make_app
 from tests.doubles import BOS, EOS, EOS_ID, ScriptedEngine, byte_backend, ids, one_by_one
 
@@ -27,7 +30,7 @@ def marked(marks: tuple[str, ...]) -> Tokenizer:
     return Tokenizer(backend, eos_id=EOS_ID)
 
 
-def codellama() -> Tokenizer:
+def codellama_backend() -> BackendTokenizer:
     """SentencePiece's way: a start token, and a space in front of each text."""
     pieces = [BOS, EOS, "<unk>", *"▁abcd", "▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"]
     backend = BackendTokenizer(
@@ -39,7 +42,32 @@ def codellama() -> Tokenizer:
     backend.post_processor = TemplateProcessing(f"{BOS} $A", None, [(BOS, 0)])
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
     backend.add_special_tokens([AddedToken(mark, special=True) for mark in pieces[-4:]])
+    return backend
+
+
+def by_normalizer(folder: Path) -> Tokenizer:
+    return Tokenizer(codellama_backend(), eos_id=1, bos_id=0)
+
+
+def by_pre_tokenizers(folder: Path) -> Tokenizer:
+    backend = codellama_backend()
+    backend.normalizer = None
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="always", split=False)]
+    )
     return Tokenizer(backend, eos_id=1, bos_id=0)
+
+
+def read_by(cls: str) -> Callable[[Path], Tokenizer]:
+    """One of transformers' classes makes it of a folder."""
+
+    def read(folder: Path) -> Tokenizer:
+        (folder / "tokenizer.json").write_text(codellama_backend().to_str())
+        names = {"bos_token": BOS, "eos_token": EOS, "unk_token": "<unk>"}
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": cls, **names}))
+        return from_hf(load_hf_tokenizer(folder))
+
+    return read
 
 
 async def ask(tokenizer: Tokenizer, engine: ScriptedEngine, **fields: Any) -> httpx.Response:
@@ -65,8 +93,20 @@ async def test_a_gap_is_filled(marks: tuple[str, ...], stream: bool) -> None:
         assert response.json()["usage"]["prompt_tokens"] == len(expected)
 
 
-async def test_codellama_has_a_start_token_and_no_space_in_front() -> None:
-    tokenizer, engine = codellama(), ScriptedEngine([[1]])
+@pytest.mark.parametrize(
+    "make",
+    [
+        by_normalizer,
+        by_pre_tokenizers,
+        read_by("CodeLlamaTokenizer"),
+        read_by("LlamaTokenizerFast"),
+        read_by("PreTrainedTokenizerFast"),
+    ],
+)
+async def test_codellama_has_a_start_token_and_no_space_in_front(
+    make: Callable[[Path], Tokenizer], tmp_path: Path
+) -> None:
+    tokenizer, engine = make(tmp_path), ScriptedEngine([[1]])
     vocab = tokenizer.backend.get_vocab()
     pieces = [BOS, "▁<PRE>", "a", "b", "▁<SUF>", "c", "▁", "d", "▁<MID>"]
     expected = [vocab[piece] for piece in pieces]
@@ -76,6 +116,17 @@ async def test_codellama_has_a_start_token_and_no_space_in_front() -> None:
     start_ids = tokenizer.encode("", add_special_tokens=True)
     await ask(tokenizer, engine, prompt=[*start_ids, vocab["a"], vocab["b"]], suffix="c d")
     assert list(engine.requests[1].prompt_token_ids) == expected
+
+
+async def test_bytes_with_a_space_in_front() -> None:
+    backend = marked(QWEN).backend
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)]
+    )
+    engine = ScriptedEngine(one_by_one("x"))
+    assert (await ask(Tokenizer(backend, eos_id=EOS_ID), engine)).status_code == 200
+    expected = [FIRST, *ids("ab"), FIRST + 1, *ids("cd"), FIRST + 2]
+    assert list(engine.requests[0].prompt_token_ids) == expected
 
 
 async def test_many_prompts_have_one_suffix() -> None:
