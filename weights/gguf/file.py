@@ -18,6 +18,7 @@ metadata; all have `split.no`, from 0, `split.count`, and `split.tensors.count`,
 import math
 import mmap
 import struct
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,8 @@ class _Cursor:
         item_type, count = self.numbers("I")[0], self.numbers("Q")[0]
         if item_type in _SCALARS:
             return list(self.numbers(_SCALARS[gguf.GGUFValueType(item_type)], count))
+        if item_type == _ARRAY:  # the format allows it, and no key has one
+            raise _MalformedError("corrupt: an array of arrays")
         return [self.value(item_type) for _ in range(count)]
 
 
@@ -201,8 +204,13 @@ def _parse(path: Path, cursor: _Cursor) -> GGUFFile:
     metadata: dict[str, Any] = {}
     for _ in range(num_pairs):
         key = cursor.string()
+        if key in metadata:
+            raise _MalformedError(f"corrupt: two values of {key}")
         metadata[key] = cursor.value(cursor.numbers("I")[0])
     table = [_table_entry(cursor) for _ in range(num_tensors)]
+    twice = next((name for name, times in Counter(e[0] for e in table).items() if times > 1), None)
+    if twice is not None:
+        raise _MalformedError(f"corrupt: two tensors {twice}")
     alignment = metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment <= 0:
         raise _MalformedError(f"corrupt: general.alignment is {alignment!r}")

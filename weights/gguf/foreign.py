@@ -11,6 +11,7 @@ from typing import Any
 
 import gguf
 
+from server.errors import UnsupportedModelError
 from weights.gguf.file import GGUFFile
 from weights.gguf.generation import token_ids
 from weights.gguf.names import ROPE_FREQUENCIES
@@ -169,6 +170,7 @@ def _phi3(settings: Settings, config: _Config) -> _Config:
     if any(values is None for values in factors.values()):
         rope = _rope(settings, config)
     else:
+        _refuse_other_scaling(settings)
         theta, scale = settings.required("rope.freq_base"), get("rope.scaling.attn_factor")
         lists = {name: values.tolist() for name, values in factors.items() if values is not None}
         rope = {"rope_type": "longrope", "rope_theta": theta, "attention_factor": scale, **lists}
@@ -178,6 +180,18 @@ def _phi3(settings: Settings, config: _Config) -> _Config:
         "sliding_window": get("attention.sliding_window") or None,
         "original_max_position_embeddings": trained,
     }
+
+
+def _refuse_other_scaling(settings: Settings) -> None:
+    """Beside factors of its own, a model scales its rotary embedding in no other way."""
+    read = ("rope.scaling.attn_factor", "rope.scaling.original_context_length")
+    for name, value in settings.values.items():
+        is_scaling = name.startswith("rope.scal") and name not in read
+        if is_scaling and value not in (1.0, "none", "longrope"):
+            raise UnsupportedModelError(
+                f"{settings.file.path}: {settings.architecture}.{name}={value!r} together with"
+                f" {_LONGROPE[0]} is not supported"
+            )
 
 
 def _qwen3_moe(settings: Settings, config: _Config) -> _Config:
@@ -194,7 +208,8 @@ def _qwen3_moe(settings: Settings, config: _Config) -> _Config:
 _LONGROPE = tuple(f"rope_factors_{length}.weight" for length in ("short", "long"))
 _NUMBER = (int, float)
 _WINDOW = {"attention.sliding_window": (int,)}
-_GEMMA = {"attn_logit_softcapping": _NUMBER, "final_logit_softcapping": _NUMBER}
+_GEMMA3 = {"final_logit_softcapping": _NUMBER}
+_GEMMA2 = _GEMMA3 | {"attn_logit_softcapping": _NUMBER}
 _SCALES: Mapping[str, tuple[type, ...]] = dict.fromkeys(
     ("attention.scale", "embedding_scale", "residual_scale", "logit_scale"), _NUMBER
 )
@@ -208,13 +223,13 @@ FOREIGN: Mapping[str, Foreign] = {
     "gemma2": Foreign(
         _ARCH.GEMMA2, "gemma2", "Gemma2ForCausalLM",
         (*_NORMS, *_FEEDFORWARD_NORMS, *_QKVO, *_MLP),
-        _gemma2, _GEMMA | _WINDOW, norm_offset=1.0,
+        _gemma2, _GEMMA2 | _WINDOW, norm_offset=1.0,
     ),
     "gemma3": Foreign(
         _ARCH.GEMMA3, "gemma3_text", "Gemma3ForCausalLM",
         (*_NORMS, *_FEEDFORWARD_NORMS, *_QKVO, *_QK_NORMS, *_MLP),
         _gemma3,
-        _GEMMA | _WINDOW
+        _GEMMA3 | _WINDOW
         | {"rope.freq_base_swa": _NUMBER, "attention.sliding_window_pattern": (int, list)},
         norm_offset=1.0,
     ),

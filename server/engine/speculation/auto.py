@@ -96,6 +96,7 @@ class AutoPolicy:
     def plan_draft(self, num_sequences: int, num_rows: int) -> DraftPlan:
         """How far to draft for each of num_sequences, in a step of num_rows rows without
         proposals."""
+        self._is_trial = False
         if num_sequences == 0:
             return DraftPlan(0, 0.0, 0)
         prospect = self.prospects(num_sequences, num_rows)

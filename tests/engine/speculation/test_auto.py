@@ -172,6 +172,8 @@ def test_a_trial_verifies_two_nodes_whatever_they_seem_to_cost() -> None:
         auto.plan_draft(16, 16)
         sizes.append(len(chosen(auto, SURE)) - 1)
     assert sizes == ([0] * 31 + [2]) * 2
+    auto.plan_draft(0, 16)  # all sequences have found something in the text
+    assert chosen(auto, SURE).token_ids == (3,)
 
 
 def test_a_bad_stretch_does_not_switch_speculation_off_for_ever() -> None:

@@ -12,6 +12,9 @@ from weights.default import default_gguf
 from weights.gguf.file import read_gguf
 
 WriteGGUF = Callable[..., Path]
+HEADER = b"GGUF" + struct.pack("<IQQ", 3, 0, 2)
+"""Of a file with two values and no tensor."""
+ONE_VALUE = struct.pack("<Q", 1) + b"k"
 
 
 def test_reads_metadata_of_every_type(tmp_path: Path) -> None:
@@ -116,6 +119,15 @@ def test_damaged_headers_never_escape_the_error_tree(write_gguf: WriteGGUF, tmp_
         (b"", "not a GGUF file: 0 bytes"),
         (b"PK\x03\x04 zip", "not a GGUF file: it doesn't start with 'GGUF'"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2) + b"\xff\xfe", "no text"),
+        (HEADER + ONE_VALUE + struct.pack("<IIQ", 9, 9, 1) * 3000, "an array of arrays"),
+        (HEADER + (ONE_VALUE + struct.pack("<II", 4, 1)) * 2, "two values of k"),
+        (
+            b"GGUF"
+            + struct.pack("<IQQ", 3, 2, 0)
+            + struct.pack("<Q1sIQIQ", 1, b"t", 1, 1, 0, 0) * 2
+            + bytes(64),
+            "two tensors t",
+        ),
     ],
 )
 def test_other_files(tmp_path: Path, content: bytes, reason: str) -> None:

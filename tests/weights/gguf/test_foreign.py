@@ -204,6 +204,26 @@ def test_a_transformers_model_comes_back_exactly(
     assert float(expected.std()) > 0.01
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("phi3-long", "rope.scaling.type", "yarn"),
+        ("phi3-long", "rope.scaling.factor", 4.0),
+        ("phi3-long", "rope.scaling.yarn_ext_factor", 0.5),
+        ("phi3-long", "rope.scale_linear", 2.0),
+        ("gemma3", "attn_logit_softcapping", 50.0),
+    ],
+)
+def test_what_an_architecture_does_not_use_is_refused(
+    name: str, setting: str, value: float | str, write_gguf: WriteGGUF, tmp_path: Path
+) -> None:
+    path, _ = write(name, write_gguf, tmp_path / "hub", **{setting: value})
+    folder = tmp_path / "converted"
+    folder.mkdir()
+    with pytest.raises(UnsupportedModelError, match=setting):
+        convert_gguf(path, folder, torch.float32)
+
+
 def test_every_foreign_architecture_is_tried() -> None:
     assert {name.partition("-")[0] for name in CASES} == set(FOREIGN)
 
