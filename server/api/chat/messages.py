@@ -1,12 +1,13 @@
 """A chat's messages → what chat templates take. Knows which roles have which fields."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from server.api.chat.schema import ChatMessage, RefusalPart
-from server.api.generation.json_schema import check_values
-from server.api.generation.schema.tools import MessageToolCall
+from server.api.generation.json_schema import check_values, is_large
+from server.api.generation.schema.tools import FunctionToolField, MessageToolCall
+from server.api.generation.tools import AnyTool
 from server.api.http.errors import shown
 from server.errors import InvalidRequestError
 from server.text.chat_template import Message
@@ -25,16 +26,30 @@ _MESSAGE_LENGTH = 64
 """Characters that take as long as what a message, a part or a call costs beside its text."""
 
 
-def is_long(messages: Sequence[ChatMessage]) -> bool:
-    """Whether writing them as a prompt takes longer than a token of another request may wait."""
+def is_long(
+    messages: Sequence[ChatMessage],
+    tools: Sequence[AnyTool] | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> bool:
+    """Whether writing them as a prompt takes longer than a token of another request may wait.
+
+    Args:
+        variables: Of the chat template.
+    """
     if len(messages) > LONG_TEXT // _MESSAGE_LENGTH:
+        return True
+    functions = [tool.function for tool in tools or () if isinstance(tool, FunctionToolField)]
+    shown_values = [value for each in functions for value in (each.description, each.parameters)]
+    calls = [call for message in messages for call in message.tool_calls or ()]
+    arguments = [call.function.arguments for call in calls]
+    if is_large(variables, shown_values, arguments):
         return True
     return sum(map(_length, messages)) > LONG_TEXT
 
 
 def _length(message: ChatMessage) -> int:
     calls = message.tool_calls or ()
-    length = _MESSAGE_LENGTH * (1 + len(calls)) + sum(len(str(c.function.arguments)) for c in calls)
+    length = _MESSAGE_LENGTH * (1 + len(calls))
     if isinstance(message.content, list):
         length += _MESSAGE_LENGTH * len(message.content)
     return length + len(message.text) + len(message.thoughts or "")

@@ -1,6 +1,7 @@
 """A chat's request → jobs for the engine."""
 
 from dataclasses import replace
+from functools import partial
 
 from server.api.chat.messages import checked_continuation, is_long, template_messages
 from server.api.chat.schema import ChatRequest
@@ -49,7 +50,7 @@ async def chat_jobs(
     check_common(body, parts)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequestError("top_logprobs: needs logprobs to be true", "top_logprobs")
-    tools = chat_tools(body, drops_others=parts.info.drops_other_tools)
+    tools = await _tools(body, parts)
     prompt, thinking = await _prompt(body, tools, parts)
     given, max_model_len = _max_tokens(body), parts.engine.max_model_len
     limit = answer_length("messages", len(prompt), max_model_len, given, default=usual_tokens)
@@ -112,8 +113,8 @@ async def chat_prompt(body: ChatRequest, parts: Parts) -> list[int]:
         RequestError: the body asks for something that can't be done.
     """
     check_common(body, parts)
-    tools = chat_tools(body, drops_others=parts.info.drops_other_tools)
-    prompt, _ = await _prompt(body, tools, parts)
+    tools = await _tools(body, parts)
+    prompt, _ = await _prompt(body, tools, parts, has_to_fit=False)
     return prompt
 
 
@@ -125,15 +126,30 @@ def chat_tools(body: ChatRequest, *, drops_others: bool) -> ToolUse:
     )
 
 
-async def _prompt(body: ChatRequest, tools: ToolUse, parts: Parts) -> tuple[list[int], ThinkingUse]:
-    """The prompt's token ids, and how the answer to it thinks."""
+async def _tools(body: ChatRequest, parts: Parts) -> ToolUse:
+    read = partial(chat_tools, body, drops_others=parts.info.drops_other_tools)
+    return await parts.long_work.run(_is_long(body), read)
+
+
+def _is_long(body: ChatRequest) -> bool:
+    return is_long(body.messages, body.tools, body.chat_template_kwargs)
+
+
+async def _prompt(
+    body: ChatRequest, tools: ToolUse, parts: Parts, *, has_to_fit: bool = True
+) -> tuple[list[int], ThinkingUse]:
+    """The prompt's token ids, and how the answer to it thinks.
+
+    Args:
+        has_to_fit: What is longer than the context may be refused unread.
+    """
     template = parts.chat_template
     continues = checked_continuation(
         body.messages, body.continue_final_message, body.add_generation_prompt
     )
-    said = thinking_prompt(body.reasoning_effort, body.chat_template_kwargs, template)
 
     def render() -> str:
+        said = thinking_prompt(body.reasoning_effort, body.chat_template_kwargs, template)
         messages = said.messages(template_messages(body.messages, template.tool_format))
         return template.render(
             messages,
@@ -143,11 +159,13 @@ async def _prompt(body: ChatRequest, tools: ToolUse, parts: Parts) -> tuple[list
             variables=said.variables,
         )
 
-    text = await parts.long_work.run(is_long(body.messages), render)
+    text = await parts.long_work.run(_is_long(body), render)
     most = most_prompt_tokens(
         body.truncate_prompt_tokens, parts.engine.max_model_len, (_max_tokens(body) or ("", 1))[1]
     )
-    token_ids = await encode_text("messages", text, parts, add_special_tokens=False, most=most)
+    token_ids = await encode_text(
+        "messages", text, parts, add_special_tokens=False, most=most, has_to_fit=has_to_fit
+    )
     if not token_ids:
         raise InvalidRequestError("messages: the chat template makes nothing of them", "messages")
     begun = body.messages[-1].text if continues else None

@@ -9,9 +9,32 @@ from typing import Any
 from server.api.http.errors import shown
 from server.api.schema.field_path import shown_name
 from server.errors import InvalidRequestError
+from server.text.tokenizer import LONG_TEXT
 
 MAX_DEPTH = 64
 """Most levels of objects and lists. Deeper ones would exhaust the stack of later recursions."""
+
+_VALUE_LENGTH = 16
+"""Characters that take as long as what a value costs beside its text."""
+
+
+def is_large(*values: object) -> bool:
+    """Whether going through JSON values takes longer than a token of another request may wait.
+    Finds it out without going through more of them than that."""
+    length, left = 0, list(values)
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            length += len(value)
+        elif isinstance(value, dict | list):
+            length += _VALUE_LENGTH * len(value)
+        if length > LONG_TEXT:
+            return True
+        if isinstance(value, dict):
+            left += (*value.keys(), *value.values())
+        elif isinstance(value, list):
+            left += value
+    return False
 
 
 def check_object_schema(schema: dict[str, Any], path: str) -> None:

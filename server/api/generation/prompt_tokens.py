@@ -41,6 +41,7 @@ async def encode_text(
     add_special_tokens: bool = True,
     most: int | None = None,
     encode: Callable[[str], list[int]] | None = None,
+    has_to_fit: bool = True,
 ) -> list[int]:
     """Encodes a text of the request; a long one in a thread.
 
@@ -48,9 +49,11 @@ async def encode_text(
         field: The request's field, for messages.
         most: Of more tokens than this the last ones are kept.
         encode: Makes token ids of a text; default: the tokenizer.
+        has_to_fit: Refuse what can't fit the context; else it is encoded whatever its length.
 
     Raises:
-        RequestError: it can't fit the context, or has a token that the model doesn't know.
+        RequestError: it has to fit the context and can't, or has a token that the model doesn't
+            know.
     """
     if most is not None:
         text = _end_of(text, most, parts)
@@ -58,12 +61,11 @@ async def encode_text(
         encode = partial(parts.tokenizer.encode, add_special_tokens=add_special_tokens)
     if len(text) < LONG_TEXT:
         token_ids = encode(text)
+    elif not has_to_fit:
+        token_ids = await parts.long_work.run(True, partial(encode, text))
     else:
-        num_bytes = len(text.encode())
         if most is None:
-            _check_num_bytes(field, num_bytes, parts)
-        if most is None and num_bytes > parts.engine.max_model_len * _USUAL_BYTES_PER_TOKEN:
-            await _check_num_tokens(field, text, parts)
+            await _check_length(field, text, parts)
         token_ids = await asyncio.to_thread(encode, text)
     if most is not None:
         token_ids = token_ids[-most:]
@@ -78,6 +80,13 @@ def _end_of(text: str, most: int, parts: Parts) -> str:
     as many tokens again before those, and words are split one by one."""
     length = max(2 * most * parts.tokenizer.max_bytes_per_token, LONG_TEXT)
     return text[-length:]
+
+
+async def _check_length(field: str, text: str, parts: Parts) -> None:
+    num_bytes = len(text.encode())
+    _check_num_bytes(field, num_bytes, parts)
+    if num_bytes > parts.engine.max_model_len * _USUAL_BYTES_PER_TOKEN:
+        await _check_num_tokens(field, text, parts)
 
 
 def _check_num_bytes(field: str, num_bytes: int, parts: Parts) -> None:

@@ -10,6 +10,7 @@ VERSION_HEADER: Final = "anthropic-version"
 """Anthropic's clients send it with every request; any version will do."""
 
 _PATH: Final = "/v1/messages"
+_OPENAI_PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
 AnthropicErrorType = Literal[
     "invalid_request_error",
@@ -51,12 +52,20 @@ ANTHROPIC_ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def expects_anthropic(scope: Scope) -> bool:
-    """Whether a request's answer is to be one of Anthropic's."""
-    return is_anthropic_path(scope["path"]) or VERSION_HEADER in Headers(scope=scope)
+    """Whether a request's answer is to be one of Anthropic's. What only OpenAI has is answered in
+    its shape to everyone: a stream has begun in it before it fails."""
+    path = scope["path"]
+    if is_anthropic_path(path) or any(_is_under(path, other) for other in _OPENAI_PATHS):
+        return is_anthropic_path(path)
+    return VERSION_HEADER in Headers(scope=scope)
 
 
 def is_anthropic_path(path: str) -> bool:
-    return path == _PATH or path.startswith(f"{_PATH}/")
+    return _is_under(path, _PATH)
+
+
+def _is_under(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def anthropic_error(status: int, message: str, request_id: str) -> AnthropicErrorBody:

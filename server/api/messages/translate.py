@@ -15,7 +15,7 @@ from server.api.chat.schema import ChatRequest
 from server.api.chat.translate import chat_jobs, chat_prompt
 from server.api.deps import Parts
 from server.api.generation.job_group import JobGroup
-from server.api.generation.json_schema import check_values
+from server.api.generation.json_schema import check_values, is_large
 from server.api.generation.schema.common import SamplingFields
 from server.api.generation.schema.structured import StructuredFields
 from server.api.generation.schema.tools import OtherTool
@@ -88,8 +88,10 @@ async def message_prompt(body: MessageFields, parts: Parts) -> list[int]:
 
 
 def is_long(body: MessageFields) -> bool:
-    """Whether going through its blocks takes longer than a token of another request may wait."""
-    return body.num_blocks > _MANY_BLOCKS
+    """Whether going through its blocks and the examples of its tools takes longer than a token of
+    another request may wait."""
+    tools = [tool for tool in body.tools or () if isinstance(tool, CustomTool)]
+    return body.has_more_blocks(_MANY_BLOCKS) or is_large([tool.input_examples for tool in tools])
 
 
 def _chat(body: MessageFields) -> ChatMessages:
@@ -190,6 +192,12 @@ def _effort(body: MessageFields, template: ChatTemplate) -> Effort | None:
             return effort
 
 
+def _is_effort_given(body: MessageFields) -> bool:
+    """Whether how much the model is to think is what `output_config` says."""
+    is_off = isinstance(body.thinking, ThinkingDisabled)
+    return not is_off and body.output_config is not None and body.output_config.effort is not None
+
+
 def _response_format(body: MessageFields) -> _Json | None:
     new = None if body.output_config is None else body.output_config.format
     if new is not None and body.output_format is not None and new != body.output_format:
@@ -224,6 +232,8 @@ def _field_names(body: MessageFields, chat: ChatMessages) -> Callable[[str], str
 def _rename(param: str, body: MessageFields) -> str:
     if param == "stop" and body.stop is not None:
         return param
+    if param == "reasoning_effort" and _is_effort_given(body):
+        return "output_config.effort"
     renamed = rename_beginning(param, _RENAMED)
     if body.output_config is None or body.output_config.format is None:
         return rename_beginning(renamed, ((r"output_config\.format", "output_format"),))

@@ -91,7 +91,7 @@ async def tokenize(
     """The tokens of a prompt or a chat, as the completion endpoints see them."""
     check_model(body.model, parts)
     say_dropped(http_response, body.tools)
-    is_long_chat = is_long(body.messages or [])
+    is_long_chat = is_long(body.messages or [], body.tools, body.chat_template_kwargs)
     text, add_special_tokens = await parts.long_work.run(is_long_chat, lambda: _text(body, parts))
     if body.add_special_tokens is not None:
         add_special_tokens = body.add_special_tokens

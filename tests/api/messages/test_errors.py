@@ -17,10 +17,12 @@ from server.api.generation.schema.tools import MAX_CALLS
 from server.api.schema.fields import MAX_MESSAGES, MAX_PARTS
 from tests.api.harness import (
     CHAT,
+    COMPLETIONS,
     DOOR,
     Json,
     assert_error,
     chat_body,
+    events,
     in_process,
     live_server,
     make_app,
@@ -36,6 +38,7 @@ from tests.api.message_types import (
     stream_events,
     user,
 )
+from tests.api.thinking import thinking_app
 from tests.api.tool_chats import says
 from tests.doubles import ScriptedEngine, one_by_one
 
@@ -174,6 +177,38 @@ async def test_a_prompt_that_is_too_long() -> None:
         assert_message_error(response, 400, BAD, "prompt is too long: this model's maximum")
 
 
+@pytest.mark.parametrize("length", [600, 16_000, 20_000, 100_000, 600_000])
+async def test_a_prompt_that_is_too_long_is_counted(length: int) -> None:
+    """Agents find out by it how much of a conversation to leave out."""
+    body = message_body(system="a" * length)
+    async with in_process(make_app(ScriptedEngine([]))) as client:
+        counted = (await client.post(COUNT, json=body)).json()
+        short = (await client.post(COUNT, json={**body, "system": "a"})).json()
+    assert counted["input_tokens"] == short["input_tokens"] + length - 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "on", "name"),
+    [
+        ({"output_config": {"effort": "low"}}, False, "output_config.effort"),
+        ({"thinking": {"type": "adaptive"}}, False, "thinking"),
+        (
+            {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}},
+            False,
+            "output_config.effort",
+        ),
+        ({"thinking": {"type": "disabled"}, "output_config": {"effort": "low"}}, True, "thinking"),
+    ],
+)
+async def test_fields_that_contradict_the_templates_variables(
+    fields: Json, on: bool, name: str
+) -> None:
+    body = message_body(**fields, chat_template_kwargs={"enable_thinking": on})
+    async with in_process(thinking_app(ScriptedEngine([]))) as client:
+        response = await client.post(MESSAGES, json=body)
+    assert_message_error(response, 400, BAD, f"{name}: is ")
+
+
 # One case for each status that has nothing to do with the body's fields.
 
 Ask = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
@@ -267,11 +302,23 @@ async def test_the_requests_id() -> None:
         assert "request-id" not in others.headers
 
 
-async def test_openais_clients_keep_their_errors() -> None:
+@pytest.mark.parametrize("headers", [{}, VERSION])
+async def test_openais_endpoints_keep_their_errors(headers: dict[str, str]) -> None:
+    """Whole and streamed, whatever a client of all of them sends along."""
+    bodies: dict[str, Json] = {
+        CHAT: chat_body(), COMPLETIONS: {"prompt": "a"}, "/v1/responses": {"input": "a"},
+    }  # fmt: skip
     async with in_process(app()) as client:
-        assert_error(
-            await client.post(CHAT, json=chat_body(top_p=5)), 400, "invalid_value", "top_p"
-        )
+        for path, body in bodies.items():
+            response = await client.post(path, json={**body, "top_p": 5}, headers=headers)
+            assert_error(response, 400, "invalid_value", "top_p")
+            assert "request-id" not in response.headers
+    engine = ScriptedEngine(one_by_one("abc"), die_after=2)
+    async with in_process(make_app(engine)) as client:
+        response = await client.post(CHAT, json=chat_body(stream=True), headers=headers)
+    *_, error = (event for event in events(response.text) if event != "[DONE]")
+    assert isinstance(error, dict)
+    assert error["error"]["code"] == "internal_error"
 
 
 @pytest.mark.parametrize("stream", [False, True])

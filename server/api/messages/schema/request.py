@@ -1,6 +1,7 @@
 """`/v1/messages`: requests."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -187,11 +188,11 @@ class MessageFields(SamplingFields, StructuredFields):
     mcp_servers: Unsupported = None
     thread: Unsupported = None
 
-    @property
-    def num_blocks(self) -> int:
-        """Blocks of all messages; a text alone counts as one."""
-        contents = [message.content for message in self.messages]
-        return sum(len(content) if isinstance(content, list) else 1 for content in contents)
+    def has_more_blocks(self, limit: int) -> bool:
+        """Whether the messages have more blocks, those within results included; a text alone
+        counts as one. Goes through no more of them than the limit."""
+        blocks = (block for message in self.messages for block in _all_blocks(message))
+        return sum(1 for _ in islice(blocks, limit + 1)) > limit
 
     def has_cache_control(self) -> bool:
         """Whether a `cache_control` stands anywhere."""
@@ -226,6 +227,16 @@ class CountRequest(MessageFields):
 
 def _blocks(part: MessageParam | ToolResultBlock) -> Sequence[Block]:
     return part.content if isinstance(part.content, list) else ()
+
+
+def _all_blocks(part: MessageParam | ToolResultBlock) -> Iterator[object]:
+    if not isinstance(part.content, list):
+        yield part.content
+        return
+    for block in part.content:
+        yield block
+        if isinstance(block, ToolResultBlock):
+            yield from _all_blocks(block)
 
 
 def _is_marked(part: Block | CustomTool | OtherTool) -> bool:
