@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from server.models.hf.config import WIDENED, HFModel, first_line
 from server.models.hf.longrope import fix_frequencies
 from server.models.hf.row_weights import multiplies_natively, multiply_natively
 from server.models.hf.split import split
+from server.models.hf.torch_products import TorchProducts
 from server.models.layers import Placement, Slots
 from server.models.llama import LlamaModel
 from server.models.quantization import Quantization
@@ -61,13 +62,16 @@ class HFParameters:
                 decoder.set_experts_implementation("eager")  # the one that multiplies one by one
             multiply_natively(decoder, self.found.probed.multiplied, quantization)
             output = names.get_output_embeddings()
-            multiply_natively(head, frozenset(), quantization, output)
+            multiply_natively(head, {}, quantization, output)
         forward = _forward(decoder, self.found, take_tuning(decoder), dtype)
         apply_head = _head(head)
         model = LlamaModel(
             self.config, self.placement, forward, apply_head, is_fused=False, has_threads=is_native
         )
-        _try_out(model)
+        products = TorchProducts(decoder, head)
+        with products if is_native else nullcontext():
+            _try_out(model)
+        _refuse_torch(self.config.architecture, list(products.found))
         return model
 
     def attention_maps(self, token_ids: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -78,6 +82,22 @@ class HFParameters:
             found = self._model(token_ids, use_cache=False, output_attentions=True)
         self._model.set_attn_implementation(ATTENTION)
         return iter(found.attentions)
+
+
+def _refuse_torch(architecture: str, names: Sequence[str]) -> None:
+    """
+    Args:
+        names: weights in bfloat16 on a CPU that torch multiplies.
+
+    Raises:
+        UnsupportedModelError: there are any.
+    """
+    if names:
+        shown = ", ".join(names[:_NAMES_SHOWN]) + (" …" if len(names) > _NAMES_SHOWN else "")
+        raise UnsupportedModelError(
+            f"{architecture}: the native kernels do not multiply {shown}; torch would, and in "
+            "bfloat16 a row's result then depends on its company; --dtype float32 serves it"
+        )
 
 
 def load_hf(folder: Path, found: HFModel, placement: Placement) -> HFParameters:

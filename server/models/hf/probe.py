@@ -19,6 +19,7 @@ from transformers import PreTrainedModel as Model
 from server.errors import UnsupportedModelError
 from server.kernels.scored_attention import ScoreRules
 from server.models.hf.attention import LayerRules, take_tuning
+from server.models.hf.row_weights import CASTS, PRODUCTS
 
 PROBE = "glidecape_probe"
 _ROWS = 11
@@ -42,8 +43,9 @@ class Probed(NamedTuple):
     """What was found out about a decoder."""
 
     layers: tuple[LayerRules, ...]
-    multiplied: frozenset[str]
-    """Names of the parameters that are multiplied as those of linear layers are."""
+    multiplied: Mapping[str, bool]
+    """Parameters that are multiplied as they are, or as a cast of them -> whether their matrices
+    are [inputs, outputs], as `@` takes them; else [outputs, inputs], as linear layers do."""
 
 
 def probe(model: Model) -> Probed:
@@ -72,16 +74,27 @@ def probe(model: Model) -> Probed:
             "sequences"
         )
     layers = _in_order(type(model).__name__, recorded, model.config.num_hidden_layers)
-    named = model.named_parameters()
-    return Probed(layers, frozenset(name for name, weight in named if id(weight) in products.seen))
+    named = {id(weight): name for name, weight in model.named_parameters()}
+    found = products.transposed.items()
+    return Probed(layers, {named[weight]: how for weight, how in found if weight in named})
+
+
+_WEIGHT_PLACES: Mapping[Callable[..., Any], tuple[int, int, bool]] = {
+    F.linear: (1, 2, False),
+    torch.addmm: (2, 2, True),
+    torch.bmm: (1, 3, True),
+} | dict.fromkeys(PRODUCTS, (1, 2, True))
+"""Products -> which argument is the weight, of how many dimensions, and whether transposed."""
 
 
 class _Products(TorchFunctionMode):
-    """Notes which weights linear products take, and whether rows are counted."""
+    """Notes which weights are multiplied, and whether rows are counted."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = set[int]()
+        self.transposed = dict[int, bool]()
+        self._casts = dict[int, tuple[torch.Tensor, int]]()
+        """A cast's id -> the cast, kept so that no other tensor gets its id, and what was cast."""
         self.counts_rows = False
 
     def __torch_function__(
@@ -91,10 +104,17 @@ class _Products(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is F.linear:
-            self.seen.add(id(args[1]))
+        place, dim, transposed = _WEIGHT_PLACES.get(func, (len(args), 0, False))
+        if place < len(args) and args[place].dim() == dim:
+            self.transposed[self._original(args[place])] = transposed
         self.counts_rows |= func is torch.arange and _ROWS in args
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if func in CASTS:
+            self._casts[id(result)] = (result, self._original(args[0]))
+        return result
+
+    def _original(self, tensor: torch.Tensor) -> int:
+        return self._casts[id(tensor)][1] if id(tensor) in self._casts else id(tensor)
 
 
 def _in_order(

@@ -23,9 +23,16 @@ from server.models.quantization import Quantization
 
 _OF_SHAPE = frozenset({"__get__", "size", "dim", "numel", "is_floating_point", "__len__"})
 """What may be asked of a weight without values; `__get__` is of attributes, such as `dtype`."""
-_CASTS = (torch.Tensor.type, torch.Tensor.to, torch.Tensor.float)
+CASTS = (torch.Tensor.type, torch.Tensor.type_as, torch.Tensor.to, torch.Tensor.float)
 """Leave a weight as it is: products follow their input's precision. Routers ask for float32."""
-_PRODUCTS = (torch.Tensor.matmul, torch.Tensor.__matmul__, torch.matmul)
+PRODUCTS = (
+    torch.Tensor.matmul,
+    torch.Tensor.__matmul__,
+    torch.matmul,
+    torch.mm,
+    torch.Tensor.mm,
+)
+"""Of rows, and a weight [inputs, outputs]."""
 
 
 class RowWeight(torch.Tensor):
@@ -34,8 +41,8 @@ class RowWeight(torch.Tensor):
     products: Sequence[NativeLinear]
     """One per matrix: a single one, or an expert's each."""
     transposed: bool
-    """Whether its matrices are [inputs, outputs], for `@`; else [outputs, inputs], for
-    `F.linear`."""
+    """Whether its matrices are [inputs, outputs], for `@`, `addmm` and `bmm`; else
+    [outputs, inputs], for `F.linear`."""
     keeps_float: bool
     """Whether results stay in float32, instead of taking the input's precision."""
 
@@ -63,11 +70,15 @@ class RowWeight(torch.Tensor):
             return _linear(*args, **(kwargs or {}))
         operands: tuple[Any, ...] = (*args, None, None)
         first, second = operands[:2]
-        if func in _PRODUCTS and isinstance(second, RowWeight):
+        if func in PRODUCTS and isinstance(second, RowWeight):
             return second.applied_to(first)
+        if func is torch.addmm and len(args) == 3 and not kwargs:
+            return args[2].applied_to(second, first)
+        if func is torch.bmm and isinstance(second, RowWeight):
+            return torch.stack([second.expert(i).applied_to(x) for i, x in enumerate(first)])
         if func is torch.Tensor.__getitem__ and isinstance(first, RowWeight):
             return first.expert(int(second))
-        if func in _CASTS:
+        if func in CASTS:
             return first
         if func.__name__ not in _OF_SHAPE:
             raise TypeError(f"{func.__name__} reads a weight that only native kernels hold")
@@ -100,14 +111,14 @@ def multiplies_natively(placement: Placement) -> bool:
 
 def multiply_natively(
     model: torch.nn.Module,
-    multiplied: frozenset[str],
+    multiplied: Mapping[str, bool],
     quantization: Quantization | None,
     head: torch.nn.Module | None = None,
 ) -> None:
     """Exchanges the weights that the native kernels take.
 
     Args:
-        multiplied: names of parameters that are multiplied as those of linear layers are.
+        multiplied: parameters that are multiplied -> whether transposed; see `Probed`.
         quantization: form that the weights of linear layers are rounded to; routers' and experts'
             stay as they are.
         head: the linear layer of `model` whose result stays in float32.
@@ -115,13 +126,16 @@ def multiply_natively(
     for path, module in model.named_modules():
         is_linear = isinstance(module, torch.nn.Linear)
         for name, weight in list(module.named_parameters(recurse=False)):
-            if f"{path}.{name}" in multiplied or (is_linear and name == "weight"):
-                matrices, transposed = (weight.detach(),), False
+            if is_linear and name == "weight":
+                transposed = False
             elif weight.dim() == 3 and hasattr(module, "is_transposed"):  # transformers' experts
                 transposed = bool(module.is_transposed)
-                matrices = (weight.detach().mT if transposed else weight.detach()).unbind()
+            elif f"{path}.{name}" in multiplied:
+                transposed = multiplied[f"{path}.{name}"]
             else:
                 continue
+            values = weight.detach().mT if transposed else weight.detach()
+            matrices = values.unbind() if values.dim() == 3 else (values,)
             form = quantization if is_linear else None
             products = _products(matrices, form)
             if products:

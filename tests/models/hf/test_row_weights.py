@@ -1,16 +1,29 @@
 """Native products in a transformers model: in bfloat16 rows do not depend on their company, to the
 bit; and blocks of 8 and 4 bits."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from transformers import Gemma3TextConfig
+from torch.nn import functional as F
+from transformers import (
+    DeepseekV3Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    Llama4TextConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+)
 
+from server.errors import UnsupportedModelError
 from server.models.hf.config import read_hf_model
-from server.models.hf.model import load_hf
+from server.models.hf.model import HFParameters, load_hf
 from server.models.hf.row_weights import RowWeight
+from server.models.hf.torch_products import TorchProducts
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
 from server.models.quantization import Quantization
@@ -91,3 +104,101 @@ def test_a_weight_without_values_is_not_read() -> None:
         weight.sum()
     with pytest.raises(TypeError, match="mul reads a weight"):
         torch.mul(torch.ones(4, 6), weight)
+
+
+WIDE: dict[str, PreTrainedConfig] = {
+    "deepseek3": DeepseekV3Config(
+        **sizes(
+            hidden_size=768,
+            num_hidden_layers=2,
+            num_key_value_heads=4,
+            n_routed_experts=32,
+            moe_intermediate_size=16,
+            dtype="bfloat16",
+        ),
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=12,
+        first_k_dense_replace=1,
+    ),
+    "qwen3-moe": Qwen3MoeConfig(
+        **sizes(
+            hidden_size=768,
+            num_hidden_layers=2,
+            head_dim=16,
+            num_experts=32,
+            moe_intermediate_size=16,
+            dtype="bfloat16",
+        )
+    ),
+    "gpt2": GPT2Config(vocab_size=97, n_positions=128, n_embd=768, n_layer=2, n_head=4),
+    "llama4": Llama4TextConfig(
+        **sizes(hidden_size=768, num_hidden_layers=2, head_dim=16, num_local_experts=8)
+    ),
+}
+"""Sizes at which torch's products differ between one row and many."""
+
+
+def decoder_of(parameters: HFParameters) -> Any:
+    model = parameters._model  # pyright: ignore[reportPrivateUsage]
+    (decoder,) = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    return decoder
+
+
+@pytest.mark.parametrize("name", WIDE)
+@torch.no_grad()
+def test_every_product_of_a_bfloat16_checkpoint(name: str, tmp_path: Path) -> None:
+    """Routers too, of which some multiply in float32: a cast of their weight."""
+    reference = reference_model(WIDE[name])
+    for parameter, weight in reference.named_parameters():
+        if re.search(r"gate\.weight|router", parameter):
+            weight *= 0.01  # at which sigmoids still tell rows apart
+    reference.bfloat16().save_pretrained(tmp_path)
+    found = read_hf_model(tmp_path, read_config(tmp_path))
+    parameters = load_hf(tmp_path, found, Placement(CPU, torch.bfloat16))
+    decoder = decoder_of(parameters)
+    model = parameters.freeze()
+    left = {path for path, weight in decoder.named_parameters() if weight.dim() > 1}
+    assert left <= {"embed_tokens.weight", "wte.weight", "wpe.weight"}
+    text = tokens(40)
+    whole = PagedModel(model).run(text, [40])
+    assert torch.equal(PagedModel(model).run(text, [1] * 40), whole)
+
+
+@torch.no_grad()
+def test_what_torch_would_multiply_is_refused(tmp_path: Path) -> None:
+    """Here for its size; float32 serves it."""
+    config = Gemma3TextConfig(**sizes(intermediate_size=81), head_dim=16)
+    reference_model(config).save_pretrained(tmp_path)
+    named = r"do not multiply layers\.0\.mlp\.down_proj\.weight, .*--dtype float32 serves"
+    with pytest.raises(UnsupportedModelError, match=named):
+        our_model(tmp_path, torch.bfloat16)
+    our_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda x, w: x @ w.T,
+        lambda x, w: F.linear(x.double(), w.double()),
+        lambda x, w: torch.einsum("ri,oi->ro", x, w),
+        lambda x, w: torch.bmm(x[None], w[None].mT),
+        lambda x, w: F.conv1d(x.T[None], w[:, :, None]),
+        lambda x, w: torch.mv(w, x[0]),
+        lambda x, w: x @ torch.cat([w, w]).T,
+        lambda x, w: x @ w[torch.tensor([2, 1])].T,
+    ],
+)
+@torch.no_grad()
+def test_products_are_found_however_they_are_written(
+    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
+    layer = torch.nn.Linear(4, 6)
+    with TorchProducts(layer) as products:
+        F.embedding(torch.tensor([1]), layer.weight)
+        torch.matmul(torch.ones(3, 4), torch.mul(torch.ones(4, 6), layer.weight.T))
+        assert not products.found
+        product(torch.ones(3, 4), layer.weight)
+    assert list(products.found) == ["weight"]
