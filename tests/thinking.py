@@ -77,9 +77,10 @@ def thinking_ids(text: str) -> list[int]:
     return thinking_tokenizer().encode(text, add_special_tokens=False)
 
 
-def steps_of(text: str) -> list[list[int]]:
-    """Steps of one token each that say a text and end with EOS."""
-    return [[token_id] for token_id in [*thinking_ids(text), EOS_ID]]
+def steps_of(text: str, size: int = 1) -> list[list[int]]:
+    """Steps of so many tokens each that say a text and end with EOS."""
+    token_ids = [*thinking_ids(text), EOS_ID]
+    return [token_ids[begin : begin + size] for begin in range(0, len(token_ids), size)]
 
 
 @cache

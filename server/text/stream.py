@@ -9,15 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
+from server.text.content_tokens import AnswerParser, ContentTokens
 from server.text.detokenizer import Detokenizer
-from server.text.thinking.parser import ThinkingParser
 from server.text.thinking.segments import Splitter
 from server.text.thinking.stops import AnswerStops
 from server.text.tokenizer import Tokenizer
 from server.text.tools.events import AnswerEvent, ContentDelta
-from server.text.tools.parser import ToolParser
-
-AnswerParser = ToolParser | ThinkingParser
 
 L = TypeVar("L")
 """Whatever the caller keeps for each token; logprobs, but this module doesn't look inside."""
@@ -42,6 +39,9 @@ class TextDelta(Generic[L]):
     """The stop string that ended the output; nothing follows."""
     events: tuple[AnswerEvent, ...] | None = None
     """Thinking, content and calls in their order; None without a parser."""
+    event_logprobs: tuple[tuple[PlacedLogprobs[L], ...], ...] = ()
+    """For each event the entries of the tokens that its content is made of; none of an event that
+    is no content, though `logprobs` has those too."""
     offsets: tuple[int, ...] = ()
     """Where the text of each token that was read begins, in characters of the decoded text; of a
     stop token, where the text ends."""
@@ -83,6 +83,7 @@ class TextStream(Generic[L]):
         shows_special: bool = False,
     ) -> None:
         self._parser = parser
+        self._content = None if parser is None else ContentTokens[PlacedLogprobs[L]](parser)
         shown_ids = tokenizer.special_ids
         if not shows_special:
             shown_ids = frozenset() if parser is None else tokenizer.ids_of(parser.marks)
@@ -135,11 +136,19 @@ class TextStream(Generic[L]):
         self._offsets.clear()
         delta = self._push(token_ids, logprobs, ended, has_stop_token)
         delta = replace(delta, offsets=tuple(self._offsets))
-        if self._parser is None:
+        if self._parser is None or self._content is None:
             return delta
-        return self._parsed(self._parser, delta, ended or delta.stop_string is not None)
+        ended = ended or delta.stop_string is not None
+        return self._parsed(self._parser, self._content, delta, ended=ended)
 
-    def _parsed(self, parser: AnswerParser, delta: TextDelta[L], ended: bool) -> TextDelta[L]:
+    def _parsed(
+        self,
+        parser: AnswerParser,
+        tokens: ContentTokens[PlacedLogprobs[L]],
+        delta: TextDelta[L],
+        *,
+        ended: bool,
+    ) -> TextDelta[L]:
         """What of the text is content and what are calls. Logprobs of a text that may become either
         wait for it."""
         if not delta.logprobs:
@@ -149,16 +158,21 @@ class TextStream(Generic[L]):
         begins = [placed.text_offset - start for placed in delta.logprobs]
         for placed, begin, end in zip(delta.logprobs, begins, [*begins[1:], None], strict=False):
             self._undecided.append(placed)
-            if parser.read(delta.text[begin:end]):
+            if tokens.read(placed, delta.text[begin:end]):
                 released += self._undecided
                 self._undecided.clear()
-        events = parser.push("")
+        events = parser.finish() if ended else parser.push("")
         if ended:
-            events += parser.finish()
             released += self._undecided
             self._undecided.clear()
         content = "".join(event.text for event in events if isinstance(event, ContentDelta))
-        return replace(delta, text=content, events=tuple(events), logprobs=tuple(released))
+        return replace(
+            delta,
+            text=content,
+            events=tuple(events),
+            event_logprobs=tokens.take(events, ended=ended),
+            logprobs=tuple(released),
+        )
 
     def _push(
         self,

@@ -10,9 +10,12 @@ from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from server.text.stream import TextDelta, TextStream
+from server.text.thinking.formats import FORMATS as THINKING
+from server.text.thinking.parser import ThinkingParser
 from server.text.tokenizer import Tokenizer
-from server.text.tools.events import whole_answer
+from server.text.tools.events import ContentDelta, whole_answer
 from server.text.tools.formats import FORMATS
+from tests.doubles import byte_tokenizer, ids
 
 PIECES = [
     *(b" \xc3", b"\xa9", b"a\xf0\x9f", b"\x99\x82 b", b"\xc3\xa9\xc3", b"EN", b"D", b"aE", b"<EN"),
@@ -27,6 +30,9 @@ PIECES = [
     *(b"\n", b" ", b"x", b"\xff"),
 ]
 """Tokens that end inside of a character, of a stop string, or of what may become a call."""
+
+
+CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
 
 
 @cache
@@ -106,3 +112,27 @@ def test_content_comes_with_its_tokens_beside_calls(token_ids: list[int], size: 
         num_tokens += len(delta.logprobs)
         num_shown += len(delta.text)
         assert num_shown <= len(text_of(token_ids[:num_tokens]))
+
+
+_PARTS = st.sampled_from(["<think>", "</think>", *'<>\n a{"}', "<tool_call>", "</tool_call>", CALL])
+
+
+@settings(deadline=None)
+@given(st.lists(_PARTS, max_size=8), SIZES, st.booleans())
+@example(["<", "<tool_call>", CALL], 1, False)
+@example(["<think>", "\n", "</think>", "\n", "a"], 3, True)
+def test_content_has_its_own_tokens(pieces: list[str], size: int, thinks: bool) -> None:
+    """Where a token is a character, the tokens of each event are those that its content shows."""
+    tools = FORMATS["hermes"].parser({"f"})
+    form = THINKING["think"]
+    parser = ThinkingParser(form.splitter("unknown", set()), tools, form.marks) if thinks else tools
+    stream = TextStream[str](byte_tokenizer(), continues_text=True, parser=parser)
+    text = "".join(pieces)
+    for begin in range(0, len(text) + 1, size):
+        part = text[begin : begin + size]
+        ended = begin + size > len(text)
+        delta = stream.push(ids(part), [*part], ended=ended)
+        assert delta.events is not None
+        for event, logprobs in zip(delta.events, delta.event_logprobs, strict=True):
+            shown = event.text if isinstance(event, ContentDelta) else ""
+            assert "".join(placed.logprobs for placed in logprobs) == shown

@@ -71,6 +71,8 @@ class Progress:
     """Logprobs of the prompt's tokens from the second on; in the first piece, if asked for."""
     events: tuple[AnswerEvent, ...] | None = None
     """Thinking, content and calls in their order; None where none but content is looked for."""
+    event_logprobs: tuple[tuple[PlacedLogprobs[TokenLogprobs], ...], ...] = ()
+    """Logprobs of each event's content, as `TextDelta` has them."""
     num_thinking_tokens: int = 0
     """Tokens of thinking so far, as far as it is known what they are."""
     num_calls: int = 0
@@ -142,6 +144,7 @@ def _progress(
         logprob_sum=sum(entry.logprob for entry in (output.logprobs or ())[:num_counting]),
         prompt_logprobs=output.prompt_logprobs,
         events=delta.events,
+        event_logprobs=delta.event_logprobs,
         num_thinking_tokens=job.text.num_thinking_tokens,
         num_calls=job.text.num_calls,
         step=_traced(output, delta, num_counting),

@@ -20,7 +20,7 @@ from server.api.schema.field_path import shown_name
 from server.engine.types import Thinking
 from server.errors import InvalidRequestError, UnsupportedFieldError
 from server.text.chat_template import ChatTemplate, Message
-from server.text.stream import AnswerParser
+from server.text.content_tokens import AnswerParser
 from server.text.thinking.formats import ThinkingFormat
 from server.text.thinking.parser import ThinkingParser
 from server.text.thinking.segments import Splitter

@@ -1,15 +1,16 @@
 """The output of a response as it grows: pieces of the answer → items and events."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 from server.api.generation.job import Progress
-from server.api.generation.schema.common import TokenLogprob
 from server.api.generation.shape import token_logprob
 from server.api.responses.open_items import OpenCall, OpenText, OpenThinking
 from server.api.responses.schema.events import Event, ItemEvent
 from server.api.responses.schema.input import ItemStatus
 from server.api.responses.schema.items import OutputItem
+from server.engine.outputs import TokenLogprobs
+from server.text.stream import PlacedLogprobs
 from server.text.tokenizer import Tokenizer
 from server.text.tools import events
 
@@ -19,7 +20,8 @@ class ResponseOutput:
     function are items of their own, in the order in which the model wrote them; no text at all is
     an empty one, where there might have been a text.
 
-    Logprobs belong to text: those of tokens that thinking or a call is made of are left out.
+    Logprobs belong to text: those of tokens that thinking, a call or markup is made of are left
+    out.
 
     Args:
         numbers: Sequence numbers of the stream's events.
@@ -34,8 +36,6 @@ class ResponseOutput:
         self._numbers = numbers
         self._closed: list[OutputItem] = []
         self._open: OpenText | OpenThinking | OpenCall | None = None
-        self._held: list[TokenLogprob] = []
-        """Logprobs of tokens that show no text so far: what they belong to is not known yet."""
 
     def items(self, status: ItemStatus) -> list[OutputItem]:
         """All items.
@@ -47,15 +47,14 @@ class ResponseOutput:
         return [*self._closed, *opened]
 
     def add(self, piece: Progress) -> Iterator[Event]:
-        self._held += [token_logprob(self._tokenizer, each.logprobs) for each in piece.logprobs]
         if piece.events is None:
-            if piece.text or self._held:
-                yield from self._add_text(piece.text)
+            if piece.text or piece.logprobs:
+                yield from self._add_text(piece.text, piece.logprobs)
             return
-        for event in piece.events:
+        for event, logprobs in zip(piece.events, piece.event_logprobs, strict=True):
             match event:
                 case events.ContentDelta(text):
-                    yield from self._add_text(text)
+                    yield from self._add_text(text, logprobs)
                 case events.ThinkingDelta(text):
                     yield from self._add_thinking(text)
                 case events.CallStart(_, call_id, name):
@@ -65,25 +64,23 @@ class ResponseOutput:
 
     def finish(self, status: ItemStatus) -> Iterator[Event]:
         """Closes the last item, and opens one before if there is none."""
-        if self._only_calls:
-            self._held = []
-        elif self._open is None or (self._held and isinstance(self._open, OpenText)):
-            yield from self._add_text("")
-        elif isinstance(self._open, OpenThinking) and status == "completed":
+        thought = isinstance(self._open, OpenThinking) and status == "completed"
+        if not self._only_calls and (self._open is None or thought):
             yield from self._add_text("")
         yield from self._close(status)
 
-    def _add_text(self, text: str) -> Iterator[Event]:
+    def _add_text(
+        self, text: str, logprobs: Sequence[PlacedLogprobs[TokenLogprobs]] = ()
+    ) -> Iterator[Event]:
         if not isinstance(self._open, OpenText):
             yield from self._close("completed")
             self._open = OpenText(len(self._closed))
             yield from self._open.begin(self._numbers)
-        logprobs, self._held = self._held, []
         if text or logprobs:
-            yield self._open.add(text, logprobs, next(self._numbers))
+            shown = [token_logprob(self._tokenizer, each.logprobs) for each in logprobs]
+            yield self._open.add(text, shown, next(self._numbers))
 
     def _add_thinking(self, text: str) -> Iterator[Event]:
-        self._held = []
         if not isinstance(self._open, OpenThinking):
             yield from self._close("completed")
             self._open = OpenThinking(len(self._closed))
@@ -92,12 +89,10 @@ class ResponseOutput:
 
     def _start_call(self, call_id: str, name: str) -> Iterator[Event]:
         yield from self._close("completed")
-        self._held = []
         self._open = OpenCall(len(self._closed), call_id, name)
         yield self._open.begin(next(self._numbers))
 
     def _add_arguments(self, text: str) -> Iterator[Event]:
-        self._held = []
         if isinstance(self._open, OpenCall):
             yield self._open.add(text, next(self._numbers))
 

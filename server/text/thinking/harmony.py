@@ -48,8 +48,8 @@ class HarmonySplitter:
         self._held = ""
 
     @property
-    def is_holding(self) -> bool:
-        return bool(self._held)
+    def num_held(self) -> int:
+        return len(self._held)
 
     def push(self, text: str) -> list[Segment]:
         self._held += text
@@ -76,10 +76,13 @@ class HarmonySplitter:
 
     def _read_header(self, found: list[Segment]) -> bool:
         at = self._held.find(MESSAGE)
-        if at < 0 and _may_be_header(self._held):
+        # What may be the mark's beginning is no part of the header, until it turns out not to be.
+        end = len(self._held) - longest_overlap(self._held, (MESSAGE,)) if at < 0 else at
+        may_be_header = _may_be_header(self._held[:end])
+        if at < 0 and may_be_header:
             return False
         self._mode, self._is_first = "body", False
-        if at < 0 or not _may_be_header(self._held[:at]):
+        if not may_be_header:
             self._kind = "answer"
             return True
         header = self._take(at + len(MESSAGE))
@@ -136,8 +139,7 @@ class HarmonySplitter:
 
 
 def _may_be_header(text: str) -> bool:
-    """Whether a text without `<|message|>` can be a header, or the beginning of one."""
-    text = text[: len(text) - longest_overlap(text, (MESSAGE,))]
+    """Whether a text in front of `<|message|>` can be a header, or the beginning of one."""
     if len(text) > _LONGEST_HEADER:
         return False
     begin = text.lstrip()

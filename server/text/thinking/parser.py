@@ -1,7 +1,7 @@
 """An answer's text → thinking, content and function calls, whatever pieces the text comes in."""
 
 from server.text.thinking.segments import Kind, Segment, Splitter
-from server.text.tools.events import AnswerEvent, EventSink
+from server.text.tools.events import AnswerEvent, ContentCount, EventSink
 from server.text.tools.parser import ToolParser
 
 _BETWEEN = "\n\n"
@@ -34,6 +34,10 @@ class ThinkingParser:
         """What begins anew: a line break comes before its text."""
         self._is_undecided = False
         """Text of the answer may become content or a call."""
+        self._num_read = 0
+        """Characters in the segments so far."""
+        self._answers: list[tuple[int, int]] = []
+        """Where in the text the answer's parts begin and end."""
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -44,6 +48,21 @@ class ThinkingParser:
     def num_calls(self) -> int:
         """Calls found so far."""
         return self._sink.num_calls if self._tools is None else self._tools.num_calls
+
+    @property
+    def content_count(self) -> ContentCount:
+        """Content found so far."""
+        return self._sink.content_count
+
+    @property
+    def num_held(self) -> int:
+        """Characters at the end of what was read of which it isn't known what they are."""
+        return self._splitter.num_held + (0 if self._tools is None else self._tools.num_held)
+
+    def is_answer(self, begin: int, end: int) -> bool:
+        """Whether some of these characters of the text may be content: they are neither thinking
+        nor markup around it."""
+        return any(begin < stop and end > start for start, stop in reversed(self._answers))
 
     def push(self, text: str) -> list[AnswerEvent]:
         """Reads more text."""
@@ -56,7 +75,7 @@ class ThinkingParser:
         before = self._sink.num_changes
         for segment in self._splitter.push(text):
             self._read(segment)
-        is_held = self._splitter.is_holding or self._is_undecided
+        is_held = bool(self._splitter.num_held) or self._is_undecided
         return not is_held or self._sink.num_changes > before
 
     def finish(self) -> list[AnswerEvent]:
@@ -68,6 +87,7 @@ class ThinkingParser:
         return self._sink.take()
 
     def _read(self, segment: Segment) -> None:
+        self._place(segment)
         match segment.kind:
             case "thinking":
                 self._sink.thinking(self._joined(segment))
@@ -82,6 +102,15 @@ class ThinkingParser:
                 self._joint = segment.opens
                 if segment.function is not None:
                     self._sink.start_call(segment.function)
+
+    def _place(self, segment: Segment) -> None:
+        begin = self._num_read
+        self._num_read += len(segment.text)
+        if segment.kind != "answer":
+            return
+        if self._answers and self._answers[-1][1] == begin:
+            begin, _ = self._answers.pop()
+        self._answers.append((begin, self._num_read))
 
     def _joined(self, segment: Segment) -> str:
         """The segment's text, behind a line break where it doesn't go on with what came before."""

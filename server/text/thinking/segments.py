@@ -21,8 +21,8 @@ class Splitter(Protocol):
     """Reads one answer. What its segments add up to is the same however the text is cut."""
 
     @property
-    def is_holding(self) -> bool:
-        """Whether text was read that is in no segment yet."""
+    def num_held(self) -> int:
+        """Characters at the end of what was read that are in no segment yet."""
         ...
 
     def push(self, text: str) -> list[Segment]:

@@ -31,8 +31,8 @@ class MarkSplitter:
         self._held = ""
 
     @property
-    def is_holding(self) -> bool:
-        return bool(self._held)
+    def num_held(self) -> int:
+        return len(self._held)
 
     def push(self, text: str) -> list[Segment]:
         self._held += text

@@ -38,6 +38,13 @@ class ArgumentsDelta(NamedTuple):
 AnswerEvent = ThinkingDelta | ContentDelta | CallStart | ArgumentsDelta
 
 
+class ContentCount(NamedTuple):
+    """How much content was collected so far."""
+
+    num_events: int
+    num_characters: int
+
+
 class EventSink:
     """Collects events; neighbours of one kind become one.
 
@@ -51,15 +58,19 @@ class EventSink:
         self.num_calls = 0
         self.num_changes = 0
         """Counts what is collected, merged or not."""
+        self.content_count = ContentCount(0, 0)
 
     def content(self, text: str) -> None:
         if not text or not self._takes_content:
             return
         self.num_changes += 1
+        num_events, num_characters = self.content_count
         if self._events and isinstance(last := self._events[-1], ContentDelta):
             self._events[-1] = ContentDelta(last.text + text)
         else:
             self._events.append(ContentDelta(text))
+            num_events += 1
+        self.content_count = ContentCount(num_events, num_characters + len(text))
 
     def thinking(self, text: str) -> None:
         if not text:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Set
 from typing import Literal
 
-from server.text.tools.events import AnswerEvent, EventSink
+from server.text.tools.events import AnswerEvent, ContentCount, EventSink
 from server.text.tools.json_scanner import WHITESPACE
 from server.text.tools.section import OBJECT_OPENER, CallSection, Markup, longest_beginning
 
@@ -57,6 +57,21 @@ class ToolParser:
     def num_calls(self) -> int:
         """Calls found so far."""
         return self._sink.num_calls
+
+    @property
+    def content_count(self) -> ContentCount:
+        """Content found so far."""
+        return self._sink.content_count
+
+    @property
+    def num_held(self) -> int:
+        """Characters at the end of what was read of which it isn't known what they are."""
+        return len(self._layout or "") + len(self._opener) + len(self._raw)
+
+    def is_answer(self, begin: int, end: int) -> bool:
+        """Whether some of these characters of the text may be content; here all may."""
+        del begin, end
+        return True
 
     def push(self, text: str) -> list[AnswerEvent]:
         """Reads more text."""

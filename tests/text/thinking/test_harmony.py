@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.text.thinking.formats import FORMATS
-from server.text.thinking.harmony import MARKS
+from server.text.thinking.harmony import CHANNEL, MARKS, MESSAGE
 from server.text.thinking.parser import ThinkingParser
 from server.text.tools.events import AnswerEvent, whole_answer
 from tests.text.thinking.test_splitter import split
@@ -55,6 +55,9 @@ def call(name: str, arguments: str) -> str:
          "", "", [("f", "{}"), ("weather", "[1")]),
         ("Hello <|channel|>", "", "Hello <|channel|>", []),
         ("toe", "", "toe", []),
+        ("<<<|message|>{}", "", "<<<|message|>{}", []),
+        ("to<|<|message|>a", "", "to<|<|message|>a", []),
+        (f"{CHANNEL}final<{MESSAGE}a", "", "a", []),
         ("", "", "", []),
     ],
 )  # fmt: skip
@@ -66,7 +69,9 @@ def test_examples(text: str, thinking: str, content: str, calls: list[tuple[str,
 _TEXTS = st.lists(
     st.one_of(
         st.sampled_from([*MARKS, ANALYSIS, FINAL, NEXT, call("functions.f", "{}")]),
-        st.sampled_from(["assistant", "to=", " to=functions.f", "<|", "x" * 505, "analysis"]),
+        st.sampled_from(
+            ["assistant", "to=", "<<<|message|>", " to=functions.f", "<|", "x" * 505, "analysis"]
+        ),
         st.text("a<|>to= {}", max_size=5),
     ),
     max_size=10,

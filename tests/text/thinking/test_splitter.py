@@ -19,7 +19,7 @@ def split(splitter: Splitter, pieces: Iterable[str]) -> list[Segment]:
     for piece in pieces:
         found += splitter.push(piece)
     found += splitter.finish()
-    assert not splitter.is_holding
+    assert not splitter.num_held
     merged: list[Segment] = []
     for segment in found:
         assert segment.text
