@@ -144,8 +144,12 @@ def _add_call(found: ChatMessages, item: FunctionCall, place: str, thoughts: lis
     """Calls belong to the assistant's message before them, if there is one: it is one turn."""
     function = {"name": item.name, "arguments": item.arguments}
     call = {"id": item.call_id, "type": "function", "function": function}
-    if not found.messages or found.messages[-1]["role"] != "assistant":
+    last = found.messages[-1] if found.messages else None
+    if last is None or last["role"] != "assistant":
         _append(found, _assistants(None, thoughts), place)
+    elif thoughts:
+        earlier = last.get("reasoning_content")
+        last["reasoning_content"] = "\n\n".join([earlier, *thoughts] if earlier else thoughts)
     found.messages[-1].setdefault("tool_calls", []).append(call)
 
 

@@ -8,7 +8,7 @@ from tests.api.harness import Json, assert_error, in_process
 from tests.api.response_types import RESPONSES, events, kinds, parse
 from tests.api.thinking import prompt_of, thinking_app
 from tests.doubles import ScriptedEngine
-from tests.thinking import DEEPSEEK_R1, QWEN3, steps_of
+from tests.thinking import DEEPSEEK_R1, GPT_OSS, QWEN3, steps_of
 
 THOUGHT = "<think>\nHm.\n</think>\n\nYes."
 
@@ -86,6 +86,30 @@ async def test_thoughts_of_an_earlier_response_reach_the_template() -> None:
         assert prompt_of(engine) == "<|user|>more<|assistant|>"
 
 
+@pytest.mark.parametrize(
+    ("turn", "thoughts"),
+    [("rtc", "0"), ("trc", "1"), ("rtrc", "0\n\n2"), ("rcrc", "0\n\n2"), ("rrc", "0\n\n1"),
+     ("trcrrc", "1\n\n3\n\n4")],
+)  # fmt: skip
+async def test_thoughts_anywhere_in_a_turn_reach_the_template(turn: str, thoughts: str) -> None:
+    """A turn is one message to the template: reasoning (r), text (t), and calls (c)."""
+    engine = ScriptedEngine(steps_of("Yes."))
+    items: list[Json] = [{"role": "user", "content": "hi"}]
+    for index, kind in enumerate(turn):
+        text = {"type": "reasoning_text", "text": str(index)}
+        items.append({
+            "r": {"type": "reasoning", "summary": [], "content": [text]},
+            "t": {"role": "assistant", "content": "I look."},
+            "c": {"type": "function_call", "call_id": f"{index}", "name": "f", "arguments": "{}"},
+        }[kind])  # fmt: skip
+    calls = [index for index, kind in enumerate(turn) if kind == "c"]
+    items += [{"type": "function_call_output", "call_id": f"{i}", "output": ""} for i in calls]
+    async with in_process(thinking_app(engine)) as client:
+        response = await client.post(RESPONSES, json={"input": items})
+    assert response.status_code == 200, response.text
+    assert f"<|assistant|><think>{thoughts}</think>" in prompt_of(engine)
+
+
 async def test_errors_name_the_response_s_fields() -> None:
     async with in_process(thinking_app(ScriptedEngine([]), DEEPSEEK_R1)) as client:
         body = {"input": "hi", "reasoning": {"effort": "none"}}
@@ -94,3 +118,40 @@ async def test_errors_name_the_response_s_fields() -> None:
         body = {"input": "hi", "chat_template_kwargs": {"x": 1}}
         response = await client.post(RESPONSES, json=body)
         assert_error(response, 400, "invalid_value", "chat_template_kwargs.x")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (QWEN3, "<think>\nHm\n</think>\n\nParis."),
+        (QWEN3, "<think></think>\n\nParis.\n"),
+        (QWEN3, "a </think> b"),
+        (DEEPSEEK_R1, "Hm.\n</think>\n\n<th"),
+        (GPT_OSS, "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant<|channel|>final"
+                  "<|message|>Paris.<|return|>"),
+        (GPT_OSS, "<|channel|>final<|message|>a<|end|><|start|>assistant<|channel|>analysis"
+                  "<|message|>b<|end|><|start|>assistant<|channel|>final<|message|>c <|"),
+    ],
+)  # fmt: skip
+async def test_logprobs_are_those_of_the_text(template: str, text: str, size: int) -> None:
+    """Each token is one character, and neither thoughts nor marks have logprobs."""
+
+    def said(text: str) -> str:
+        return text.removeprefix("\n\n")  # the server's, between two messages of one channel
+
+    app = thinking_app(ScriptedEngine(steps_of(text, size)), template)
+    fields = {"input": "hi", "include": ["message.output_text.logprobs"]}
+    async with in_process(app) as client:
+        whole = parse((await client.post(RESPONSES, json=fields)).json())
+        stream = await client.post(RESPONSES, json={**fields, "stream": True})
+    found = events(stream.text)
+    for response in (whole, found[-1]["response"]):
+        messages = [item for item in response["output"] if item["type"] == "message"]
+        assert messages
+        for message in messages:
+            (part,) = message["content"]
+            assert "".join(entry["token"] for entry in part["logprobs"]) == said(part["text"])
+    for event in found:
+        if event["type"] == "response.output_text.delta":
+            assert "".join(entry["token"] for entry in event["logprobs"]) == said(event["delta"])
