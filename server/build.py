@@ -18,6 +18,7 @@ from server.config import ServerSettings
 from server.loading.model import LoadedModel, build_model
 from server.observe.observers import Observers
 from server.report import Report
+from server.text.chat_template import ChatTemplate
 from server.text.infill import find_infill
 from server.text.thinking import formats as thinking_formats
 from server.text.tools.formats import FORMATS
@@ -58,12 +59,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         default_speculation=model.speculation,
     )
     observers.metrics.describe_server(_facts(model))
-    if settings.tool_parser != "auto":
-        model.chat_template.tool_format = FORMATS[settings.tool_parser]
-    if settings.reasoning_format != "auto":
-        name = settings.reasoning_format
-        form = None if name == "none" else thinking_formats.FORMATS[name]
-        model.chat_template.thinking_format = form
+    _set_formats(model.chat_template, settings)
     kept = StoreLimits(
         max_responses=settings.max_stored_responses,
         max_bytes=settings.stored_responses_memory,
@@ -91,6 +87,15 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         await asyncio.to_thread(observers.close)
 
     return create_app(parts, door, lifespan), model
+
+
+def _set_formats(template: ChatTemplate, settings: ServerSettings) -> None:
+    """Has the chat template follow the settings where they don't leave it to find out itself."""
+    if settings.tool_parser != "auto":
+        template.tool_format = FORMATS[settings.tool_parser]
+    form = settings.reasoning_format
+    if form != "auto":
+        template.thinking_format = None if form == "none" else thinking_formats.FORMATS[form]
 
 
 def _facts(model: LoadedModel) -> dict[str, str]:

@@ -18,6 +18,7 @@ _ROLES_OF = {
     "tool_calls": ("assistant",),
     "refusal": ("assistant",),
     "reasoning_content": ("assistant",),
+    "reasoning": ("assistant",),
     "tool_call_id": ("tool",),
 }
 

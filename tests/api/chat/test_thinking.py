@@ -231,7 +231,9 @@ async def test_thoughts_beside_a_call_of_gpt_oss() -> None:
     assert "Hm.\n\nI call.<|end|>" in prompt_of(engine)
 
 
-async def test_only_the_assistant_thinks() -> None:
-    message = {"role": "user", "content": "hi", "reasoning_content": "x"}
-    response = await ask(ScriptedEngine([]), messages=[message])
-    assert_error(response, 400, "invalid_value", "messages.0.reasoning_content")
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("role", ["user", "system", "developer", "tool"])
+async def test_only_the_assistant_thinks(role: str, field: str) -> None:
+    messages = [{"role": role, "content": "hi", field: "Hm."}]
+    response = await answer("Yes.", messages=messages)
+    assert_error(response, 400, "invalid_value", f"messages.0.{field}")
