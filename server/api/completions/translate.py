@@ -125,7 +125,7 @@ async def _prompt_jobs(
         num_logprobs = 0  # the best are chosen by them
     params = sampling_params(body, limit, num_logprobs, parts.info)
     params = replace(params, grammar=await answer_grammar(body, parts))
-    if gap is not None:
+    if gap is not None and not params.ignore_eos:
         params = replace(params, stop_token_ids=params.stop_token_ids | gap.infill.end_ids)
     if body.echo and body.logprobs is not None:
         params = replace(params, prompt_logprobs=body.logprobs)

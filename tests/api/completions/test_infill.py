@@ -150,6 +150,17 @@ async def test_what_can_not_be_filled_is_refused() -> None:
     assert engine.requests == []
 
 
+@pytest.mark.parametrize("ignores", [False, True])
+async def test_ends_of_a_gap_can_be_ignored(ignores: bool) -> None:
+    """Then only the tokens that the request names end the answer."""
+    engine = ScriptedEngine([])
+    await ask(marked(QWEN), engine, ignore_eos=ignores, stop_token_ids=[7], max_tokens=1)
+    (request,) = engine.requests
+    ends = {FIRST, FIRST + 1, FIRST + 2, FIRST + 3}
+    assert request.params.stop_token_ids == ({7} if ignores else {7} | ends)
+    assert request.params.ignore_eos is ignores
+
+
 async def test_no_suffix_asks_for_nothing() -> None:
     for suffix in (None, ""):
         engine = ScriptedEngine(one_by_one("x"))
