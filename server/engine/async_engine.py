@@ -138,12 +138,11 @@ class AsyncEngine:
             raise ShuttingDownError
 
     async def _compiled(self, request: Request) -> CompiledGrammar | None:
-        grammar = request.params.grammar
-        if grammar is None:
+        if request.params.grammar is None:
             return None
         if self._grammars is None:
             raise GrammarError("this engine has no grammars")
-        return await self._grammars.compile(grammar)
+        return await self._grammars.prepare(request.params)
 
     def _check(self, request: Request) -> None:
         """Raises here what the scheduler would refuse: an error in the engine's thread ends it."""

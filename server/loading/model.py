@@ -300,7 +300,7 @@ def _wire(
         limits.eos_token_ids,
         device,
         speculator,
-        GrammarStates(grammars.get, vocabulary),
+        GrammarStates(grammars.get, vocabulary, grammars.spilling),
         RemoteCopies(workers) if workers else copy_kv,
     )
     executor: Executes = runner

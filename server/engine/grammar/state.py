@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from server.engine.grammar.budget import Meter, end_dearest
 from server.engine.grammar.compile.compiler import CompiledGrammar, Vocabulary
-from server.engine.grammar.thinking import SpillingTokens, ThinkingState
+from server.engine.grammar.compile.spilling import SpillingTokens
+from server.engine.grammar.thinking import ThinkingState
 from server.engine.types import Grammar, Request, RequestId
 
 _Words = NDArray[np.uint32]
@@ -180,14 +181,18 @@ class GrammarStates:
     Args:
         find: the compiled form of a grammar.
         vocabulary: the model's, with its end tokens.
+        spilling: that requests had prepared; None where none has.
     """
 
     def __init__(
-        self, find: "Callable[[Grammar], CompiledGrammar]", vocabulary: Vocabulary
+        self,
+        find: "Callable[[Grammar], CompiledGrammar]",
+        vocabulary: Vocabulary,
+        spilling: SpillingTokens | None = None,
     ) -> None:
         self._find = find
         self._vocabulary = vocabulary
-        self._spilling = SpillingTokens(vocabulary)
+        self._spilling = spilling or SpillingTokens(vocabulary)
         self._states: dict[RequestId, AnswerState] = {}
 
     def behind(self, request: Request, output_ids: Sequence[int]) -> AnswerState:

@@ -14,43 +14,12 @@ import torch
 
 from server.engine.grammar.budget import Meter
 from server.engine.grammar.compile.compiler import Vocabulary
+from server.engine.grammar.compile.spilling import SpillingTokens
 from server.engine.grammar.thinking_place import Place, first_place, forced_token, next_place
 from server.engine.types import Thinking
 
 if TYPE_CHECKING:
     from server.engine.grammar.state import GrammarState
-
-
-class SpillingTokens:
-    """Tokens that end a mark and go on with other text than white space, by how much of the mark
-    comes before them. Shared by all requests, since finding them takes a look at each token."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        self._found: dict[tuple[bytes, int], list[int]] = {}
-
-    def behind(self, tail: bytes, mark: bytes) -> list[int]:
-        """Those that can follow bytes."""
-        lengths = [n for n in range(1, len(mark)) if tail.endswith(mark[:n])]
-        return [token_id for n in (0, *lengths) for token_id in self._of(mark, n)]
-
-    def _of(self, mark: bytes, num_before: int) -> list[int]:
-        key = (mark, num_before)
-        if key not in self._found:
-            self._found[key] = [
-                token_id
-                for token_id in range(self._vocabulary.size)
-                if _spills(self._vocabulary.token_bytes(token_id), mark, num_before)
-            ]
-        return self._found[key]
-
-
-def _spills(raw: bytes, mark: bytes, num_before: int) -> bool:
-    if num_before == 0:
-        _, found, rest = raw.partition(mark)
-        return bool(found and rest.strip())
-    left = mark[num_before:]
-    return raw.startswith(left) and bool(raw[len(left) :].strip())
 
 
 class ThinkingState:

@@ -17,9 +17,10 @@ from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from server.engine.grammar.compile.compiler import CompiledGrammar, Compiler, Tokens, Vocabulary
+from server.engine.grammar.compile.spilling import SpillingTokens
 from server.engine.grammar.compile.worker import Answer, Check, Compile, Job, Proven, Refused
 from server.engine.grammar.compile.workers import QUICK_SECONDS, Workers
-from server.engine.types import Grammar
+from server.engine.types import Grammar, SamplingParams
 from server.errors import GrammarError, RateLimitError
 
 CACHE_BYTES = 64 * 2**20
@@ -55,6 +56,7 @@ class GrammarCompiler:
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.vocabulary = vocabulary
+        self.spilling = SpillingTokens(vocabulary)
         self._workers = workers or Workers(self._tokens)
         self._seconds = seconds
         self._cache_bytes = cache_bytes
@@ -88,6 +90,23 @@ class GrammarCompiler:
             if not self._num_waiting[grammar]:
                 del self._num_waiting[grammar]
                 work.cancel()  # unless it has begun
+
+    async def prepare(
+        self, params: SamplingParams, owner: Hashable = None
+    ) -> CompiledGrammar | None:
+        """Has ready what a request's grammar needs, so that no step of the engine waits for it;
+        None if it has no grammar.
+
+        Raises:
+            GrammarError, RateLimitError: as `compile`.
+        """
+        if params.grammar is None:
+            return None
+        compiled = await self.compile(params.grammar, owner)
+        thinking = params.thinking
+        if thinking is not None and not thinking.answer:
+            await asyncio.to_thread(self.spilling.prepare, thinking.end)
+        return compiled
 
     async def check_schemas(self, schemas: Sequence[object], owner: Hashable = None) -> None:
         """Refuses the JSON schemas that `compile` would refuse.
