@@ -33,9 +33,11 @@ def thinking_app(
     return make_app(engine, thinking_tokenizer(), chat_template=chat_template, info=THINKER)
 
 
-async def answer(text: str, template: str = QWEN3, **fields: Any) -> httpx.Response:
-    """The answer to a chat, where the engine says this text."""
-    return await ask(ScriptedEngine(steps_of(text)), template, **fields)
+async def answer(
+    text: str, template: str = QWEN3, *, step_size: int = 1, **fields: Any
+) -> httpx.Response:
+    """The answer to a chat, where the engine says this text in steps of so many tokens."""
+    return await ask(ScriptedEngine(steps_of(text, step_size)), template, **fields)
 
 
 async def ask(engine: ScriptedEngine, template: str = QWEN3, **fields: Any) -> httpx.Response:

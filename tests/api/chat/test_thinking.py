@@ -19,6 +19,8 @@ CHANNELS = (
 )
 FAMILIES = [(QWEN3, THOUGHT), (DEEPSEEK_R1, THOUGHT.removeprefix("<think>")), (GPT_OSS, CHANNELS)]
 NUM_THOUGHT = len("Hm, 你好.".encode())
+SIZES = pytest.mark.parametrize("size", [1, 2, 3, 7, 200])
+"""Tokens of a step: speculation brings several at once, and what they say is the same."""
 
 
 def message_of(body: Json) -> Json:
@@ -37,16 +39,18 @@ def streamed(text: str) -> Json:
     return found
 
 
+@SIZES
 @pytest.mark.parametrize(("template", "text"), FAMILIES)
-async def test_thinking_is_kept_apart(template: str, text: str) -> None:
-    body = (await answer(text, template)).json()
+async def test_thinking_is_kept_apart(template: str, text: str, size: int) -> None:
+    body = (await answer(text, template, step_size=size)).json()
     message = message_of(body)
     assert (message["reasoning_content"], message["content"]) == ("Hm, 你好.", "Yes 🙂.")
     assert body["choices"][0]["finish_reason"] == "stop"
     details = body["usage"]["completion_tokens_details"]
     assert details == {"reasoning_tokens": NUM_THOUGHT}
     options = {"include_usage": True}
-    stream = (await answer(text, template, stream=True, stream_options=options)).text
+    response = await answer(text, template, step_size=size, stream=True, stream_options=options)
+    stream = response.text
     assert streamed(stream) == {
         "role": "assistant", "content": "Yes 🙂.", "reasoning_content": "Hm, 你好.",
     }  # fmt: skip
@@ -73,18 +77,21 @@ async def test_a_prompt_that_ends_the_thinking() -> None:
     assert (message["content"], message.get("reasoning_content")) == ("<think>a</think>b", None)
 
 
+@SIZES
 @pytest.mark.parametrize("stream", [False, True])
-async def test_stop_strings_are_looked_for_in_the_answer(stream: bool) -> None:
-    response = await answer("<think>a STOP b</think>c STOP d", stop="STOP", stream=stream)
+async def test_stop_strings_are_looked_for_in_the_answer(stream: bool, size: int) -> None:
+    text = "<think>a STOP b</think>c STOP d"
+    response = await answer(text, step_size=size, stop="STOP", stream=stream)
     found = streamed(response.text) if stream else message_of(response.json())
     assert (found["reasoning_content"], found["content"]) == ("a STOP b", "c ")
 
 
-async def test_logprobs_are_of_all_tokens() -> None:
-    response = await answer(THOUGHT, logprobs=True)
+@SIZES
+async def test_logprobs_are_of_all_tokens(size: int) -> None:
+    response = await answer(THOUGHT, step_size=size, logprobs=True)
     entries = response.json()["choices"][0]["logprobs"]["content"]
     assert len(entries) == len(steps_of(THOUGHT)) - 1
-    stream = chunks((await answer(THOUGHT, logprobs=True, stream=True)).text)
+    stream = chunks((await answer(THOUGHT, step_size=size, logprobs=True, stream=True)).text)
     logprobs = [chunk["choices"][0]["logprobs"] for chunk in stream]
     assert [entry for part in logprobs if part for entry in part["content"]] == entries
 
@@ -97,6 +104,7 @@ HARMONY_CALL = (
 )
 
 
+@SIZES
 @pytest.mark.parametrize(
     ("template", "text", "thought"),
     [
@@ -105,15 +113,16 @@ HARMONY_CALL = (
     ],
 )
 async def test_calls_are_looked_for_behind_the_thinking(
-    template: str, text: str, thought: str
+    template: str, text: str, thought: str, size: int
 ) -> None:
-    whole = await answer(text, template, tools=TOOLS)
+    whole = await answer(text, template, step_size=size, tools=TOOLS)
     message = message_of(whole.json())
     assert (message["reasoning_content"], message["content"]) == (thought, None)
     (call,) = message["tool_calls"]
     assert (call["function"]["name"], call["function"]["arguments"]) == ("f", '{"a": 1}')
     assert whole.json()["choices"][0]["finish_reason"] == "tool_calls"
-    stream = chunks((await answer(text, template, tools=TOOLS, stream=True)).text)
+    response = await answer(text, template, step_size=size, tools=TOOLS, stream=True)
+    stream = chunks(response.text)
     deltas = [chunk["choices"][0]["delta"] for chunk in stream]
     calls = [call["function"] for delta in deltas for call in delta.get("tool_calls") or ()]
     assert "".join(call.get("arguments", "") for call in calls) == '{"a": 1}'

@@ -15,7 +15,7 @@ from tests.api.harness import (
     in_process,
     make_app,
 )
-from tests.api.response_types import RESPONSES
+from tests.api.response_types import RESPONSES, events
 from tests.api.thinking import answer as thinking_answer
 from tests.doubles import BOS, BOS_ID, EOS, EOS_ID, ScriptedEngine, ids, one_by_one
 
@@ -27,9 +27,12 @@ async def text_of(path: str, steps: list[list[int]], **fields: Any) -> tuple[str
     body = {CHAT: chat_body(), COMPLETIONS: {"prompt": "hi"}, RESPONSES: {"input": "hi"}}[path]
     async with in_process(make_app(ScriptedEngine(steps))) as client:
         whole = (await client.post(path, json={**body, **fields})).json()
-        if path == RESPONSES:
-            return whole["output"][0]["content"][0]["text"], whole
         stream = await client.post(path, json={**body, "stream": True, **fields})
+    if path == RESPONSES:
+        text = whole["output"][0]["content"][0]["text"]
+        deltas = [e for e in events(stream.text) if e["type"] == "response.output_text.delta"]
+        assert "".join(delta["delta"] for delta in deltas) == text
+        return text, whole
     choices = [choice for chunk in chunks(stream.text) for choice in chunk["choices"]]
     (choice,) = whole["choices"]
     text = choice["text"] if path == COMPLETIONS else choice["message"]["content"]

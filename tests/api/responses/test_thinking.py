@@ -13,15 +13,18 @@ from tests.thinking import DEEPSEEK_R1, GPT_OSS, QWEN3, steps_of
 THOUGHT = "<think>\nHm.\n</think>\n\nYes."
 
 
-async def respond(text: str, template: str = QWEN3, **fields: Any) -> Json:
-    async with in_process(thinking_app(ScriptedEngine(steps_of(text)), template)) as client:
+async def respond(text: str, template: str = QWEN3, *, step_size: int = 1, **fields: Any) -> Json:
+    engine = ScriptedEngine(steps_of(text, step_size))
+    async with in_process(thinking_app(engine, template)) as client:
         response = await client.post(RESPONSES, json={"input": "hi", **fields})
     assert response.status_code == 200, response.text
     return parse(response.json())
 
 
-async def test_thinking_is_an_item() -> None:
-    response = await respond(THOUGHT, reasoning={"effort": "high", "summary": "auto"})
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 200])
+async def test_thinking_is_an_item(size: int) -> None:
+    reasoning = {"effort": "high", "summary": "auto"}
+    response = await respond(THOUGHT, step_size=size, reasoning=reasoning)
     thinking, message = response["output"]
     assert thinking["type"] == "reasoning"
     assert thinking["content"] == [{"type": "reasoning_text", "text": "Hm."}]
