@@ -18,7 +18,10 @@ from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.tree_groups import TreeGroup, tree_groups
 
 _NUMBERS_AT_ONCE = 2**17
-"""Of keys, and as many of values; in float64 1 MiB."""
+"""Of keys, and as many of values; in float64 1 MiB. Where one sequence has more, it is alone."""
+_SCORES_AT_ONCE = 2**22
+"""Nodes x heads x keys; in float64 32 MiB, some of which live at a time. Where one node has more,
+it is alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +80,9 @@ def _groups(batch: TreeBatch) -> list[TreeGroup]:
 def _group_attention(
     query: torch.Tensor, cache: LayerCache, group: TreeGroup, rules: ScoreRules, is_double: bool
 ) -> torch.Tensor:
-    """Attends in one group, some sequences at a time: their keys and values then stay in the CPU's
-    caches between widening and product, and few are widened at once.
+    """Attends in one group, some sequences and of those some nodes at a time: keys and values then
+    stay in the CPU's caches between widening and product, few are widened at once, and scores of a
+    long prompt's chunk take no more memory than others.
 
     query: [sequences x nodes, num_heads, head_dim] -> the same shape
     """
@@ -86,20 +90,39 @@ def _group_attention(
     num_keys = group.num_blocks * block_size
     by_sequence = query.view(group.num_sequences, group.num_nodes, kv_heads, -1, head_dim)
     blocks = group.blocks.view(group.num_sequences, group.num_blocks)
-    hidden = ~_visible(group, rules)
+    out = torch.empty_like(by_sequence)
     at_once = max(1, _NUMBERS_AT_ONCE // (num_keys * kv_heads * head_dim))
-    found = list[torch.Tensor]()
-    for some, ids, mask in zip(
-        by_sequence.split(at_once), blocks.split(at_once), hidden.split(at_once), strict=True
-    ):
-        shape = (len(some), num_keys, kv_heads, head_dim)
-        keys, values = (
-            pool.index_select(0, ids.flatten()).view(shape).transpose(1, 2) for pool in cache
-        )
-        if is_double:
-            some, keys, values = some.double(), keys.double(), values.double()
-        found.append(_attend(some, keys, values, mask, rules).to(query.dtype))
-    return torch.cat(found).reshape(query.shape)
+    nodes_at_once = max(1, _SCORES_AT_ONCE // (at_once * query.shape[1] * num_keys))
+    for first in range(0, group.num_sequences, at_once):
+        sequences = slice(first, first + at_once)
+        for node in range(0, group.num_nodes, nodes_at_once):
+            part = sequences, slice(node, node + nodes_at_once)
+            hidden = ~_visible(group, rules, *part)
+            reach = _reached(hidden, block_size)
+            ids = blocks[sequences, reach]
+            hidden = hidden[..., reach.start * block_size : reach.stop * block_size]
+            shape = (len(ids), -1, kv_heads, head_dim)
+            keys, values = (
+                pool.index_select(0, ids.flatten()).view(shape).transpose(1, 2) for pool in cache
+            )
+            some = by_sequence[part]
+            if is_double:
+                some, keys, values = some.double(), keys.double(), values.double()
+            out[part] = _attend(some, keys, values, hidden, rules).to(query.dtype)
+    return out.view(query.shape)
+
+
+def _reached(hidden: torch.Tensor, block_size: int) -> slice:
+    """The blocks from the first to the last of which some node sees a key; on a GPU all of them,
+    where asking would make the host wait.
+
+    hidden: [sequences, nodes, keys] bool
+    """
+    num_blocks = hidden.shape[-1] // block_size
+    if hidden.device.type != "cpu":
+        return slice(0, num_blocks)
+    seen = (~hidden.all(dim=0).all(dim=0)).view(num_blocks, block_size).any(dim=1).nonzero()
+    return slice(int(seen[0]), int(seen[-1]) + 1)
 
 
 def _attend(
@@ -131,10 +154,11 @@ def _attend(
     return (weights.flatten(2, 3) @ values).view(by_kv_head.shape).transpose(1, 2)
 
 
-def _visible(group: TreeGroup, rules: ScoreRules) -> torch.Tensor:
-    """[sequences, nodes, keys] bool"""
-    visible = group.visible
-    queries, keys = group.query_positions[:, :, None], group.key_positions[:, None, :]
+def _visible(group: TreeGroup, rules: ScoreRules, sequences: slice, nodes: slice) -> torch.Tensor:
+    """[sequences, nodes, keys] bool, of some of the group's"""
+    visible = group.visible[sequences, nodes]
+    queries = group.query_positions[sequences, nodes, None]
+    keys = group.key_positions[sequences, None, :]
     if rules.window is not None:
         visible = visible & (queries - keys < rules.window)
     if rules.chunk is not None:
