@@ -320,7 +320,7 @@ def _vocabulary(tokenizer: Tokenizer, size: int, eos_ids: frozenset[int]) -> Voc
 def _kernels_identity(model: LlamaModel) -> str:
     """Costs and rounding differ between instruction sets. AVX-512 is not named: what was stored
     before there were others was measured with it."""
-    kernels = cpu_kernels() if model.is_fused else None
+    kernels = cpu_kernels() if model.has_threads else None
     suffix = "" if kernels in (None, "avx512") else f" {kernels}"
     return f"fused {model.is_fused}{suffix}"
 

@@ -14,7 +14,11 @@ from server.config import ModelSettings, load_settings
 from server.engine.types import PolicyName, SpeculationParams
 from server.errors import CheckpointError, ConfigError, UnsupportedModelError
 from server.kernels.cpu.library import native_library
-from server.loading.model import LoadedModel, build_model
+from server.loading.model import (
+    LoadedModel,
+    _kernels_identity,  # pyright: ignore[reportPrivateUsage]
+    build_model,
+)
 from server.loading.target import choose_form, load_target, read_target
 from server.models.layers import Placement
 from tests.doubles import BOS, EOS, EOS_ID, byte_backend
@@ -109,6 +113,20 @@ def test_blocks_where_native_products_take_them(gemma: Path) -> None:
         form = choose_form(files, bfloat16, "int4")
         assert form is not None
         assert form.kinds == {"q4_1"}
+
+
+def test_identity_names_the_instructions_of_native_products(
+    gemma: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured with some instructions is not true of others."""
+    for dtype in (torch.bfloat16, torch.float32):
+        model = load_target(read_target(gemma), Placement(CPU, dtype)).freeze()
+        named = set[str]()
+        for kernels in ("avx512", "avx2", "scalar"):
+            monkeypatch.setattr("server.loading.model.cpu_kernels", lambda name=kernels: name)
+            named.add(_kernels_identity(model))
+        is_native = dtype is torch.bfloat16 and native_library() is not None
+        assert len(named) == (3 if is_native else 1)
 
 
 def test_whole_models_alone(gemma: Path, tmp_path: Path) -> None:

@@ -100,11 +100,13 @@ def read_hf_model(
     _refuse_format(raw)
     whole = _read(folder, raw)
     hf = _text_half(whole)
+    half = hf.to_dict()
+    _refuse_format(half)
     check_rope(hf)
     probed = _probe(hf)
     max_position = longest(hf, int(_first(hf, _MAX_POSITIONS) or 2048), max_model_len)
     config = _model_config(hf, raw, probed.layers, max_position)
-    return HFModel(hf, quantized_as(raw), hf is not whole, config, probed)
+    return HFModel(hf, quantized_as(raw) or quantized_as(half), hf is not whole, config, probed)
 
 
 def quantized_as(raw: Mapping[str, Any]) -> str | None:

@@ -121,7 +121,7 @@ def load_hf(folder: Path, found: HFModel, placement: Placement) -> HFParameters:
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise CheckpointError(folder, first_line(error)) from None
     model, report = loaded
     for problem, names in (
@@ -129,10 +129,18 @@ def load_hf(folder: Path, found: HFModel, placement: Placement) -> HFParameters:
         ("has left-over", report["unexpected_keys"]),
         ("has misshapen", report["mismatched_keys"]),
     ):
-        # What a text half leaves of a checkpoint is the other media's.
-        others = found.is_half and problem == "has left-over"
-        _refuse(folder, problem, [] if others else [str(name) for name in names])
+        told = [str(name) for name in names]
+        if found.is_half and problem == "has left-over":
+            told = _of_own_parts(model, told)
+        _refuse(folder, problem, told)
     return HFParameters(found, model.eval().to(placement.device), placement)
+
+
+def _of_own_parts(model: Model, names: Sequence[str]) -> list[str]:
+    """Of the tensors that a text half leaves of a checkpoint those that look like its own, such as
+    one layer more; all others are of the other media."""
+    own = {tuple(name.split(".")[:2]) for name, _ in model.named_parameters()}
+    return [name for name in names if tuple(name.split(".")[:2]) in own]
 
 
 def _refuse(folder: Path, problem: str, names: list[str]) -> None:

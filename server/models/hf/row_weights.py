@@ -9,6 +9,7 @@ The models' code is left as it is: where it multiplies by such a weight, in `F.l
 asks the weight's class, which is ours.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,12 @@ PRODUCTS = (
     torch.Tensor.mm,
 )
 """Of rows, and a weight [inputs, outputs]."""
+_KEPT = re.compile(
+    r"(?:^|\.)(?:experts|gate|router|\w+_router|(?:shared_)?experts?_gate|moe_gate)(?:\.|$)"
+)
+"""In the paths of linear layers that are no rounding's: experts, and what chooses or weighs them. A
+choice that rounding turns is a far larger error than a rounded weight's. (An expert's `gate_proj`
+is an expert's; a plain or shared one's is rounded.)"""
 
 
 class RowWeight(torch.Tensor):
@@ -136,7 +143,7 @@ def multiply_natively(
                 continue
             values = weight.detach().mT if transposed else weight.detach()
             matrices = values.unbind() if values.dim() == 3 else (values,)
-            form = quantization if is_linear else None
+            form = quantization if is_linear and not _KEPT.search(path) else None
             products = _products(matrices, form)
             if products:
                 made = RowWeight.of(weight.shape, products, transposed, module is head)

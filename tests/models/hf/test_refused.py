@@ -20,6 +20,10 @@ from transformers import (
     Lfm2Config,
     LlamaConfig,
     MambaConfig,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    MistralConfig,
+    PixtralVisionConfig,
     PreTrainedConfig,
     Qwen2_5_VLConfig,
     Qwen3NextConfig,
@@ -79,6 +83,39 @@ def test_formats_that_are_not_read(method: str, tmp_path: Path) -> None:
     )
     with pytest.raises(UnsupportedModelError, match=f"'{method}' are not read; use the unquant"):
         read_target(folder)
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "bitsandbytes"])
+def test_formats_of_a_text_half_that_are_not_read(method: str, tmp_path: Path) -> None:
+    text = MistralConfig(**sizes()).to_dict()
+    text["quantization_config"] = {"quant_method": method}
+    folder = written(tmp_path, mistral3(), text_config=text)
+    with pytest.raises(UnsupportedModelError, match=f"'{method}' are not read; use the unquant"):
+        read_target(folder)
+
+
+def mistral3() -> Mistral3Config:
+    vision = PixtralVisionConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        image_size=28, patch_size=14,
+    )  # fmt: skip
+    text = MistralConfig(**sizes(head_dim=16))
+    return Mistral3Config(
+        text_config=text.to_dict(), vision_config=vision.to_dict(), tie_word_embeddings=False
+    )
+
+
+def test_left_over_layers_of_a_text_half_are_named(tmp_path: Path) -> None:
+    """Tensors of the other media may be left over, and no others."""
+    Mistral3ForConditionalGeneration(mistral3()).save_pretrained(tmp_path)
+    our_model(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["num_hidden_layers"] = 3
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"left-over 9 tensors: model\.layers\.3\.") as caught:
+        our_model(tmp_path)
+    assert "vision" not in str(caught.value)
 
 
 def test_code_of_the_checkpoint_is_never_run(tmp_path: Path) -> None:

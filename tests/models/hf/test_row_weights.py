@@ -13,9 +13,12 @@ from transformers import (
     DeepseekV3Config,
     Gemma3TextConfig,
     GPT2Config,
+    GraniteMoeConfig,
     Llama4TextConfig,
+    PhimoeConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    Qwen2MoeConfig,
     Qwen3MoeConfig,
 )
 
@@ -79,8 +82,7 @@ def test_as_good_as_transformers_own_bfloat16(pair: Pair) -> None:
 
 @torch.no_grad()
 def test_linear_layers_in_blocks(tmp_path: Path) -> None:
-    wide = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
-    config = Gemma3TextConfig(**sizes(**wide), head_dim=32, sliding_window=9)
+    config = Gemma3TextConfig(**sizes(**BLOCKS), head_dim=32, sliding_window=9)
     reference = reference_model(config)
     reference.save_pretrained(tmp_path)
     text, errors = tokens(40), list[float]()
@@ -94,6 +96,56 @@ def test_linear_layers_in_blocks(tmp_path: Path) -> None:
         errors.append(float((whole - exact).abs().mean()))
     assert errors[0] < 0.15
     assert 2 * errors[0] < errors[1] < 0.8
+
+
+BLOCKS: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+"""Sizes that blocks of 32 weights divide."""
+MIXTURES: dict[str, tuple[PreTrainedConfig, set[str]]] = {
+    "llama4": (
+        Llama4TextConfig(**sizes(**BLOCKS, head_dim=16, num_local_experts=4)),
+        {"router"},
+    ),
+    "phimoe": (PhimoeConfig(**sizes(**BLOCKS, num_local_experts=4)), {"router"}),
+    "granite-moe": (GraniteMoeConfig(**sizes(**BLOCKS, num_local_experts=4)), {"router"}),
+    "qwen2-moe": (
+        Qwen2MoeConfig(
+            **sizes(**BLOCKS, num_experts=4, moe_intermediate_size=32),
+            shared_expert_intermediate_size=96,
+        ),
+        {"gate", "shared_expert_gate"},
+    ),
+    "gemma3": (Gemma3TextConfig(**sizes(**BLOCKS, head_dim=16)), set()),
+}
+"""With the names of their linear layers that choose or weigh experts."""
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+@torch.no_grad()
+def test_routers_and_experts_are_not_rounded(name: str, tmp_path: Path) -> None:
+    config, choosing = MIXTURES[name]
+    reference_model(config).bfloat16().save_pretrained(tmp_path)
+    found = read_hf_model(tmp_path, read_config(tmp_path))
+    sums = list[dict[str, torch.Tensor]]()
+    for form in (None, Quantization("q4_1")):
+        parameters = load_hf(tmp_path, found, Placement(CPU, torch.bfloat16))
+        decoder = decoder_of(parameters)
+        parameters.freeze(form)
+        weights = {
+            path: weight if weight.dim() == 2 else weight.expert(1)
+            for path, module in decoder.named_modules()
+            for weight in vars(module).values()
+            if isinstance(weight, RowWeight)
+        }
+        sums.append({path: weight.applied_to(ones(weight)) for path, weight in weights.items()})
+    assert sums[0].keys() == sums[1].keys()
+    same = {path for path, found in sums[0].items() if torch.equal(found, sums[1][path])}
+    is_kept = {path: bool({"experts", *choosing} & {*path.split(".")}) for path in sums[0]}
+    assert same == {path for path, kept in is_kept.items() if kept}
+    assert len(same) >= 2 * len(choosing)
+
+
+def ones(weight: RowWeight) -> torch.Tensor:
+    return torch.ones(1, weight.shape[-2 if weight.transposed else -1])
 
 
 def test_a_weight_without_values_is_not_read() -> None:
