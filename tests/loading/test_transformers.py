@@ -23,6 +23,7 @@ from server.loading.target import choose_form, load_target, read_target
 from server.models.layers import Placement
 from tests.doubles import BOS, EOS, EOS_ID, byte_backend
 from tests.engine.tiny import CPU, make_request
+from tests.kernels.native_models import needs_native
 from tests.kernels.paged import PagedModel
 from tests.models.hf.families import reference_model, sizes
 
@@ -66,9 +67,10 @@ async def answer(loaded: LoadedModel, name: str, policy: PolicyName) -> Sequence
     return [token async for output in loaded.engine.generate(request) for token in output.token_ids]
 
 
-async def test_serves_with_speculation(gemma: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=needs_native())])
+async def test_serves_with_speculation(dtype: str, gemma: Path, tmp_path: Path) -> None:
     report = list[str]()
-    loaded = built(gemma, tmp_path, report, draft="ngram", dtype="float32")
+    loaded = built(gemma, tmp_path, report, draft="ngram", dtype=dtype)
     loaded.engine.start()
     try:
         plain = await answer(loaded, "plain", "off")

@@ -184,19 +184,28 @@ def _probe(hf: PreTrainedConfig) -> Probed:
         head(inputs_embeds=torch.empty(1, 1, hf.hidden_size, device="meta"), use_cache=False)
     except UnsupportedModelError:
         raise
-    except KeyError as error:
-        reason = f"KeyError: {error}"
-        if error.args == (PROBE,):
-            reason = "it does not call transformers' attention interface"
-        raise UnsupportedModelError(_does_not_run(hf, reason)) from None
     except Exception as error:  # whatever a model's own code raises
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UnsupportedModelError(_does_not_run(hf, reason)) from None
+        raise UnsupportedModelError(
+            f"transformers' code for {hf.model_type} does not run on a paged cache: "
+            f"{_in_words(error)}"
+        ) from None
     return probed
 
 
-def _does_not_run(hf: PreTrainedConfig, reason: str) -> str:
-    return f"transformers' code for {hf.model_type} does not run on a paged cache: {reason}"
+_KINDS = {
+    f"^KeyError: '{PROBE}'": "it does not call transformers' attention interface",
+    r"[Mm]eta tensor|device meta|on 'meta'": "its code asks for values while it is looked at, "
+    "before there are any",
+    "_Nothing": "its head asks its decoder for more than final hidden states",
+    "mask should be of size": "it asks for attention masks of sequences' whole length, which are "
+    "never made here",
+}
+"""What errors say -> what is behind them, for people."""
+
+
+def _in_words(error: Exception) -> str:
+    said = f"{type(error).__name__}: {first_line(error)}"
+    return next((kind for form, kind in _KINDS.items() if re.search(form, said)), said)
 
 
 def _refuse_states(model: Model) -> None:

@@ -16,13 +16,16 @@ from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
+    GPTJConfig,
     JambaConfig,
+    JetMoeConfig,
     Lfm2Config,
     LlamaConfig,
     MambaConfig,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     MistralConfig,
+    OPTConfig,
     PixtralVisionConfig,
     PreTrainedConfig,
     Qwen2_5_VLConfig,
@@ -30,6 +33,8 @@ from transformers import (
     RwkvConfig,
     SiglipVisionConfig,
     T5Config,
+    XGLMConfig,
+    ZayaConfig,
 )
 
 from server.errors import CheckpointError, UnsupportedModelError
@@ -57,8 +62,29 @@ REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
         FalconConfig(**sizes(num_hidden_layers=2)),
         "falcon does not .*: it does not call transformers' att",
     ),
+    "gptj": (
+        GPTJConfig(n_embd=32, n_layer=2, n_head=4, rotary_dim=4, vocab_size=97),
+        "cache: it does not call transformers' attention interface$",
+    ),
+    "opt": (
+        OPTConfig(hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,
+                  word_embed_proj_dim=32, vocab_size=97),
+        "cache: its head asks its decoder for more than final hidden states$",
+    ),
+    "xglm": (
+        XGLMConfig(d_model=32, ffn_dim=64, num_layers=2, attention_heads=4, vocab_size=97),
+        "cache: it asks for attention masks of sequences' whole length, which are never made here$",
+    ),
+    "jetmoe": (
+        JetMoeConfig(**sizes(kv_channels=16)),
+        "cache: its code asks for values while it is looked at, before there are any$",
+    ),
+    "zaya": (
+        ZayaConfig(**sizes()),
+        "cache: its code asks for values while it is looked at, before there are any$",
+    ),
     "qwen2.5-vl": (Qwen2_5_VLConfig(), "several media, and transformers has no causal"),
-}
+}  # fmt: skip
 
 
 def written(folder: Path, config: PreTrainedConfig, **changes: Any) -> Path:

@@ -56,11 +56,14 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Pair(reference, our_model(folder, torch.bfloat16))
 
 
-def test_company_changes_no_bit(pair: Pair) -> None:
+@pytest.mark.parametrize("name", FAMILIES)
+def test_company_changes_no_bit(name: str, tmp_path: Path) -> None:
+    reference_model(FAMILIES[name]).bfloat16().save_pretrained(tmp_path)
+    model = our_model(tmp_path, torch.bfloat16)
     text = tokens(60)
-    whole = PagedModel(pair.model).run(text, [60])
-    assert torch.equal(PagedModel(pair.model).run(text, [7, 13] + [1] * 40), whole)
-    pool = PagedModel(pair.model, num_sequences=2)
+    whole = PagedModel(model).run(text, [60])
+    assert torch.equal(PagedModel(model).run(text, [7, 13] + [1] * 40), whole)
+    pool = PagedModel(model, num_sequences=2)
     first = pool.step(Nodes(0, 0, text[:40]), Nodes(1, 0, tokens(11, seed=7)))
     assert torch.equal(first[:40], whole[:40])
     nodes = [*text[40:44], *tokens(len(PARENTS) - 4, seed=6)]
