@@ -136,6 +136,17 @@ def test_whole_models_alone(gemma: Path, tmp_path: Path) -> None:
         built(gemma, tmp_path, [], tensor_parallel_size=2)
 
 
+def test_a_package_that_reading_needs_is_named(
+    gemma: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*positional: object, **named: object) -> None:
+        raise ImportError("this format needs `pip install gptqmodel`\nand more")
+
+    monkeypatch.setattr("server.models.hf.model.AutoModelForCausalLM.from_pretrained", read)
+    with pytest.raises(CheckpointError, match=r"needs `pip install gptqmodel`$"):
+        load_target(read_target(gemma), Placement(CPU, torch.float32))
+
+
 def test_missing_and_left_over_weights_are_named(gemma: Path, tmp_path: Path) -> None:
     weights = load_file(gemma / "model.safetensors")
     lost = weights.pop("model.layers.2.mlp.up_proj.weight")
