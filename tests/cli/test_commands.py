@@ -165,8 +165,9 @@ def test_an_unsupported_architecture(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     shutil.copytree(checkpoint, folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["GPT2LMHeadModel"]}))
-    assert "GPT2LMHeadModel" in one_line_error("serve", "--port", "0", "--model", str(folder))
+    other = {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}
+    (folder / "config.json").write_text(json.dumps(config | other))
+    assert "MambaForCausalLM" in one_line_error("serve", "--port", "0", "--model", str(folder))
 
 
 def test_chat_without_a_server() -> None:

@@ -64,7 +64,7 @@ FORMS = {
         "perplexity",
     ),
     "backends": Form(
-        "python -m bench.backends --model tiny --streams 1,2 --new-tokens 2 --rounds 1",
+        "python -m bench.backends --model tiny --streams 1 --new-tokens 2 --rounds 1",
         '"transformers. code to native": {"1 stream": .*"failures": {}|'
         '"failures": {}.*"transformers. code to native"',
     ),
