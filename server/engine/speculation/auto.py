@@ -25,8 +25,11 @@ from server.engine.speculation.tree import TokenTree, comb
 from server.engine.types import RequestId
 
 _PROBED = 2
-"""Sequences that a trial drafts, and nodes that it verifies at least: enough to learn from, and
-cheap beside many others. Without a larger step now and then its cost would stay as measured."""
+"""Sequences that a trial drafts, and nodes that it verifies at least where it can be afforded:
+enough to learn from. Without a larger step now and then its cost would stay as measured."""
+_TRIAL_SHARE = 0.01
+"""Share of the time that verifying for the sake of a trial may take: where each row costs a whole
+step, two nodes are three steps."""
 _IDLE_LOOKUPS, _LOOKUP_EVERY, _LEAST_OFTEN = 16, 4, 32
 """After so many steps in which nothing that was looked up was verified, only every fourth step
 looks up, with more than four sequences only one step in as many: looking up, and choosing among
@@ -85,6 +88,8 @@ class AutoPolicy:
         self.prospects = Prospects(costs, max_depth)
         self._steps_without = 0
         self._is_trial = False
+        self._steps_untried = 0
+        """Since nodes were verified for the sake of a trial."""
         self._steps_without_found = 0
 
     def looks_up(self, num_sequences: int) -> bool:
@@ -97,6 +102,7 @@ class AutoPolicy:
         """How far to draft for each of num_sequences, in a step of num_rows rows without
         proposals."""
         self._is_trial = False
+        self._steps_untried += 1
         if num_sequences == 0:
             return DraftPlan(0, 0.0, 0)
         prospect = self.prospects(num_sequences, num_rows)
@@ -129,8 +135,8 @@ class AutoPolicy:
         """Trees of the drafted sequences."""
         gains = sorted(g for i, entry in enumerate(drafted) for g in self._gains(i, *entry))
         count = self._best_count([-g.tokens for g in gains], len(drafted), num_rows)
-        if self._is_trial:
-            count = max(count, min(_PROBED, len(gains)))
+        if self._is_trial and count < _PROBED <= len(gains) and self._affords_trial(num_rows):
+            count, self._steps_untried = _PROBED, 0
         chosen = gains[:count]
         kinds = {drafted[g.sequence][1].kinds[g.depth - 1][g.rank] for g in chosen}
         if kinds & {"lookup", "recent"}:
@@ -177,6 +183,11 @@ class AutoPolicy:
                     gains.append(_Gain(-tokens, depth, rank, index))
             survival *= first
         return sorted(gains)[: planned.max_nodes - 1]
+
+    def _affords_trial(self, num_rows: int) -> bool:
+        plain = self.costs.verify(num_rows)
+        more = self.costs.verify(num_rows + _PROBED) - plain
+        return more <= _TRIAL_SHARE * self._steps_untried * plain
 
     def _best_count(self, gains: Sequence[float], num_sequences: int, num_rows: int) -> int:
         """How many of the sorted gains of num_sequences to take; drafting is paid for already."""

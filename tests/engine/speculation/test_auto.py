@@ -164,16 +164,27 @@ def test_a_probe_after_32_steps_without() -> None:
     assert plans[31].num_sequences == 2
 
 
-def test_a_trial_verifies_two_nodes_whatever_they_seem_to_cost() -> None:
+@pytest.mark.parametrize(
+    ("verify", "every"),
+    [
+        (CostCurve((1, 3), (1.0, 1.3)), 32),
+        (CostCurve((1, 3), (1.0, 1.5)), 64),
+        (LINEAR, 224),  # two nodes are two steps more: a hundredth of 200 and more
+    ],
+)
+def test_a_trial_verifies_two_nodes_where_that_takes_little_time(
+    verify: CostCurve, every: int
+) -> None:
     """Otherwise a step that was measured too dear would never be seen to be cheaper."""
-    auto = policy(LINEAR, max_depth=3)
+    auto = policy(verify, CostCurve((1, 2), (9.0, 9.0)), max_depth=3)
+    unsure = proposal((0.1, 0.05), (0.1, 0.05))
     sizes = list[int]()
-    for _ in range(64):
-        auto.plan_draft(16, 16)
-        sizes.append(len(chosen(auto, SURE)) - 1)
-    assert sizes == ([0] * 31 + [2]) * 2
-    auto.plan_draft(0, 16)  # all sequences have found something in the text
-    assert chosen(auto, SURE).token_ids == (3,)
+    for _ in range(2 * every):
+        auto.plan_draft(1, 1)
+        sizes.append(len(chosen(auto, unsure)) - 1)
+    assert sizes == ([0] * (every - 1) + [2]) * 2
+    auto.plan_draft(0, 1)  # all sequences have found something in the text
+    assert chosen(auto, unsure).token_ids == (3,)
 
 
 def test_a_bad_stretch_does_not_switch_speculation_off_for_ever() -> None:
