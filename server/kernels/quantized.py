@@ -37,7 +37,7 @@ BLOCK_BYTES = {kind: GGML_QUANT_SIZES[type_][1] for kind, type_ in TYPES.items()
 
 
 def bits_per_weight(kind: QuantizedKind) -> float:
-    """Of memory, scales and offsets shared out over their weights."""
+    """Bits of memory that a weight takes, with its share of its block's scales and offsets."""
     return 8 * BLOCK_BYTES[kind] / BLOCK_INPUTS[kind]
 
 

@@ -34,7 +34,7 @@ class Quantization:
 
     @property
     def kinds(self) -> set[QuantizedKind]:
-        """Of all weights, stored and rounded."""
+        """The kinds that the model's weights have, stored and rounded."""
         kinds: set[QuantizedKind] = {weight.kind for weight in self.stored.values()}
         if self.rounded or not kinds:
             kinds.add(self.kind)

@@ -137,8 +137,8 @@ def load_hf(folder: Path, found: HFModel, placement: Placement) -> HFParameters:
 
 
 def _of_own_parts(model: Model, names: Sequence[str]) -> list[str]:
-    """Of the tensors that a text half leaves of a checkpoint those that look like its own, such as
-    one layer more; all others are of the other media."""
+    """Finds those tensors that look like a text half's own, such as one layer more, among what it
+    leaves of its checkpoint. All others belong to the other media."""
     own = {tuple(name.split(".")[:2]) for name, _ in model.named_parameters()}
     return [name for name in names if tuple(name.split(".")[:2]) in own]
 

@@ -10,7 +10,7 @@ from server.errors import UnsupportedModelError
 
 
 class Parts(NamedTuple):
-    """Of one model."""
+    """The two parts of a model that a step runs one after the other."""
 
     decoder: Model
     """Token ids -> final hidden states, normed."""
@@ -48,7 +48,7 @@ class _Nothing(torch.nn.Module):
 
 
 class _Output:
-    """Of a decoder, where everything but the hidden states is None."""
+    """What a decoder gives; everything in it but the hidden states is None."""
 
     def __init__(self, hidden: torch.Tensor) -> None:
         self.last_hidden_state = hidden
