@@ -59,6 +59,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         default_speculation=model.speculation,
     )
     observers.metrics.describe_server(_facts(model))
+    observers.metrics.describe_cache(model.limits.block_size, model.limits.num_blocks)
     _set_formats(model.chat_template, settings)
     kept = StoreLimits(
         max_responses=settings.max_stored_responses,

@@ -15,7 +15,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from server.errors import ConfigError
 from server.setting_types import Bytes, Floats, Ints, Names, Secrets, Texts
@@ -53,6 +59,24 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+_OF_KUBERNETES = re.compile(
+    r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+"""What it sets in every container for a Service whose name begins with `glidecape`."""
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://\S+:\d+", re.IGNORECASE)
+"""The value that it gives `GLIDECAPE_PORT` for a Service named `glidecape`."""
+
+
+class _Environment(EnvSettingsSource):
+    """The environment without what Kubernetes put there under a setting's name."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        value, key, is_complex = super().get_field_value(field, field_name)
+        if isinstance(value, str) and _SERVICE_URL.fullmatch(value):
+            value = None if _OF_KUBERNETES.fullmatch(field_name.upper()) else value
+        return value, key, is_complex
 
 
 class ModelSettings(BaseSettings):
@@ -126,7 +150,7 @@ class ModelSettings(BaseSettings):
     on a CPU processes that share its threads. It has to divide the model's heads."""
 
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads of the model; default: all cores."""
+    """CPU threads of the model; default: all cores, in a container no more than its CPU limit."""
 
     max_model_len: Annotated[int, Field(ge=2)] | None = None
     """Longest sequence (prompt and answer) in tokens; default: what the model was trained for."""
@@ -159,6 +183,17 @@ class ModelSettings(BaseSettings):
     """Keep the KV of finished requests and reuse it where a prompt starts the same: per-key among
     the requests of one API key, so that nobody learns what others have asked; shared among all;
     off."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Environment(settings_cls)
 
     @field_validator("*")
     @classmethod
@@ -338,10 +373,6 @@ def as_given(settings: ModelSettings) -> dict[str, Any]:
 
 _NO_SETTINGS = frozenset({"CPU_KERNELS", "FUZZ_EXAMPLES"})
 """Variables that others read: the kernels, and this project's tests."""
-_OF_KUBERNETES = re.compile(
-    r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?|\w+_PORT)"
-)
-"""What it sets in every container for a Service whose name begins with `glidecape`."""
 
 
 def check_environment() -> None:

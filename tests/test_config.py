@@ -102,6 +102,50 @@ def test_other_peoples_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch)
     load_settings(ModelSettings)
 
 
+def kubernetes_variables(service: str) -> dict[str, str]:
+    """What every container of a namespace gets for a Service with one port, by name or not."""
+    prefix = service.upper().replace("-", "_")
+    url = "tcp://10.96.0.11:8000"
+    return {
+        f"{prefix}_SERVICE_HOST": "10.96.0.11",
+        f"{prefix}_SERVICE_PORT": "8000",
+        f"{prefix}_SERVICE_PORT_HTTP": "8000",
+        f"{prefix}_PORT": url,
+        f"{prefix}_PORT_8000_TCP": url,
+        f"{prefix}_PORT_8000_TCP_PROTO": "tcp",
+        f"{prefix}_PORT_8000_TCP_PORT": "8000",
+        f"{prefix}_PORT_8000_TCP_ADDR": "10.96.0.11",
+    }
+
+
+@pytest.mark.parametrize("service", ["glidecape", "glidecape-gateway", "glidecape-port", "other"])
+def test_a_services_variables_are_no_settings(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a Service named like the server too, whose `GLIDECAPE_PORT` is a setting's name."""
+    for name, text in kubernetes_variables(service).items():
+        monkeypatch.setenv(name, text)
+    assert load_settings(ServerSettings) == ServerSettings.model_construct()
+    assert load_settings(ServerSettings, port="9000").port == 9000
+
+
+@pytest.mark.parametrize("text", ["tcp://10.96.0.11", "http://10.96.0.11:8000", "port"])
+def test_a_port_that_is_nobodys_address_is_refused(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLIDECAPE_PORT", text)
+    with pytest.raises(ConfigError, match=r"^port="):
+        load_settings(ServerSettings)
+
+
+def test_an_address_is_a_services_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector's, for instance, is meant; and as an option it is the user's own mistake."""
+    monkeypatch.setenv("GLIDECAPE_OTLP_ENDPOINT", "tcp://10.96.0.11:4318")
+    assert load_settings(ServerSettings).otlp_endpoint == "tcp://10.96.0.11:4318"
+    with pytest.raises(ConfigError, match=r"^port="):
+        load_settings(ServerSettings, port="tcp://10.96.0.11:8000")
+
+
 @pytest.mark.parametrize("given", [{}, {"kv_memory": "1G", "cape_leaves": "3,2,1,1"}])
 def test_settings_are_handed_on_as_they_were_given(
     given: dict[str, object], monkeypatch: pytest.MonkeyPatch

@@ -29,8 +29,14 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 @cache
 def default_threads() -> int:
-    """torch's own choice, before anybody changed it: the machine's cores."""
-    return torch.get_num_threads()
+    """torch's own choice, before anybody changed it: the cores, within the limit of the cgroup.
+    More threads than that would be stopped together, in the middle of a step."""
+    threads = torch.get_num_threads()
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+        return max(1, min(threads, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup, or its limit is the word "max"
+        return threads
 
 
 def cpu_kernels() -> InstructionSet | None:

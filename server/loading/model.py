@@ -72,6 +72,8 @@ class LoadedModel:
     """Values for requests that don't set them; policy off where there is no draft."""
     vocab_size: int
     """Ids the model knows; the tokenizer's may be fewer."""
+    limits: SchedulerConfig
+    """The sizes of the KV cache and of a step."""
     engine: AsyncEngine
     runner: Runner
     """What the engine runs; for measurements that need the model itself. Its speculator may be
@@ -159,6 +161,7 @@ def _build_model(
         precision=placed.form,
         speculation=_default_speculation(settings, placed.draft),
         vocab_size=files.config.vocab_size,
+        limits=limits,
         engine=engine,
         runner=wired.runner,
         speculator=wired.runner.speculator,

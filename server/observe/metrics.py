@@ -75,6 +75,18 @@ class Metrics:
         # A span and no time of day: the reader's clock may differ from this one.
         self._uptime.set_function(lambda: time.monotonic() - started)
 
+    def describe_cache(self, block_size: int, num_blocks: int) -> None:
+        """Says how large the KV cache is, in the labels of a metric that is always 1. Gateways that
+        route by prefix read it, under vLLM's names; on a CPU the blocks are no GPU's either.
+        """
+        cache = Gauge(
+            f"{PREFIX}:cache_config_info",
+            "The KV cache: tokens in a block, and blocks; always 1.",
+            ["model_name", "block_size", "num_gpu_blocks"],
+            registry=self.registry,
+        )
+        cache.labels(self._model_name, str(block_size), str(num_blocks)).set(1)
+
     def record(self, step: StepStats) -> None:
         """Adds one engine step."""
         self._running.set(step.num_running)

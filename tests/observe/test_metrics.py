@@ -212,6 +212,13 @@ def test_lines_of_the_log_that_were_dropped() -> None:
     assert value(metrics, "log_lines_dropped_total") == 5
 
 
+def test_the_caches_size_is_said_in_labels() -> None:
+    metrics = Metrics("tiny")
+    metrics.describe_cache(block_size=16, num_blocks=1536)
+    labels = 'block_size="16",model_name="tiny",num_gpu_blocks="1536"'
+    assert f"glidecape:cache_config_info{{{labels}}} 1.0" in metrics.render().decode()
+
+
 def test_what_serves_is_said_in_labels() -> None:
     metrics = Metrics("tiny")
     facts = {"version": "1.0", "draft": 'a "draft"', "kernels": "native"}

@@ -131,6 +131,14 @@ def test_a_repeated_prompt_comes_from_the_cache(client: OpenAI) -> None:
     assert counts[1] % 16 == 0
 
 
+def test_gateways_learn_the_size_of_the_cache(server: LiveServer) -> None:
+    announced = re.search(r"KV cache: .* = ([\d,]+) tokens", server.announcement)
+    assert announced is not None
+    num_blocks = int(announced[1].replace(",", "")) // 16
+    labels = f'block_size="16",model_name="{DEFAULT_MODEL}",num_gpu_blocks="{num_blocks}"'
+    assert server.metric("cache_config_info", labels) == 1
+
+
 def test_a_client_that_leaves_frees_its_blocks(server: LiveServer) -> None:
     aborted = server.metric("request_success_total", 'finished_reason="abort"')
     body = {"messages": QUESTION, "stream": True, "ignore_eos": True, "max_tokens": 4000}

@@ -54,6 +54,7 @@ def tiny_loaded(observe: Callable[[StepStats], None]) -> LoadedModel:
         precision="float32",
         speculation=SpeculationParams(),
         vocab_size=61,
+        limits=limits,
         engine=AsyncEngine(Scheduler(limits), runner, observe),
         runner=runner,
         speculator=speculator,
