@@ -30,9 +30,11 @@ RUN if [ "$DEVICE" = cuda ]; then apt-get update && apt-get install -y --no-inst
 COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH GLIDECAPE_HOST=0.0.0.0 GLIDECAPE_CACHE_DIR=/var/cache/glidecape
 # Whatever is downloaded or compiled goes into the volume: else each new container does it again.
-ENV HF_HOME=/var/cache/glidecape/huggingface TRITON_CACHE_DIR=/var/cache/glidecape/triton
-RUN useradd --create-home glidecape && install -d -o glidecape /var/cache/glidecape
-USER glidecape
+ENV HF_HOME=/var/cache/glidecape/huggingface TRITON_CACHE_DIR=/var/cache/glidecape/triton \
+    CUDA_CACHE_PATH=/var/cache/glidecape/cuda
+# By number, so that Kubernetes can tell that it is not root.
+RUN useradd --create-home --uid 1000 glidecape && install -d -o glidecape /var/cache/glidecape
+USER 1000
 VOLUME /var/cache/glidecape
 EXPOSE 8000
 # The first start converts the default model and measures what steps cost.

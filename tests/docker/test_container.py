@@ -61,7 +61,8 @@ def test_the_image_is_slim_and_not_roots() -> None:
     assert all("-slim" in rest for rest in named("FROM"))
     assert len(named("FROM")) == 2
     (user,) = named("USER")
-    assert any(f"useradd --create-home {user}" in rest for rest in named("RUN"))
+    assert any(f"useradd --create-home --uid {user} " in rest for rest in named("RUN"))
+    assert int(user) > 0
     names = [name for name, _ in instructions()]
     assert names.index("USER") < names.index("ENTRYPOINT")
 
@@ -95,7 +96,7 @@ def test_the_servers_settings_are_the_images() -> None:
 def test_what_is_fetched_or_compiled_goes_into_the_volume() -> None:
     environment = dict(word.split("=", 1) for rest in named("ENV") for word in shlex.split(rest))
     (volume,) = named("VOLUME")
-    for name in ("GLIDECAPE_CACHE_DIR", "HF_HOME", "TRITON_CACHE_DIR"):
+    for name in ("GLIDECAPE_CACHE_DIR", "HF_HOME", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH"):
         assert Path(environment[name]).is_relative_to(volume)
     mounted = [mount.split(":")[1] for mount in compose()["glidecape"]["volumes"]]
     assert volume in mounted
