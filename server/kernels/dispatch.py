@@ -107,15 +107,33 @@ def gpu_kernels() -> str:
     return "torch" if _triton() is None else "Triton"
 
 
+def has_native_products(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `linear` multiplies by native kernels there, which have threads of their own."""
+    return native.supports_products(device, dtype)
+
+
 def linear(weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype | None = None) -> LinearFn:
     """A linear layer. weight: [out_features, in_features]; bias: [out_features] or None; dtype: the
     activations' type, needed for quantized weights, which only the fused kernels multiply as they
     are."""
     if isinstance(weight, BlockWeight):
         weight = weight.dequantize().to(dtype)
+    if native.supports_linear(weight):
+        return _native_linear(weight, bias)
     if can_pack(weight):
         return packed_linear(weight, bias)
     return reference_linear(weight, bias)
+
+
+def _native_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFn:
+    """Like `reference_linear`, with a copy of the weight; the caller may drop its own."""
+    product, added = native.NativeLinear(weight, torch.get_num_threads()), bias
+
+    def apply(x: torch.Tensor) -> torch.Tensor:
+        y = product(x)
+        return (y if added is None else y.add_(added)).to(x.dtype)
+
+    return apply
 
 
 def logits_linear(weight: Weight, dtype: torch.dtype | None = None) -> LinearFn:

@@ -55,13 +55,6 @@ class Draft:
     name: str
     """The draft's name, for people."""
 
-    @property
-    def is_native(self) -> bool:
-        """Whether nothing of it runs in torch's parallel operations."""
-        if isinstance(self.model, GlideModel):
-            return self.model.drafts_chains
-        return self.model is None or self.model.has_threads
-
 
 def load_draft(
     settings: ModelSettings,

@@ -12,7 +12,7 @@ from server.config import DType
 from server.errors import ConfigError
 from server.kernels.cpu.instruction_sets import VARIABLE, InstructionSet, KernelsUnavailableError
 from server.kernels.cpu.library import has_avx512_bf16, kernels_in_use
-from server.kernels.dispatch import gpu_kernels
+from server.kernels.dispatch import gpu_kernels, has_native_products
 from server.models.layers import Placement
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -52,20 +52,22 @@ def cpu_kernels() -> InstructionSet | None:
         raise ConfigError(VARIABLE, os.environ.get(VARIABLE, "auto"), str(error)) from None
 
 
-def describe_kernels(device: torch.device, is_fused: bool) -> str:
+def describe_kernels(placement: Placement, is_fused: bool) -> str:
     """What computes a model's layers, for people.
 
     Args:
-        is_fused: whether the native kernels took the model.
+        is_fused: whether the native kernels took the whole model.
     """
-    kernels = cpu_kernels()
+    kernels, device = cpu_kernels(), placement.device
     if device.type != "cpu":
         return f"{gpu_kernels()} kernels on {device}"
     if is_fused:
         return f"native CPU kernels: {kernels}"
     if kernels is None:
         return "torch kernels: no native ones were built, run on this CPU, or are wanted"
-    return f"torch kernels: the native ones ({kernels}) do not take this model in this precision"
+    if has_native_products(device, placement.dtype):
+        return f"native CPU products: {kernels}; the rest in torch"
+    return f"torch kernels: the native ones ({kernels}) do not take this precision"
 
 
 def describe_foreign_kernels(placement: Placement, in_torch: str | None) -> str:
@@ -78,8 +80,10 @@ def describe_foreign_kernels(placement: Placement, in_torch: str | None) -> str:
     rest = f"; attention in torch: {in_torch}" if in_torch else ""
     if device.type != "cpu":
         return f"torch's products and {gpu_kernels()} attention on {device}{rest}"
-    if placement.dtype is torch.bfloat16 and kernels is not None:
-        return f"native CPU products: {kernels}; attention in torch, in float64"
+    if has_native_products(device, placement.dtype):
+        is_double = placement.dtype is torch.bfloat16
+        attention = "; attention in torch, in float64" if is_double else rest
+        return f"native CPU products: {kernels}{attention}"
     return f"torch kernels{rest}"
 
 

@@ -218,15 +218,14 @@ def _place(
         workers, lambda: load_draft(settings, target.parameters, placement, quantization, report)
     )
     model = target.freeze()
-    kernels = "torch kernels: the native ones run whole models alone"
-    if files.hf is not None:
+    if files.hf is None:
+        kernels = describe_kernels(placement, model.is_fused)
+    else:
         if files.hf.note:
             report(files.hf.note)
         kernels = describe_foreign_kernels(placement, files.hf.scored_in_torch)
-    elif workers is None:
-        kernels = describe_kernels(placement.device, model.is_fused)
     report(kernels)
-    if model.has_threads and (draft is None or draft.is_native):
+    if model.has_threads:
         # After each parallel operation torch's threads spin for milliseconds, on the cores that the
         # native kernels' own threads need; what is left to torch is small.
         torch.set_num_threads(1)
@@ -325,6 +324,8 @@ def _kernels_identity(model: LlamaModel) -> str:
     before there were others was measured with it."""
     kernels = cpu_kernels() if model.has_threads else None
     suffix = "" if kernels in (None, "avx512") else f" {kernels}"
+    if model.has_threads and not model.is_fused:
+        suffix += " products"
     return f"fused {model.is_fused}{suffix}"
 
 

@@ -120,6 +120,8 @@ class Work:
         draft = load_draft(self.settings, loaded.parameters, placement, None, _say_nothing)
         target, kv_shape = loaded.freeze(), loaded.kv_shape
         del loaded
+        if target.has_threads:
+            torch.set_num_threads(1)  # as on rank 0, which says why
         rank.tell({"free": free_memory(rank.device)})
         pool = rank.hear()
         if pool is None:

@@ -97,7 +97,9 @@ class LlamaParameters:
             fused = kernels.fused_decoder(decoder_shape(config), ends, head, weights)
         forward = fused or self._in_turn(rotary, quantization)
         apply_head = kernels.logits_linear(head, placement.dtype)
-        return LlamaModel(config, placement, forward, apply_head, is_fused=fused is not None)
+        is_fused = fused is not None
+        has_threads = is_fused or kernels.has_native_products(placement.device, placement.dtype)
+        return LlamaModel(config, placement, forward, apply_head, is_fused, has_threads)
 
     def _in_turn(self, rotary: RotaryEmbedding, quantization: Quantization | None) -> ForwardFn:
         """A function that runs embedding, layers and norm one after another."""
@@ -129,7 +131,7 @@ class LlamaModel:
         apply_head: hidden states to this rank's logits, in float32.
         is_fused: `forward` is a native kernel.
         has_threads: `forward` does its products in threads of its own, and torch's would be in
-            their way; None: where it is fused.
+            their way.
     """
 
     def __init__(
@@ -139,12 +141,12 @@ class LlamaModel:
         forward: ForwardFn,
         apply_head: LinearFn,
         is_fused: bool,
-        has_threads: bool | None = None,
+        has_threads: bool,
     ) -> None:
         self.config = config
         self.placement = placement
         self.is_fused = is_fused
-        self.has_threads = is_fused if has_threads is None else has_threads
+        self.has_threads = has_threads
         self._forward = forward
         self._apply_head = apply_head
 

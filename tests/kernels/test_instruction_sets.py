@@ -20,6 +20,7 @@ from server.kernels.cpu.instruction_sets import (
 )
 from server.kernels.cpu.library import kernels_in_use, native_library
 from server.loading.machine import cpu_kernels, describe_kernels, pick_dtype
+from server.models.layers import Placement
 from tests.kernels.native_models import INSTRUCTION_SETS_HERE, native_model, random_tokens
 from tests.kernels.paged import CPU, PagedModel
 
@@ -122,14 +123,17 @@ def test_the_variable_decides(name: InstructionSet, monkeypatch: pytest.MonkeyPa
     assert found is not None
     assert f"_native_{name}" in found._name  # pyright: ignore[reportPrivateUsage]
     assert pick_dtype("auto", CPU) is torch.bfloat16
-    assert describe_kernels(CPU, is_fused=True) == f"native CPU kernels: {name}"
-    assert f"({name}) do not take this model" in describe_kernels(CPU, is_fused=False)
+    floats, halves = (Placement(CPU, dtype) for dtype in (torch.float32, torch.float16))
+    assert describe_kernels(floats, is_fused=True) == f"native CPU kernels: {name}"
+    assert describe_kernels(floats, is_fused=False).startswith(f"native CPU products: {name}")
+    assert f"({name}) do not take this precision" in describe_kernels(halves, is_fused=False)
 
 
 def test_none_leaves_everything_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "none")
     assert native_library() is None
-    assert describe_kernels(CPU, is_fused=False).startswith("torch kernels: no native ones")
+    described = describe_kernels(Placement(CPU, torch.float32), is_fused=False)
+    assert described.startswith("torch kernels: no native ones")
     for has_bf16, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr("server.loading.machine.has_avx512_bf16", lambda has=has_bf16: has)
         assert pick_dtype("auto", CPU) is dtype

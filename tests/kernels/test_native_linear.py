@@ -10,16 +10,19 @@ from server.kernels.cpu.library import Matrix, native_library
 from tests.kernels.native_models import needs_native
 
 pytestmark = needs_native()
+PRECISIONS = (torch.bfloat16, torch.float32)
 
 
 def rounding_bound(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Float32 sums of exact products of bfloat16 numbers: one rounding for each pair of inputs,
-    a second for the order of the two."""
-    return x.float().abs() @ weight.float().abs().T * x.shape[1] * 2.0**-23
+    """Float32 sums, of exact products of bfloat16 numbers: one rounding for each pair of inputs,
+    a second for the order of the two; of products of floats, one for each product where
+    multiply-adds are not fused, and one for each sum."""
+    return x.double().abs() @ weight.double().abs().T * x.shape[1] * 2.0**-23
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
+    dtype=st.sampled_from(PRECISIONS),
     rows=st.integers(1, 70),
     outputs=st.integers(1, 200),
     half_inputs=st.integers(1, 150),
@@ -27,11 +30,11 @@ def rounding_bound(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     seed=st.integers(0, 1000),
 )
 def test_random_shapes(
-    rows: int, outputs: int, half_inputs: int, num_threads: int, seed: int
+    dtype: torch.dtype, rows: int, outputs: int, half_inputs: int, num_threads: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
-    weight = torch.randn(outputs, 2 * half_inputs).bfloat16()
-    x = torch.randn(rows, 2 * half_inputs).bfloat16()
+    weight = torch.randn(outputs, 2 * half_inputs).to(dtype)
+    x = torch.randn(rows, 2 * half_inputs).to(dtype)
     actual = NativeLinear(weight, num_threads)(x)
     expected = x.double() @ weight.double().T
     assert actual.dtype is torch.float32
@@ -39,9 +42,10 @@ def test_random_shapes(
     assert bool(((actual - expected).abs() <= rounding_bound(x, weight)).all())
 
 
-def test_rows_do_not_depend_on_company_or_threads() -> None:
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_rows_do_not_depend_on_company_or_threads(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    weight, x = torch.randn(150, 66).bfloat16(), torch.randn(70, 66).bfloat16()
+    weight, x = torch.randn(150, 66).to(dtype), torch.randn(70, 66).to(dtype)
     alone = torch.cat([NativeLinear(weight, 1)(row[None]) for row in x])
     for num_threads in (1, 2, 3):
         linear = NativeLinear(weight, num_threads)
@@ -64,10 +68,12 @@ def test_no_rows() -> None:
 
 def test_wrong_precision_is_refused() -> None:
     weight = torch.randn(20, 8)
-    with pytest.raises(ValueError, match="float32"):
-        NativeLinear(weight, 1)
+    with pytest.raises(ValueError, match="float16"):
+        NativeLinear(weight.half(), 1)
     with pytest.raises(ValueError, match="float32"):
         NativeLinear(weight.bfloat16(), 1)(torch.randn(1, 8))
+    with pytest.raises(ValueError, match="bfloat16"):
+        NativeLinear(weight, 1)(torch.randn(1, 8).bfloat16())
     with pytest.raises(ValueError, match="strides"):
         NativeLinear(weight.bfloat16().T, 1)
 
@@ -82,4 +88,6 @@ def test_failed_allocation_raises() -> None:
 def test_odd_inputs_and_other_precisions_are_left_to_torch() -> None:
     assert supports_linear(torch.empty(4, 6, dtype=torch.bfloat16))
     assert not supports_linear(torch.empty(4, 7, dtype=torch.bfloat16))
-    assert not supports_linear(torch.empty(4, 6))
+    assert supports_linear(torch.empty(4, 6))
+    assert not supports_linear(torch.empty(4, 7))
+    assert not supports_linear(torch.empty(4, 6, dtype=torch.float16))

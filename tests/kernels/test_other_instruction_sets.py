@@ -61,7 +61,8 @@ def kernels(
 
 def test_products() -> None:
     test_native_linear.test_random_shapes()
-    test_native_linear.test_rows_do_not_depend_on_company_or_threads()
+    for dtype in test_native_linear.PRECISIONS:
+        test_native_linear.test_rows_do_not_depend_on_company_or_threads(dtype)
     test_native_linear.test_failed_allocation_raises()
 
 

@@ -80,9 +80,11 @@ class QuantizedRows {
   std::vector<float> scales_, sums_, half_sums_;
 };
 
-// width bfloat16 numbers into a row of either kind, from column `at` on, a multiple of 32.
-template <class Rows>
-inline void put_row(Rows& rows, int64_t row, int64_t at, const bf16* from, int width) {
+inline void widen(const float* from, int count, float* to) { std::copy_n(from, count, to); }
+
+// width numbers, bfloat16 or floats, into a row of any kind, from column `at` on, a multiple of 32.
+template <class Rows, class Number>
+inline void put_row(Rows& rows, int64_t row, int64_t at, const Number* from, int width) {
   alignas(64) float group[kGroup];
   for (int first = 0; first < width; first += kGroup) {
     const int count = std::min(kGroup, width - first);

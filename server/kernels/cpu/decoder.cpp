@@ -76,21 +76,23 @@ class DecoderOf : public Decoder {
 class Linear {
  public:
   virtual ~Linear() = default;
-  virtual void run(const bf16* x, int rows, float* y) = 0;
+  virtual void run(const void* x, int rows, float* y) = 0;
 };
 
-template <class Format>
+// Number: what rows come in.
+template <class Format, class Number>
 class LinearOf : public Linear {
  public:
   LinearOf(const GlidecapeMatrix& weight, int outputs, int inputs, int threads)
       : matrix_(Format::pack(arena_, weight, nullptr, outputs, inputs, [](int i) { return i; })),
         threads_(std::max(1, threads)) {}
 
-  void run(const bf16* x, int rows, float* y) override {
+  void run(const void* x, int rows, float* y) override {
     SharedTeam::with(threads_, [&](Team& team) {
+      const auto* from = static_cast<const Number*>(x);
       const int inputs = matrix_.inputs;
       rows_.resize(rows, inputs);
-      for (int64_t row = 0; row < rows; ++row) put_row(rows_, row, 0, x + row * inputs, inputs);
+      for (int64_t row = 0; row < rows; ++row) put_row(rows_, row, 0, from + row * inputs, inputs);
       const typename Format::Matrix* nothing = nullptr;
       team.run([&](int) {
         multiply(team, 0, matrix_, nothing, rows_, rows,
@@ -107,6 +109,9 @@ class LinearOf : public Linear {
   const int threads_;
   typename Format::Rows rows_;
 };
+
+template <class Format>
+using LinearOfBf16 = LinearOf<Format, bf16>;
 
 }  // namespace
 }  // namespace glidecape
@@ -131,13 +136,15 @@ void glidecape_decoder_destroy(void* decoder) { delete static_cast<Decoder*>(dec
 
 void* glidecape_linear_create(const GlidecapeMatrix* weight, int32_t outputs, int32_t inputs,
                               int32_t threads) {
-  const bool quantized = weight->parts[0].type != GLIDECAPE_BF16;
-  return created([&] {
-    return make_for<Linear, LinearOf>(quantized, *weight, outputs, inputs, threads);
+  const int type = weight->parts[0].type;
+  return created([&]() -> Linear* {
+    if (type == GLIDECAPE_FLOAT)
+      return new LinearOf<PlainFormat<float, float>, float>(*weight, outputs, inputs, threads);
+    return make_for<Linear, LinearOfBf16>(type != GLIDECAPE_BF16, *weight, outputs, inputs, threads);
   });
 }
 
-bool glidecape_linear_run(void* linear, const uint16_t* x, int32_t rows, float* y) {
+bool glidecape_linear_run(void* linear, const void* x, int32_t rows, float* y) {
   return succeeds([&] { static_cast<Linear*>(linear)->run(x, rows, y); });
 }
 

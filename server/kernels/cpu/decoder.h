@@ -13,10 +13,10 @@ struct GlidecapeShape {
 };
 
 // How weights are stored: as bfloat16, or in GGUF's blocks of 32 or 256 inputs. A model's matrices are
-// all bfloat16 or all in blocks.
+// all bfloat16 or all in blocks. Floats are for a product of its own.
 enum {
   GLIDECAPE_BF16, GLIDECAPE_Q4_0, GLIDECAPE_Q4_1, GLIDECAPE_Q5_0, GLIDECAPE_Q5_1, GLIDECAPE_Q8_0,
-  GLIDECAPE_IQ4_NL, GLIDECAPE_Q4_K, GLIDECAPE_Q5_K, GLIDECAPE_Q6_K
+  GLIDECAPE_IQ4_NL, GLIDECAPE_Q4_K, GLIDECAPE_Q5_K, GLIDECAPE_Q6_K, GLIDECAPE_FLOAT
 };
 
 struct GlidecapeRows {
@@ -83,11 +83,11 @@ bool glidecape_decoder_run(void* decoder, const GlidecapeStep* step, const Glide
                            const int64_t* token_ids, uint16_t* hidden);
 void glidecape_decoder_destroy(void* decoder);
 
-// A matrix product of its own (the head). weight: [outputs][inputs], copied.
+// A matrix product of its own. weight: [outputs][inputs], copied; inputs even.
 void* glidecape_linear_create(const GlidecapeMatrix* weight, int32_t outputs, int32_t inputs,
                               int32_t threads);
-// x: [rows][inputs] bf16 -> y: [rows][outputs] float
-bool glidecape_linear_run(void* linear, const uint16_t* x, int32_t rows, float* y);
+// x: [rows][inputs], floats where the weight is, else bfloat16 -> y: [rows][outputs] float
+bool glidecape_linear_run(void* linear, const void* x, int32_t rows, float* y);
 void glidecape_linear_destroy(void* linear);
 
 // The largest of each row's logits, the first among equals; -1 for a row with NaN. best: [rows], written.

@@ -30,7 +30,8 @@ def supports(shape: DecoderShape, weight: Weight) -> bool:
     """Whether the native decoder runs on this machine and takes these sizes and this format."""
     granule = GROUP if isinstance(weight, BlockWeight) else 16
     return (
-        supports_linear(weight)
+        (isinstance(weight, BlockWeight) or weight.dtype is torch.bfloat16)
+        and supports_linear(weight)
         and shape.hidden % granule == 0
         and shape.inner % 32 == 0
         and shape.head_dim % 32 == 0
@@ -40,12 +41,15 @@ def supports(shape: DecoderShape, weight: Weight) -> bool:
 
 def supports_linear(weight: Weight) -> bool:
     """Whether the native library multiplies this weight [outputs, inputs]."""
-    if abi.native_library() is None:
-        return False
     if isinstance(weight, BlockWeight):
-        return True
-    on_cpu = weight.device.type == "cpu" and weight.dtype is torch.bfloat16
-    return on_cpu and weight.shape[1] % 2 == 0
+        return abi.native_library() is not None
+    return supports_products(weight.device, weight.dtype) and weight.shape[1] % 2 == 0
+
+
+def supports_products(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the native library multiplies such weights, where their inputs are even."""
+    is_plain = dtype in (torch.bfloat16, torch.float32)
+    return is_plain and device.type == "cpu" and abi.native_library() is not None
 
 
 class NativeLayer(NamedTuple):
@@ -137,21 +141,27 @@ class NativeDecoder:
 
 
 class NativeLinear:
-    """x W^T with a float32 result. The weight [outputs, inputs] is copied."""
+    """x W^T with a float32 result. The weight [outputs, inputs] is copied.
+
+    Attributes:
+        dtype: what rows come in: the weight's, bfloat16 where that is in blocks.
+    """
 
     def __init__(self, weight: Weight, num_threads: int) -> None:
         self.num_outputs, num_inputs = weight.shape
+        is_float = isinstance(weight, torch.Tensor) and weight.dtype is torch.float32
+        self.dtype = torch.float32 if is_float else torch.bfloat16
         self._library = library()
         self._handle = self._library.glidecape_linear_create(
-            matrix(weight), self.num_outputs, num_inputs, num_threads
+            matrix(weight, self.dtype), self.num_outputs, num_inputs, num_threads
         )
         destroy_with(self, self._library.glidecape_linear_destroy, self._handle)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[rows, inputs] bfloat16 -> [rows, outputs] float32"""
+        """[rows, inputs] -> [rows, outputs] float32"""
         x = x.contiguous()
         y = torch.empty(len(x), self.num_outputs)
-        rows = pointer(x, torch.bfloat16)
+        rows = pointer(x, self.dtype)
         self._library.glidecape_linear_run(self._handle, rows, len(x), y.data_ptr())
         return y
 

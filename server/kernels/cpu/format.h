@@ -6,15 +6,16 @@
 
 namespace glidecape {
 
-template <class X>
+// W: what weights are, X: what activations become.
+template <class W, class X>
 struct PlainFormat {
-  using Matrix = PlainMatrix;
+  using Matrix = PlainMatrix<W>;
   using Rows = PlainRows<X>;
 
   template <class Order>
   static Matrix pack(Arena& arena, const GlidecapeMatrix& from, const float* bias, int outputs,
                      int inputs, const Order& order) {
-    return pack_plain(arena, from, bias, outputs, inputs, order);
+    return pack_plain<W>(arena, from, bias, outputs, inputs, order);
   }
 };
 
@@ -34,9 +35,9 @@ template <class Base, template <class> class Made, class... Arguments>
 inline Base* make_for(bool quantized, const Arguments&... arguments) {
   if (quantized) return new Made<QuantizedFormat>(arguments...);
 #ifdef GLIDECAPE_AVX512
-  if (!prefers_multiply_add()) return new Made<PlainFormat<bf16>>(arguments...);
+  if (!prefers_multiply_add()) return new Made<PlainFormat<bf16, bf16>>(arguments...);
 #endif
-  return new Made<PlainFormat<float>>(arguments...);
+  return new Made<PlainFormat<bf16, float>>(arguments...);
 }
 
 }  // namespace glidecape

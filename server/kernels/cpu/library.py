@@ -35,11 +35,11 @@ class Shape(ctypes.Structure):
     )
 
 
-ROW_TYPES: dict[QuantizedKind | None, int] = {
-    None: 0, "q4_0": 1, "q4_1": 2, "q5_0": 3, "q5_1": 4, "q8_0": 5, "iq4_nl": 6, "q4_k": 7,
-    "q5_k": 8, "q6_k": 9,
+ROW_TYPES: dict[QuantizedKind | torch.dtype, int] = {
+    torch.bfloat16: 0, "q4_0": 1, "q4_1": 2, "q5_0": 3, "q5_1": 4, "q8_0": 5, "iq4_nl": 6,
+    "q4_k": 7, "q5_k": 8, "q6_k": 9, torch.float32: 10,
 }  # fmt: skip
-"""Kind of blocks (None: bfloat16) -> GLIDECAPE_*"""
+"""Kind of blocks, or precision -> GLIDECAPE_*"""
 
 
 class Rows(ctypes.Structure):

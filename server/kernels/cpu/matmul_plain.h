@@ -1,11 +1,14 @@
-// y = x W^T for bfloat16 W and x in floats or bfloat16, float32 sums, any number of rows.
+// y = x W^T for W in bfloat16 and x in floats or bfloat16, or both in floats; float32 sums, any number
+// of rows.
 //
-// W is packed in panels of 64 outputs. Inside a panel, for every pair of inputs, four vectors of
-// 16 outputs with the two inputs of each output side by side, as vdpbf16ps wants them:
+// W is packed in panels of 64 outputs. Inside a panel of bfloat16, for every pair of inputs, four
+// vectors of 16 outputs with the two inputs of each output side by side, as vdpbf16ps wants them:
 //
 //          output 0      output 1            output 15
 //   k = 0 [w0,0 w0,1 | w1,0 w1,1 | …      | w15,0 w15,1]   outputs 16 … 31   32 … 47   48 … 63
 //   k = 2 [w0,2 w0,3 | …
+//
+// In a panel of floats, eight vectors: 64 outputs of the first input, then of the second.
 //
 // A tile is some rows x 64, 32 or 16 outputs: so many that its sums (kTileLanes) stay in registers
 // while the panel streams by, two inputs at a time. With AVX-512 up to 6 rows x 64 or 12 rows x 32
@@ -23,10 +26,12 @@
 
 namespace glidecape {
 
+// W: bf16 or float.
+template <class W>
 struct PlainMatrix : Matrix {
   static constexpr int kTileRows = kTileLanes >= 24 ? 12 : kTileLanes;
 
-  const bf16* panels = nullptr;  // [num_panels][inputs / 2][64][2]; inputs are even
+  const W* panels = nullptr;  // [num_panels][inputs / 2][128]; inputs are even
 
   const char* panel(int i) const {
     return reinterpret_cast<const char*>(panels + static_cast<int64_t>(i) * kPanel * inputs);
@@ -38,25 +43,38 @@ struct PlainMatrix : Matrix {
                      float* out) const;
 };
 
-template <class Order>
-inline PlainMatrix pack_plain(Arena& arena, const GlidecapeMatrix& from, const float* bias_or_null,
-                              int outputs, int inputs, const Order& order) {
-  PlainMatrix matrix;
+// Of a pair of inputs: numbers from one of an output to its other, and from one output to the next.
+template <class W>
+struct PairLayout {
+  static constexpr int kOther = 1, kNext = 2;
+};
+template <>
+struct PairLayout<float> {
+  static constexpr int kOther = kPanel, kNext = 1;
+};
+
+template <class W, class Order>
+inline PlainMatrix<W> pack_plain(Arena& arena, const GlidecapeMatrix& from, const float* bias_or_null,
+                                 int outputs, int inputs, const Order& order) {
+  using Layout = PairLayout<W>;
+  PlainMatrix<W> matrix;
   matrix.describe(arena, bias_or_null, outputs, inputs, order);
-  const auto* rows = static_cast<const bf16*>(from.parts[0].rows);
-  bf16* to = arena.take<bf16>(static_cast<int64_t>(matrix.num_panels()) * kPanel * inputs);
+  const auto* rows = static_cast<const W*>(from.parts[0].rows);
+  W* to = arena.take<W>(static_cast<int64_t>(matrix.num_panels()) * kPanel * inputs);
   matrix.panels = to;
   for (int begin = 0; begin < outputs; begin += kPanel) {
-    for (int k = 0; k < inputs; k += 2) {
-      for (int output = begin; output < begin + kPanel; ++output, to += 2)
-        if (output < outputs)  // the arena's memory is zeroed
-          std::copy_n(rows + static_cast<int64_t>(order(output)) * inputs + k, 2, to);
+    for (int k = 0; k < inputs; k += 2, to += 2 * kPanel) {
+      for (int i = 0; i < std::min(kPanel, outputs - begin); ++i) {  // the arena's memory is zeroed
+        const W* pair = rows + static_cast<int64_t>(order(begin + i)) * inputs + k;
+        to[i * Layout::kNext] = pair[0];
+        to[i * Layout::kNext + Layout::kOther] = pair[1];
+      }
     }
   }
   return matrix;
 }
 
-// Sums of a tile: Rows x (16 * Vectors) outputs. Two arithmetics with one interface; `step` adds the
+// Sums of a tile: Rows x (16 * Vectors) outputs. Three arithmetics with one interface; `step` adds the
 // products of two inputs, panel points to their weights.
 template <int Rows, int Vectors>
 struct Tile {
@@ -104,17 +122,33 @@ struct Tile {
       }
     }
   }
+
+  void step(const float* x, int64_t stride, const float* panel) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half, panel += kPanel) {
+      Lanes weights[Vectors];
+#pragma GCC unroll 4
+      for (int c = 0; c < Vectors; ++c) weights[c] = load(panel + 16 * c);
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) {
+        const Lanes value = all(x[r * stride + half]);
+#pragma GCC unroll 4
+        for (int c = 0; c < Vectors; ++c) sums[r][c] = fma(value, weights[c], sums[r][c]);
+      }
+    }
+  }
 };
 
 // out: [Rows][64], of which 16 * Vectors outputs are written. ahead: memory that is wanted next, as
 // much of it is fetched as the tile reads; or null.
-template <int Rows, int Vectors, class X>
-inline void multiply_tile(const X* x, int64_t stride, int inputs, const bf16* panel,
-                          const char* ahead, float* out) {
+template <int Rows, int Vectors, class X, class W>
+inline void multiply_tile(const X* x, int64_t stride, int inputs, const W* panel, const char* ahead,
+                          float* out) {
+  constexpr int kLines = 2 * 16 * Vectors * sizeof(W) / 64;  // of memory, that a step reads
   Tile<Rows, Vectors> tile;
   for (int k = 0; k < inputs; k += 2, panel += 2 * kPanel) {
     if (ahead)
-      for (int c = 0; c < Vectors; ++c, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+      for (int i = 0; i < kLines; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
     tile.step(x + k, stride, panel);
   }
 #pragma GCC unroll 16
@@ -123,15 +157,17 @@ inline void multiply_tile(const X* x, int64_t stride, int inputs, const bf16* pa
     for (int c = 0; c < Vectors; ++c) store(out + r * kPanel + c * 16, tile.sums[r][c]);
 }
 
+template <class W>
 template <int Rows, class X>
-inline void PlainMatrix::multiply_rows(int panel, const PlainRows<X>& x, int64_t first,
-                                       const char* ahead, float* out) const {
-  const bf16* weights = panels + static_cast<int64_t>(panel) * kPanel * inputs;
+inline void PlainMatrix<W>::multiply_rows(int panel, const PlainRows<X>& x, int64_t first,
+                                          const char* ahead, float* out) const {
+  const W* weights = panels + static_cast<int64_t>(panel) * kPanel * inputs;
   const X* from = x.row(first);
   constexpr int kVectors = Rows * 4 <= kTileLanes ? 4 : Rows * 2 <= kTileLanes ? 2 : 1;
   for (int c = 0; c < kPanel; c += 16 * kVectors) {
-    multiply_tile<Rows, kVectors>(from, x.stride(), inputs, weights + 2 * c, ahead, out + c);
-    if (ahead) ahead += static_cast<int64_t>(inputs) * kVectors * 32;  // bytes a tile reads
+    multiply_tile<Rows, kVectors>(from, x.stride(), inputs, weights + PairLayout<W>::kNext * c, ahead,
+                                  out + c);
+    if (ahead) ahead += static_cast<int64_t>(inputs) * kVectors * 16 * sizeof(W);  // what a tile reads
   }
 }
 

@@ -35,12 +35,16 @@ def pointer(tensor: torch.Tensor | None, dtype: torch.dtype) -> int | None:
     return tensor.data_ptr()
 
 
-def matrix(weight: Weight | None) -> abi.Matrix:
-    """A weight's addresses and kinds; the caller keeps the weight alive."""
+def matrix(weight: Weight | None, dtype: torch.dtype = torch.bfloat16) -> abi.Matrix:
+    """A weight's addresses and kinds; the caller keeps the weight alive.
+
+    Args:
+        dtype: what it has to be in, if not in blocks.
+    """
     if weight is None:
         return abi.Matrix()
     if isinstance(weight, torch.Tensor):
-        rows = abi.Rows(pointer(weight, torch.bfloat16), abi.ROW_TYPES[None], len(weight))
+        rows = abi.Rows(pointer(weight, dtype), abi.ROW_TYPES[dtype], len(weight))
         return abi.Matrix((rows,))
     parts = weight.parts if isinstance(weight, StackedWeight) else (weight,)
     return abi.Matrix(

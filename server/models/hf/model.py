@@ -12,6 +12,7 @@ from transformers import PreTrainedModel as Model
 from transformers.utils import logging as hf_logging
 
 from server.errors import CheckpointError, UnsupportedModelError
+from server.kernels.cpu.decoder import supports_products
 from server.kernels.linear import LinearFn
 from server.kernels.quantized import PartWeight
 from server.kernels.tree import LayerCache, TreeBatch
@@ -19,7 +20,7 @@ from server.kernels.types import ForwardFn
 from server.models.hf.attention import ATTENTION, STEP, PagedStep, Tuning, take_tuning
 from server.models.hf.config import WIDENED, HFModel, first_line
 from server.models.hf.longrope import fix_frequencies
-from server.models.hf.row_weights import multiplies_natively, multiply_natively
+from server.models.hf.row_weights import multiply_natively
 from server.models.hf.split import split
 from server.models.hf.torch_products import TorchProducts
 from server.models.layers import Placement, Slots
@@ -56,7 +57,8 @@ class HFParameters:
         names: Any = self._model
         decoder, head = split(self._model)
         fix_frequencies(decoder, self.found.hf, self.config.max_position)
-        dtype, is_native = self.placement.dtype, multiplies_natively(self.placement)
+        dtype = self.placement.dtype
+        is_native = supports_products(self.placement.device, dtype)
         if is_native:
             if names._can_set_experts_implementation():
                 decoder.set_experts_implementation("eager")  # the one that multiplies one by one
@@ -69,7 +71,8 @@ class HFParameters:
             self.config, self.placement, forward, apply_head, is_fused=False, has_threads=is_native
         )
         products = TorchProducts(decoder, head)
-        with products if is_native else nullcontext():
+        # float32 has the digits that torch's other order of a row's sums does not reach.
+        with products if is_native and dtype is torch.bfloat16 else nullcontext():
             _try_out(model)
         _refuse_torch(self.config.architecture, list(products.found))
         return model

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from server.errors import UnsupportedModelError
+from server.kernels.cpu.decoder import NativeLinear
 from server.models.hf.config import read_hf_model
 from server.models.hf.model import HFParameters, load_hf
 from server.models.hf.row_weights import RowWeight
@@ -153,8 +154,9 @@ def ones(weight: RowWeight) -> torch.Tensor:
 
 def test_a_weight_without_values_is_not_read() -> None:
     """A model that does more with a weight than multiply by it must fail, and not see zeros."""
-    weight = RowWeight.of(torch.Size((4, 6)), ())
-    assert (weight.shape, weight.dtype) == ((4, 6), torch.bfloat16)
+    product = NativeLinear(torch.ones(4, 6), 1)
+    weight = RowWeight.of(torch.Size((4, 6)), (product,))
+    assert (weight.shape, weight.dtype) == ((4, 6), torch.float32)
     with pytest.raises(TypeError, match="sum reads a weight"):
         weight.sum()
     with pytest.raises(TypeError, match="mul reads a weight"):
