@@ -8,6 +8,7 @@ PEERS  ?= .venv-peers
 PORT   ?= 8000
 MODEL  ?= smollm2-135m-instruct
 DRAFT  ?=
+REPLICAS ?= 1
 
 LITELLM_VENV ?= .venv-litellm
 
@@ -67,15 +68,23 @@ $(VENV)/default-model: $(VENV)/made
 	  echo "… the default model is here ($$($(call SECONDS_SINCE,$$begun)))"
 	@touch $@
 
+# Ray, for more than one replica.
+$(VENV)/ray: $(RUNTIME)
+	@echo "installing Ray (some 100 MB) …"
+	@$(call DEPENDENCIES,["optional-dependencies"]["ray"]) > $(VENV)/ray-dependencies.txt
+	@$(PIP) $(INSTALL) --constraint constraints.txt --requirement $(VENV)/ray-dependencies.txt
+	@touch $@
+
 $(VENV)/dev: $(RUNTIME)
 	@echo "installing the tools for tests and checks …"
 	@$(call DEPENDENCIES,["optional-dependencies"]["dev"]) > $(VENV)/dev-dependencies.txt
 	@$(PIP) $(INSTALL) --constraint constraints.txt --requirement $(VENV)/dev-dependencies.txt
 	@touch $@
 
-serve: ## serve on PORT (8000) the model MODEL
-	@$(SIDE_BY_SIDE) $(RUNTIME) $(NEEDED_MODEL)
-	@$(BIN)/glidecape serve --port $(PORT) --model "$(MODEL)" $(if $(DRAFT),--draft "$(DRAFT)")
+serve: ## serve on PORT (8000) the model MODEL, by REPLICAS (1) engines
+	@$(SIDE_BY_SIDE) $(RUNTIME) $(NEEDED_MODEL) $(if $(filter-out 1,$(REPLICAS)),$(VENV)/ray)
+	@$(BIN)/glidecape serve --port $(PORT) --model "$(MODEL)" $(if $(DRAFT),--draft "$(DRAFT)") \
+	  $(if $(filter-out 1,$(REPLICAS)),--replicas "$(REPLICAS)")
 
 # The playground is tested in Debian's Chromium; tests find it on the PATH. The fonts have the characters
 # that most languages and emoji need.

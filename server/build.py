@@ -3,29 +3,68 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import NamedTuple, Protocol
 
 import torch
 from fastapi import FastAPI
 
 from server import __version__
 from server.api.app import create_app
-from server.api.deps import Parts, ServingInfo
+from server.api.deps import Engine, Parts, ServingInfo
 from server.api.door.front_door import front_door
 from server.api.responses.store import ResponseStore, StoreLimits
-from server.config import ServerSettings
+from server.config import PolicyName, ServerSettings
+from server.engine.grammar.compile.service import GrammarCompiler
+from server.engine.outputs import FinishedRequest, StepStats
+from server.loading.facts import ModelFacts
 from server.loading.model import LoadedModel, build_model
+from server.observe.front_metrics import FrontMetrics
 from server.observe.observers import Observers
 from server.report import Report
 from server.text.chat_template import ChatTemplate
 from server.text.infill import find_infill
 from server.text.thinking import formats as thinking_formats
+from server.text.tokenizer import Tokenizer
 from server.text.tools.formats import FORMATS
 from weights.model_names import model_name
 
+
+class Runs(Protocol):
+    """What is asked of an engine when the server has ended."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has threads under which Python can't be taken down."""
+        ...
+
+
 _STOP_SECONDS = 3.0
 """How long a server that ends waits for the step it is in."""
+
+
+class Served(NamedTuple):
+    """What `glidecape serve` runs."""
+
+    app: FastAPI
+    engine: Runs
+    name: str
+    """The model's own name."""
+    policy: PolicyName
+    """Of speculation, for requests that name none."""
+
+
+def build(settings: ServerSettings, report: Report) -> Served:
+    """Loads a model, here or into replicas, and builds the HTTP app around it.
+
+    Raises:
+        StartupError: whatever is wrong with settings, checkpoint or cluster.
+    """
+    if settings.is_replicated:
+        return build_replicated(settings, report)
+    app, model = build_app(settings, report)
+    return Served(app, model.engine, model.name, model.speculation.policy)
 
 
 def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, LoadedModel]:
@@ -36,45 +75,18 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         StartupError: as `build_model`.
     """
     door = front_door(settings)  # before the seconds that loading takes
-    own_name = model_name(settings.model)
-    names = settings.served_model_name or (own_name,)
-    name = names[0]
-    observers = Observers(settings, name)
+    observers = Observers(settings, _served_name(settings))
     model = build_model(settings, report, observers.record, settings.step_timeout)
     observers.start_log(settings, model.tokenizer)
-    info = ServingInfo(
-        model_name=name,
-        other_names=names[1:],
-        unlisted_names=frozenset((own_name, "default") if settings.model_aliases else ()),
-        vocab_size=model.vocab_size,
-        created=int(time.time()),
-        version=__version__,
-        system_fingerprint=_fingerprint(model),
-        default_sampling=model.default_sampling,
-        sse_ping_seconds=settings.sse_ping_seconds,
-        drops_other_tools=settings.other_tools == "drop",
-        salts_by_key=settings.prefix_caching != "shared",
-        cache_block=0 if settings.prefix_caching == "off" else settings.block_size,
-        can_speculate=model.speculator is not None,
-        default_speculation=model.speculation,
-    )
-    observers.metrics.describe_server(_facts(model))
-    observers.metrics.describe_cache(model.limits.block_size, model.limits.num_blocks)
-    _set_formats(model.chat_template, settings)
-    kept = StoreLimits(
-        max_responses=settings.max_stored_responses,
-        max_bytes=settings.stored_responses_memory,
-        seconds_to_live=3600 * settings.stored_responses_hours,
-    )
-    parts = Parts(
-        model.engine,
-        model.tokenizer,
-        model.chat_template,
-        observers.metrics,
-        info,
-        model.grammars,
-        find_infill(model.tokenizer, model.vocab_size),
-        response_store=ResponseStore(kept),
+    observers.describe_cache(model.limits.block_size, model.limits.num_blocks)
+    parts = _parts(
+        settings,
+        facts=model.facts,
+        engine=model.engine,
+        tokenizer=model.tokenizer,
+        chat_template=model.chat_template,
+        grammars=model.grammars,
+        metrics=observers.metrics,
     )
 
     @asynccontextmanager
@@ -90,6 +102,104 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
     return create_app(parts, door, lifespan), model
 
 
+def build_replicated(settings: ServerSettings, report: Report) -> Served:
+    """Starts replicas and builds the HTTP app around them; the app's lifespan ends them.
+
+    Raises:
+        StartupError: as `start_replicas`.
+    """
+    from server.replicas.scrape import Scrape  # needs Ray
+    from server.replicas.start import start_replicas
+
+    door = front_door(settings)
+    observers = Observers(settings, _served_name(settings), counts_steps=False)
+
+    def tell_ended(finished: tuple[FinishedRequest, ...]) -> None:
+        observers.record(StepStats.of_ended(finished))
+
+    replicas = start_replicas(settings, _served_name(settings), tell_ended, report)
+    engine, text = replicas.engine, replicas.text
+    observers.start_log(settings, text.tokenizer)
+    parts = _parts(
+        settings,
+        facts=replicas.facts,
+        engine=engine,
+        tokenizer=text.tokenizer,
+        chat_template=text.chat_template,
+        grammars=replicas.grammars,
+        metrics=observers.metrics,
+        all_metrics=Scrape(observers.metrics, engine),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        engine.start()
+        yield
+        await asyncio.to_thread(replicas.close)
+        await asyncio.to_thread(observers.close)
+
+    facts = replicas.facts
+    return Served(create_app(parts, door, lifespan), engine, facts.name, facts.speculation.policy)
+
+
+def _served_name(settings: ServerSettings) -> str:
+    """The name that answers and metrics have."""
+    return (settings.served_model_name or (model_name(settings.model),))[0]
+
+
+def _parts(
+    settings: ServerSettings,
+    *,
+    facts: ModelFacts,
+    engine: Engine,
+    tokenizer: Tokenizer,
+    chat_template: ChatTemplate,
+    grammars: GrammarCompiler,
+    metrics: FrontMetrics,
+    all_metrics: Callable[[], Awaitable[bytes]] | None = None,
+) -> Parts:
+    """What the API works with."""
+    metrics.describe_server(_described(facts))
+    _set_formats(chat_template, settings)
+    kept = StoreLimits(
+        max_responses=settings.max_stored_responses,
+        max_bytes=settings.stored_responses_memory,
+        seconds_to_live=3600 * settings.stored_responses_hours,
+    )
+    return Parts(
+        engine,
+        tokenizer,
+        chat_template,
+        metrics,
+        _info(settings, facts),
+        grammars,
+        find_infill(tokenizer, facts.vocab_size),
+        response_store=ResponseStore(kept),
+        all_metrics=all_metrics,
+    )
+
+
+def _info(settings: ServerSettings, facts: ModelFacts) -> ServingInfo:
+    own_name = model_name(settings.model)
+    names = settings.served_model_name or (own_name,)
+    return ServingInfo(
+        model_name=names[0],
+        other_names=names[1:],
+        unlisted_names=frozenset((own_name, "default") if settings.model_aliases else ()),
+        vocab_size=facts.vocab_size,
+        created=int(time.time()),
+        version=__version__,
+        system_fingerprint=_fingerprint(facts),
+        default_sampling=facts.default_sampling,
+        sse_ping_seconds=settings.sse_ping_seconds,
+        drops_other_tools=settings.other_tools == "drop",
+        salts_by_key=settings.prefix_caching != "shared",
+        cache_block=0 if settings.prefix_caching == "off" else settings.block_size,
+        can_speculate=facts.can_speculate,
+        default_speculation=facts.speculation,
+    )
+
+
 def _set_formats(template: ChatTemplate, settings: ServerSettings) -> None:
     """Has the chat template follow the settings where they don't leave it to find out itself."""
     if settings.tool_parser != "auto":
@@ -99,18 +209,18 @@ def _set_formats(template: ChatTemplate, settings: ServerSettings) -> None:
         template.thinking_format = None if form == "none" else thinking_formats.FORMATS[form]
 
 
-def _facts(model: LoadedModel) -> dict[str, str]:
+def _described(facts: ModelFacts) -> dict[str, str]:
     """Facts about the server, for the status page and for dashboards."""
     return {
         "version": __version__,
-        "draft": model.draft,
-        "policy": model.speculation.policy,
-        "precision": model.precision,
-        "kernels": model.kernels,
+        "draft": facts.draft,
+        "policy": facts.speculation.policy,
+        "precision": facts.precision,
+        "kernels": facts.kernels,
     }
 
 
-def _fingerprint(model: LoadedModel) -> str:
+def _fingerprint(facts: ModelFacts) -> str:
     """Changes when the same seed might give other tokens: weights, precision, device, version."""
-    what = f"{__version__}|{torch.__version__}|{model.identity}"
+    what = f"{__version__}|{torch.__version__}|{facts.identity}"
     return "fp_" + hashlib.blake2b(what.encode(), digest_size=6).hexdigest()

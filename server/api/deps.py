@@ -1,6 +1,6 @@
 """The parts an app is made of, and how a route gets at them."""
 
-from collections.abc import AsyncGenerator, Hashable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
@@ -17,7 +17,7 @@ from server.engine.types import (
     SpeculationParams,
 )
 from server.engine.types import Request as EngineRequest
-from server.observe.metrics import Metrics
+from server.observe.front_metrics import FrontMetrics
 from server.text.chat_template import ChatTemplate
 from server.text.infill import Infill
 from server.text.tokenizer import Tokenizer
@@ -132,13 +132,16 @@ class Parts:
     engine: Engine
     tokenizer: Tokenizer
     chat_template: ChatTemplate
-    metrics: Metrics
+    metrics: FrontMetrics
     info: ServingInfo
     grammars: Grammars
     infill: Infill | None = None
     """How the model fills in; None if it can't."""
     response_store: ResponseStore = field(default_factory=ResponseStore)
     long_work: LongWork = field(default_factory=LongWork)
+    all_metrics: Callable[[], Awaitable[bytes]] | None = None
+    """The metrics of all processes that serve, in Prometheus's text format; None where there is but
+    this one."""
 
 
 # Async although it never waits: FastAPI runs a plain function in a thread, which costs more than

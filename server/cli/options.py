@@ -96,7 +96,12 @@ def _metavar(field: FieldInfo) -> str:
     if choices and all(isinstance(choice, str) for choice in choices):
         return "|".join(choices)
     text = str(field.annotation)
-    for kind, shown in (("float", "NUMBER"), ("int", "INTEGER"), ("Path", "PATH")):
+    for kind, shown in (
+        ("tuple[int, int]", "MIN:MAX"),
+        ("float", "NUMBER"),
+        ("int", "INTEGER"),
+        ("Path", "PATH"),
+    ):
         if kind in text:
             return shown
     return "TEXT"

@@ -2,7 +2,7 @@
 
 import signal
 import socket
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 import uvicorn
@@ -18,9 +18,11 @@ from server.api.http.server import HttpServer, end_at_once, leave
 from server.cli.options import with_settings
 from server.cli.terminal import report, stderr
 from server.config import ServerSettings
-from server.engine.async_engine import AsyncEngine
 from server.errors import ConfigError
 from server.observe.logs import configure_logging
+
+if TYPE_CHECKING:
+    from server.build import Served
 
 
 @with_settings(ServerSettings)
@@ -28,25 +30,24 @@ def serve(settings: ServerSettings) -> None:
     """Serve a model over HTTP with OpenAI's API."""
     check_tls(settings.ssl_certfile, settings.ssl_keyfile)
     listener = bind(settings.host, settings.port)
+    if settings.is_replicated:
+        from server.replicas.cluster import check_ray
+
+        check_ray()
     configure_logging(settings.log_level, settings.log_format)
     signal.signal(signal.SIGTERM, end_at_once)  # until there is something to end in order
     # Loading takes seconds: imports that need torch wait until the port is known to be ours.
     report(f"glidecape {__version__}, loading …")
-    from server.build import build_app
+    from server.build import build
 
-    app, model = build_app(settings, report)
-    report(f"speculation policy: {model.speculation.policy}")
-    run(app, model.engine, settings, listener, (settings.served_model_name or (model.name,))[0])
+    served = build(settings, report)
+    report(f"speculation policy: {served.policy}")
+    run(served, settings, listener)
 
 
-def run(
-    app: FastAPI, engine: AsyncEngine, settings: ServerSettings, listener: socket.socket, name: str
-) -> NoReturn:
-    """Serves until a signal or the engine's death, and ends the process.
-
-    Args:
-        name: The model's, for people.
-    """
+def run(served: "Served", settings: ServerSettings, listener: socket.socket) -> NoReturn:
+    """Serves until a signal or the engine's death, and ends the process."""
+    app = served.app
     api_keys: ApiKeys | None = app.state.api_keys
     server = HttpServer(
         uvicorn_config(app, settings),
@@ -55,10 +56,10 @@ def run(
         settings.exit_on_engine_death,
         api_keys and api_keys.read_again,
     )
-    announce(settings, listener, name)
+    announce(settings, listener, (settings.served_model_name or (served.name,))[0])
     server.run(sockets=[listener])
-    if engine.is_running:
-        leave(server.exit_code)  # it hangs in a step, under which Python can't be taken down
+    if served.engine.is_running:
+        leave(server.exit_code)
     raise typer.Exit(server.exit_code)
 
 

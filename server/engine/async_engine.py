@@ -9,6 +9,7 @@ from server.engine.grammar.compile.compiler import CompiledGrammar
 from server.engine.grammar.compile.service import GrammarCompiler
 from server.engine.loop import EngineLoop, Executes, Failure, Finish
 from server.engine.outputs import RequestOutput, StepStats
+from server.engine.schedule.blocks import BlockHash
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.types import FinishReason, Request, RequestId
 from server.engine.watchdog import Watchdog
@@ -44,6 +45,7 @@ class AsyncEngine:
         step_timeout: float | None = None,
     ) -> None:
         self.max_model_len = scheduler.config.max_model_len
+        self._pool = scheduler.pool
         self._streams: dict[RequestId, asyncio.Queue[RequestOutput | GlidecapeError]] = {}
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._death: str | None = None
@@ -62,6 +64,10 @@ class AsyncEngine:
     def is_running(self) -> bool:
         """Whether the engine's thread is alive, even in a step that never ends."""
         return self._loop.is_running
+
+    def cached_blocks(self) -> list[BlockHash]:
+        """What the prefix cache holds, the latest last. Callable from any thread."""
+        return self._pool.cached_contents()
 
     def start(self) -> None:
         """Starts the engine's thread; to be called in the event loop that will call `generate`."""
@@ -146,14 +152,7 @@ class AsyncEngine:
 
     def _check(self, request: Request) -> None:
         """Raises here what the scheduler would refuse: an error in the engine's thread ends it."""
-        num_tokens = len(request.prompt_token_ids)
-        if num_tokens == 0:
-            raise InvalidRequestError("the prompt is empty")
-        if not request.fits(self.max_model_len):
-            raise ContextLengthError(
-                f"the prompt has {num_tokens} tokens; "
-                f"the context holds {self.max_model_len}, one of them for the answer"
-            )
+        check_request(request, self.max_model_len)
         if request.request_id in self._streams:
             raise InvalidRequestError(f"request id {request.request_id!r} is taken")
 
@@ -193,3 +192,16 @@ class AsyncEngine:
         if self._event_loop is not None:
             with suppress(RuntimeError):
                 self._event_loop.call_soon_threadsafe(call, argument)
+
+
+def check_request(request: Request, max_model_len: int) -> None:
+    """Raises InvalidRequestError or ContextLengthError where no engine of this context can serve a
+    request."""
+    num_tokens = len(request.prompt_token_ids)
+    if num_tokens == 0:
+        raise InvalidRequestError("the prompt is empty")
+    if not request.fits(max_model_len):
+        raise ContextLengthError(
+            f"the prompt has {num_tokens} tokens; "
+            f"the context holds {max_model_len}, one of them for the answer"
+        )

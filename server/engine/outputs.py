@@ -203,3 +203,21 @@ class StepStats:
     """0 where no step ran and requests only ended."""
     speculation: StepSpeculationStats | None = None
     """None where the engine has no drafter."""
+
+    @classmethod
+    def of_ended(cls, finished: tuple[FinishedRequest, ...]) -> "StepStats":
+        """Requests that ended, and nothing else."""
+        return cls(
+            num_running=0,
+            num_waiting=0,
+            kv_usage=0.0,
+            num_prompt_tokens=0,
+            num_generation_tokens=0,
+            num_preemptions=0,
+            prefix_cache_queries=0,
+            prefix_cache_hits=0,
+            times_to_first_token=(),
+            inter_token=(),
+            finished=finished,
+            step_seconds=0.0,
+        )

@@ -7,13 +7,11 @@ wire     pool, draft's costs, grammars, runner, graphs, engine
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 
 from server.config import ModelSettings
 from server.engine.async_engine import AsyncEngine
-from server.engine.grammar.compile.compiler import Vocabulary
 from server.engine.grammar.compile.service import GrammarCompiler
 from server.engine.grammar.state import GrammarStates
 from server.engine.loop import Executes
@@ -26,6 +24,7 @@ from server.engine.step.host.verify import Model
 from server.engine.step.kv_cache import CacheShape, allocate_kv, copy_kv
 from server.engine.types import SamplingDefaults, SpeculationParams
 from server.loading.draft import Draft, build_speculator, load_draft
+from server.loading.facts import ModelFacts
 from server.loading.graphs import build_graphs, has_graphs
 from server.loading.machine import (
     cpu_kernels,
@@ -42,8 +41,8 @@ from server.loading.target import (
     choose_form,
     describe_backend,
     load_target,
-    locate_target,
 )
+from server.loading.text import ModelText, load_text
 from server.memory import give_back_memory
 from server.models.layers import Placement
 from server.models.llama import LlamaModel
@@ -52,9 +51,8 @@ from server.parallel.remote import RemoteCopies, RemoteModel
 from server.parallel.workers import Workers
 from server.report import Report
 from server.text.chat_template import ChatTemplate
-from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
+from server.text.tokenizer import Tokenizer
 from weights.checkpoint import checkpoint_identity
-from weights.generation_config import read_sampling
 from weights.model_names import model_name
 from weights.quantization import describe_rounded
 
@@ -90,6 +88,22 @@ class LoadedModel:
     """The draft's name, for people."""
     kernels: str = ""
     """What computes the model's layers, for people."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What can be said without it."""
+        return ModelFacts(
+            name=self.name,
+            identity=self.identity,
+            precision=self.precision,
+            kernels=self.kernels,
+            draft=self.draft,
+            speculation=self.speculation,
+            can_speculate=self.speculator is not None,
+            vocab_size=self.vocab_size,
+            max_model_len=self.engine.max_model_len,
+            default_sampling=self.default_sampling,
+        )
 
     def close(self) -> None:
         """Ends the processes beside this one; to be called when the engine has stopped. A process
@@ -133,42 +147,30 @@ def _build_model(
     check_memory_settings(settings, device)
     dtype = pick_dtype(settings.dtype, device)
     torch.set_num_threads(rank_threads(settings))
-    files = locate_target(
-        settings.model,
-        settings.cache_dir,
-        dtype,
-        report,
-        settings.model_backend,
-        settings.max_model_len,
-    )
-    said = read_sampling(files.folder, settings.model, settings.generation_config)
-    sampling = SamplingDefaults(**said)  # pyright: ignore[reportArgumentType]  # top_k is whole
-    hf_tokenizer = load_hf_tokenizer(files.folder)
-    tokenizer = from_hf(hf_tokenizer)
+    text = load_text(settings, dtype, report)
     placement = Placement(device, dtype, workers.join() if workers else WHOLE)
-    placed = _place(settings, files, placement, workers, report)
+    placed = _place(settings, text.files, placement, workers, report)
     give_back_memory()
-    report(f"sampling, where a request says nothing: {sampling}")
-    limits = _size(settings, placed, tokenizer, report)
-    wired = _wire(settings, placed, limits, tokenizer, report)
+    report(f"sampling, where a request says nothing: {text.default_sampling}")
+    limits = _size(settings, placed, text, report)
+    wired = _wire(settings, placed, limits, text, report)
     engine = AsyncEngine(Scheduler(limits), wired.executor, observe, wired.grammars, step_timeout)
     if workers is not None:
         workers.watch(engine.fail)
-    name = model_name(settings.model)
     return LoadedModel(
-        name=name,
+        name=text.name,
         identity=placed.identity,
         precision=placed.form,
         speculation=_default_speculation(settings, placed.draft),
-        vocab_size=files.config.vocab_size,
+        vocab_size=text.files.config.vocab_size,
         limits=limits,
         engine=engine,
         runner=wired.runner,
         speculator=wired.runner.speculator,
         grammars=wired.grammars,
-        tokenizer=tokenizer,
-        chat_template=ChatTemplate(hf_tokenizer, name),
-        default_sampling=sampling,
+        tokenizer=text.tokenizer,
+        chat_template=text.chat_template,
+        default_sampling=text.default_sampling,
         workers=workers,
         draft="none" if placed.draft is None else placed.draft.name,
         kernels=placed.kernels,
@@ -249,7 +251,7 @@ def _identity(
 
 
 def _size(
-    settings: ModelSettings, placed: _Placed, tokenizer: Tokenizer, report: Report
+    settings: ModelSettings, placed: _Placed, text: ModelText, report: Report
 ) -> SchedulerConfig:
     config, device, draft = placed.target.config, placed.placement.device, placed.draft
     token_bytes = placed.kv_shape.bytes_per_token
@@ -258,10 +260,12 @@ def _size(
     on_device = placed.is_native and has_graphs(settings, device, draft)
     free = free_everywhere(placed.workers, device)
     limits = share_memory(settings, config, placed.placement, token_bytes, free, on_device, report)
-    limits = replace(limits, speculates=draft is not None, runs_ahead=on_device)
-    if tokenizer.eos_id is not None:
-        limits = replace(limits, eos_token_ids=limits.eos_token_ids | {tokenizer.eos_id})
-    return limits
+    return replace(
+        limits,
+        speculates=draft is not None,
+        runs_ahead=on_device,
+        eos_token_ids=text.eos_ids,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +282,7 @@ def _wire(
     settings: ModelSettings,
     placed: _Placed,
     limits: SchedulerConfig,
-    tokenizer: Tokenizer,
+    text: ModelText,
     report: Report,
 ) -> _Wired:
     config, draft, workers = placed.target.config, placed.draft, placed.workers
@@ -293,7 +297,7 @@ def _wire(
         speculator = build_speculator(
             settings, draft, target, caches, limits, placed.identity, device, report, workers
         )
-    vocabulary = _vocabulary(tokenizer, config.vocab_size, limits.eos_token_ids)
+    vocabulary = text.vocabulary()
     grammars = GrammarCompiler(vocabulary)
     runner = Runner(
         target,
@@ -312,11 +316,6 @@ def _wire(
             settings, runner, limits, placed.placement, identity, config.hidden_size, report
         )
     return _Wired(runner, executor, grammars)
-
-
-def _vocabulary(tokenizer: Tokenizer, size: int, eos_ids: frozenset[int]) -> Vocabulary:
-    encode = partial(tokenizer.encode, add_special_tokens=False)
-    return Vocabulary(size, tokenizer.token_bytes, tokenizer.special_ids, eos_ids, encode)
 
 
 def _kernels_identity(model: LlamaModel) -> str:

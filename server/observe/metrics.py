@@ -5,14 +5,13 @@ The engine's thread calls `record` after each step, the event loop counts HTTP a
 prometheus-client locks each value.
 """
 
-import time
-from collections.abc import Callable, Mapping
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import Counter, Gauge
 
 from server.engine.outputs import FinishedRequest, StepStats
 from server.engine.types import FinishReason
+from server.observe.front_metrics import FrontMetrics
 from server.observe.metric_factory import PREFIX, MetricFactory
 from server.observe.speculation_metrics import SpeculationMetrics
 
@@ -33,47 +32,22 @@ _STEP_BUCKETS = (.001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .5, .
 # fmt: on
 
 
-class Metrics:
-    """All metrics of one server, in a registry of their own.
+class Metrics(FrontMetrics):
+    """All metrics of a server with one engine.
 
     Args:
         model_name: Value of the label `model_name`.
     """
 
     def __init__(self, model_name: str) -> None:
-        self.registry = CollectorRegistry()
-        self._model_name = model_name
-        self._make = make = MetricFactory(self.registry, model_name)
+        super().__init__(model_name)
+        make = self._make
         self._make_gauges(make)
         self._make_counters(make)
         self._make_request_times(make)
         self._make_step_times(make)
         self._speculation = SpeculationMetrics(make)
         self._finished = self._make_finished(make)
-        self._http = Counter(
-            f"{PREFIX}:http_requests",
-            "HTTP answers, by route and status; 499: the client left before there was one.",
-            ["route", "status"],
-            registry=self.registry,
-        )
-
-    def describe_server(self, facts: Mapping[str, str]) -> None:
-        """Says what serves here, in the labels of a metric that is always 1; the server's uptime
-        counts from now on.
-
-        Args:
-            facts: Such as `{"version": "1.0", "draft": "none"}`.
-        """
-        server = Gauge(
-            f"{PREFIX}:server_info",
-            "What serves here; always 1.",
-            ["model_name", *facts],
-            registry=self.registry,
-        )
-        server.labels(self._model_name, *facts.values()).set(1)
-        started = time.monotonic()
-        # A span and no time of day: the reader's clock may differ from this one.
-        self._uptime.set_function(lambda: time.monotonic() - started)
 
     def describe_cache(self, block_size: int, num_blocks: int) -> None:
         """Says how large the KV cache is, in the labels of a metric that is always 1. Gateways that
@@ -110,21 +84,6 @@ class Metrics:
         if step.speculation is not None:
             self._speculation.record(step.speculation)
 
-    def count_http(self, route: str, status: int) -> None:
-        self._http.labels(route, str(status)).inc()
-
-    def watch_log(self, num_dropped: Callable[[], int]) -> None:
-        """Shows how many lines of the log were dropped so far; to be called once."""
-        self._make.counter_elsewhere(
-            "log_lines_dropped",
-            "Lines of the log that came faster than they were read, and were never written.",
-            num_dropped,
-        )
-
-    def render(self) -> bytes:
-        """Everything in Prometheus's text format."""
-        return generate_latest(self.registry)
-
     def _record_finished(self, request: FinishedRequest) -> None:
         self._finished[request.reason].inc()
         self._e2e.observe(request.e2e_seconds)
@@ -144,7 +103,6 @@ class Metrics:
         return dict(zip(reasons, counters, strict=True))
 
     def _make_gauges(self, make: MetricFactory) -> None:
-        self._uptime = make.gauge("uptime_seconds", "Seconds since the model was loaded.")
         self._running = make.gauge("num_requests_running", "Requests in the running batch, now.")
         self._waiting = make.gauge("num_requests_waiting", "Requests waiting to be scheduled, now.")
         self._kv_usage = make.gauge(

@@ -9,6 +9,7 @@ from server import __version__
 from server.config import ServerSettings
 from server.engine.outputs import StepStats
 from server.errors import ConfigError
+from server.observe.front_metrics import FrontMetrics
 from server.observe.logs import num_dropped_lines
 from server.observe.metrics import Metrics
 from server.observe.request_log import RequestLog
@@ -29,19 +30,32 @@ _PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP
 class Observers:
     """All observers of one server; `record` is called in the engine's thread.
 
+    Args:
+        counts_steps: Whether steps are counted here; else those who make them count them.
+
     Raises:
         ConfigError: traces are asked for, and the extra `otel` is not installed.
     """
 
-    def __init__(self, settings: ServerSettings, model_name: str) -> None:
-        self.metrics = Metrics(model_name)
+    def __init__(
+        self, settings: ServerSettings, model_name: str, counts_steps: bool = True
+    ) -> None:
+        self._engine_metrics = Metrics(model_name) if counts_steps else None
+        self.metrics = self._engine_metrics or FrontMetrics(model_name)
+        self._records = list[Callable[[StepStats], None]]()
+        if self._engine_metrics is not None:
+            self._records.append(self._engine_metrics.record)
         self.metrics.watch_log(num_dropped_lines)
         self._tracer = _tracer(settings, model_name)
-        self._records: list[Callable[[StepStats], None]] = [self.metrics.record]
         if self._tracer is not None:
             self._records.append(self._tracer.record)
         self._faults: set[tuple[Callable[[StepStats], None], type[Exception]]] = set()
         """Failures that have been logged."""
+
+    def describe_cache(self, block_size: int, num_blocks: int) -> None:
+        """Shows the KV cache of the engine whose steps are counted here."""
+        if self._engine_metrics is not None:
+            self._engine_metrics.describe_cache(block_size, num_blocks)
 
     def start_log(self, settings: ServerSettings, tokenizer: Tokenizer) -> None:
         """Logs requests from now on; to be called before the engine starts."""

@@ -112,6 +112,7 @@ FORMS = {
 SERVED = "the server that `plain_server` starts"
 OPTIONS = "the server that `test_a_server_with_every_documented_option` starts"
 RANKS = "tests/parallel/test_serving.py"
+REPLICAS = "tests/replicas/test_serving.py"
 KEYS = "tests/cli/test_serve.py"
 TARGET = "`make -n`, which needs no network: the programs behind it run in this file or elsewhere"
 EXTRA = "an extra of pyproject.toml; nothing is installed by a test"
@@ -121,6 +122,7 @@ SHOWN = {
     "make": TARGET,
     "make serve": TARGET,
     "PORT=9000 MODEL=org/name make serve": TARGET,
+    "make serve REPLICAS=2": TARGET,
     "make test": TARGET,
     "make dev": TARGET,
     "make test-fast": TARGET,
@@ -135,6 +137,7 @@ SHOWN = {
     "docker build -t glidecape .": CONTAINER,
     "pip install 'glidecape[gpu]'": EXTRA,
     "pip install 'glidecape[otel]'": EXTRA,
+    "pip install 'glidecape[ray]'": EXTRA,
     'pip install "glidecape[train]"': EXTRA,
     "glidecape serve --help": "serve --help",
     "glidecape train --help": "train --help",
@@ -173,6 +176,8 @@ SHOWN = {
     "glidecape serve --ssl-certfile cert.pem --ssl-keyfile key.pem": OPTIONS,
     "glidecape serve --otlp-endpoint http://127.0.0.1:4318": OPTIONS,
     "glidecape serve --model MODEL --draft DRAFT --tensor-parallel-size 2": RANKS,
+    "glidecape serve --replicas 2": REPLICAS,
+    "RAY_ADDRESS=HOST:6379 glidecape serve --replicas 8": REPLICAS,
     "glidecape serve --device cuda --model org/name --draft drafts/NAME": "device cuda",
 }
 """Every documented command -> the name of its form, or how else it is run."""

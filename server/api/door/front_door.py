@@ -27,7 +27,7 @@ from server.api.http.errors import EXCEPTION_HANDLERS, error_response, shown
 from server.api.http.lifecycle import Lifecycle, LifecycleMiddleware
 from server.config import ServerSettings
 from server.errors import ConfigError, InvalidRequestError
-from server.observe.metrics import Metrics
+from server.observe.front_metrics import FrontMetrics
 
 LOCALHOST = "localhost"
 """Among the origins: pages of this machine, of any port."""
@@ -97,7 +97,7 @@ def middleware(
     door: FrontDoor,
     lifecycle: Lifecycle,
     admission: Admission,
-    metrics: Metrics,
+    metrics: FrontMetrics,
     paths: Sequence[str],
 ) -> list[Middleware]:
     """All layers around the routes, from the outside in.

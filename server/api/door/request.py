@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.api.http.anthropic_errors import expects_anthropic
 from server.api.http.errors import STATUS_CLIENT_CLOSED
 from server.engine.types import Origin
-from server.observe.metrics import Metrics
+from server.observe.front_metrics import FrontMetrics
 
 REQUEST_ID_HEADER = "x-request-id"
 ANTHROPIC_ID_HEADER = "request-id"
@@ -33,7 +33,7 @@ class RequestMiddleware:
         paths: The routes' paths, to count answers that were given before a route was reached.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: FrontMetrics, paths: frozenset[str]) -> None:
         self._app = app
         self._metrics = metrics
         self._paths = paths

@@ -66,7 +66,8 @@ async def version(parts: PartsDep) -> dict[str, str]:
 )
 async def metrics(parts: PartsDep) -> Response:
     """Prometheus's text format."""
-    return Response(parts.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    text = parts.metrics.render() if parts.all_metrics is None else await parts.all_metrics()
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 def _dead(parts: Parts) -> Response | None:

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from server.api.app import create_app
 from server.api.deps import Parts, ServingInfo
 from server.api.door.front_door import front_door
+from server.build import Served
 from server.cli.options import with_settings
 from server.cli.serve import bind, run
 from server.config import ServerSettings
@@ -119,7 +120,7 @@ def serve(settings: ServerSettings) -> None:
         await engine.stop(1.0)
 
     app = create_app(parts, front_door(settings), lifespan)
-    run(app, engine, settings, listener, MODEL)
+    run(Served(app, engine, MODEL, "off"), settings, listener)
 
 
 if __name__ == "__main__":

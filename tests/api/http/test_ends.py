@@ -197,7 +197,7 @@ def test_a_signal_while_the_model_loads() -> None:
     code = (
         "import signal, sys, types, server.cli\n"
         "stop = lambda *_: signal.raise_signal(signal.SIGTERM)\n"
-        "sys.modules['server.build'] = types.SimpleNamespace(build_app=stop)\n"
+        "sys.modules['server.build'] = types.SimpleNamespace(build=stop)\n"
         "server.cli.main()\n"
     )
     command = [sys.executable, "-c", code, "serve", "--port", "0"]

@@ -44,6 +44,12 @@ export class Snapshot {
       .reduce((sum, sample) => sum + sample.value, 0);
   }
 
+  /** Mean over the samples of `glidecape:name`: of a share, where several engines serve. */
+  mean(name) {
+    const values = (this.samples.get(`glidecape:${name}`) ?? []).map(({ value }) => value);
+    return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : 0;
+  }
+
   /** The labels of a metric's first sample; null where there is none. */
   labels(name) {
     return this.samples.get(`glidecape:${name}`)?.[0]?.labels ?? null;
@@ -51,8 +57,12 @@ export class Snapshot {
 
   /** Of a histogram, by a straight line inside the bucket; null where nothing was observed. */
   median(name) {
-    const buckets = (this.samples.get(`glidecape:${name}_bucket`) ?? [])
-      .map(({ labels, value }) => ({ upTo: parseValue(labels.le), count: value }))
+    const counts = new Map(); // of all engines together
+    for (const { labels, value } of this.samples.get(`glidecape:${name}_bucket`) ?? []) {
+      counts.set(labels.le, (counts.get(labels.le) ?? 0) + value);
+    }
+    const buckets = [...counts]
+      .map(([le, count]) => ({ upTo: parseValue(le), count }))
       .sort((one, other) => one.upTo - other.upTo);
     const half = (buckets.at(-1)?.count ?? 0) / 2;
     if (half === 0) return null;

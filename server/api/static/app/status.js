@@ -115,7 +115,7 @@ export class Status {
     const seconds = all.map((each) => Math.round(each.seconds - now));
     const gauge = (name) => all.map((each) => each.value(name));
     this.charts.requests.show([seconds, gauge("num_requests_running"), gauge("num_requests_waiting")]);
-    this.charts.kv.show([seconds, gauge("kv_cache_usage_perc")]);
+    this.charts.kv.show([seconds, all.map((each) => each.mean("kv_cache_usage_perc"))]);
     this.charts.speed.show([
       seconds,
       between(all, (before, after) => rate(before, after, "generation_tokens_total")),

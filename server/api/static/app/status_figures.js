@@ -26,7 +26,7 @@ export function nowTiles(before, now) {
     ["Tokens per second", seconds > 0 ? (tokens / seconds).toFixed(1) : NONE],
     ["Running", now.value("num_requests_running")],
     ["Waiting", now.value("num_requests_waiting")],
-    ["KV cache in use", percent(now.value("kv_cache_usage_perc"))],
+    ["KV cache in use", percent(now.mean("kv_cache_usage_perc"))],
   ];
 }
 

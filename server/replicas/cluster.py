@@ -1,0 +1,141 @@
+"""Ray itself: joined where RAY_ADDRESS names a cluster, else started on this machine, where it ends
+with this process.
+"""
+
+import importlib
+import logging
+import os
+import signal
+import socket
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import server
+from server.errors import ConfigError, StartupError
+
+ADDRESS = "RAY_ADDRESS"
+_PROBE_SECONDS = 10.0
+_OBJECT_STORE_BYTES = 100 * 2**20
+"""Of a Ray of our own. Tokens don't go through it; Ray takes no less than 75 MB."""
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # it tells nobody of us
+    "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",  # else a line on stderr for each process that we start
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning, for replicas without a GPU
+}
+
+
+def check_ray() -> None:
+    """Imports Ray Serve, which reads its environment then; to be called before anything else here.
+
+    Raises:
+        StartupError: it is not installed, or RAY_ADDRESS leads nowhere.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("ray.serve")
+    except ImportError as error:
+        raise StartupError(
+            f"more than one replica needs the extra ray: pip install 'glidecape[ray]' ({error})"
+        ) from None
+    if is_elsewhere() and os.environ[ADDRESS] != "auto":
+        _probe(os.environ[ADDRESS])
+
+
+def is_elsewhere() -> bool:
+    """Whether there is a cluster to be joined."""
+    return os.environ.get(ADDRESS, "local") not in ("", "local")
+
+
+def _probe(address: str) -> None:
+    """Asks whether anybody listens; Ray itself would try for a minute, and end the process."""
+    if "://" in address:
+        raise ConfigError(
+            ADDRESS, address, "expected HOST:PORT of a cluster that this machine is in"
+        )
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS):
+            pass
+    except ValueError:
+        raise ConfigError(ADDRESS, address, "expected HOST:PORT") from None
+    except OSError as error:
+        reason = f"no cluster answers within {_PROBE_SECONDS:g} seconds: {error}"
+        raise ConfigError(ADDRESS, address, reason) from None
+
+
+class Available(NamedTuple):
+    """What there is for all replicas together."""
+
+    where: str
+    """For people."""
+    num_cpus: int
+    num_gpus: int
+
+
+class Cluster:
+    """A connection to Ray.
+
+    Args:
+        num_cpus: Of a Ray of our own, as far as it shares them out.
+
+    Raises:
+        StartupError: Ray does not start, or the cluster does not take us.
+    """
+
+    def __init__(self, num_cpus: int) -> None:
+        import ray
+
+        address = os.environ.get(ADDRESS) or "local"
+        self.is_local = address == "local"
+        options: dict[str, Any] = {
+            "address": address,
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+        }
+        if self.is_local:
+            options |= {
+                "num_cpus": num_cpus,
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+                "runtime_env": {"env_vars": {"PYTHONPATH": _import_path()}},
+            }
+        try:
+            with _own_signals():
+                ray.init(**options)
+        except Exception as error:
+            raise StartupError(f"Ray ({ADDRESS}={address}): {_first_line(error)}") from None
+
+    def available(self) -> Available:
+        """What all machines have together."""
+        import ray
+
+        found = ray.cluster_resources()
+        return Available("the cluster", int(found.get("CPU", 0)), int(found.get("GPU", 0)))
+
+
+def _import_path() -> str:
+    """Where this package was imported from: workers must find the same one."""
+    own = str(Path(server.__file__).parents[1])
+    return os.pathsep.join([own, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+@contextmanager
+def _own_signals() -> Generator[None]:
+    """Keeps the handlers of signals that Ray would replace."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        with suppress(ValueError):  # not in the main thread, where Ray leaves them alone
+            signal.signal(number, handler)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

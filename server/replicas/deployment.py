@@ -1,0 +1,147 @@
+"""The replicas as a deployment of Ray Serve: started, described, ended."""
+
+import logging
+import re
+import time
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.config import RequestRouterConfig
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from server.config import ServerSettings, as_given
+from server.errors import StartupError
+from server.loading.facts import ModelFacts
+from server.replicas.replica import LINGER_SECONDS, EngineReplica, ReplicaSettings
+from server.report import Report
+
+APP = "glidecape"
+_ROUTER = "server.replicas.routing.router.PrefixRouter"
+_IMBALANCE = 8
+"""Open requests that a replica may have above the least loaded one, and still get more for the
+prompts that it knows."""
+_STATS_SECONDS = 2.0
+_STALE_SECONDS = 3 * _STATS_SECONDS
+_HEALTH_SECONDS = 2.0
+_HEALTH_TIMEOUT = 30.0
+_MAX_FRONTS = 64
+"""Each has a call open at every replica: its stream of outputs."""
+_QUIET = {"log_level": "WARNING", "enable_access_log": False}
+_ERROR = re.compile(r"^(?:.*\.)?(?:\w+Error): (.+)$", re.MULTILINE)
+_OURS = re.compile(r"^server\.errors\.\w+: (.+)$", re.MULTILINE)
+
+
+class Resources(NamedTuple):
+    """What Ray reserves for a replica."""
+
+    num_cpus: int
+    num_gpus: int
+
+
+class Deployed(NamedTuple):
+    """Replicas that serve."""
+
+    handle: DeploymentHandle[Any]
+    facts: ModelFacts
+    start_seconds: float
+    """How long the first ones took to start."""
+
+
+def application(
+    settings: ServerSettings, replica: ReplicaSettings, resources: Resources
+) -> serve.Application:
+    """What Serve is to run."""
+    fewest, most = settings.replica_range
+    scale: dict[str, Any] = {"num_replicas": settings.replicas}
+    if settings.autoscale is not None:
+        first = settings.replicas if "replicas" in settings.model_fields_set else fewest
+        scale = {
+            "autoscaling_config": {
+                "min_replicas": fewest,
+                "max_replicas": most,
+                "initial_replicas": first,
+                "target_ongoing_requests": max(settings.max_num_seqs // 2, 1),
+            }
+        }
+    router: dict[str, Any] = {
+        "request_router_class": _ROUTER,
+        "request_router_kwargs": {"imbalance": _IMBALANCE, "stale_seconds": _STALE_SECONDS},
+        "request_routing_stats_period_s": _STATS_SECONDS,
+        "request_routing_stats_timeout_s": _HEALTH_TIMEOUT,
+    }
+    deploy: Any = serve.deployment(
+        name="engine",
+        ray_actor_options=resources._asdict(),
+        max_ongoing_requests=settings.max_concurrent_requests + _MAX_FRONTS,
+        graceful_shutdown_timeout_s=settings.drain_seconds + 2 * LINGER_SECONDS,
+        graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=_HEALTH_SECONDS,
+        health_check_timeout_s=_HEALTH_TIMEOUT,
+        max_constructor_retry_count=1,
+        request_router_config=RequestRouterConfig(**router),
+        **scale,
+    )
+    return deploy(EngineReplica).bind(replica)
+
+
+def replica_settings(
+    settings: ServerSettings,
+    served_name: str,
+    *,
+    device: str,
+    threads: int | None,
+    kv_fraction: float | None,
+) -> ReplicaSettings:
+    """What each replica is started with.
+
+    Args:
+        threads: Of each; None leaves it to the machine.
+        kv_fraction: Share of the free memory for each KV cache; None leaves it to the settings.
+    """
+    model = as_given(settings) | {"device": device}
+    if threads is not None:
+        model["threads"] = threads
+    if kv_fraction is not None:
+        model["kv_memory_fraction"] = kv_fraction
+    return ReplicaSettings(model, served_name, settings.step_timeout)
+
+
+def deploy(app: serve.Application, report: Report) -> Deployed:
+    """Starts the replicas, and returns when they serve.
+
+    Raises:
+        StartupError: they don't start; with the first one's reason.
+    """
+    started = time.monotonic()
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(proxy_location="Disabled", logging_config=_QUIET)
+    try:
+        handle = serve.run(app, name=APP, route_prefix=None, logging_config=_QUIET)
+        facts = handle.options(method_name="facts").remote().result(timeout_s=_HEALTH_TIMEOUT)
+    except (RuntimeError, TimeoutError, RayError, RayServeException) as error:
+        raise StartupError(f"the replicas don't start: {_reason(error)}") from None
+    seconds = time.monotonic() - started
+    report(f"replicas are ready ({seconds:.0f} s)")
+    return Deployed(handle, facts, seconds)
+
+
+def undeploy() -> None:
+    """Ends the replicas, and leaves whatever else Serve runs."""
+    with suppress(Exception):
+        serve.delete(APP)
+
+
+def _reason(error: Exception) -> str:
+    """The line that tells most: Serve's text has the replica's traceback in it."""
+    text = str(error)
+    with suppress(Exception):
+        status = serve.status().applications[APP]
+        text += "\n" + "\n".join(d.message for d in status.deployments.values())
+    for pattern in (_OURS, _ERROR):
+        found = pattern.findall(text)
+        if found:
+            return found[-1]
+    return next(iter(text.strip().splitlines()), type(error).__name__)

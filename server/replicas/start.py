@@ -1,0 +1,120 @@
+"""From settings to an engine over replicas that serve."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from server.config import ServerSettings
+from server.engine.grammar.compile.service import GrammarCompiler
+from server.engine.outputs import FinishedRequest
+from server.loading.facts import ModelFacts
+from server.loading.machine import pick_dtype
+from server.loading.text import ModelText, load_text
+from server.replicas.cluster import Available, Cluster, is_elsewhere
+from server.replicas.deployment import (
+    APP,
+    Deployed,
+    Resources,
+    application,
+    deploy,
+    replica_settings,
+    undeploy,
+)
+from server.replicas.engine import ReplicatedEngine
+from server.replicas.routing.directory import directory
+from server.replicas.sizes import check_memory, share_out, this_machine
+from server.report import Report
+
+_REPLACEMENTS = 3.0
+"""A replacement may take so many times as long as the first replicas took."""
+_MIN_REPLACEMENT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """Engines in other processes, and what this one needs to know of their model."""
+
+    engine: ReplicatedEngine
+    facts: ModelFacts
+    text: ModelText
+    grammars: GrammarCompiler
+    """For what is refused before a replica is asked."""
+    close: Callable[[], None]
+    """Ends the replicas; takes seconds."""
+
+
+def start_replicas(
+    settings: ServerSettings,
+    served_name: str,
+    tell_ended: Callable[[tuple[FinishedRequest, ...]], None],
+    report: Report,
+) -> Replicas:
+    """Starts the replicas and returns when they serve.
+
+    Args:
+        served_name: The model's in metrics.
+        tell_ended: See `ReplicatedEngine`.
+
+    Raises:
+        StartupError: they can't be started as asked.
+    """
+    fewest, most = settings.replica_range
+    here = None if is_elsewhere() else this_machine(settings)
+    if here is not None:
+        share_out(settings, here, most)
+    device = torch.device("cuda" if here is None or here.num_gpus else "cpu")
+    text = load_text(settings, pick_dtype(settings.dtype, device), report)
+    if here is not None and not here.num_gpus:
+        check_memory(settings, text.files.folder, most)
+    shown = str(most) if fewest == most else f"{fewest} to {most}"
+    report(f"starting {shown} replicas on Ray …")
+    num_cpus = 1 if here is None else max(here.num_cpus, most * (settings.threads or 1))
+    cluster = Cluster(num_cpus)
+    close = partial(_close, cluster)
+    try:
+        deployed = _deploy(settings, served_name, cluster, here, report)
+    except BaseException:
+        close()
+        raise
+    engine = ReplicatedEngine(
+        deployed.handle,
+        directory(APP),
+        deployed.facts.max_model_len,
+        0 if settings.prefix_caching == "off" else settings.block_size,
+        max(_MIN_REPLACEMENT_SECONDS, _REPLACEMENTS * deployed.start_seconds),
+        tell_ended,
+    )
+    return Replicas(engine, deployed.facts, text, GrammarCompiler(text.vocabulary()), close)
+
+
+def _deploy(
+    settings: ServerSettings,
+    served_name: str,
+    cluster: Cluster,
+    here: Available | None,
+    report: Report,
+) -> Deployed:
+    fewest, most = settings.replica_range
+    # A cluster may grow; this machine does not.
+    share = share_out(settings, here or cluster.available(), most if here is not None else fewest)
+    fraction = None
+    if here is not None and share.device == "cpu":
+        fraction = settings.kv_memory_fraction / most
+    replica = replica_settings(
+        settings,
+        served_name,
+        device=share.device,
+        threads=share.num_cpus if share.device == "cpu" else settings.threads,
+        kv_fraction=fraction,
+    )
+    app = application(settings, replica, Resources(share.num_cpus, share.num_gpus))
+    return deploy(app, report)
+
+
+def _close(cluster: Cluster) -> None:
+    """Ends the replicas in a cluster. A Ray of our own ends with this process, as its kernel sees
+    to: `ray.shutdown` would end the process with an error if anything asks Ray meanwhile."""
+    if not cluster.is_local:
+        undeploy()
