@@ -1,49 +1,50 @@
 """Tree attention for layers that score otherwise than `tree_attention` does: a scale of their own,
 soft-capped scores, attention sinks, chunks instead of windows.
 
-Layers that differ in nothing but their scale use the machine's fastest kernels. The others are
-computed here, in plain torch on every device.
-
-bfloat16 on a CPU is computed here too, in float64. What torch gives for a row depends in its last
-bits on the row's company; behind float64's last bits nothing of that is left when the result is
-rounded to bfloat16, so that speculation changes no token.
+On a CPU the native kernels compute all of it (`cpu/attention.py`). Elsewhere, and where there are
+none, layers that differ in nothing but their scale use `tree_attention`; the others are computed
+here, in plain torch.
 """
 
-from dataclasses import dataclass
-
 import torch
+from torch.nn import functional as F
 
+from server.kernels.cpu.attention import NativeAttention, supports_attention
 from server.kernels.dispatch import attention_for
+from server.kernels.reference import write_kv
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.tree_groups import TreeGroup, tree_groups
+from server.kernels.types import ScoredAttention, ScoreRules
 
 _NUMBERS_AT_ONCE = 2**17
-"""Of keys, and as many of values; in float64 1 MiB. Where one sequence has more, it is alone."""
+"""Of keys, and as many of values. Where one sequence has more, it is alone."""
 _SCORES_AT_ONCE = 2**22
-"""Nodes x heads x keys; in float64 32 MiB, some of which live at a time. Where one node has more,
+"""Nodes x heads x keys; in float32 16 MiB, some of which live at a time. Where one node has more,
 it is alone."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoreRules:
-    """What a layer makes of its scores, query x key."""
+def scored_attention_for(device: torch.device, dtype: torch.dtype) -> ScoredAttention:
+    """The attention over a cache in this precision on this device."""
+    if supports_attention(device, dtype):
+        return NativeAttention(torch.get_num_threads())
+    return write_and_attend
 
-    scale: float
-    """Factor on every score."""
-    window: int | None = None
-    """A query sees its last `window` positions, itself included; None sees all."""
-    chunk: int | None = None
-    """A query sees the positions of its own chunk alone: chunk c is [c x chunk, (c + 1) x chunk);
-    None has no chunks."""
-    softcap: float | None = None
-    """Scores become softcap x tanh(score / softcap); None leaves them."""
-    sinks: torch.Tensor | None = None
-    """[num_heads]: a score per head that joins the softmax and brings no value."""
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether `tree_attention` computes it, once the query is scaled."""
-        return self.chunk is None and self.softcap is None and self.sinks is None
+def write_and_attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    cache: LayerCache,
+    batch: TreeBatch,
+    rules: ScoreRules,
+) -> torch.Tensor:
+    """A `ScoredAttention`."""
+    dtype, value_dim = cache.keys.dtype, values.shape[2]
+    if value_dim < keys.shape[2]:
+        values = F.pad(values, (0, keys.shape[2] - value_dim))
+    write_kv(keys.to(dtype), values.to(dtype), cache, batch.slots)
+    attended = scored_attention(query.to(dtype).contiguous(), cache, batch, rules)
+    return attended[..., :value_dim]
 
 
 def scored_attention(
@@ -58,15 +59,14 @@ def scored_attention(
     Returns:
         [rows, num_heads, head_dim]
     """
-    is_double = query.device.type == "cpu" and query.dtype is torch.bfloat16
-    if rules.is_plain and not is_double:
+    if rules.is_plain:
         factor = rules.scale * query.shape[-1] ** 0.5
         # A product with 1 would round nothing, but is an operation more.
         scaled = query if abs(factor - 1) < 1e-6 else query * factor
         return attention_for(query).tree_attention(scaled, cache, batch, rules.window)
     out = torch.empty_like(query)
     for group in _groups(batch):
-        padded = _group_attention(query[group.padded_rows], cache, group, rules, is_double)
+        padded = _group_attention(query[group.padded_rows], cache, group, rules)
         out[group.rows] = padded[group.real_rows]
     return out
 
@@ -78,10 +78,10 @@ def _groups(batch: TreeBatch) -> list[TreeGroup]:
 
 
 def _group_attention(
-    query: torch.Tensor, cache: LayerCache, group: TreeGroup, rules: ScoreRules, is_double: bool
+    query: torch.Tensor, cache: LayerCache, group: TreeGroup, rules: ScoreRules
 ) -> torch.Tensor:
     """Attends in one group, some sequences and of those some nodes at a time: keys and values then
-    stay in the CPU's caches between widening and product, few are widened at once, and scores of a
+    stay in the CPU's caches between copy and product, and scores of a
     long prompt's chunk take no more memory than others.
 
     query: [sequences x nodes, num_heads, head_dim] -> the same shape
@@ -105,10 +105,7 @@ def _group_attention(
             keys, values = (
                 pool.index_select(0, ids.flatten()).view(shape).transpose(1, 2) for pool in cache
             )
-            some = by_sequence[part]
-            if is_double:
-                some, keys, values = some.double(), keys.double(), values.double()
-            out[part] = _attend(some, keys, values, hidden, rules).to(query.dtype)
+            out[part] = _attend(by_sequence[part], keys, values, hidden, rules)
     return out.view(query.shape)
 
 
@@ -145,7 +142,7 @@ def _attend(
     by_kv_head = query.transpose(1, 2)
     # The query heads that share a KV head become extra rows of it: no KV is repeated.
     scores = by_kv_head.flatten(2, 3) @ keys.mT
-    scores = (scores if scores.dtype is torch.float64 else scores.float()).mul_(rules.scale)
+    scores = scores.float().mul_(rules.scale)
     if rules.softcap is not None:
         scores = torch.tanh(scores / rules.softcap) * rules.softcap
     scores = scores.unflatten(2, by_kv_head.shape[2:4])

@@ -36,6 +36,37 @@ class RotaryAngles(NamedTuple):
     """None for frequencies that are the same everywhere."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreRules:
+    """What a layer makes of its scores, query x key."""
+
+    scale: float
+    """Factor on every score."""
+    window: int | None = None
+    """A query sees its last `window` positions, itself included; None sees all."""
+    chunk: int | None = None
+    """A query sees the positions of its own chunk alone: chunk c is [c x chunk, (c + 1) x chunk);
+    None has no chunks."""
+    softcap: float | None = None
+    """Scores become softcap x tanh(score / softcap); None leaves them."""
+    sinks: torch.Tensor | None = None
+    """[num_heads]: a score per head that joins the softmax and brings no value."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether `tree_attention` computes it, once the query is scaled."""
+        return self.chunk is None and self.softcap is None and self.sinks is None
+
+
+ScoredAttention = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, LayerCache, TreeBatch, ScoreRules], torch.Tensor
+]
+"""(query [rows, num_heads, head_dim], keys [rows, num_kv_heads, head_dim], values [rows,
+num_kv_heads, value_dim], cache, batch, rules) -> [rows, num_heads, value_dim] in the cache's
+precision. Rotary is applied. Writes the rows' keys and values to the cache, values that are
+narrower than its slots with zeros behind them, and attends over it."""
+
+
 @dataclass(frozen=True, slots=True)
 class DecoderShape:
     """Sizes of a Llama-family decoder."""

@@ -81,9 +81,7 @@ def describe_foreign_kernels(placement: Placement, in_torch: str | None) -> str:
     if device.type != "cpu":
         return f"torch's products and {gpu_kernels()} attention on {device}{rest}"
     if has_native_products(device, placement.dtype):
-        is_double = placement.dtype is torch.bfloat16
-        attention = "; attention in torch, in float64" if is_double else rest
-        return f"native CPU products: {kernels}{attention}"
+        return f"native CPU products and attention: {kernels}"
     return f"torch kernels{rest}"
 
 

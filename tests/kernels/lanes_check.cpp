@@ -75,7 +75,7 @@ void check_conversions() {
     std::vector<bf16> rounded(16);
     store(rounded.data(), load(all.data() + i));
     for (int j = 0; j < 16; ++j) CHECK(rounded[j] == to_bf16(all[i + j]));
-    const Floats back = stored(load_bf16(rounded.data()));
+    const Floats back = stored(load(rounded.data()));
     for (int j = 0; j < 16; ++j) CHECK(bits_of(back[j]) == uint32_t{rounded[j]} << 16);
   }
   for (uint32_t first = 0; first < 65536; first += 16) {
@@ -151,6 +151,22 @@ void check_exp() {
   }
 }
 
+// From numbers that are almost 0 to such whose tanh is 1.
+void check_tanh() {
+  const Floats special{0.0f, -kInfinity, kInfinity, kNaN, -1e30f, 1e30f};
+  const float expected[]{0.0f, -1.0f, 1.0f, kNaN, -1.0f, 1.0f};
+  Floats x(special);
+  x.resize(16);
+  const Floats found = stored(glidecape::tanh(load(x.data())));
+  for (int i = 0; i < 6; ++i) CHECK(same(found[i], expected[i]));
+  for (float first = 1e-9f; first < 20.0f; first *= 1.013f) {
+    for (int j = 0; j < 16; ++j) x[j] = (j % 2 ? first : -first) * (1.0f + 0.001f * static_cast<float>(j));
+    const Floats capped = stored(glidecape::tanh(load(x.data())));
+    for (int j = 0; j < 16; ++j)
+      CHECK(std::fabs(capped[j] / std::tanh(static_cast<double>(x[j])) - 1.0) < 5e-7);
+  }
+}
+
 void check_turn() {
   std::vector<std::vector<bf16>> rows(16, std::vector<bf16>(32));
   std::vector<const bf16*> keys;
@@ -164,6 +180,15 @@ void check_turn() {
   for (int d = 0; d < 32; ++d)
     for (int i = 0; i < 16; ++i) CHECK(bits_of(turned[d * kStride + i]) == uint32_t{rows[i][d]} << 16);
   for (int d = 0; d < 31; ++d) CHECK(turned[d * kStride + 16] == -1.0f);  // what lies between is kept
+  std::vector<Floats> widened(16, Floats(32));
+  std::vector<const float*> float_keys;
+  for (int i = 0; i < 16; ++i) {
+    for (int d = 0; d < 32; ++d) widened[i][d] = of_bits(uint32_t{rows[i][d]} << 16);
+    float_keys.push_back(widened[i].data());
+  }
+  Floats same_again(turned.size(), -1.0f);
+  turn_keys(float_keys.data(), same_again.data(), kStride);
+  CHECK(same_again == turned);
 }
 
 enum class Values { kRandom, kLargest, kAlternating };
@@ -314,6 +339,7 @@ int main() {
   check_conversions();
   check_arithmetic();
   check_exp();
+  check_tanh();
   check_turn();
   check_wide_quads();
   check_all_dots<1>();

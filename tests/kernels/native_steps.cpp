@@ -1,5 +1,5 @@
 // Drives the C ABI under sanitizers: buffers of exactly the promised size, odd shapes, weights in
-// bfloat16 and in blocks of all kinds, two models on two threads, drafts, a fork. Built by
+// bfloat16 and in blocks of all kinds, two models on two threads, attention alone, drafts, a fork. Built by
 // test_sanitizers.py together with the native sources.
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "glide.h"
+#include "paged_attention.h"
 
 namespace {
 
@@ -277,6 +278,44 @@ void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target
   glidecape_glide_destroy(glide);
 }
 
+// A tree and a chain behind `context` tokens; buffers end where the last head of the last slot does.
+template <class Number>
+void run_attention(int head_dim, int value_dim, int context, int threads, bool has_rules) {
+  constexpr int kHeads = 6, kKvHeads = 2, kNodes = 9, kRows = 2 * kNodes, kBlock = 8;
+  const int num_blocks = (context + kNodes + kBlock - 1) / kBlock, num_slots = 2 * num_blocks * kBlock;
+  const auto numbers = [](size_t count) { return std::vector<Number>(count, Number{1}); };
+  const auto queries = numbers(kRows * kHeads * head_dim), keys = numbers(kRows * kKvHeads * head_dim);
+  const auto values = numbers(kRows * kKvHeads * value_dim);
+  auto key_cache = numbers(num_slots * kKvHeads * head_dim), value_cache = key_cache;
+  auto out = numbers(kRows * kHeads * value_dim);
+  Ints positions, slots, table;
+  std::vector<uint8_t> ancestors;
+  for (int i = 0; i < 2 * num_blocks; ++i) table.push_back(i);
+  for (int row = 0; row < kRows; ++row) {
+    const bool in_tree = row < kNodes;
+    const int node = row % kNodes;
+    positions.push_back(context + (in_tree ? node > 0 : node));
+    slots.push_back((in_tree ? 0 : num_blocks * kBlock) + context + node);
+    for (int i = 0; i < kNodes; ++i) ancestors.push_back(in_tree ? i == 0 || i == node : i <= node);
+  }
+  const Ints contexts{context, context}, counts{kNodes, kNodes};
+  const GlidecapeStep step{kRows, 2, num_blocks, kBlock, kNodes, positions.data(), slots.data(), table.data(),
+                           contexts.data(), counts.data(), ancestors.data()};
+  const Floats sinks(kHeads, 0.5f);
+  GlidecapeAttention layer{sizeof(Number) == 4, kHeads, kKvHeads, head_dim, value_dim, 0.1f, 0, 0, 0, nullptr};
+  if (has_rules) layer.softcap = 3, layer.window = 20, layer.chunk = 16, layer.sinks = sinks.data();
+  // Queries as rows of heads, keys and values as heads of rows.
+  const GlidecapeAttentionCall call{{queries.data(), kHeads * head_dim, head_dim},
+                                    {keys.data(), head_dim, kRows * head_dim},
+                                    {values.data(), value_dim, kRows * value_dim},
+                                    key_cache.data(), value_cache.data(), out.data()};
+  void* attention = glidecape_attention_create(threads);
+  if (!glidecape_attention_begin(attention, &step)) std::abort();
+  for (int i = 0; i < 2; ++i)
+    if (!glidecape_attention_run(attention, &step, &layer, &call)) std::abort();
+  glidecape_attention_destroy(attention);
+}
+
 // A row whose width is no multiple of 16, and one with NaN behind the last whole vector.
 void run_best(int width) {
   Floats logits(2 * width, 1.0f);
@@ -316,6 +355,12 @@ int main(int count, char**) {
     for (const Blocks& blocks : kBlocks) {
       run_linear(blocks.type, 1, blocks.inputs, 1, threads);
       run_linear(blocks.type, 130, 3 * blocks.inputs, 37, threads);
+    }
+    for (const bool has_rules : {false, true}) {
+      run_attention<uint16_t>(80, 80, 30, threads, has_rules);
+      run_attention<float>(37, 37, 30, threads, has_rules);
+      run_attention<uint16_t>(8, 5, 0, threads, has_rules);
+      run_attention<float>(64, 40, 200, threads, has_rules);  // enough for all threads
     }
     run_glide(Form::kPlain, 48, threads, 1, 0, 7);
     run_glide(Form::kPlain, 48, threads, 3, 80, 32);

@@ -13,6 +13,7 @@ from server.kernels.cpu.decoder import NativeLinear
 from server.kernels.cpu.instruction_sets import VARIABLE, InstructionSet, built_libraries
 from server.kernels.quantized import GROUP, QuantizedWeight, RoundedKind
 from tests.kernels import (
+    test_native_attention,
     test_native_decoder,
     test_native_linear,
     test_quantized,
@@ -127,6 +128,15 @@ def test_quantized_layers(name: str, kind: RoundedKind) -> None:
     test_quantized_decoder.test_chunking_changes_no_bit(variant, [17, 16, 15, 12], 16)
     test_quantized_decoder.test_company_changes_no_bit(variant)
     test_quantized_decoder.test_tree_equals_the_chain_of_each_path(variant, 16)
+
+
+@pytest.mark.parametrize("dtype", test_native_attention.DTYPES, ids=str)
+@pytest.mark.parametrize("sizes", ["80", "odd"])
+def test_attention(sizes: str, dtype: torch.dtype) -> None:
+    case = sizes, "everything", dtype
+    test_native_attention.test_error_is_at_most_that_of_torch(*case)
+    test_native_attention.test_chunks_threads_and_company_change_no_bit(*case)
+    test_native_attention.test_tree_equals_the_chain_of_each_path("everything", dtype, 61, sizes)
 
 
 def test_draft() -> None:

@@ -1,4 +1,5 @@
-"""Scored attention in parts: how many keys and scores are held at once changes no result."""
+"""Scored attention in torch, in parts: how many keys and scores are held at once changes no
+result."""
 
 from collections.abc import Sequence
 
@@ -6,8 +7,9 @@ import pytest
 import torch
 
 from server.kernels import scored_attention as module
-from server.kernels.scored_attention import ScoreRules, scored_attention
+from server.kernels.scored_attention import scored_attention
 from server.kernels.tree import LayerCache
+from server.kernels.types import ScoreRules
 from tests.kernels.paged import Nodes, garbage_cache, shuffled_tables, tree_batch
 
 BLOCK, KV_HEADS, HEADS, DIM = 4, 2, 6, 8
@@ -78,12 +80,10 @@ def test_parts_change_nothing(
     whole = scored_attention(query, cache, tree_batch(tables, BLOCK, step), rules)
     shapes = Shapes()
     monkeypatch.setattr(module, "_attend", shapes)
-    is_parted = dtype is torch.bfloat16 or not rules.is_plain
+    is_parted = not rules.is_plain
     for limit in (1, 2**10, 2**12):
         monkeypatch.setattr(module, "_SCORES_AT_ONCE", limit)
         parts = scored_attention(query, cache, tree_batch(tables, BLOCK, step), rules)
-        if dtype is torch.bfloat16:
-            assert torch.equal(parts, whole)
         torch.testing.assert_close(parts, whole, rtol=1e-4, atol=0.01)
         one_node = HEADS * 100 * 3
         assert not is_parted or max(shapes.scores) <= max(limit, one_node)

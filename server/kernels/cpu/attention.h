@@ -14,100 +14,19 @@
 //
 // Each row's numbers are formed in the order of positions, never of slots or of other rows: its
 // result is the same whether its ancestors sit in a tree's slots or in their final ones, and
-// whatever else is in the block. Positions a row does not see have weight 0.
+// whatever else is in the block. Positions a row does not see have weight 0. A head whose size is no
+// multiple of 32 is computed as one that has zeros behind it.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "activations.h"
+#include "attention_task.h"
 #include "units.h"
 #include "vector_math.h"
-#include "visible.h"
 
 namespace glidecape {
-
-constexpr int kPositions = 64;  // in a tile
-
-struct CacheView {
-  bf16* keys;    // [num_slots][kv_heads][head_dim]
-  bf16* values;  // the same
-};
-
-// Buffers of one thread. Queries, keys, values and weights are in units; the sizes below are those of
-// floats, of which pairs take half, but for queries, which they hold unrounded, in two parts.
-struct AttentionScratch {
-  std::vector<float> queries;      // [rows][group][head_dim], scaled
-  std::vector<float> keys;         // [head_dim][kPositions]
-  std::vector<float> values;       // [kPositions][head_dim]
-  std::vector<float> scores;       // [rows][group][span]; the weights take their places
-  std::vector<float> node_scores;  // [rows][group][kPositions]
-  std::vector<float> sums;         // [rows][group][head_dim]
-
-  // To be called before the step: inside it, memory that is lacking could not be reported.
-  // longest: tokens that a row sees at most.
-  void fit(int64_t num_queries, int64_t head_dim, int64_t longest) {
-    const int64_t span = (longest + 2 * kPositions) & ~static_cast<int64_t>(kPositions - 1);
-    const auto grow = [](std::vector<float>& buffer, int64_t size) {
-      if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
-    };
-    grow(queries, num_queries * head_dim);
-    grow(keys, head_dim * kPositions);
-    grow(values, kPositions * head_dim);
-    grow(scores, num_queries * span);
-    grow(node_scores, num_queries * kPositions);
-    grow(sums, num_queries * head_dim);
-  }
-};
-
-// The query heads of one KV head, for a block of rows.
-template <class Rows>
-struct AttentionTask {
-  CacheView cache;
-  int64_t stride;      // between slots, in elements
-  int64_t offset;      // of the KV head in a slot
-  int group;           // query heads per KV head
-  int head_dim;        // a multiple of 32
-  int64_t row_stride;  // between rows of query, in elements
-  const float* query;  // [rows][…][group][head_dim], rotary applied
-  Rows* out;           // row `out_row` and on, the group's heads from column `out_column` on
-  int64_t out_row, out_column;
-  const NodeKeys* seen;
-  int rows;
-
-  const bf16* key(int64_t slot) const { return cache.keys + slot * stride + offset; }
-  const bf16* value(int64_t slot) const { return cache.values + slot * stride + offset; }
-
-  // Tiles begin at multiples of 64 of the absolute position: neither a sliding window's start nor the
-  // block's other rows move a position to another lane.
-  int base() const {
-    int first = seen[0].first;
-    for (int r = 1; r < rows; ++r) first = std::min(first, seen[r].first);
-    return first & ~(kPositions - 1);
-  }
-  int last() const {
-    int last = seen[0].last;
-    for (int r = 1; r < rows; ++r) last = std::max(last, seen[r].last);
-    return last;
-  }
-  // Up to here, exclusively, all rows find the same token at a position.
-  int shared_end() const { return seen[0].is_chain() ? last() + 1 : seen[0].context; }
-
-  // Asks memory for a tile's keys or values, from position `start` on: tokens lie anywhere in the pool,
-  // so that nobody else foresees what is read next.
-  void fetch_keys(int start) const { fetch(cache.keys, start); }
-  void fetch_values(int start) const { fetch(cache.values, start); }
-
- private:
-  void fetch(const bf16* from, int start) const {
-    const int end = std::min(start + kPositions, shared_end());
-    for (int position = start; position < end; ++position) {
-      const bf16* token = from + seen[0].slot(position) * stride + offset;
-      for (int d = 0; d < head_dim; d += 32) __builtin_prefetch(token + d);
-    }
-  }
-};
 
 // c[rows][16 * Vectors] = a[rows][depth] b[depth][16 * Vectors], added to what c holds if add. depth
 // and the strides of a and b are in units. A row of a may have further parts behind it, for the same b.
@@ -155,28 +74,43 @@ inline void multiply_blocks(const float* a, int64_t a_stride, int rows, const fl
   }
 }
 
-// Scores of all queries against the keys at slot(0 … count - 1) of a tile; to: [queries][to_stride].
-template <class Units, class Rows, class Slot>
-inline void score_tile(const AttentionTask<Rows>& task, int count, const Slot& slot,
-                       AttentionScratch& scratch, float* to, int64_t to_stride) {
+// The keys at slot(0 … count - 1) of a tile, turned over.
+template <class Units, class Number, class Query, class Rows, class Slot>
+inline void turn_tile(const AttentionTask<Number, Query, Rows>& task, int count, const Slot& slot, float* to) {
   constexpr int kUnits = 32 / Units::kNumbers;
   for (int first = 0; first < kPositions; first += 16) {
-    const bf16* keys[16];
+    const Number* keys[16];
     for (int i = 0; i < 16; ++i) keys[i] = task.key(slot(std::min(first + i, count - 1)));
-    float* turned = scratch.keys.data() + first;
-    for (int d = 0; d < task.head_dim; d += 32, turned += kUnits * kPositions) {
+    float* turned = to + first;
+    int d = 0;
+    for (; d + 32 <= task.head_dim; d += 32, turned += kUnits * kPositions) {
       Units::turn(keys, turned, kPositions);
-      for (const bf16*& key : keys) key += 32;
+      for (const Number*& key : keys) key += 32;
     }
+    if (d == task.head_dim) continue;
+    HeadEnds<Number, 16> ends;
+    ends.take(keys, task.head_dim - d);
+    Units::turn(keys, turned, kPositions);
   }
+}
+
+// Scores of all queries against the keys at slot(0 … count - 1) of a tile; to: [queries][to_stride].
+template <class Units, class Number, class Query, class Rows, class Slot>
+inline void score_tile(const AttentionTask<Number, Query, Rows>& task, int count, const Slot& slot,
+                       AttentionScratch& scratch, float* to, int64_t to_stride) {
+  turn_tile<Units>(task, count, slot, scratch.keys.data());
   multiply_blocks<Units, 4, Units::kWholeParts>(
-      scratch.queries.data(), task.head_dim, task.rows * task.group, scratch.keys.data(), kPositions,
-      task.head_dim / Units::kNumbers, to, to_stride, false);
+      scratch.queries.data(), task.width(), task.queries(), scratch.keys.data(), kPositions,
+      task.width() / Units::kNumbers, to, to_stride, false);
+  if (task.rules.softcap == 0.0f) return;
+  const Lanes cap = all(task.rules.softcap), inverse = all(1.0f / task.rules.softcap);
+  for (int query = 0; query < task.queries(); ++query, to += to_stride)
+    for (int i = 0; i < kPositions; i += 16) store(to + i, cap * tanh(load(to + i) * inverse));
 }
 
 // Scores by position: against the tokens all rows share, then, in a tree, along each row's path.
-template <class Units, class Rows>
-inline void score(const AttentionTask<Rows>& task, int base, int64_t span, AttentionScratch& scratch) {
+template <class Units, class Number, class Query, class Rows>
+inline void score(const AttentionTask<Number, Query, Rows>& task, int base, int64_t span, AttentionScratch& scratch) {
   const NodeKeys& any = task.seen[0];
   const int end = task.shared_end();
   for (int start = base; start < end; start += kPositions) {
@@ -185,7 +119,7 @@ inline void score(const AttentionTask<Rows>& task, int base, int64_t span, Atten
     score_tile<Units>(task, std::min(kPositions, end - start), [&](int i) { return any.slot(start + i); },
                       scratch, scratch.scores.data() + start - base, span);
   }
-  for (int query = 0; query < task.rows * task.group; ++query) {
+  for (int query = 0; query < task.queries(); ++query) {
     const NodeKeys& seen = task.seen[query / task.group];
     float* scores = scratch.scores.data() + query * span - base;
     std::fill(scores + base, scores + std::max(base, seen.first), -INFINITY);
@@ -196,7 +130,7 @@ inline void score(const AttentionTask<Rows>& task, int base, int64_t span, Atten
     const int count = std::min(kPositions, any.num_nodes - start);
     score_tile<Units>(task, count, [&](int i) { return any.slots[start + i]; }, scratch,
                       scratch.node_scores.data(), kPositions);
-    for (int query = 0; query < task.rows * task.group; ++query) {
+    for (int query = 0; query < task.queries(); ++query) {
       const NodeKeys& seen = task.seen[query / task.group];
       const float* from = scratch.node_scores.data() + static_cast<int64_t>(query) * kPositions;
       float* to = scratch.scores.data() + query * span - base;
@@ -208,10 +142,10 @@ inline void score(const AttentionTask<Rows>& task, int base, int64_t span, Atten
   }
 }
 
-// Scores -> weights in units, not yet divided by their sum; returns its inverse.
+// Scores -> weights in units, not yet divided by their sum; returns its inverse. sink: null for none.
 template <class Units>
-inline float soften(float* scores, int64_t span) {
-  Lanes most = all(-INFINITY);
+inline float soften(float* scores, int64_t span, const float* sink) {
+  Lanes most = all(sink ? *sink : -INFINITY);
   for (int64_t i = 0; i < span; i += 16) most = max(most, load(scores + i));
   const Lanes shift = all(largest(most));
   Lanes total = all(0.0f);
@@ -220,24 +154,32 @@ inline float soften(float* scores, int64_t span) {
     Units::put(scores, i, weight);
     total = total + weight;
   }
-  return 1.0f / sum(total);
+  if (!sink) return 1.0f / sum(total);
+  return 1.0f / (sum(total) + largest(exp(all(*sink) - shift)));
 }
 
 // The values of a unit's positions, from `first` on; beyond `last`, whose weights are 0, that one's.
-template <class Units, class Rows>
-inline void join_values(const AttentionTask<Rows>& task, const NodeKeys& seen, int first, int last,
-                        float* to) {
-  const bf16* rows[Units::kNumbers];
+template <class Units, class Number, class Query, class Rows>
+inline void join_values(const AttentionTask<Number, Query, Rows>& task, const NodeKeys& seen, int first,
+                        int last, float* to) {
+  const Number* rows[Units::kNumbers];
   for (int i = 0; i < Units::kNumbers; ++i) rows[i] = task.value(seen.slot(std::min(first + i, last)));
-  Units::join(rows, task.head_dim, to);
+  const int whole = task.head_dim & ~31;
+  Units::join(rows, whole, to);
+  if (whole == task.head_dim) return;
+  HeadEnds<Number, Units::kNumbers> ends;
+  for (const Number*& row : rows) row += whole;
+  ends.take(rows, task.head_dim - whole);
+  Units::join(rows, 32, to + whole);
 }
 
 // Sums of values under the weights, in the order of positions. next: as for attend.
-template <class Units, class Rows>
-inline void add_values(const AttentionTask<Rows>& task, const AttentionTask<Rows>* next, int base,
-                       int64_t span, AttentionScratch& scratch) {
+template <class Units, class Number, class Query, class Rows>
+inline void add_values(const AttentionTask<Number, Query, Rows>& task,
+                       const AttentionTask<Number, Query, Rows>* next, int base, int64_t span,
+                       AttentionScratch& scratch) {
   constexpr int kNumbers = Units::kNumbers;
-  const int dim = task.head_dim, queries = task.rows * task.group;
+  const int dim = task.width(), queries = task.queries();
   const bool is_chain = task.seen[0].is_chain();
   // In a tree, a unit that all rows share only a part of is left to each.
   const int end = is_chain ? task.shared_end() : task.shared_end() & -kNumbers;
@@ -272,30 +214,41 @@ inline void add_values(const AttentionTask<Rows>& task, const AttentionTask<Rows
   }
 }
 
+// Scaled, in units, with zeros behind each head.
+template <class Units, class Number, class Query, class Rows>
+inline void take_queries(const AttentionTask<Number, Query, Rows>& task, float* to) {
+  const int width = task.width(), whole = task.head_dim & ~15;
+  const Lanes scale = all(task.rules.scale);
+  for (int i = 0; i < task.queries(); ++i, to += width) {
+    const Query* from = task.query.first + i / task.group * task.query.row_stride +
+                        i % task.group * task.query.head_stride;
+    for (int d = 0; d < whole; d += 16) Units::put_whole(to, width, d, load(from + d) * scale);
+    if (whole == width) continue;
+    Query end[32] = {};
+    std::copy(from + whole, from + task.head_dim, end);
+    for (int d = whole; d < width; d += 16)
+      Units::put_whole(to, width, d, load(end + (d - whole)) * scale);
+  }
+}
+
 // next: the task that this thread probably does next, or null.
-template <class Units, class Rows>
-inline void attend(const AttentionTask<Rows>& task, const AttentionTask<Rows>* next,
-                   AttentionScratch& scratch) {
-  const int base = task.base(), dim = task.head_dim, queries = task.rows * task.group;
+template <class Units, class Number, class Query, class Rows>
+inline void attend(const AttentionTask<Number, Query, Rows>& task,
+                   const AttentionTask<Number, Query, Rows>* next, AttentionScratch& scratch) {
+  const int base = task.base(), width = task.width(), queries = task.queries();
   const int64_t span = ((task.last() - base) | (kPositions - 1)) + 1;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  const int64_t width = static_cast<int64_t>(task.group) * dim;
-  const auto put_query = [&](int64_t query, int64_t d, Lanes x) {
-    Units::put_whole(scratch.queries.data() + query * dim, dim, d, x * all(scale));
-  };
-  for (int row = 0; row < task.rows; ++row)
-    for (int64_t i = 0; i < width; i += 16)
-      put_query(row * task.group + i / dim, i % dim, load(task.query + row * task.row_stride + i));
+  take_queries<Units>(task, scratch.queries.data());
   score<Units>(task, base, span, scratch);
-  float inverse_totals[VisibleSlots::kRows * 64];
-  for (int i = 0; i < queries; ++i)
-    inverse_totals[i] = soften<Units>(scratch.scores.data() + i * span, span);
+  for (int i = 0; i < queries; ++i) {
+    const float* sink = task.rules.sinks ? task.rules.sinks + i % task.group : nullptr;
+    scratch.inverses[i] = soften<Units>(scratch.scores.data() + i * span, span, sink);
+  }
   add_values<Units>(task, next, base, span, scratch);
   for (int i = 0; i < queries; ++i) {
-    const float* from = scratch.sums.data() + static_cast<int64_t>(i) * dim;
-    const Lanes norm = all(inverse_totals[i]);
-    const int64_t column = task.out_column + static_cast<int64_t>(i % task.group) * dim;
-    for (int d = 0; d < dim; d += kGroup)
+    const float* from = scratch.sums.data() + static_cast<int64_t>(i) * width;
+    const Lanes norm = all(scratch.inverses[i]);
+    const int64_t column = task.out_column + static_cast<int64_t>(i % task.group) * task.head_dim;
+    for (int d = 0; d < width; d += kGroup)
       task.out->put(task.out_row + i / task.group, column + d,
                     load(from + d) * norm, load(from + d + 16) * norm);
   }

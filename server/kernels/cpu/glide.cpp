@@ -9,6 +9,7 @@
 #include "candidates.h"
 #include "guard.h"
 #include "layers.h"
+#include "paged_attention.h"
 
 namespace glidecape {
 namespace {
@@ -139,7 +140,7 @@ class GlideOf : public Glide {
 
   static int most_own(const GlidecapeOwnTokens* own) { return own ? own->most : 0; }
 
-  static CacheView view(const GlidecapeCache& cache) { return {cache.keys, cache.values}; }
+  static CacheView<bf16> view(const GlidecapeCache& cache) { return {cache.keys, cache.values}; }
 
   void prepare(const GlidecapeGlideStep& g) {
     const int64_t rows = g.step.num_rows;
@@ -177,7 +178,8 @@ class GlideOf : public Glide {
     cross_rotary_.find(g.step.positions, g.step.num_rows);
     glances_.clear();
     for (int64_t i = 0, width = shape_.cross_heads * shape_.cross_head_dim; i < shape_.num_glimpsed; ++i)
-      glances_.push_back({view(caches.glimpsed[i]), windows_[i], i * width, i * width});
+      glances_.push_back({view(caches.glimpsed[i]), {windows_[i]}, plain_rules(shape_.cross_head_dim),
+                          i * width, i * width});
     const int rows = g.step.num_rows;
     const auto glimpses = [&](int row) { enter(row, cross_norm_, &g); };
     team.run([&](int thread) {
@@ -211,9 +213,9 @@ class GlideOf : public Glide {
                  rotate_head(query, nullptr, 0, cross_rotary_.cos(row), cross_rotary_.sin(row), dim, query);
                }
              });
-    attend_blocks(team, phase + 2, g.step, seen_, {shape_.cross_heads, shape_.cross_kv_heads, dim},
-                  glances_.data(), shape_.num_glimpsed, queries_.data(), width, attended_,
-                  runner_.scratch(thread));
+    attend_blocks<bf16>(team, phase + 2, g.step, seen_, {shape_.cross_heads, shape_.cross_kv_heads, dim},
+                        glances_.data(), shape_.num_glimpsed, QueryView<float>{queries_.data(), width, dim},
+                        attended_, runner_.scratch(thread));
     runner_.add_product(team, phase + 3, output_, &layer_.gate_up, attended_, rows,
                         [&](int row) { runner_.norm(layer_.mlp_norm, row); });
   }
@@ -248,7 +250,7 @@ class GlideOf : public Glide {
       Lanes total = all(0.0f);
       for (int i = 0; i < hidden; i += 16) {
         const Lanes value = final_norm_.empty() ? load(x + i) : load(x + i) * load(final_norm_.data() + i);
-        total = fma(value, load_bf16(from + i), total);
+        total = fma(value, load(from + i), total);
       }
       to[token] = sum(total) * scale;
     }
@@ -299,7 +301,7 @@ class GlideOf : public Glide {
 
   LayerRunner<Format> runner_;
   Rotary cross_rotary_;
-  std::vector<Glance> glances_;
+  std::vector<Glance<bf16>> glances_;
   Floats x_, queries_, logits_;
   typename Format::Rows attended_, hints_;
   std::vector<int64_t> tokens_, positions_, slots_;
@@ -341,6 +343,7 @@ const int32_t* glidecape_structure_sizes() {
       sizeof(GlidecapeRotary),     sizeof(GlidecapeEnds),       sizeof(GlidecapeLayer),
       sizeof(GlidecapeStep),       sizeof(GlidecapeCache),      sizeof(GlidecapeGlideShape),
       sizeof(GlidecapeGlideWeights), sizeof(GlidecapeGlideCaches), sizeof(GlidecapeOwnTokens),
-      sizeof(GlidecapeGlideStep),  sizeof(GlidecapeRound),      0};
+      sizeof(GlidecapeGlideStep),  sizeof(GlidecapeRound),      sizeof(GlidecapeHeads),
+      sizeof(GlidecapeAttention),  sizeof(GlidecapeAttentionCall), 0};
   return sizes;
 }

@@ -13,7 +13,7 @@
 //   Lanes, + - * /             16 floats
 //   all(x) fma(a, b, c)        x everywhere; a b + c; fnma: c - a b
 //   min max                    b where one is NaN
-//   load(p) load_bf16 load_half load_bytes (not negative), load_first(p, count, rest), store(p, x)
+//   load(p) of floats or bfloat16, load_half load_bytes (not negative), load_first(p, count, rest), store(p, x)
 //   sum largest                over the 16, in one fixed order
 //   round                      to the nearest integer, ties to even; below 2^22
 //   times_power_of_two(x, n)   x 2^n for whole n from -150 to 150
@@ -21,7 +21,7 @@
 //   unordered(a, b)            whether there is a NaN
 //   IntLanes, to_ints          rounded as by `round`; add, to_floats, sum
 //   low_bf16 high_bf16         floats of the lower and upper halves of 32 bits
-//   turn_keys(keys, to, stride) 16 rows of 32 bfloat16 -> 32 rows of 16 floats, stride apart
+//   turn_keys(keys, to, stride) 16 rows of 32 bfloat16 or floats -> 32 rows of 16 floats, stride apart
 #pragma once
 
 #include <cstdint>

@@ -67,7 +67,7 @@ inline Lanes load_first(const float* p, int count, float rest) {
 inline __m128i load_8_shorts(const void* p) {
   return _mm_loadu_si128(static_cast<const __m128i*>(p));
 }
-inline Lanes load_bf16(const bf16* p) {
+inline Lanes load(const bf16* p) {
   const auto widen = [](__m128i x) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
   };
@@ -195,6 +195,19 @@ inline void turn_keys(const bf16* const* keys, float* to, int64_t stride) {
         _mm256_storeu_ps(at, low_bf16(pairs[i]));
         _mm256_storeu_ps(at + stride, high_bf16(pairs[i]));
       }
+    }
+  }
+}
+
+inline void turn_keys(const float* const* keys, float* to, int64_t stride) {
+  for (int first = 0; first < 16; first += 8) {
+    for (int d = 0; d < 32; d += 8) {
+      __m256i rows[8];
+      for (int i = 0; i < 8; ++i)
+        rows[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys[first + i] + d));
+      turn_over(rows);
+      for (int i = 0; i < 8; ++i)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + (d + i) * stride + first), rows[i]);
     }
   }
 }

@@ -30,7 +30,7 @@ inline Lanes load_first(const float* p, int count, float rest) {
   const auto inside = static_cast<__mmask16>((1u << std::min(16, count)) - 1);
   return _mm512_mask_loadu_ps(all(rest), inside, p);
 }
-inline Lanes load_bf16(const bf16* p) {
+inline Lanes load(const bf16* p) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
@@ -102,6 +102,15 @@ inline void turn_keys(const bf16* const* keys, float* to, int64_t stride) {
   for (int i = 0; i < 16; ++i) {
     store(to + 2 * i * stride, low_bf16(pairs[i]));
     store(to + (2 * i + 1) * stride, high_bf16(pairs[i]));
+  }
+}
+
+inline void turn_keys(const float* const* keys, float* to, int64_t stride) {
+  for (int d = 0; d < 32; d += 16) {
+    __m512i rows[16];
+    for (int i = 0; i < 16; ++i) rows[i] = load_ints(keys[i] + d);
+    turn_over(rows);
+    for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + (d + i) * stride, rows[i]);
   }
 }
 

@@ -134,7 +134,7 @@ inline Int4 widened(const void* four_shorts) {
   return __builtin_convertvector(load_as<Short4>(four_shorts), Int4);
 #endif
 }
-inline Lanes load_bf16(const bf16* p) {
+inline Lanes load(const bf16* p) {
   return lanes_of([&](int i) { return bits_as<Float4>(widened(p + 4 * i) << 16); });
 }
 // A half's bits, moved to a float's places, are the number times 2^-112; but for infinity and NaN,
@@ -237,6 +237,11 @@ inline void turn_keys(const bf16* const* keys, float* to, int64_t stride) {
       for (int j = 0; j < 4; ++j) to[(d + j) * stride + i] = bits_as<Float4>(bits)[j];
     }
   }
+}
+
+inline void turn_keys(const float* const* keys, float* to, int64_t stride) {
+  for (int i = 0; i < 16; ++i)
+    for (int d = 0; d < 32; ++d) to[d * stride + i] = keys[i][d];
 }
 
 }  // namespace glidecape

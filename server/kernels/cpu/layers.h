@@ -13,7 +13,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "attention.h"
+#include "attention_blocks.h"
 #include "decoder.h"
 #include "format.h"
 #include "rotary.h"
@@ -52,60 +52,6 @@ inline Layer<Format> pack_layer(Arena& arena, const GlidecapeShape& s, const Gli
   return layer;
 }
 
-// Heads of an attention over a cache.
-struct Heads {
-  int num_heads, num_kv_heads, head_dim;
-};
-
-// Attention over one layer's cache: of the queries from column `query` of each row on; the result goes to
-// the columns from `column` on.
-struct Glance {
-  CacheView cache;
-  int window;
-  int64_t query, column;
-};
-
-// With the products that are fastest on this machine.
-template <class Rows>
-inline void attend_best(const AttentionTask<Rows>& task, const AttentionTask<Rows>* next,
-                        AttentionScratch& scratch) {
-#ifdef GLIDECAPE_AVX512
-  if (!prefers_multiply_add()) return attend<PairUnits>(task, next, scratch);
-#endif
-  attend<FloatUnits>(task, next, scratch);
-}
-
-// One thread's share of attention over some layers' caches. Rows of queries are `stride` apart.
-template <class Rows>
-inline void attend_blocks(Team& team, int phase, const GlidecapeStep& step,
-                          const VisibleSlots& visible, const Heads& heads, const Glance* glances,
-                          int num_glances, const float* queries, int64_t stride, Rows& out,
-                          AttentionScratch& scratch) {
-  const int group = heads.num_heads / heads.num_kv_heads;
-  const int num_blocks = static_cast<int>(visible.blocks().size());
-  const int tasks_each = num_blocks * heads.num_kv_heads;
-  const auto task_of = [&](int index, NodeKeys* seen) {
-    const Glance& glance = glances[index / tasks_each];
-    const RowBlock& block = visible.blocks()[index % tasks_each / heads.num_kv_heads];
-    const int64_t kv_head = index % heads.num_kv_heads, first = kv_head * group * heads.head_dim;
-    for (int i = 0; i < block.count; ++i)
-      seen[i] = visible.keys(step, block.first + i, glance.window);
-    return AttentionTask<Rows>{
-        glance.cache, static_cast<int64_t>(heads.num_kv_heads) * heads.head_dim,
-        kv_head * heads.head_dim, group, heads.head_dim, stride,
-        queries + block.first * stride + glance.query + first,
-        &out, block.first, glance.column + first, seen, block.count};
-  };
-  team.for_each(phase, num_glances * tasks_each, [&](int index) {
-    NodeKeys seen[VisibleSlots::kRows], seen_next[VisibleSlots::kRows];
-    const AttentionTask<Rows> task = task_of(index, seen);
-    const int after = index + team.size();
-    if (after >= num_glances * tasks_each) return attend_best<Rows>(task, nullptr, scratch);
-    const AttentionTask<Rows> next = task_of(after, seen_next);
-    attend_best(task, &next, scratch);
-  });
-}
-
 // The buffers of a step, and what a layer does with them.
 template <class Format>
 class LayerRunner {
@@ -137,11 +83,7 @@ class LayerRunner {
 
   // Room for attention with such heads over all that a sequence has.
   void fit_scratch(const Heads& heads, const GlidecapeStep& step) {
-    int64_t longest = 0;
-    for (int i = 0; i < step.num_sequences; ++i)
-      longest = std::max(longest, step.context_lens[i] + step.node_counts[i]);
-    const int64_t queries = static_cast<int64_t>(VisibleSlots::kRows) * heads.num_heads / heads.num_kv_heads;
-    for (AttentionScratch& scratch : scratch_) scratch.fit(queries, heads.head_dim, longest);
+    for (AttentionScratch& scratch : scratch_) fit(scratch, heads, step);
   }
 
   // All of the following are called by every thread of the team, with the same arguments but for
@@ -149,7 +91,7 @@ class LayerRunner {
 
   template <class Then>
   void run_layer(Team& team, int phase, const Layer& layer, const Matrix* after,
-                 const GlidecapeStep& step, const CacheView& cache, int thread, const Then& then) {
+                 const GlidecapeStep& step, const CacheView<bf16>& cache, int thread, const Then& then) {
     run_self_attention(team, phase, layer, &layer.gate_up, step, cache, thread,
                        [&](int row) { norm(layer.mlp_norm, row); });
     run_mlp(team, phase + kPhasesOfSelfAttention, layer, after, step.num_rows, then);
@@ -157,20 +99,20 @@ class LayerRunner {
 
   template <class Then>
   void run_self_attention(Team& team, int phase, const Layer& layer, const Matrix* after,
-                          const GlidecapeStep& step, const CacheView& cache, int thread,
+                          const GlidecapeStep& step, const CacheView<bf16>& cache, int thread,
                           const Then& then) {
     const auto& s = shape_;
     write_kv(team, phase, layer, &layer.output, step, cache);
     const int64_t width = static_cast<int64_t>(s.num_heads) * s.head_dim;
-    const Glance glance{cache, layer.window, 0, 0};
-    attend_blocks(team, phase + 2, step, visible_, {s.num_heads, s.num_kv_heads, s.head_dim},
-                  &glance, 1, query_.data(), width, attended_, scratch_[thread]);
+    const Glance<bf16> glance{cache, {layer.window}, plain_rules(s.head_dim), 0, 0};
+    attend_blocks<bf16>(team, phase + 2, step, visible_, {s.num_heads, s.num_kv_heads, s.head_dim},
+                        &glance, 1, QueryView<float>{query_.data(), width, s.head_dim}, attended_, scratch_[thread]);
     add_product(team, phase + 3, layer.output, after, attended_, step.num_rows, then);
   }
 
   // qkv, rotary and KV write: 2 phases.
   void write_kv(Team& team, int phase, const Layer& layer, const Matrix* after,
-                const GlidecapeStep& step, const CacheView& cache) {
+                const GlidecapeStep& step, const CacheView<bf16>& cache) {
     multiply(team, phase, layer.qkv, after, normed_, step.num_rows,
              [&](int row, int first, int count, const float* sums) {
                std::copy_n(sums, count, qkv_.data() + static_cast<int64_t>(row) * layer.qkv.outputs + first);
@@ -210,7 +152,7 @@ class LayerRunner {
   AttentionScratch& scratch(int thread) { return scratch_[thread]; }
 
  private:
-  void rotate_and_write(const Layer& layer, const GlidecapeStep& step, const CacheView& cache, int row) {
+  void rotate_and_write(const Layer& layer, const GlidecapeStep& step, const CacheView<bf16>& cache, int row) {
     const auto& s = shape_;
     const int dim = s.head_dim;
     const float* from = qkv_.data() + static_cast<int64_t>(row) * layer.qkv.outputs;

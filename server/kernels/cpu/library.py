@@ -1,4 +1,5 @@
-"""Loads the native library that fits this CPU, and mirrors its C ABI (`decoder.h`, `glide.h`)."""
+"""Loads the native library that fits this CPU, and mirrors its C ABI (`decoder.h`, `glide.h`,
+`paged_attention.h`)."""
 
 import ctypes
 import os
@@ -167,9 +168,39 @@ class Round(ctypes.Structure):
     )
 
 
+class Heads(ctypes.Structure):
+    """GlidecapeHeads"""
+
+    _fields_ = (
+        ("first", _POINTER),
+        *((n, ctypes.c_int64) for n in ("row_stride", "head_stride")),
+    )
+
+
+class Attention(ctypes.Structure):
+    """GlidecapeAttention"""
+
+    _fields_ = (
+        *((n, _INT) for n in ("is_float", "num_heads", "num_kv_heads", "head_dim", "value_dim")),
+        *((n, ctypes.c_float) for n in ("scale", "softcap")),
+        *((n, _INT) for n in ("window", "chunk")),
+        ("sinks", _POINTER),
+    )
+
+
+class AttentionCall(ctypes.Structure):
+    """GlidecapeAttentionCall"""
+
+    _fields_ = (
+        *((n, Heads) for n in ("queries", "keys", "values")),
+        *((n, _POINTER) for n in ("key_cache", "value_cache", "out")),
+    )
+
+
 _STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     *(Shape, Rows, Matrix, Rotary, Ends, Layer, Step, Cache),
     *(GlideShape, GlideWeights, GlideCaches, OwnTokens, GlideStep, Round),
+    *(Heads, Attention, AttentionCall),
 )
 """In the order of `glidecape_structure_sizes`."""
 
@@ -193,6 +224,13 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "glidecape_linear_run": (_BOOL, (_POINTER, _POINTER, _INT, _POINTER)),
     "glidecape_linear_destroy": (None, (_POINTER,)),
     "glidecape_best": (_BOOL, (_POINTER, ctypes.c_int64, ctypes.c_int64, _POINTER)),
+    "glidecape_attention_create": (_POINTER, (_INT,)),
+    "glidecape_attention_begin": (_BOOL, (_POINTER, ctypes.POINTER(Step))),
+    "glidecape_attention_run": (
+        _BOOL,
+        (_POINTER, *map(ctypes.POINTER, (Step, Attention, AttentionCall))),
+    ),
+    "glidecape_attention_destroy": (None, (_POINTER,)),
     "glidecape_glide_create": (
         _POINTER,
         (ctypes.POINTER(GlideShape), ctypes.POINTER(GlideWeights), _INT),

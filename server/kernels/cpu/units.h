@@ -7,8 +7,10 @@
 //   put_whole(row, width, i, x)  the same unrounded: of `width` numbers in units, the rest follows behind
 //                            the rounded ones, as many units again
 //   add_products(sum, p, x)  to each sum the products of the unit at p with those of its lane
-//   turn(keys, to, stride)   16 rows of 32 bfloat16 -> rows of 16 units, stride apart
-//   join(rows, width, to)    rows [kNumbers] of bfloat16 -> [width] units, the first row's number first
+//   turn(keys, to, stride)   16 rows of 32 numbers -> rows of 16 units, stride apart
+//   join(rows, width, to)    rows [kNumbers] of numbers -> [width] units, the first row's number first
+//
+// Numbers are bfloat16; units of floats take floats too.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +26,11 @@ struct FloatUnits {
   static void put(float* row, int64_t i, Lanes x) { store(row + i, x); }
   static void put_whole(float* row, int, int64_t i, Lanes x) { put(row, i, x); }
   static Lanes add_products(Lanes sum, const float* p, Lanes x) { return fma(all(*p), x, sum); }
-  static void turn(const bf16* const* keys, float* to, int64_t stride) { turn_keys(keys, to, stride); }
-  static void join(const bf16* const* rows, int width, float* to) {
-    for (int i = 0; i < width; i += 16) store(to + i, load_bf16(rows[0] + i));
+  template <class Number>
+  static void turn(const Number* const* keys, float* to, int64_t stride) { turn_keys(keys, to, stride); }
+  template <class Number>
+  static void join(const Number* const* rows, int width, float* to) {
+    for (int i = 0; i < width; i += 16) store(to + i, load(rows[0] + i));
   }
 };
 

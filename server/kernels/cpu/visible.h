@@ -27,6 +27,12 @@ struct NodeKeys {
   }
 };
 
+// How far back a row sees; 0: without limit.
+struct Sight {
+  int window = 0;  // its last positions, its own included
+  int chunk = 0;   // those of its own chunk: [c * chunk, (c + 1) * chunk)
+};
+
 // Neighbouring rows of one sequence: their attention reads the sequence's KV together.
 struct RowBlock {
   int first, count;
@@ -53,12 +59,12 @@ class VisibleSlots {
 
   const std::vector<RowBlock>& blocks() const { return blocks_; }
 
-  // window: sliding window in tokens, 0 for none.
-  NodeKeys keys(const GlidecapeStep& step, int row, int window) const {
+  NodeKeys keys(const GlidecapeStep& step, int row, const Sight& sight) const {
     const Row& r = rows_[row];
-    const int last = r.context + r.path_length - 1;
+    const int last = r.context + r.path_length - 1, position = static_cast<int>(step.positions[row]);
     // A row sees at least one token, also where a draft has run ahead of a window's end.
-    const int begin = window ? static_cast<int>(step.positions[row]) - window + 1 : 0;
+    int begin = sight.window ? position - sight.window + 1 : 0;
+    if (sight.chunk) begin = std::max(begin, position / sight.chunk * sight.chunk);
     return {committed_.data() + r.committed, step.slots + r.first_row,
             r.path < 0 ? nullptr : paths_.data() + r.path, r.num_nodes, r.context,
             std::clamp(begin, 0, last), last};

@@ -3,16 +3,14 @@ keys and values to the step's slots, and attends over the paged cache."""
 
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from server.kernels.reference import write_kv
-from server.kernels.scored_attention import ScoreRules, scored_attention
 from server.kernels.tree import LayerCache, TreeBatch
+from server.kernels.types import ScoredAttention, ScoreRules
 
 ATTENTION = "glidecape"
 """Its name among transformers' attention functions."""
@@ -65,6 +63,9 @@ class PagedStep:
     rules: Sequence[LayerRules]
     tunings: Mapping[int, Tuning]
     """By layer, of those that have one."""
+    attend: ScoredAttention
+    with_sinks: dict[int, ScoreRules]
+    """By layer, the rules of those that have sinks, once they have been run."""
 
 
 STEP: ContextVar[PagedStep] = ContextVar("STEP")
@@ -95,21 +96,17 @@ def paged_attention(
     """
     step = STEP.get()
     index: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
-    cache, rules = step.caches[index], step.rules[index]
-    keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
-    if rules.value_dim < rules.head_dim:
-        values = F.pad(values, (0, rules.head_dim - rules.value_dim))
-    dtype = cache.keys.dtype
-    write_kv(keys.to(dtype), values.to(dtype), cache, step.batch.slots)
-    scores = rules.scores
-    if rules.has_sinks:
-        scores = ScoreRules(scores.scale, scores.window, scores.chunk, scores.softcap, s_aux)
     rows = query[0].transpose(0, 1)
     if index in step.tunings:
         rows = rows * step.tunings[index].of(step.batch.positions)[:, None, None].to(rows.dtype)
-    rows = rows.to(dtype).contiguous()
-    attended = scored_attention(rows, cache, step.batch, scores)
-    return attended[..., : rules.value_dim].to(query.dtype).unsqueeze(0), None
+    rules = step.rules[index].scores
+    if s_aux is not None:
+        if index not in step.with_sinks:
+            step.with_sinks[index] = replace(rules, sinks=s_aux)
+        rules = step.with_sinks[index]
+    keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
+    attended = step.attend(rows, keys, values, step.caches[index], step.batch, rules)
+    return attended.to(query.dtype).unsqueeze(0), None
 
 
 AttentionInterface.register(ATTENTION, paged_attention)

@@ -1,7 +1,7 @@
 """A transformers model over our paged KV cache."""
 
 import logging
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from server.errors import CheckpointError, UnsupportedModelError
 from server.kernels.cpu.decoder import supports_products
 from server.kernels.linear import LinearFn
 from server.kernels.quantized import PartWeight
+from server.kernels.scored_attention import scored_attention_for
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import ForwardFn
-from server.models.hf.attention import ATTENTION, STEP, PagedStep, Tuning, take_tuning
+from server.kernels.types import ForwardFn, ScoredAttention, ScoreRules
+from server.models.hf.attention import ATTENTION, STEP, PagedStep, take_tuning
 from server.models.hf.config import WIDENED, HFModel, first_line
 from server.models.hf.longrope import fix_frequencies
 from server.models.hf.row_weights import multiply_natively
@@ -65,7 +66,8 @@ class HFParameters:
             multiply_natively(decoder, self.found.probed.multiplied, quantization)
             output = names.get_output_embeddings()
             multiply_natively(head, {}, quantization, output)
-        forward = _forward(decoder, self.found, take_tuning(decoder), dtype)
+        attend = scored_attention_for(self.placement.device, dtype)
+        forward = _forward(decoder, self.found, attend, dtype)
         apply_head = _head(head)
         model = LlamaModel(
             self.config, self.placement, forward, apply_head, is_fused=False, has_threads=is_native
@@ -199,13 +201,15 @@ def _try_out(model: LlamaModel) -> None:
 
 
 def _forward(
-    decoder: Model, found: HFModel, tunings: Mapping[int, Tuning], dtype: torch.dtype
+    decoder: Model, found: HFModel, attend: ScoredAttention, dtype: torch.dtype
 ) -> ForwardFn:
+    layers, tunings, with_sinks = found.probed.layers, take_tuning(decoder), dict[int, ScoreRules]()
+
     @torch.no_grad()
     def run(
         token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
     ) -> torch.Tensor:
-        token = STEP.set(PagedStep(caches, batch, found.probed.layers, tunings))
+        token = STEP.set(PagedStep(caches, batch, layers, tunings, attend, with_sinks))
         try:
             out = decoder(
                 input_ids=token_ids.unsqueeze(0),

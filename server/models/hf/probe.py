@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers import PreTrainedModel as Model
 
 from server.errors import UnsupportedModelError
-from server.kernels.scored_attention import ScoreRules
+from server.kernels.types import ScoreRules
 from server.models.hf.attention import LayerRules, take_tuning
 from server.models.hf.row_weights import CASTS, PRODUCTS
 
