@@ -39,12 +39,13 @@ def write_and_attend(
     rules: ScoreRules,
 ) -> torch.Tensor:
     """A `ScoredAttention`."""
-    dtype, value_dim = cache.keys.dtype, values.shape[2]
+    dtype, value_dim = cache.keys.dtype, values.shape[3]
+    query, keys, values = (x[0].transpose(0, 1) for x in (query, keys, values))
     if value_dim < keys.shape[2]:
         values = F.pad(values, (0, keys.shape[2] - value_dim))
     write_kv(keys.to(dtype), values.to(dtype), cache, batch.slots)
     attended = scored_attention(query.to(dtype).contiguous(), cache, batch, rules)
-    return attended[..., :value_dim]
+    return attended[..., :value_dim].unsqueeze(0)
 
 
 def scored_attention(

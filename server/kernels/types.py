@@ -61,10 +61,11 @@ class ScoreRules:
 ScoredAttention = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, LayerCache, TreeBatch, ScoreRules], torch.Tensor
 ]
-"""(query [rows, num_heads, head_dim], keys [rows, num_kv_heads, head_dim], values [rows,
-num_kv_heads, value_dim], cache, batch, rules) -> [rows, num_heads, value_dim] in the cache's
-precision. Rotary is applied. Writes the rows' keys and values to the cache, values that are
-narrower than its slots with zeros behind them, and attends over it."""
+"""(query [1, num_heads, rows, head_dim], keys [1, num_kv_heads, rows, head_dim], values [1,
+num_kv_heads, rows, value_dim], cache, batch, rules) -> [1, rows, num_heads, value_dim] in the
+cache's precision; these are transformers' shapes. Rotary is applied. Writes the rows' keys and
+values to the cache, values that are narrower than its slots with zeros behind them, and attends
+over it."""
 
 
 @dataclass(frozen=True, slots=True)

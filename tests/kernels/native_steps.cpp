@@ -199,7 +199,11 @@ void run_linear(int32_t type, int outputs, int inputs, int rows, int threads) {
   void* linear = glidecape_linear_create(&matrix, outputs, inputs, threads);
   const Bits x = source.bits(rows * inputs);
   Floats y(static_cast<size_t>(rows) * outputs);
-  if (!glidecape_linear_run(linear, x.data(), rows, y.data())) std::abort();
+  Bits rounded(y.size()), again = rounded;
+  void *const twice[] = {linear, linear}, *to[] = {y.data()}, *to_both[] = {rounded.data(), again.data()};
+  if (!glidecape_linear_run(twice, 1, x.data(), rows, 0, to)) std::abort();
+  if (!glidecape_linear_run(twice, 2, x.data(), rows, 1, to_both)) std::abort();
+  if (rounded != again) std::abort();
   glidecape_linear_destroy(linear);
 }
 
@@ -316,6 +320,16 @@ void run_attention(int head_dim, int value_dim, int context, int threads, bool h
   glidecape_attention_destroy(attention);
 }
 
+void run_norm(int dim) {
+  Source source;
+  const Bits x = source.bits(3 * dim);
+  const Floats weight = source.floats(dim), wide = source.floats(3 * dim);
+  Bits y(x.size());
+  Floats wide_y(wide.size());
+  if (!glidecape_rms_norm(x.data(), weight.data(), 3, dim, 1e-5f, 0, y.data())) std::abort();
+  if (!glidecape_rms_norm(wide.data(), weight.data(), 3, dim, 1e-5f, 1, wide_y.data())) std::abort();
+}
+
 // A row whose width is no multiple of 16, and one with NaN behind the last whole vector.
 void run_best(int width) {
   Floats logits(2 * width, 1.0f);
@@ -368,6 +382,7 @@ int main(int count, char**) {
     run_glide(Form::kBlocks, 64, threads, 3, 96, 32);
   }
   for (const int width : {1, 16, 37}) run_best(width);
+  for (const int dim : {16, 48, 64}) run_norm(dim);
   std::thread other([&] { run_steps(Form::kBlocks, gqa_64, 2, 1, 1); });
   run_steps(Form::kPlain, mha, 3, 20, 4);
   other.join();

@@ -58,9 +58,8 @@ class Paged:
         torch.manual_seed(5)
         pool = garbage_cache(self.tables.numel(), BLOCK, sizes.kv_heads, sizes.head_dim)
         self.cache = LayerCache(pool.keys.to(dtype), pool.values.to(dtype))
-        # As transformers has them: the heads before the rows.
         self.query, self.keys, self.values = (
-            torch.randn(heads, 2 * LENGTH, dim).to(dtype).transpose(0, 1)
+            torch.randn(1, heads, 2 * LENGTH, dim).to(dtype)
             for heads, dim in (
                 (sizes.heads, sizes.head_dim),
                 (sizes.kv_heads, sizes.head_dim),
@@ -76,8 +75,8 @@ class Paged:
             slice(run.start, run.stop) if ids == list(run) else torch.tensor(ids)
         )  # a view, or not
         batch = tree_batch(self.tables, BLOCK, step)
-        query, keys, values = (part[ours] for part in (self.query, self.keys, self.values))
-        return attend(query, keys, values, self.cache, batch, self.rules)
+        query, keys, values = (part[:, :, ours] for part in (self.query, self.keys, self.values))
+        return attend(query, keys, values, self.cache, batch, self.rules)[0]
 
     def one_by_one(self, attend: ScoredAttention, sequence: int = 0) -> torch.Tensor:
         """Tokens 0 … LENGTH - 1."""
@@ -88,16 +87,18 @@ class Paged:
         """The same in float64, head by head."""
         sizes, rules = self.sizes, self.rules
         place = torch.arange(LENGTH)
-        queries, keys = place[:, None], place[None, :]
-        seen = keys <= queries
+        at, of = place[:, None], place[None, :]
+        seen = of <= at
         if rules.window is not None:
-            seen &= queries - keys < rules.window
+            seen &= at - of < rules.window
         if rules.chunk is not None:
-            seen &= queries // rules.chunk == keys // rules.chunk
+            seen &= at // rules.chunk == of // rules.chunk
         heads = list[torch.Tensor]()
         for head in range(sizes.heads):
             kv_head = head * sizes.kv_heads // sizes.heads
-            scores = self.query[:LENGTH, head].double() @ self.keys[:LENGTH, kv_head].double().T
+            scores = (
+                self.query[0, head, :LENGTH].double() @ self.keys[0, kv_head, :LENGTH].double().T
+            )
             scores *= rules.scale
             if rules.softcap is not None:
                 scores = torch.tanh(scores / rules.softcap) * rules.softcap
@@ -105,7 +106,7 @@ class Paged:
             sink = float("-inf") if rules.sinks is None else float(rules.sinks[head])
             scores = torch.cat((scores, torch.full((LENGTH, 1), sink)), dim=1)
             weights = scores.softmax(dim=1)[:, :-1]
-            heads.append(weights @ self.values[:LENGTH, kv_head].double())
+            heads.append(weights @ self.values[0, kv_head, :LENGTH].double())
         return torch.stack(heads, dim=1)
 
 
@@ -178,7 +179,7 @@ def test_values_narrower_than_keys_have_zeros_behind_them() -> None:
     paged.step(NativeAttention(1), Nodes(0, 0, range(8)))
     for slot in range(8):
         written = paged.cache.values[paged.tables[0, slot // BLOCK], slot % BLOCK]
-        assert torch.equal(written[:, :40], paged.values[slot])
+        assert torch.equal(written[:, :40], paged.values[0, :, slot])
         assert not written[:, 40:].any()
 
 

@@ -52,14 +52,14 @@ class NativeAttention:
         if self._step is None or batch is not self._batch:
             self._step, self._batch = native_step(batch), batch
             self._library.glidecape_attention_begin(self._handle, self._step.step)
-        dtype, value_dim = cache.keys.dtype, values.shape[2]
-        num_rows, num_heads, head_dim = query.shape
+        dtype, value_dim = cache.keys.dtype, values.shape[3]
+        _, num_heads, num_rows, head_dim = query.shape
         key = (rules, num_heads, head_dim, keys.shape[1], value_dim, dtype)
         layer = self._layers.get(key)
         if layer is None:
             layer = self._layers[key] = _layer(*key)
         query, keys, values = (_with_whole_heads(x, dtype) for x in (query, keys, values))
-        out = torch.empty(num_rows, num_heads, value_dim, dtype=dtype)
+        out = torch.empty(1, num_rows, num_heads, value_dim, dtype=dtype)
         call = abi.AttentionCall(
             *(_heads(query), _heads(keys), _heads(values)),
             *(pointer(cache.keys, dtype), pointer(cache.values, dtype), out.data_ptr()),
@@ -86,11 +86,11 @@ def _layer(
 
 
 def _with_whole_heads(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """[rows, heads, dim] in the cache's precision, the numbers of a head side by side."""
-    x = x.to(dtype)
-    return x if x.stride(2) == 1 else x.contiguous()
+    """[1, heads, rows, dim] in the cache's precision, the numbers of a head side by side."""
+    x = x if x.dtype is dtype else x.to(dtype)
+    return x if x.stride(3) == 1 else x.contiguous()
 
 
 def _heads(x: torch.Tensor) -> abi.Heads:
-    row_stride, head_stride, _ = x.stride()
+    _, head_stride, row_stride, _ = x.stride()
     return abi.Heads(x.data_ptr(), row_stride, head_stride)

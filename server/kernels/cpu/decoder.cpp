@@ -76,7 +76,8 @@ class DecoderOf : public Decoder {
 class Linear {
  public:
   virtual ~Linear() = default;
-  virtual void run(const void* x, int rows, float* y) = 0;
+  // Products of the same rows with the weights of `all`, which are of this one's class.
+  virtual void run(Linear* const* all, int count, const void* x, int rows, bool rounded, void* const* y) = 0;
 };
 
 // Number: what rows come in.
@@ -87,23 +88,35 @@ class LinearOf : public Linear {
       : matrix_(Format::pack(arena_, weight, nullptr, outputs, inputs, [](int i) { return i; })),
         threads_(std::max(1, threads)) {}
 
-  void run(const void* x, int rows, float* y) override {
+  void run(Linear* const* all, int count, const void* x, int rows, bool rounded, void* const* y) override {
+    const auto matrix = [&](int i) { return &static_cast<LinearOf*>(all[i])->matrix_; };
     SharedTeam::with(threads_, [&](Team& team) {
       const auto* from = static_cast<const Number*>(x);
       const int inputs = matrix_.inputs;
       rows_.resize(rows, inputs);
       for (int64_t row = 0; row < rows; ++row) put_row(rows_, row, 0, from + row * inputs, inputs);
-      const typename Format::Matrix* nothing = nullptr;
       team.run([&](int) {
-        multiply(team, 0, matrix_, nothing, rows_, rows,
-                 [&](int row, int first, int count, const float* sums) {
-                   std::copy_n(sums, count, y + static_cast<int64_t>(row) * matrix_.outputs + first);
-                 });
-      }, 1);
+        for (int i = 0; i < count; ++i) {
+          const auto* after = i + 1 < count ? matrix(i + 1) : nullptr;
+          const int64_t width = matrix(i)->outputs;
+          multiply(team, i, *matrix(i), after, rows_, rows, [&](int row, int first, int outputs, const float* sums) {
+            const int64_t at = row * width + first;
+            if (rounded) put_rounded(sums, outputs, static_cast<bf16*>(y[i]) + at);
+            else std::copy_n(sums, outputs, static_cast<float*>(y[i]) + at);
+          });
+        }
+      }, count);
     });
   }
 
  private:
+  static void put_rounded(const float* sums, int count, bf16* to) {
+    int i = 0;
+    for (; i + 16 <= count; i += 16) store(to + i, load(sums + i));
+    bf16 rest[16];
+    if (i < count) store(rest, load_first(sums + i, count - i, 0.0f)), std::copy_n(rest, count - i, to + i);
+  }
+
   Arena arena_;
   typename Format::Matrix matrix_;
   const int threads_;
@@ -112,6 +125,20 @@ class LinearOf : public Linear {
 
 template <class Format>
 using LinearOfBf16 = LinearOf<Format, bf16>;
+
+template <class Number>
+void rms_norm_rows(const void* x, const float* weight, int64_t rows, int dim, float eps, void* y) {
+  const auto* from = static_cast<const Number*>(x);
+  auto* to = static_cast<Number*>(y);
+  std::vector<float> row(dim);
+  for (int64_t i = 0; i < rows; ++i, from += dim, to += dim) {
+    widen(from, dim, row.data());
+    rms_norm(row.data(), weight, dim, eps, [&](int first, Lanes a, Lanes b) {
+      store(to + first, a);
+      if (first + 16 < dim) store(to + first + 16, b);
+    });
+  }
+}
 
 }  // namespace
 }  // namespace glidecape
@@ -144,8 +171,21 @@ void* glidecape_linear_create(const GlidecapeMatrix* weight, int32_t outputs, in
   });
 }
 
-bool glidecape_linear_run(void* linear, const void* x, int32_t rows, float* y) {
-  return succeeds([&] { static_cast<Linear*>(linear)->run(x, rows, y); });
+bool glidecape_linear_run(void* const* linears, int32_t count, const void* x, int32_t rows, int32_t rounded,
+                          void* const* y) {
+  return succeeds([&] {
+    std::vector<Linear*> all;
+    for (int i = 0; i < count; ++i) all.push_back(static_cast<Linear*>(linears[i]));
+    all[0]->run(all.data(), count, x, rows, rounded, y);
+  });
+}
+
+bool glidecape_rms_norm(const void* x, const float* weight, int64_t rows, int32_t dim, float eps,
+                        int32_t is_float, void* y) {
+  return succeeds([&] {
+    const auto norm = is_float ? rms_norm_rows<float> : rms_norm_rows<bf16>;
+    norm(x, weight, rows, dim, eps, y);
+  });
 }
 
 void glidecape_linear_destroy(void* linear) { delete static_cast<Linear*>(linear); }

@@ -86,9 +86,16 @@ void glidecape_decoder_destroy(void* decoder);
 // A matrix product of its own. weight: [outputs][inputs], copied; inputs even.
 void* glidecape_linear_create(const GlidecapeMatrix* weight, int32_t outputs, int32_t inputs,
                               int32_t threads);
-// x: [rows][inputs], floats where the weight is, else bfloat16 -> y: [rows][outputs] float
-bool glidecape_linear_run(void* linear, const void* x, int32_t rows, float* y);
+// Products of the same rows with `count` weights, which are of one kind: all floats, all bfloat16 or all in
+// blocks. x: [rows][inputs], floats where the weights are, else bfloat16 -> y: for each weight
+// [rows][outputs], floats, or bfloat16 if rounded.
+bool glidecape_linear_run(void* const* linears, int32_t count, const void* x, int32_t rows, int32_t rounded,
+                          void* const* y);
 void glidecape_linear_destroy(void* linear);
+
+// y = x / rms(x) * weight. x, y: [rows][dim] floats or bfloat16, dim a multiple of 16; weight: [dim].
+bool glidecape_rms_norm(const void* x, const float* weight, int64_t rows, int32_t dim, float eps,
+                        int32_t is_float, void* y);
 
 // The largest of each row's logits, the first among equals; -1 for a row with NaN. best: [rows], written.
 bool glidecape_best(const float* logits, int64_t rows, int64_t width, int64_t* best);

@@ -148,22 +148,74 @@ class NativeLinear:
     """
 
     def __init__(self, weight: Weight, num_threads: int) -> None:
-        self.num_outputs, num_inputs = weight.shape
+        self.num_outputs, self.num_inputs = weight.shape
         is_float = isinstance(weight, torch.Tensor) and weight.dtype is torch.float32
         self.dtype = torch.float32 if is_float else torch.bfloat16
         self._library = library()
         self._handle = self._library.glidecape_linear_create(
-            matrix(weight, self.dtype), self.num_outputs, num_inputs, num_threads
+            matrix(weight, self.dtype), self.num_outputs, self.num_inputs, num_threads
         )
         destroy_with(self, self._library.glidecape_linear_destroy, self._handle)
+        self.is_in_blocks = isinstance(weight, BlockWeight)
+        self._alone = NativeProducts((self,))
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[rows, inputs] -> [rows, outputs] float32"""
-        x = x.contiguous()
-        y = torch.empty(len(x), self.num_outputs)
-        rows = pointer(x, self.dtype)
-        self._library.glidecape_linear_run(self._handle, rows, len(x), y.data_ptr())
-        return y
+    @property
+    def handle(self) -> int:
+        """Of the native object."""
+        return self._handle
+
+    def __call__(self, x: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """[rows, inputs] -> [rows, outputs] in float32, or rounded to bfloat16"""
+        return self._alone(x, dtype)[0]
+
+
+class NativeProducts:
+    """Products of the same rows with several weights of one form, in one call.
+
+    Args:
+        linears: outlive this object.
+    """
+
+    def __init__(self, linears: Sequence[NativeLinear]) -> None:
+        self._library = library()
+        self._count, self._dtype = len(linears), linears[0].dtype
+        self._widths = [linear.num_outputs for linear in linears]
+        self._pointers = ctypes.c_void_p * len(linears)
+        self._handles = self._pointers(*(linear.handle for linear in linears))
+
+    def __call__(self, x: torch.Tensor, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+        """As NativeLinear, a tensor of each weight."""
+        x, num_rows = x.contiguous(), len(x)
+        found = [torch.empty(num_rows, width, dtype=dtype) for width in self._widths]
+        self._library.glidecape_linear_run(
+            *(self._handles, self._count, pointer(x, self._dtype), num_rows),
+            *(int(dtype is torch.bfloat16), self._pointers(*(y.data_ptr() for y in found))),
+        )
+        return found
+
+
+def supports_norm(weight: torch.Tensor) -> bool:
+    """Whether `rms_norm` takes this weight."""
+    fits = len(weight) % 16 == 0 and weight.dtype in (torch.bfloat16, torch.float32)
+    return fits and weight.device.type == "cpu" and abi.native_library() is not None
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """x / rms(x) * weight, rounded once.
+
+    Args:
+        x: [..., dim] float32 or bfloat16, as the result.
+        weight: [dim] float32
+    """
+    x, dim = x.contiguous(), len(weight)
+    if x.shape[-1] != dim:
+        raise ValueError(f"a weight of {dim} for rows of {x.shape[-1]}")
+    y, is_float = torch.empty_like(x), x.dtype is torch.float32
+    library().glidecape_rms_norm(
+        *(pointer(x, torch.float32 if is_float else torch.bfloat16), weight.data_ptr()),
+        *(x.numel() // dim, dim, eps, int(is_float), y.data_ptr()),
+    )
+    return y
 
 
 def supports_best(logits: torch.Tensor) -> bool:

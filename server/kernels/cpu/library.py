@@ -221,7 +221,11 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     ),
     "glidecape_decoder_destroy": (None, (_POINTER,)),
     "glidecape_linear_create": (_POINTER, (ctypes.POINTER(Matrix), _INT, _INT, _INT)),
-    "glidecape_linear_run": (_BOOL, (_POINTER, _POINTER, _INT, _POINTER)),
+    "glidecape_linear_run": (_BOOL, (_POINTER, _INT, _POINTER, _INT, _INT, _POINTER)),
+    "glidecape_rms_norm": (
+        _BOOL,
+        (_POINTER, _POINTER, ctypes.c_int64, _INT, ctypes.c_float, _INT, _POINTER),
+    ),
     "glidecape_linear_destroy": (None, (_POINTER,)),
     "glidecape_best": (_BOOL, (_POINTER, ctypes.c_int64, ctypes.c_int64, _POINTER)),
     "glidecape_attention_create": (_POINTER, (_INT,)),

@@ -7,5 +7,6 @@ its attention interface, over our paged KV cache.
     split.py       a model in two parts: decoder and head
     attention.py   the attention function that transformers' layers call
     row_weights.py weights that the native CPU kernels multiply
+    native_modules.py  modules whose work they do in fewer calls
     model.py       the parameters, and the model that runs
 """

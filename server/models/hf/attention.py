@@ -96,17 +96,16 @@ def paged_attention(
     """
     step = STEP.get()
     index: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
-    rows = query[0].transpose(0, 1)
+    dtype = query.dtype
     if index in step.tunings:
-        rows = rows * step.tunings[index].of(step.batch.positions)[:, None, None].to(rows.dtype)
+        query = query * step.tunings[index].of(step.batch.positions)[:, None].to(dtype)
     rules = step.rules[index].scores
     if s_aux is not None:
         if index not in step.with_sinks:
             step.with_sinks[index] = replace(rules, sinks=s_aux)
         rules = step.with_sinks[index]
-    keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
-    attended = step.attend(rows, keys, values, step.caches[index], step.batch, rules)
-    return attended.to(query.dtype).unsqueeze(0), None
+    attended = step.attend(query, key, value, step.caches[index], step.batch, rules)
+    return attended.to(dtype), None
 
 
 AttentionInterface.register(ATTENTION, paged_attention)

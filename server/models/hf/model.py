@@ -21,6 +21,7 @@ from server.kernels.types import ForwardFn, ScoredAttention, ScoreRules
 from server.models.hf.attention import ATTENTION, STEP, PagedStep, take_tuning
 from server.models.hf.config import WIDENED, HFModel, first_line
 from server.models.hf.longrope import fix_frequencies
+from server.models.hf.native_modules import join_linears, take_linears, take_norms
 from server.models.hf.row_weights import multiply_natively
 from server.models.hf.split import split
 from server.models.hf.torch_products import TorchProducts
@@ -66,6 +67,8 @@ class HFParameters:
             multiply_natively(decoder, self.found.probed.multiplied, quantization)
             output = names.get_output_embeddings()
             multiply_natively(head, {}, quantization, output)
+            take_norms(decoder)
+        linears = take_linears(decoder) if is_native else {}
         attend = scored_attention_for(self.placement.device, dtype)
         forward = _forward(decoder, self.found, attend, dtype)
         apply_head = _head(head)
@@ -76,6 +79,7 @@ class HFParameters:
         # float32 has the digits that torch's other order of a row's sums does not reach.
         with products if is_native and dtype is torch.bfloat16 else nullcontext():
             _try_out(model)
+        join_linears(linears, lambda: _try_out(model))
         _refuse_torch(self.config.architecture, list(products.found))
         return model
 
@@ -178,8 +182,11 @@ def _head(head: Model) -> LinearFn:
 
 
 @torch.no_grad()
-def _try_out(model: LlamaModel) -> None:
+def _try_out(model: LlamaModel) -> torch.Tensor:
     """Runs two tokens, so that code which does not run here fails at start.
+
+    Returns:
+        Their logits.
 
     Raises:
         UnsupportedModelError: it does not.
@@ -192,7 +199,7 @@ def _try_out(model: LlamaModel) -> None:
     tables = torch.zeros(1, 1, dtype=torch.int64, device=device)
     batch = TreeBatch(rows, rows, tables, (0,), (2,), None, block_size=2)
     try:
-        model.logits(model(rows, caches, batch))
+        return model.logits(model(rows, caches, batch))
     except Exception as error:  # whatever a model's own code raises
         raise UnsupportedModelError(
             f"{config.architecture}: transformers' code does not run here: "
