@@ -1,0 +1,1 @@
+"""Many replicas, simulated: what routing finds in their prefix caches."""
