@@ -22,8 +22,6 @@ from bench.scaling.routers import routers
 from bench.scaling.simulate import Outcome, Simulation
 from bench.scaling.trace import TraceSettings, conversations
 
-IMBALANCE = 10
-"""Open requests above the least loaded replica with which one gets no more."""
 PER_REPLICA = 24
 """Conversations for each replica, where `--conversations` would be fewer."""
 WARM_UP = 1 / 3
@@ -31,14 +29,14 @@ WARM_UP = 1 / 3
 
 
 def simulate(
-    trace: TraceSettings, costs: Costs, num_replicas: int, imbalance: int = IMBALANCE
+    trace: TraceSettings, costs: Costs, num_replicas: int
 ) -> Iterator[tuple[str, Outcome]]:
     """Each router's name and outcome, of the same conversations."""
     trace = replace(trace, conversations=max(trace.conversations, PER_REPLICA * num_replicas))
     num_first = int(WARM_UP * trace.conversations)
-    for name in routers(Fleet(1, costs), imbalance, trace.seed):
+    for name in routers(Fleet(1, costs), trace.seed):
         fleet = Fleet(num_replicas, costs)
-        router = routers(fleet, imbalance, trace.seed)[name]
+        router = routers(fleet, trace.seed)[name]
         run = Simulation(trace, costs, fleet, router, num_first)
         yield name, run.run(conversations(trace, num_replicas))
 
@@ -84,7 +82,6 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--replicas", type=int, action="append")
-    parser.add_argument("--imbalance", type=int, default=IMBALANCE)
     _add_flags(parser, TraceSettings())
     _add_flags(parser, Costs())
     options = parser.parse_args()
@@ -92,7 +89,7 @@ def main() -> None:
     rows = [
         (replicas, name, figures(outcome))
         for replicas in options.replicas or (1, 4, 64, 1000)
-        for name, outcome in simulate(trace, costs, replicas, options.imbalance)
+        for name, outcome in simulate(trace, costs, replicas)
     ]
     Console().print(table(rows))
     found = [{"replicas": replicas, "router": name, **each} for replicas, name, each in rows]

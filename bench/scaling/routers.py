@@ -7,10 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
-from bench.scaling.choice import OPEN_BLOCKS, RECENT_BLOCKS, Candidate, choose
 from bench.scaling.fleet import Fleet, Prompt, smallest
 from bench.scaling.prefix_cache import Holders, PrefixCache, ReplicaIndex
-from bench.scaling.recent import fade
+from server.replicas.routing.choice import IMBALANCE, OPEN_BLOCKS, RECENT_BLOCKS, Candidate, choose
+from server.replicas.routing.recent import fade
 
 
 class Router(Protocol):
@@ -41,6 +41,8 @@ class RoundRobin:
 
 _MIN_MATCH = 0.1
 """Share of a prompt from which on what is known of it counts."""
+_TEXT_IMBALANCE = 10
+"""Open requests between the most and the least loaded replica, above which texts don't count."""
 _TEXT_BLOCKS = 400_000 // 4 // 16
 """Of each replica that a text router remembers: 400,000 characters."""
 
@@ -76,9 +78,8 @@ class TextPrefix:
     sent least. Where loads differ too much: the idler of two at random.
     """
 
-    def __init__(self, fleet: Fleet, imbalance: int, seed: int) -> None:
+    def __init__(self, fleet: Fleet, seed: int) -> None:
         self._fleet = fleet
-        self._imbalance = imbalance
         self._draw = random.Random(seed)
         self._holders = Holders()
         indices = map(ReplicaIndex, range(fleet.size))
@@ -88,7 +89,7 @@ class TextPrefix:
 
     def choose(self, prompt: Prompt) -> ReplicaIndex:
         loads = self._fleet.loads
-        if loads.max() - loads.min() > self._imbalance:
+        if loads.max() - loads.min() > _TEXT_IMBALANCE:
             places = self._draw.sample(range(self._fleet.size), 2)
             return ReplicaIndex(min(places, key=loads.__getitem__))
         own, system = self._holders.of(prompt.own), self._holders.of(prompt.system)
@@ -112,9 +113,9 @@ class TextPrefix:
 
 class BlockPrefix:
     """By the blocks that caches have, as the engines say themselves, and by what replicas have to
-    do."""
+    do: the server's own choice (`server.replicas.routing`)."""
 
-    def __init__(self, fleet: Fleet, imbalance: int) -> None:
+    def __init__(self, fleet: Fleet, imbalance: int = IMBALANCE) -> None:
         self._fleet = fleet
         self._imbalance = imbalance
         self._recent = np.zeros(fleet.size)
@@ -143,11 +144,11 @@ class BlockPrefix:
         self._recent /= fade(self._fleet.size)
 
 
-def routers(fleet: Fleet, imbalance: int, seed: int) -> dict[str, Router]:
+def routers(fleet: Fleet, seed: int) -> dict[str, Router]:
     """All four by name, without anything that they have learnt."""
     return {
         "round robin": RoundRobin(fleet),
         "consistent hash": ConsistentHash(fleet),
-        "text prefix": TextPrefix(fleet, imbalance, seed),
-        "block prefix": BlockPrefix(fleet, imbalance),
+        "text prefix": TextPrefix(fleet, seed),
+        "block prefix": BlockPrefix(fleet),
     }

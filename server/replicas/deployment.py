@@ -16,13 +16,11 @@ from server.config import ServerSettings, as_given
 from server.errors import StartupError
 from server.loading.facts import ModelFacts
 from server.replicas.replica import LINGER_SECONDS, EngineReplica, ReplicaSettings
+from server.replicas.routing.choice import IMBALANCE
 from server.report import Report
 
 APP = "glidecape"
 _ROUTER = "server.replicas.routing.router.PrefixRouter"
-_IMBALANCE = 8
-"""Open requests that a replica may have above the least loaded one, and still get more for the
-prompts that it knows."""
 _STATS_SECONDS = 2.0
 _STALE_SECONDS = 3 * _STATS_SECONDS
 _HEALTH_SECONDS = 2.0
@@ -68,7 +66,7 @@ def application(
         }
     router: dict[str, Any] = {
         "request_router_class": _ROUTER,
-        "request_router_kwargs": {"imbalance": _IMBALANCE, "stale_seconds": _STALE_SECONDS},
+        "request_router_kwargs": {"imbalance": IMBALANCE, "stale_seconds": _STALE_SECONDS},
         "request_routing_stats_period_s": _STATS_SECONDS,
         "request_routing_stats_timeout_s": _HEALTH_TIMEOUT,
     }

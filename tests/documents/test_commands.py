@@ -73,6 +73,13 @@ FORMS = {
         "--draft drafts/NAME --policy off --policy auto",
         '"greedy auto at 1 differ": 0',
     ),
+    "scaling": Form(
+        "python -m bench.scaling --replicas 1 --replicas 2 --conversations 20 --rate 0.5 "
+        "--system-tokens 150 --user-tokens 20 --answer-tokens 30 --think-seconds 3 "
+        "--prefill-rate 3000 --step-ms 3.9 --sequence-ms 0.064 --chunk-tokens 2048 "
+        "--kv-tokens 8000",
+        r'"replicas": 2, "router": "block prefix", "hit_rate": 0\.[5-9]',
+    ),
     "soak": Form("python -m bench.soak --seconds 1 --at-once 4", '"differing": 0'),
     "gpu": Form(
         "python -m bench.gpu --minutes 0 --json found.json", "there is no GPU; --tiny", exit_code=2
@@ -166,6 +173,11 @@ SHOWN = {
     "python -m bench.backends": "backends",
     "python -m bench.exactness FILE.jsonl … --limit 60 --policy off --policy auto": "exactness",
     "python -m bench.gpu --minutes 8 --json found.json": "gpu",
+    "python -m bench.scaling": "scaling",
+    "python -m bench.scaling --replicas 1 --replicas 4 --replicas 64 --conversations 10000"
+    " --rate 0.5 --system-tokens 1500 --user-tokens 200 --answer-tokens 300 --think-seconds 30"
+    " --prefill-rate 30000 --step-ms 3.9 --sequence-ms 0.064 --chunk-tokens 2048"
+    " --kv-tokens 800000": "scaling",
     "glidecape serve": SERVED,
     "glidecape serve --model": SERVED,
     "glidecape serve --model MODEL --draft drafts/NAME": SERVED,

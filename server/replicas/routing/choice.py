@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-MIN_SHARE = 0.25
-"""Of a prompt's blocks, below which a replica that has them is no better than another: what all
-conversations begin with must not bring them all to one replica."""
-
-BLOCKS_PER_REQUEST = 2
-"""Known blocks that outweigh an open request more."""
+OPEN_BLOCKS = 4
+"""Blocks of a prompt that are about as much work as a request beside others is for all of them."""
+RECENT_BLOCKS = 2
+"""Blocks that a recent request counts. Without it, conversations that begin alike would all go
+where the first one went, as long as nobody waits there, until that cache is too small for them."""
+IMBALANCE = 32
+"""Open requests above the least loaded replica with which one gets no more, whatever it knows."""
 
 
 class Candidate(NamedTuple):
@@ -20,14 +21,16 @@ class Candidate(NamedTuple):
     """Requests that are open there."""
     num_blocks: int = 0
     """All blocks that it is known to have."""
+    recent: float = 0.0
+    """Requests that it got lately; see `RecentRequests`."""
 
 
 def choose(candidates: Sequence[Candidate], num_blocks: int, imbalance: int) -> int:
-    """The index of the replica with the longest known prefix; of those that know as much, the one
-    with the least load, then the one with the emptiest cache, then the first.
+    """The index of the replica that has least to do with the request: the blocks that it would have
+    to compute, and what it has to do already, in blocks too. Of several, the one with the emptiest
+    cache, then the first.
 
-    A replica with more than `imbalance` open requests above the least loaded one gets no more, and
-    with a short prefix fewer are enough: it must be worth the wait.
+    A replica with more than `imbalance` open requests above the least loaded one gets no more.
 
     Args:
         candidates: At least one.
@@ -35,14 +38,10 @@ def choose(candidates: Sequence[Candidate], num_blocks: int, imbalance: int) -> 
     """
     least = min(candidate.load for candidate in candidates)
 
-    def worth(candidate: Candidate) -> int:
-        """Known blocks, as far as they count."""
-        known, excess = candidate.num_known, candidate.load - least
-        is_worth_it = excess <= min(imbalance, known // BLOCKS_PER_REQUEST)
-        return known if is_worth_it and known >= MIN_SHARE * num_blocks else 0
+    def rank(index: int) -> tuple[float, int, int]:
+        num_known, load, in_cache, recent = candidates[index]
+        work = num_blocks - num_known + OPEN_BLOCKS * load + RECENT_BLOCKS * recent
+        return work, in_cache, index
 
-    def rank(index: int) -> tuple[int, int, int, int]:
-        candidate = candidates[index]
-        return -worth(candidate), candidate.load, candidate.num_blocks, index
-
-    return min(range(len(candidates)), key=rank)
+    fitting = (i for i, each in enumerate(candidates) if each.load - least <= imbalance)
+    return min(fitting, key=rank)

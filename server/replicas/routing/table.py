@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from server.replicas.routing.choice import Candidate, choose
 from server.replicas.routing.known_blocks import KnownBlocks
+from server.replicas.routing.recent import RecentRequests
 
 MAX_BLOCKS = 2**16
 """Of a replica that are remembered: a million tokens in blocks of 16."""
@@ -47,6 +48,8 @@ class RoutingTable:
         self._published: dict[str, Published] = {}
         self._open: dict[str, str] = {}
         """Open calls of this front, and the replica of each."""
+        self._recent = RecentRequests[str]()
+        """Of this front: with several, each evens out its own."""
 
     def set_replicas(self, names: Collection[str]) -> None:
         """Forgets replicas that are gone, and takes in new ones."""
@@ -56,6 +59,7 @@ class RoutingTable:
         for name in names:
             if name not in self._known:
                 self._known[name] = KnownBlocks(MAX_BLOCKS, self._stale_seconds)
+        self._recent.keep(names)
 
     def publish(self, name: str, published: Published) -> None:
         """Takes what a replica says of itself."""
@@ -89,14 +93,16 @@ class RoutingTable:
 
     def _candidate(self, name: str, blocks: Sequence[bytes], front: str) -> Candidate:
         load, known = self.load(name, front), self._known.get(name)
+        recent = self._recent.of(name)
         if known is None:
-            return Candidate(0, load)
-        return Candidate(known.num_leading(blocks), load, len(known))
+            return Candidate(0, load, recent=recent)
+        return Candidate(known.num_leading(blocks), load, len(known), recent)
 
     def opened(self, call_id: str, name: str, blocks: Sequence[bytes]) -> None:
         """Counts a call as open at a replica, from its choice on: of requests that come at once,
         the second has to know of the first."""
         self._open[call_id] = name
+        self._recent.add(name, max(len(self._known), 1))
         self.keeps(name, blocks)
 
     def closed(self, call_id: str) -> None:

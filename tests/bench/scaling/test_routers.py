@@ -4,12 +4,12 @@ import random
 
 import pytest
 
-from bench.scaling.choice import OPEN_BLOCKS, RECENT_BLOCKS, Candidate, choose
 from bench.scaling.costs import Costs
 from bench.scaling.fleet import Fleet, Prompt
 from bench.scaling.prefix_cache import ChainId, ReplicaIndex
-from bench.scaling.recent import RecentRequests
 from bench.scaling.routers import BlockPrefix, ConsistentHash, TextPrefix, smallest
+from server.replicas.routing.choice import OPEN_BLOCKS, RECENT_BLOCKS, Candidate, choose
+from server.replicas.routing.recent import RecentRequests
 
 COSTS = Costs(kv_tokens=100_000)
 
@@ -70,7 +70,7 @@ def test_conversations_keep_their_place_on_the_ring() -> None:
 
 def test_text_is_remembered_that_a_cache_has_dropped() -> None:
     fleet = Fleet(3, Costs(kv_tokens=16 * 20))
-    router = TextPrefix(fleet, imbalance=10, seed=0)
+    router = TextPrefix(fleet, seed=0)
     first = prompt(0, 20)
     place = router.choose(first)
     fleet.change(place, first, 0)
@@ -82,17 +82,17 @@ def test_text_is_remembered_that_a_cache_has_dropped() -> None:
 
 def test_text_router_gives_way_where_loads_differ() -> None:
     fleet = Fleet(2, COSTS)
-    router = TextPrefix(fleet, imbalance=3, seed=0)
+    router = TextPrefix(fleet, seed=0)
     router.sent(prompt(0, 20), ReplicaIndex(0))
-    fleet.loads[0] = 3
+    fleet.loads[0] = 10
     assert router.choose(prompt(0, 25)) == 0
-    fleet.loads[0] = 4
+    fleet.loads[0] = 11
     assert router.choose(prompt(0, 25)) == 1
 
 
 def test_of_what_is_unknown_the_least_sent_gets_it() -> None:
     fleet = Fleet(3, COSTS)
-    router = TextPrefix(fleet, imbalance=10, seed=0)
+    router = TextPrefix(fleet, seed=0)
     router.sent(prompt(0, 30), ReplicaIndex(0))
     router.sent(prompt(1, 20, system=1), ReplicaIndex(2))
     assert router.choose(prompt(2, 25, system=5)) == 1

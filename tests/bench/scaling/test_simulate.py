@@ -23,7 +23,7 @@ def replay(
     asked: Sequence[Conversation], name: str, num_replicas: int, costs: Costs = COSTS
 ) -> tuple[Outcome, Fleet]:
     fleet = Fleet(num_replicas, costs)
-    router = routers(fleet, imbalance=10, seed=0)[name]
+    router = routers(fleet, seed=0)[name]
     return Simulation(TRACE, costs, fleet, router).run(asked), fleet
 
 
@@ -88,7 +88,7 @@ def test_a_small_cache_holds_what_it_can(name: str) -> None:
     costs = Costs(kv_tokens=3200)
     settings = TraceSettings(conversations=150, turns=4)
     fleet = Fleet(3, costs)
-    router = routers(fleet, imbalance=10, seed=0)[name]
+    router = routers(fleet, seed=0)[name]
     Simulation(settings, costs, fleet, router).run(conversations(settings, 3))
     assert all(0 < cache.num_used <= costs.num_blocks for cache in fleet.caches)
     assert not fleet.loads.any()

@@ -1,25 +1,29 @@
-"""Which replica is chosen, as a table: known leading blocks, load and all blocks of each."""
+"""Which replica is chosen, as a table: known leading blocks, load, all blocks, recent requests."""
+
+from typing import Any
 
 import pytest
 
 from server.replicas.routing.choice import Candidate, choose
 
-CASES = {
+NUM_BLOCKS, IMBALANCE = 40, 4
+
+CASES: dict[str, tuple[list[tuple[Any, ...]], int]] = {
     "nothing is known: the least loaded": ([(0, 2), (0, 1), (0, 3)], 1),
     "as much load: the first": ([(0, 1), (0, 1)], 0),
     "as much load: the emptiest cache": ([(0, 1, 9), (0, 1, 4)], 1),
+    "as much load: the one that got less lately": ([(0, 1, 4, 2.0), (0, 1, 9, 1.0)], 1),
     "the longest prefix": ([(3, 0), (8, 0), (5, 0)], 1),
-    "the longest prefix, though it has more load": ([(0, 0), (8, 4)], 1),
-    "a short prefix is not worth as much": ([(0, 0), (4, 3)], 0),
-    "a short prefix is worth less": ([(0, 0), (4, 2)], 1),
-    "as long a prefix: the least loaded": ([(8, 2), (8, 1)], 1),
-    "too much load above the least": ([(8, 5), (0, 0)], 1),
-    "too much load: the next longest prefix": ([(8, 5), (0, 0), (6, 2)], 2),
-    "a share that all conversations have says nothing": ([(2, 1), (0, 0)], 1),
-    "a quarter of the prompt counts": ([(3, 1), (0, 0)], 0),
+    "a prefix that is worth an open request": ([(5, 1), (0, 0)], 0),
+    "a prefix that is not": ([(3, 1), (0, 0)], 1),
+    "a long one is worth several": ([(17, 4), (0, 0)], 0),
+    "but no more than the imbalance": ([(40, 5), (0, 0)], 1),
+    "too much load: the next longest prefix": ([(40, 5), (0, 0), (6, 1)], 2),
+    "what all know moves nobody": ([(30, 1), (30, 0)], 1),
+    "a beginning that others have too, where many went lately": ([(10, 0, 0, 6.0), (0, 0)], 1),
+    "a conversation of one's own, there": ([(35, 0, 0, 15.0), (0, 0)], 0),
     "one replica": ([(0, 99)], 0),
 }
-NUM_BLOCKS, IMBALANCE = 12, 4
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,5 +1,7 @@
 """What a front remembers of its replicas, and how its requests spread."""
 
+from string import ascii_letters, digits, punctuation
+
 from server.engine.types import Request, RequestId, SamplingParams
 from server.replicas.calls import RunCall
 from server.replicas.routing.known_blocks import KnownBlocks
@@ -53,17 +55,49 @@ def test_of_requests_that_come_at_once_each_knows_of_the_one_before() -> None:
 
 def test_a_popular_prompt_does_not_pile_up() -> None:
     table = make_table()
-    names = [send(table, str(i), "uvwxyz") for i in range(10)]
+    names = [send(table, str(i), ascii_letters) for i in range(10)]
     loads = [table.load(name, FRONT) for name in "ab"]
     assert sum(loads) == 10 and abs(loads[0] - loads[1]) <= 3
     assert names[:3] == ["a"] * 3
 
 
+def test_conversations_that_begin_alike_spread_and_then_stay() -> None:
+    """One request at a time, so that no load tells the replicas apart."""
+    table = make_table()
+    places = dict[str, str]()
+    for own in ascii_letters + digits:
+        places[own] = send(table, own, "system" + own)
+        table.closed(own)
+    counts = [list(places.values()).count(name) for name in "ab"]
+    assert abs(counts[0] - counts[1]) <= 8
+    later = {own: f"system{own}{punctuation}" for own in "xyz"}
+    for own, text in later.items():
+        table.keeps(places[own], blocks(text))
+        assert send(table, own, text + own) == places[own]
+        table.closed(own)
+
+
+def test_a_new_replica_does_not_get_everything() -> None:
+    """It counts as having had as many requests as the others."""
+    table = make_table()
+    for own in ascii_letters:
+        send(table, own, own)
+        table.closed(own)
+    table.set_replicas(["a", "b", "c"])
+    names = list[str]()
+    for own in digits:
+        name = table.choose(["a", "b", "c"], blocks(own), FRONT, ())
+        table.opened(own, name, blocks(own))
+        table.closed(own)
+        names.append(name)
+    assert set(names) == {"a", "b", "c"}
+
+
 def test_what_is_published_counts_and_so_do_other_fronts() -> None:
     table = make_table()
-    table.publish("b", published(1, "xyz", me=7, other=1))
+    table.publish("b", published(1, ascii_letters, me=7, other=1))
     assert table.load("b", FRONT) == 1
-    assert send(table, "1", "xyzw") == "b"
+    assert send(table, "1", ascii_letters + "!") == "b"
     assert send(table, "2", "q") == "a"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.scaling.recent import WINDOW, RecentRequests
+from server.replicas.routing.recent import WINDOW, RecentRequests
 
 
 def test_older_ones_count_less() -> None:
