@@ -7,9 +7,11 @@ import logging
 import os
 import signal
 import socket
+import sys
+import threading
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from server.errors import ConfigError, StartupError
 
 ADDRESS = "RAY_ADDRESS"
 _PROBE_SECONDS = 10.0
+_JOIN_SECONDS = 60.0
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Of a Ray of our own. Tokens don't go through it; Ray takes no less than 75 MB."""
 _ENVIRONMENT = {
@@ -44,6 +47,11 @@ def check_ray() -> None:
         raise StartupError(
             f"more than one replica needs the extra ray: pip install 'glidecape[ray]' ({error})"
         ) from None
+    check_address()
+
+
+def check_address() -> None:
+    """Raises ConfigError where RAY_ADDRESS is none, or nobody listens there."""
     if is_elsewhere() and os.environ[ADDRESS] != "auto":
         _probe(os.environ[ADDRESS])
 
@@ -107,7 +115,7 @@ class Cluster:
                 "runtime_env": {"env_vars": {"PYTHONPATH": _import_path()}},
             }
         try:
-            with _own_signals():
+            with _own_signals(), nullcontext() if self.is_local else _patience(address):
                 ray.init(**options)
         except Exception as error:
             raise StartupError(f"Ray ({ADDRESS}={address}): {_first_line(error)}") from None
@@ -131,10 +139,32 @@ def _own_signals() -> Generator[None]:
     """Keeps the handlers of signals that Ray would replace."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        with suppress(ValueError):  # not in the main thread, where Ray leaves them alone
-            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            with suppress(ValueError):  # not in the main thread, where Ray leaves them alone
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _patience(address: str) -> Generator[None]:
+    """Ends the process with exit code 2 where Ray waits for too long: it waits for minutes for what
+    listens at its address and is no Ray, in a call that can't be interrupted."""
+
+    def give_up() -> None:
+        reason = f"it did not answer within {_JOIN_SECONDS:g} seconds"
+        sys.stderr.write(f"glidecape: {ConfigError(ADDRESS, address, reason)}\n")
+        sys.stderr.flush()
+        os._exit(2)
+
+    timer = threading.Timer(_JOIN_SECONDS, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _first_line(error: Exception) -> str:

@@ -117,6 +117,11 @@ class ReplicatedEngine:
         """Names of the replicas that requests can be sent to."""
         return self._directory.names
 
+    @property
+    def busy_replicas(self) -> frozenset[str]:
+        """Names of the replicas at which requests are open."""
+        return frozenset(each.replica for each in self._open.values() if each.replica)
+
     def check_health(self) -> None:
         """Raises EngineDeadError if there has been no replica for so long that none will come."""
         seconds = self._directory.empty_seconds
