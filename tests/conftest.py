@@ -28,6 +28,7 @@ LONGEST = (
     "tests/engine/grammar/regular/test_syntax.py",
     "tests/engine/step/device/test_exactness.py",
     "tests/documents/test_commands.py",
+    "tests/replicas",
     "tests/parallel/test_equality.py",
     "tests/parallel/test_serving.py",
     "tests/bench/test_exactness.py",
