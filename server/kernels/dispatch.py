@@ -8,6 +8,7 @@ import torch
 
 from server.kernels import reference
 from server.kernels.cpu import decoder as native
+from server.kernels.cpu.attention import NativeAttention, supports_attention
 from server.kernels.cpu.glide import NativeGlide, supports_glide
 from server.kernels.linear import LinearFn, can_pack, packed_linear, reference_linear
 from server.kernels.quantized import BlockWeight, Weight
@@ -19,6 +20,7 @@ from server.kernels.types import (
     GlideShape,
     GlideWeights,
     LayerWeights,
+    ScoredAttention,
 )
 
 TRITON_ON_CPU = False
@@ -91,6 +93,13 @@ def kernels_for(tensor: torch.Tensor) -> Kernels:
 def attention_for(query: torch.Tensor) -> Kernels:
     """The kernels that take the query's head_dim (its last dimension) for attention."""
     return kernels_for(query) if query.shape[-1] <= _LARGEST_HEAD else reference
+
+
+def native_attention(device: torch.device, dtype: torch.dtype) -> ScoredAttention | None:
+    """Attention by native kernels over a cache in this precision; None where there are none."""
+    if TRITON_ON_CPU or not supports_attention(device, dtype):
+        return None
+    return NativeAttention(torch.get_num_threads())
 
 
 @cache

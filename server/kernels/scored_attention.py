@@ -9,8 +9,7 @@ here, in plain torch.
 import torch
 from torch.nn import functional as F
 
-from server.kernels.cpu.attention import NativeAttention, supports_attention
-from server.kernels.dispatch import attention_for
+from server.kernels.dispatch import attention_for, native_attention
 from server.kernels.reference import write_kv
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.tree_groups import TreeGroup, tree_groups
@@ -25,9 +24,7 @@ it is alone."""
 
 def scored_attention_for(device: torch.device, dtype: torch.dtype) -> ScoredAttention:
     """The attention over a cache in this precision on this device."""
-    if supports_attention(device, dtype):
-        return NativeAttention(torch.get_num_threads())
-    return write_and_attend
+    return native_attention(device, dtype) or write_and_attend
 
 
 def write_and_attend(

@@ -66,7 +66,7 @@ def describe_kernels(placement: Placement, is_fused: bool) -> str:
     if kernels is None:
         return "torch kernels: no native ones were built, run on this CPU, or are wanted"
     if has_native_products(device, placement.dtype):
-        return f"native CPU products: {kernels}; the rest in torch"
+        return f"native CPU products and attention: {kernels}"
     return f"torch kernels: the native ones ({kernels}) do not take this precision"
 
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import torch
 
 from server.kernels.dispatch import attention_for, kernels_for
+from server.kernels.reference import rotary
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import CosSin, LayerWeights
+from server.kernels.types import CosSin, LayerWeights, ScoredAttention, ScoreRules
 from server.models.config import ModelConfig
 from server.models.layers import FusedLinear, Placement, RMSNorm, Slots
 from server.models.quantization import Quantization
@@ -98,13 +99,23 @@ class LayerParameters:
 
 
 class Attention:
-    """Rotary grouped-query attention of one layer; writes the rows' KV, then attends."""
+    """Rotary grouped-query attention of one layer; writes the rows' KV, then attends.
 
-    def __init__(self, parameters: LayerParameters, quantization: Quantization | None) -> None:
+    Args:
+        attend: native attention, which layers may share; None where there is none.
+    """
+
+    def __init__(
+        self,
+        parameters: LayerParameters,
+        quantization: Quantization | None,
+        attend: ScoredAttention | None,
+    ) -> None:
         config = parameters.config
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_dim = config.head_dim
         self.window = parameters.window
+        self.attend, self.rules = attend, ScoreRules(config.head_dim**-0.5, self.window)
         self.qkv = parameters.qkv.freeze(quantization)
         self.query_norm, self.key_norm = parameters.query_norm, parameters.key_norm
         self.output = parameters.output.freeze(quantization)
@@ -118,17 +129,29 @@ class Attention:
         if self.query_norm is not None and self.key_norm is not None:
             query, keys = rotated.split((self.num_heads, self.num_kv_heads), dim=1)
             rotated = torch.cat((self.query_norm(query), self.key_norm(keys)), dim=1)
-        query = kernels_for(x).rotate_and_write(rotated, values, *cos_sin, cache, batch.slots)
-        attended = attention_for(query).tree_attention(query, cache, batch, self.window)
+        if self.attend is not None:
+            query, keys = rotary(rotated, *cos_sin).split(
+                (self.num_heads, self.num_kv_heads), dim=1
+            )
+            attended = self.attend(query, keys, values, cache, batch, self.rules)
+        else:
+            query = kernels_for(x).rotate_and_write(rotated, values, *cos_sin, cache, batch.slots)
+            attended = attention_for(query).tree_attention(query, cache, batch, self.window)
         return self.output(attended.reshape(len(x), -1))
 
 
 class DecoderLayer:
-    """Attention and SwiGLU, each behind a norm and added to the residual stream."""
+    """Attention and SwiGLU, each behind a norm and added to the residual stream. Its arguments are
+    those of `Attention`."""
 
-    def __init__(self, parameters: LayerParameters, quantization: Quantization | None) -> None:
+    def __init__(
+        self,
+        parameters: LayerParameters,
+        quantization: Quantization | None,
+        attend: ScoredAttention | None = None,
+    ) -> None:
         self.attention_norm = parameters.attention_norm
-        self.attention = Attention(parameters, quantization)
+        self.attention = Attention(parameters, quantization, attend)
         self.mlp_norm = parameters.mlp_norm
         self.gate_up = parameters.gate_up.freeze(quantization)
         self.down = parameters.down.freeze(quantization)

@@ -104,7 +104,8 @@ class LlamaParameters:
     def _in_turn(self, rotary: RotaryEmbedding, quantization: Quantization | None) -> ForwardFn:
         """A function that runs embedding, layers and norm one after another."""
         config, placement, embedding, norm = self.config, self.placement, self.embedding, self.norm
-        layers = [DecoderLayer(parameters, quantization) for parameters in self._used_up()]
+        attend = kernels.native_attention(placement.device, placement.dtype)
+        layers = [DecoderLayer(each, quantization, attend) for each in self._used_up()]
 
         def run(
             token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
