@@ -130,14 +130,19 @@ class Attention:
             query, keys = rotated.split((self.num_heads, self.num_kv_heads), dim=1)
             rotated = torch.cat((self.query_norm(query), self.key_norm(keys)), dim=1)
         if self.attend is not None:
-            query, keys = rotary(rotated, *cos_sin).split(
-                (self.num_heads, self.num_kv_heads), dim=1
-            )
+            heads = (self.num_heads, self.num_kv_heads)
+            query, keys = rotary(rotated, *cos_sin).split(heads, dim=1)
+            query, keys, values = (_by_head(part) for part in (query, keys, values))
             attended = self.attend(query, keys, values, cache, batch, self.rules)
         else:
             query = kernels_for(x).rotate_and_write(rotated, values, *cos_sin, cache, batch.slots)
             attended = attention_for(query).tree_attention(query, cache, batch, self.window)
         return self.output(attended.reshape(len(x), -1))
+
+
+def _by_head(x: torch.Tensor) -> torch.Tensor:
+    """[rows, heads, dim] -> [1, heads, rows, dim]"""
+    return x.transpose(0, 1).unsqueeze(0)
 
 
 class DecoderLayer:
