@@ -1,1 +1,1 @@
-"""Which replica gets a request: the one that has most of its prompt in its prefix cache."""
+"""Which replica gets a request: the one for which it is the least work."""

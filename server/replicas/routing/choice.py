@@ -26,9 +26,9 @@ class Candidate(NamedTuple):
 
 
 def choose(candidates: Sequence[Candidate], num_blocks: int, imbalance: int) -> int:
-    """The index of the replica that has least to do with the request: the blocks that it would have
-    to compute, and what it has to do already, in blocks too. Of several, the one with the emptiest
-    cache, then the first.
+    """The index of the replica for which the request is the least work: the blocks that it would
+    have to compute, and what it has to do already, in blocks too. Of several, the one with the
+    emptiest cache, then the first.
 
     A replica with more than `imbalance` open requests above the least loaded one gets no more.
 
