@@ -100,6 +100,9 @@ def read_hf_model(
     _refuse_format(raw)
     whole = _read(folder, raw)
     hf = _text_half(whole)
+    if hf is not whole and raw.get("tie_word_embeddings"):
+        # It is the whole model's config that tied them; its half's may say otherwise.
+        hf.tie_word_embeddings = True
     half = hf.to_dict()
     _refuse_format(half)
     check_rope(hf)

@@ -144,6 +144,20 @@ def test_left_over_layers_of_a_text_half_are_named(tmp_path: Path) -> None:
     assert "vision" not in str(caught.value)
 
 
+@torch.no_grad()
+def test_a_head_that_the_whole_models_config_ties(tmp_path: Path) -> None:
+    config = mistral3()
+    config.tie_word_embeddings = True
+    whole = Mistral3ForConditionalGeneration(config).eval()
+    for weight in whole.parameters():
+        if weight.dim() > 1:
+            weight.normal_(0.0, 0.14)
+    whole.save_pretrained(tmp_path)
+    model, ids = our_model(tmp_path), tokens(12)
+    assert model.config.tie_word_embeddings
+    assert_same(PagedModel(model).run(ids, [12]), their_logits(whole, ids))
+
+
 def test_code_of_the_checkpoint_is_never_run(tmp_path: Path) -> None:
     auto_map = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     (tmp_path / "evil.py").write_text("raise SystemExit('it was run')")
