@@ -195,27 +195,33 @@ class NativeProducts:
 
 
 def supports_norm(weight: torch.Tensor) -> bool:
-    """Whether `rms_norm` takes this weight."""
+    """Whether `NativeNorm` takes this weight, once in float32."""
     fits = len(weight) % 16 == 0 and weight.dtype in (torch.bfloat16, torch.float32)
     return fits and weight.device.type == "cpu" and abi.native_library() is not None
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+class NativeNorm:
     """x / rms(x) * weight, rounded once.
 
     Args:
-        x: [..., dim] float32 or bfloat16, as the result.
         weight: [dim] float32
     """
-    x, dim = x.contiguous(), len(weight)
-    if x.shape[-1] != dim:
-        raise ValueError(f"a weight of {dim} for rows of {x.shape[-1]}")
-    y, is_float = torch.empty_like(x), x.dtype is torch.float32
-    library().glidecape_rms_norm(
-        *(pointer(x, torch.float32 if is_float else torch.bfloat16), weight.data_ptr()),
-        *(x.numel() // dim, dim, eps, int(is_float), y.data_ptr()),
-    )
-    return y
+
+    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+        self._weight, self._eps, self._dim = weight.contiguous(), eps, len(weight)
+        self._address = pointer(self._weight, torch.float32)
+        self._norm = library().glidecape_rms_norm
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., dim] float32 or bfloat16, as the result."""
+        x, dim = x.contiguous(), self._dim
+        if x.shape[-1] != dim:
+            raise ValueError(f"a weight of {dim} for rows of {x.shape[-1]}")
+        y, is_float = torch.empty_like(x), x.dtype is torch.float32
+        rows = pointer(x, torch.float32 if is_float else torch.bfloat16)
+        sizes = (x.numel() // dim, dim, self._eps, int(is_float))
+        self._norm(rows, self._address, *sizes, y.data_ptr())
+        return y
 
 
 def supports_best(logits: torch.Tensor) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from server.kernels.cpu.decoder import NativeLinear, NativeProducts, rms_norm, supports_norm
+from server.kernels.cpu.decoder import NativeLinear, NativeNorm, NativeProducts, supports_norm
 from server.models.hf.row_weights import RowWeight
 
 _EPSILONS = ("variance_epsilon", "eps", "epsilon")
@@ -127,15 +127,13 @@ def _of_one_input(calls: Sequence[tuple[RowLinear, torch.Tensor]]) -> list[list[
 class RowNorm:
     """The `forward` of a root-mean-square norm."""
 
-    def __init__(
-        self, weight: torch.Tensor, eps: float, own: Callable[[torch.Tensor], torch.Tensor]
-    ) -> None:
-        self._weight, self._eps, self._own = weight, eps, own
+    def __init__(self, norm: NativeNorm, own: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._norm, self._own = norm, own
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dtype in (torch.bfloat16, torch.float32):
-            return rms_norm(x, self._weight, self._eps)
-        return self._own(x)
+        """[..., dim] -> the same; what is no float that native kernels know is left to `own`."""
+        is_known = x.dtype in (torch.bfloat16, torch.float32)
+        return self._norm(x) if is_known else self._own(x)
 
 
 @torch.no_grad()
@@ -152,7 +150,7 @@ def take_norms(model: nn.Module) -> int:
             offsets[key] = _offset(module, eps)
         offset = offsets[key]
         if offset is not None:
-            module.forward = RowNorm(weight + offset, eps, module.forward)
+            module.forward = RowNorm(NativeNorm(weight + offset, eps), module.forward)
             taken += 1
     return taken
 
@@ -183,7 +181,7 @@ def _offset(module: nn.Module, eps: float) -> float | None:
     found = torch.cat([twin(row[None]) for row in rows])
     for offset in (0.0, 1.0):
         if found.shape == rows.shape and torch.allclose(
-            found, rms_norm(rows, weight.detach() + offset, eps), rtol=1e-4, atol=1e-6
+            found, NativeNorm(weight.detach() + offset, eps)(rows), rtol=1e-4, atol=1e-6
         ):
             return offset
     return None

@@ -8,7 +8,7 @@ from torch import nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from server.kernels.cpu.decoder import NativeLinear, NativeProducts, rms_norm
+from server.kernels.cpu.decoder import NativeLinear, NativeNorm, NativeProducts
 from server.models.hf import model as loading
 from server.models.hf.native_modules import (
     RowLinear,
@@ -127,12 +127,13 @@ def test_norm(dtype: torch.dtype, dim: int) -> None:
     x, weight = torch.randn(7, 3, dim).to(dtype), torch.randn(dim)
     exact = x.double()
     exact = exact * (exact.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight
-    actual = rms_norm(x.transpose(0, 1), weight, 1e-5).transpose(0, 1)
+    norm = NativeNorm(weight, 1e-5)
+    actual = norm(x.transpose(0, 1)).transpose(0, 1)
     assert actual.dtype is dtype
     tolerance = 2**-8 if dtype is torch.bfloat16 else 1e-6
     torch.testing.assert_close(actual.double(), exact, rtol=tolerance, atol=1e-6)
     with pytest.raises(ValueError, match=f"a weight of {dim}"):
-        rms_norm(x[..., :8], weight, 1e-5)
+        norm(x[..., :8])
 
 
 def test_products_of_several_weights_are_those_of_each() -> None:
