@@ -5,7 +5,8 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from fastapi import FastAPI
@@ -13,7 +14,7 @@ from fastapi import FastAPI
 from server import __version__
 from server.api.app import create_app
 from server.api.deps import Engine, Parts, ServingInfo
-from server.api.door.front_door import front_door
+from server.api.door.front_door import FrontDoor, front_door
 from server.api.responses.store import ResponseStore, StoreLimits
 from server.config import PolicyName, ServerSettings
 from server.engine.grammar.compile.service import GrammarCompiler
@@ -29,6 +30,9 @@ from server.text.thinking import formats as thinking_formats
 from server.text.tokenizer import Tokenizer
 from server.text.tools.formats import FORMATS
 from weights.model_names import model_name
+
+if TYPE_CHECKING:
+    from server.replicas.start import Replicas
 
 
 class Runs(Protocol):
@@ -75,7 +79,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
         StartupError: as `build_model`.
     """
     door = front_door(settings)  # before the seconds that loading takes
-    observers = Observers(settings, _served_name(settings))
+    observers = Observers(settings, served_name(settings))
     model = build_model(settings, report, observers.record, settings.step_timeout)
     observers.start_log(settings, model.tokenizer)
     observers.describe_cache(model.limits.block_size, model.limits.num_blocks)
@@ -108,16 +112,23 @@ def build_replicated(settings: ServerSettings, report: Report) -> Served:
     Raises:
         StartupError: as `start_replicas`.
     """
-    from server.replicas.scrape import Scrape  # needs Ray
-    from server.replicas.start import start_replicas
+    from server.replicas.start import start_replicas  # needs Ray
 
     door = front_door(settings)
-    observers = Observers(settings, _served_name(settings), counts_steps=False)
+    observers = Observers(settings, served_name(settings), counts_steps=False)
+    tell = partial(tell_ended, observers)
+    replicas = start_replicas(settings, served_name(settings), tell, report)
+    app = replicated_app(settings, door, observers, replicas)
+    facts = replicas.facts
+    return Served(app, replicas.engine, facts.name, facts.speculation.policy)
 
-    def tell_ended(finished: tuple[FinishedRequest, ...]) -> None:
-        observers.record(StepStats.of_ended(finished))
 
-    replicas = start_replicas(settings, _served_name(settings), tell_ended, report)
+def replicated_app(
+    settings: ServerSettings, door: FrontDoor, observers: Observers, replicas: "Replicas"
+) -> FastAPI:
+    """The HTTP app around replicas that serve; its lifespan ends them."""
+    from server.replicas.scrape import Scrape
+
     engine, text = replicas.engine, replicas.text
     observers.start_log(settings, text.tokenizer)
     parts = _parts(
@@ -138,11 +149,15 @@ def build_replicated(settings: ServerSettings, report: Report) -> Served:
         await asyncio.to_thread(replicas.close)
         await asyncio.to_thread(observers.close)
 
-    facts = replicas.facts
-    return Served(create_app(parts, door, lifespan), engine, facts.name, facts.speculation.policy)
+    return create_app(parts, door, lifespan)
 
 
-def _served_name(settings: ServerSettings) -> str:
+def tell_ended(observers: Observers, finished: tuple[FinishedRequest, ...]) -> None:
+    """Logs and traces what ended in replicas."""
+    observers.record(StepStats.of_ended(finished))
+
+
+def served_name(settings: ServerSettings) -> str:
     """The name that answers and metrics have."""
     return (settings.served_model_name or (model_name(settings.model),))[0]
 

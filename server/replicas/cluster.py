@@ -31,6 +31,15 @@ _ENVIRONMENT = {
 }
 
 
+class Available(NamedTuple):
+    """What there is for all replicas together."""
+
+    where: str
+    """For people."""
+    num_cpus: int
+    num_gpus: int
+
+
 def check_ray() -> None:
     """Imports Ray Serve, which reads its environment then; to be called before anything else here.
 
@@ -56,6 +65,14 @@ def check_address() -> None:
         _probe(os.environ[ADDRESS])
 
 
+def available_in_cluster() -> Available:
+    """What all machines of the cluster that was joined have together."""
+    import ray
+
+    found = ray.cluster_resources()
+    return Available("the cluster", int(found.get("CPU", 0)), int(found.get("GPU", 0)))
+
+
 def is_elsewhere() -> bool:
     """Whether there is a cluster to be joined."""
     return os.environ.get(ADDRESS, "local") not in ("", "local")
@@ -76,15 +93,6 @@ def _probe(address: str) -> None:
     except OSError as error:
         reason = f"no cluster answers within {_PROBE_SECONDS:g} seconds: {error}"
         raise ConfigError(ADDRESS, address, reason) from None
-
-
-class Available(NamedTuple):
-    """What there is for all replicas together."""
-
-    where: str
-    """For people."""
-    num_cpus: int
-    num_gpus: int
 
 
 class Cluster:
@@ -119,13 +127,6 @@ class Cluster:
                 ray.init(**options)
         except Exception as error:
             raise StartupError(f"Ray ({ADDRESS}={address}): {_first_line(error)}") from None
-
-    def available(self) -> Available:
-        """What all machines have together."""
-        import ray
-
-        found = ray.cluster_resources()
-        return Available("the cluster", int(found.get("CPU", 0)), int(found.get("GPU", 0)))
 
 
 def _import_path() -> str:

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -300,15 +301,17 @@ class ReplicatedEngine:
         """The metrics of each replica, in Prometheus's text format; None for one that does not
         answer in time."""
         names = self.replicas
-        texts = await asyncio.gather(*(self._metrics_of(name, seconds) for name in names))
-        return dict(zip(names, texts, strict=True))
+        found: dict[str, str | None] = dict.fromkeys(names)
+        await asyncio.gather(*(self._keep(self._ask_metrics(n, seconds, found)) for n in names))
+        return found
 
-    async def _metrics_of(self, replica: str, seconds: float) -> str | None:
-        try:
+    async def _ask_metrics(
+        self, replica: str, seconds: float, found: dict[str, str | None]
+    ) -> None:
+        with suppress(RayError, RayServeException, TimeoutError):
             async with asyncio.timeout(seconds):
-                return await self._metrics_text.remote(AddressedCall(replica, self._front))
-        except (RayError, RayServeException, TimeoutError):
-            return None
+                call = AddressedCall(replica, self._front)
+                found[replica] = await self._metrics_text.remote(call)
 
     # Tasks.
 
@@ -319,8 +322,12 @@ class ReplicatedEngine:
                 self._event_loop.call_soon_threadsafe(call, *arguments)
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Starts a task, and keeps it from being collected."""
-        task = asyncio.create_task(work)
+        """Starts a task, and keeps it from being collected.
+
+        In a context of its own: where the API is itself a deployment, Serve would take all calls of
+        one HTTP request for the same, and mix their replicas up.
+        """
+        task = asyncio.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

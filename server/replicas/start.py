@@ -12,7 +12,7 @@ from server.engine.outputs import FinishedRequest
 from server.loading.facts import ModelFacts
 from server.loading.machine import pick_dtype
 from server.loading.text import ModelText, load_text
-from server.replicas.cluster import Available, Cluster, is_elsewhere
+from server.replicas.cluster import Available, Cluster, available_in_cluster, is_elsewhere
 from server.replicas.deployment import (
     APP,
     Deployed,
@@ -74,13 +74,32 @@ def start_replicas(
     cluster = Cluster(num_cpus)
     close = partial(_close, cluster)
     try:
-        deployed = _deploy(settings, served_name, cluster, here, report)
+        deployed = _deploy(settings, served_name, here, report)
     except BaseException:
         close()
         raise
+    return connect(settings, deployed, APP, text, tell_ended, close)
+
+
+def connect(
+    settings: ServerSettings,
+    deployed: Deployed,
+    app: str,
+    text: ModelText,
+    tell_ended: Callable[[tuple[FinishedRequest, ...]], None],
+    close: Callable[[], None],
+) -> Replicas:
+    """An engine over replicas that serve.
+
+    Args:
+        app: The name that Serve has for them.
+        text: Of their model.
+        tell_ended: See `ReplicatedEngine`.
+        close: Ends the replicas.
+    """
     engine = ReplicatedEngine(
         deployed.handle,
-        directory(APP),
+        directory(app),
         deployed.facts.max_model_len,
         0 if settings.prefix_caching == "off" else settings.block_size,
         max(_MIN_REPLACEMENT_SECONDS, _REPLACEMENTS * deployed.start_seconds),
@@ -92,13 +111,14 @@ def start_replicas(
 def _deploy(
     settings: ServerSettings,
     served_name: str,
-    cluster: Cluster,
     here: Available | None,
     report: Report,
 ) -> Deployed:
     fewest, most = settings.replica_range
     # A cluster may grow; this machine does not.
-    share = share_out(settings, here or cluster.available(), most if here is not None else fewest)
+    share = share_out(
+        settings, here or available_in_cluster(), most if here is not None else fewest
+    )
     fraction = None
     if here is not None and share.device == "cpu":
         fraction = settings.kv_memory_fraction / most

@@ -1,0 +1,102 @@
+"""The server as an application of a Ray cluster, for `serve deploy` and `serve run`.
+
+    front    the API, behind Serve's own proxies; one, since it keeps the stored responses
+    engine   the replicas, as with `glidecape serve --replicas`
+
+Serve's proxies take the connections: what the settings say of address, TLS and connections does not
+count.
+"""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import torch
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from server.api.door.front_door import front_door
+from server.build import replicated_app, served_name, tell_ended
+from server.config import ServerSettings, load_settings
+from server.loading.machine import pick_dtype
+from server.loading.text import load_text
+from server.observe.observers import Observers
+from server.replicas.cluster import available_in_cluster
+from server.replicas.deployment import Deployed, Resources, application, replica_settings
+from server.replicas.sizes import share_out
+from server.replicas.start import connect
+
+_REPLACEMENT_SECONDS = 600.0
+"""How long there may be no replica; nobody here knows how long the first ones took."""
+
+
+class Front:
+    """The API, in a replica of its own.
+
+    Args:
+        args: Settings.
+        device: Of the replicas.
+        engine: The replicas.
+    """
+
+    def __init__(self, args: dict[str, Any], device: str, engine: DeploymentHandle[Any]) -> None:
+        self._settings = load_settings(ServerSettings, **args)
+        self._device = device
+        self._engine = engine
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        """Serve asks for the app here, since it needs what the replicas say of themselves."""
+        settings, name = self._settings, served_name(self._settings)
+        facts_of: Any = self._engine.facts
+        facts = await facts_of.remote()
+        dtype = pick_dtype(settings.dtype, torch.device(self._device))
+        text = await asyncio.to_thread(load_text, settings, dtype, _say_nothing)
+        observers = Observers(settings, name, counts_steps=False)
+        replicas = connect(
+            settings,
+            Deployed(self._engine, facts, _REPLACEMENT_SECONDS),
+            serve.get_replica_context().app_name,
+            text,
+            partial(tell_ended, observers),
+            close=_leave,
+        )
+        return replicated_app(settings, front_door(settings), observers, replicas)
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """What `import_path: server.serve_app:build` names.
+
+    Args:
+        args: Settings, by their names in `server/config.py`.
+
+    Raises:
+        ConfigError: a bad setting, or a cluster with too few GPUs.
+    """
+    settings = load_settings(ServerSettings, **args)
+    share = share_out(settings, available_in_cluster(), settings.replica_range[0])
+    replica = replica_settings(
+        settings,
+        served_name(settings),
+        device=share.device,
+        threads=share.num_cpus if share.device == "cpu" else settings.threads,
+        kv_fraction=None,
+    )
+    engine = application(settings, replica, Resources(share.num_cpus, share.num_gpus))
+    as_ingress: Any = serve.ingress()
+    front: Any = serve.deployment(
+        name="front",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=settings.max_connections,
+        graceful_shutdown_timeout_s=settings.drain_seconds,
+    )
+    return front(as_ingress(Front)).bind(args, share.device, engine)
+
+
+def _say_nothing(line: str) -> None:
+    """Ray's logs have the replicas' own reports."""
+
+
+def _leave() -> None:
+    """Serve ends the replicas."""
