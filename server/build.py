@@ -57,6 +57,8 @@ class Served(NamedTuple):
     """The model's own name."""
     policy: PolicyName
     """Of speculation, for requests that name none."""
+    kill_helpers: Callable[[], None] = lambda: None
+    """Ends processes that outlive this one for a while; to be called at its very end."""
 
 
 def build(settings: ServerSettings, report: Report) -> Served:
@@ -120,7 +122,8 @@ def build_replicated(settings: ServerSettings, report: Report) -> Served:
     replicas = start_replicas(settings, served_name(settings), tell, report)
     app = replicated_app(settings, door, observers, replicas)
     facts = replicas.facts
-    return Served(app, replicas.engine, facts.name, facts.speculation.policy)
+    policy = facts.speculation.policy
+    return Served(app, replicas.engine, facts.name, policy, replicas.kill_helpers)
 
 
 def replicated_app(

@@ -59,6 +59,7 @@ def run(served: "Served", settings: ServerSettings, listener: socket.socket) -> 
     announce(settings, listener, (settings.served_model_name or (served.name,))[0])
     server.run(sockets=[listener])
     if served.engine.is_running:
+        served.kill_helpers()
         leave(server.exit_code)
     raise typer.Exit(server.exit_code)
 

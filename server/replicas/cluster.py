@@ -15,6 +15,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 import server
 from server.errors import ConfigError, StartupError
 
@@ -71,6 +73,14 @@ def available_in_cluster() -> Available:
 
     found = ray.cluster_resources()
     return Available("the cluster", int(found.get("CPU", 0)), int(found.get("GPU", 0)))
+
+
+def kill_children() -> None:
+    """Kills all processes that come of this one. Ray's die by themselves when it ends, but some of
+    them only after a minute."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def is_elsewhere() -> bool:

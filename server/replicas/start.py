@@ -1,7 +1,7 @@
 """From settings to an engine over replicas that serve."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -12,7 +12,13 @@ from server.engine.outputs import FinishedRequest
 from server.loading.facts import ModelFacts
 from server.loading.machine import pick_dtype
 from server.loading.text import ModelText, load_text
-from server.replicas.cluster import Available, Cluster, available_in_cluster, is_elsewhere
+from server.replicas.cluster import (
+    Available,
+    Cluster,
+    available_in_cluster,
+    is_elsewhere,
+    kill_children,
+)
 from server.replicas.deployment import (
     APP,
     Deployed,
@@ -43,6 +49,8 @@ class Replicas:
     """For what is refused before a replica is asked."""
     close: Callable[[], None]
     """Ends the replicas; takes seconds."""
+    kill_helpers: Callable[[], None] = lambda: None
+    """Ends what a Ray of our own has started; this process has to end at once then."""
 
 
 def start_replicas(
@@ -78,7 +86,8 @@ def start_replicas(
     except BaseException:
         close()
         raise
-    return connect(settings, deployed, APP, text, tell_ended, close)
+    found = connect(settings, deployed, APP, text, tell_ended, close)
+    return replace(found, kill_helpers=kill_children) if cluster.is_local else found
 
 
 def connect(

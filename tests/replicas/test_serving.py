@@ -41,8 +41,10 @@ def single(options: tuple[str, ...]) -> Iterator[LiveServer]:
 def double(options: tuple[str, ...]) -> Iterator[LiveServer]:
     with serve(*options, *TWO, "--log-format", "json", "--max-num-seqs", "1") as server:
         yield server
+        started = psutil.Process(server.process.pid).children(recursive=True)
+        assert len(started) > len(replicas(server)) == 2
     assert server.process.returncode == 0
-    until(lambda: not alive(server.process.pid))
+    until(lambda: not [process for process in started if process.is_running()])
 
 
 def body(text: str, **fields: object) -> Json:
@@ -54,11 +56,6 @@ def ask(server: LiveServer, text: str, **fields: object) -> Json:
     said = httpx.post(f"{server.url}{CHAT}", json=body(text, **fields), timeout=PATIENCE)
     assert said.status_code == 200, said.text
     return said.json()
-
-
-def alive(pid: int) -> list[psutil.Process]:
-    """Processes of a session of Ray that a server's process has started."""
-    return [p for p in psutil.process_iter(["cmdline"]) if f"_{pid}/" in str(p.info["cmdline"])]
 
 
 def replicas(server: LiveServer) -> list[psutil.Process]:
