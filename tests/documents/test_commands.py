@@ -64,7 +64,8 @@ FORMS = {
         "perplexity",
     ),
     "backends": Form(
-        "python -m bench.backends --model tiny --streams 1 --new-tokens 2 --rounds 1",
+        "python -m bench.backends --model tiny --streams 1 --new-tokens 2 --rounds 1 "
+        "--dtype float32",
         '"transformers. code to native": {"1 stream": .*"failures": {}|'
         '"failures": {}.*"transformers. code to native"',
     ),
@@ -120,6 +121,7 @@ SERVED = "the server that `plain_server` starts"
 OPTIONS = "the server that `test_a_server_with_every_documented_option` starts"
 RANKS = "tests/parallel/test_serving.py"
 REPLICAS = "tests/replicas/test_serving.py"
+REPLICAS_BENCH = "tests/bench/test_replicas.py"
 KEYS = "tests/cli/test_serve.py"
 TARGET = "`make -n`, which needs no network: the programs behind it run in this file or elsewhere"
 EXTRA = "an extra of pyproject.toml; nothing is installed by a test"
@@ -171,6 +173,9 @@ SHOWN = {
     "glidecape data": "data",
     "python -m bench.perplexity TEXT --prompts FILE.jsonl … --peers-python PATH": "perplexity",
     "python -m bench.backends": "backends",
+    "python -m bench.backends --rounds 2 --new-tokens 48": "backends",
+    "python -m bench.backends --dtype bfloat16 --rounds 2 --new-tokens 48": "backends",
+    "python -m bench.replicas": REPLICAS_BENCH,
     "python -m bench.exactness FILE.jsonl … --limit 60 --policy off --policy auto": "exactness",
     "python -m bench.gpu --minutes 8 --json found.json": "gpu",
     "python -m bench.scaling": "scaling",
