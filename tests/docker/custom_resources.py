@@ -38,6 +38,9 @@ def _resource(version: str, spec: Schema) -> Schema:
 
 
 _SELECTOR = _fields("matchLabels", matchLabels=_LABELS)
+_RAY_PARAMS: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
+_POD: Schema = {"type": "object", "required": ["spec"]}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
 
 SCHEMAS = {
     "ServiceMonitor": _resource(
@@ -52,6 +55,31 @@ SCHEMAS = {
                     path={"type": "string", "pattern": "^/"},
                     interval={"type": "string", "pattern": r"^\d+s$"},
                 )
+            ),
+        ),
+    ),
+    "RayService": _resource(
+        "ray.io/v1",
+        _fields(
+            "serveConfigV2 rayClusterConfig",
+            serveConfigV2=_TEXT,
+            rayClusterConfig=_fields(
+                "rayVersion headGroupSpec workerGroupSpecs",
+                rayVersion=_TEXT,
+                headGroupSpec=_fields(
+                    "rayStartParams template", rayStartParams=_RAY_PARAMS, template=_POD
+                ),
+                workerGroupSpecs=_list(
+                    _fields(
+                        "groupName replicas minReplicas maxReplicas rayStartParams template",
+                        groupName=_TEXT,
+                        replicas=_COUNT,
+                        minReplicas=_COUNT,
+                        maxReplicas=_COUNT,
+                        rayStartParams=_RAY_PARAMS,
+                        template=_POD,
+                    )
+                ),
             ),
         ),
     ),
