@@ -32,6 +32,9 @@ class RunCall:
     on_routed: Callable[[str], None] | None = None
     """Told which replica has taken it; in the router's thread."""
 
+    is_given_up: bool = False
+    """It was cancelled before a replica had taken it, of which Serve tells nobody."""
+
     def blocks(self) -> list[bytes]:
         """What stands for the full blocks of prompt and answer so far."""
         if not self.block_size:

@@ -80,22 +80,28 @@ class EngineReplica:
     async def run(self, call: RunCall) -> None:
         """Runs a request to its end. Cancelling the call aborts it.
 
-        Outputs and errors go to the front's mailbox.
+        Outputs and errors of the server's own tree go to the front's mailbox; the call raises
+        others, and EngineDeadError where the engine is dead before the request comes.
         """
         self._start()
-        request_id = call.request.request_id
+        # A dead engine had no part in this request: raised here, and not told by the mailbox as
+        # the end of a step is, so that the front sends it to another replica.
+        self._model.engine.check_health()
+        attempt_id = call.request.request_id
         mailbox = self._mailboxes.setdefault(call.front, Mailbox())
         mailbox.num_open += 1
-        self._fronts[request_id] = call.front
+        self._fronts[attempt_id] = call.front
         while len(self._fronts) > _MAX_ENDING:
             self._fronts.popitem(last=False)
         task = asyncio.create_task(self._pump(call, mailbox))
-        self._runs[request_id] = task
+        self._runs[attempt_id] = task
         try:
             await asyncio.wait({task})
+            if not task.cancelled():
+                task.result()
         finally:
             task.cancel()
-            del self._runs[request_id]
+            del self._runs[attempt_id]
             mailbox.num_open -= 1
             asyncio.get_running_loop().call_later(LINGER_SECONDS, self._tidy, call.front)
 

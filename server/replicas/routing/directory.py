@@ -4,7 +4,6 @@ hands it to nobody.
 
 import threading
 import time
-from collections.abc import Callable
 
 
 class Directory:
@@ -14,8 +13,6 @@ class Directory:
         self._lock = threading.Lock()
         self._names: tuple[str, ...] = ()
         self._empty_since: float | None = time.monotonic()
-        self.on_change: Callable[[], None] | None = None
-        """Called in the router's thread."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -34,8 +31,6 @@ class Directory:
                 self._empty_since = None
             elif self._empty_since is None:
                 self._empty_since = time.monotonic()
-        if self.on_change is not None:
-            self.on_change()
 
 
 _directories: dict[str, Directory] = {}

@@ -85,6 +85,8 @@ class PrefixRouter(RequestRouter):
 
     def _forget_cancelled(self) -> None:
         """Serve does not tell of calls that are cancelled before they are sent."""
-        for call_id in [call_id for call_id, call in self._calls.items() if call() is None]:
-            del self._calls[call_id]
-            self._table.closed(call_id)
+        for call_id, found in list(self._calls.items()):
+            call = found()
+            if call is None or call.is_given_up:
+                del self._calls[call_id]
+                self._table.closed(call_id)

@@ -4,6 +4,7 @@ Knows nothing of Ray: `router.py` brings the two together.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -48,6 +49,8 @@ class RoutingTable:
         self._published: dict[str, Published] = {}
         self._open: dict[str, str] = {}
         """Open calls of this front, and the replica of each."""
+        self._num_open = Counter[str]()
+        """How many of them each replica has."""
         self._recent = RecentRequests[str]()
         """Of this front: with several, each evens out its own."""
 
@@ -75,7 +78,7 @@ class RoutingTable:
         others = 0
         if published is not None:
             others = sum(n for key, n in published.num_open.items() if key != front)
-        return others + sum(replica == name for replica in self._open.values())
+        return others + self._num_open[name]
 
     def choose(
         self, names: Sequence[str], blocks: Sequence[bytes], front: str, avoid: Collection[str]
@@ -100,13 +103,21 @@ class RoutingTable:
 
     def opened(self, call_id: str, name: str, blocks: Sequence[bytes]) -> None:
         """Counts a call as open at a replica, from its choice on: of requests that come at once,
-        the second has to know of the first."""
+        the second has to know of the first. A call that is chosen for again, since the replica
+        took no more, counts where it goes now, and once among the recent ones."""
+        if call_id not in self._open:
+            self._recent.add(name, max(len(self._known), 1))
+        self.closed(call_id)
         self._open[call_id] = name
-        self._recent.add(name, max(len(self._known), 1))
+        self._num_open[name] += 1
         self.keeps(name, blocks)
 
     def closed(self, call_id: str) -> None:
-        self._open.pop(call_id, None)
+        name = self._open.pop(call_id, None)
+        if name is not None:
+            self._num_open[name] -= 1
+            if not self._num_open[name]:
+                del self._num_open[name]
 
     def keeps(self, name: str, blocks: Sequence[bytes]) -> None:
         """Notes blocks that a replica has from now on."""

@@ -146,3 +146,21 @@ def test_blocks_of_a_call_are_the_engines_own_and_other_for_other_salts() -> Non
     assert call(None, 1, 2, 3, 4, 5)[:1] == call(None, 1, 2)
     assert not set(call(None, 1, 2, 3, 4)) & set(call("key", 1, 2, 3, 4))
     assert call(None, 1, 2, 3, 4)[1] != call(None, 2, 1, 3, 4)[1]
+
+
+def test_a_call_that_is_chosen_for_again_counts_where_it_goes_now_and_once() -> None:
+    once, again = make_table(), make_table()
+    once.opened("1", "a", [])
+    for _ in range(3):
+        again.opened("1", "a", [])
+    again.opened("2", "b", [])
+    once.opened("2", "b", [])
+    for table in (once, again):
+        table.opened("3", "b", [])
+        table.opened("3", "a", [])
+        assert [table.load(name, FRONT) for name in "ab"] == [2, 1]
+        for call_id in "123":
+            table.closed(call_id)
+        assert [table.load(name, FRONT) for name in "ab"] == [0, 0]
+    picked = [table.choose(["a", "b"], [], FRONT, ()) for table in (once, again)]
+    assert picked == ["a", "a"]  # b has the latest recent ones in both

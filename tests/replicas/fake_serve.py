@@ -1,0 +1,114 @@
+"""Ray Serve's handle of a deployment, without Ray: a test says what replicas answer."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any
+
+from server.engine.outputs import FinishedRequest, RequestOutput
+from server.engine.types import FinishReason, RequestId
+from server.errors import GlidecapeError
+from server.replicas.calls import AddressedCall, Batch, Finish, PackedError, RunCall
+
+
+class Response:
+    """Of a call; ends as the test says."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        self.future.cancel()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self.future.__await__()
+
+
+class Stream(Response):
+    """A replica's outputs; broken by an exception."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._items = asyncio.Queue[Batch | BaseException]()
+
+    def send(self, item: Batch | BaseException) -> None:
+        self._items.put_nowait(item)
+
+    def cancel(self) -> None:
+        super().cancel()
+        self.send(asyncio.CancelledError())
+
+    async def __aiter__(self) -> AsyncGenerator[Batch, None]:
+        while True:
+            item = await self._items.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+
+class Method:
+    def __init__(self, remote: Callable[..., Response]) -> None:
+        self.remote = remote
+
+
+class FakeServe:
+    """Takes the n-th request to the n-th of the names, over and over.
+
+    Args:
+        names: Of the replicas; with none, requests wait for one.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self.runs = list[tuple[RunCall, Response]]()
+        self.streams: dict[str, Stream] = {}
+        self.finished = list[tuple[str, Finish]]()
+        self.on_run: Callable[[RunCall, Response], None] = lambda call, response: None
+        """Told of each request; may end its call, or raise."""
+        self.on_addressed: Callable[[AddressedCall, Response], None] = lambda call, response: None
+        """Told of each other call but streams."""
+        self.run = Method(self._run)
+        self.outputs = Method(self._stream)
+        self.finish = Method(self._finish)
+        self.metrics_text = Method(self._metrics_text)
+
+    def options(self, stream: bool) -> "FakeServe":
+        return self
+
+    def _run(self, call: RunCall) -> Response:
+        response = Response()
+        self.runs.append((call, response))
+        if call.on_routed is not None and self.names:
+            call.on_routed(self.names[(len(self.runs) - 1) % len(self.names)])
+        self.on_run(call, response)
+        return response
+
+    def _stream(self, call: AddressedCall) -> Response:
+        self.streams[call.replica] = Stream()
+        return self.streams[call.replica]
+
+    def _finish(self, call: AddressedCall, what: Finish) -> Response:
+        self.finished.append((call.replica, what))
+        return self._addressed(call)
+
+    def _metrics_text(self, call: AddressedCall) -> Response:
+        return self._addressed(call)
+
+    def _addressed(self, call: AddressedCall) -> Response:
+        response = Response()
+        self.on_addressed(call, response)
+        return response
+
+
+def output(call: RunCall, token_id: int, reason: FinishReason | None = None) -> RequestOutput:
+    """What an engine says of a request that has come to it."""
+    return RequestOutput(call.request.request_id, (token_id,), None, reason, None, 1, 1, 0)
+
+
+def error(call: RunCall, what: GlidecapeError) -> tuple[RequestId, PackedError]:
+    return call.request.request_id, PackedError.of(what)
+
+
+def ended(call: RunCall, reason: FinishReason) -> FinishedRequest:
+    return FinishedRequest(call.request, reason, 1, 1, 0.0, 0.0, 0.0, 0.0)

@@ -1,0 +1,236 @@
+"""What becomes of requests whose replicas fail, against a double of Ray Serve."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any, cast
+
+import pytest
+
+from server.engine.outputs import FinishedRequest, RequestOutput
+from server.engine.types import Request, RequestId, SamplingParams
+from server.errors import EngineDeadError
+from server.replicas import deliveries
+from server.replicas.calls import AddressedCall, Batch, RunCall
+from server.replicas.engine import ReplicatedEngine
+from server.replicas.routing.directory import Directory
+from tests.replicas.fake_serve import FakeServe, Response, ended, error, output
+
+ID = RequestId("r")
+REQUEST = Request(ID, (1, 2, 3), SamplingParams(4))
+
+
+class Scene:
+    """An engine over two replicas, in the running event loop."""
+
+    def __init__(self) -> None:
+        self.serve = FakeServe("a", "b")
+        self.directory = Directory()
+        self.directory.set_names(("a", "b"))
+        self.told = list[FinishedRequest]()
+        deployment = cast("Any", self.serve)
+        self.engine = ReplicatedEngine(
+            deployment, self.directory, 64, 16, 60.0, lambda ended: self.told.extend(ended)
+        )
+        self.engine.start()
+
+    async def ask(self) -> list[RequestOutput]:
+        async with aclosing(self.engine.generate(REQUEST)) as outputs:
+            return [each async for each in outputs]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                await asyncio.sleep(0)
+
+    async def attempt(self, number: int, replica: str) -> tuple[RunCall, Response]:
+        """The attempt of that number, once its replica is listened to."""
+        await self.until(lambda: len(self.serve.runs) >= number and replica in self.serve.streams)
+        return self.serve.runs[number - 1]
+
+
+@pytest.fixture
+async def scene() -> Scene:
+    return Scene()
+
+
+async def test_what_comes_late_of_a_lost_replica_reaches_nobody(scene: Scene) -> None:
+    asked = asyncio.create_task(scene.ask())
+    first, lost = await scene.attempt(1, "a")
+    lost.future.set_exception(RuntimeError("killed"))
+    second, _ = await scene.attempt(2, "b")
+    of_a = (output(first, 10), output(first, 11, "length"))
+    crashed = (error(first, EngineDeadError("late")),)
+    scene.serve.streams["a"].send(Batch(of_a, crashed, (ended(first, "abort"),)))
+    scene.serve.streams["b"].send(Batch((output(second, 10),)))
+    last = output(second, 12, "length")
+    scene.serve.streams["b"].send(Batch((last,), (), (ended(second, "length"),)))
+    outputs = await asked
+    assert [each.token_ids for each in outputs] == [(10,), (12,)]
+    assert {each.request_id for each in outputs} == {ID}
+    assert [(each.request, each.reason) for each in scene.told] == [(REQUEST, "length")]
+
+
+async def test_siblings_of_a_prompt_know_each_other_in_the_replica(scene: Scene) -> None:
+    follower = Request(RequestId("s"), (1, 2), SamplingParams(1), shares_prompt_with=ID)
+    both = [REQUEST, follower]
+    asked = [asyncio.ensure_future(anext(scene.engine.generate(each))) for each in both]
+    await scene.until(lambda: len(scene.serve.runs) == 2)
+    leader, sent = (call.request for call, _ in scene.serve.runs)
+    assert sent.shares_prompt_with == leader.request_id
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        RuntimeError("Ray's own"),
+        asyncio.CancelledError(),
+        KeyError("a fault"),
+        EngineDeadError("dead before the request came"),
+    ],
+    ids=lambda reason: type(reason).__name__,
+)
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_call_that_fails_is_made_to_another_replica_up_to_twice(
+    scene: Scene, reason: BaseException, at_once: bool
+) -> None:
+    def fail(call: RunCall, response: Response) -> None:
+        if at_once:
+            raise reason
+        response.future.set_exception(reason)
+
+    scene.serve.on_run = fail
+    with pytest.raises(EngineDeadError, match="replica is gone"):
+        await scene.ask()
+    assert len(scene.serve.runs) == 3
+    assert scene.serve.runs[0][0].avoid == frozenset()
+    assert [each.reason for each in scene.told] == ["error"]
+    assert scene.engine.num_given_up == 1
+
+
+async def test_no_other_replica_gets_a_request_that_was_in_a_crashed_step(scene: Scene) -> None:
+    asked = asyncio.create_task(scene.ask())
+    call, _ = await scene.attempt(1, "a")
+    scene.serve.streams["a"].send(Batch((), (error(call, EngineDeadError("a step crashed")),)))
+    with pytest.raises(EngineDeadError, match="a step crashed"):
+        await asked
+    assert len(scene.serve.runs) == 1
+    assert [each.request for each in scene.told] == [REQUEST]
+
+
+async def test_a_stream_that_breaks_ends_begun_answers(scene: Scene) -> None:
+    asked = asyncio.create_task(scene.ask())
+    call, response = await scene.attempt(1, "a")
+    scene.serve.streams["a"].send(Batch((output(call, 10),)))
+    scene.serve.streams["a"].send(asyncio.CancelledError())
+    with pytest.raises(EngineDeadError, match="replica is gone"):
+        await asked
+    assert response.is_cancelled
+    assert len(scene.serve.runs) == 1
+
+
+def unknown(call: AddressedCall, response: Response) -> None:
+    if call.on_unknown is not None:
+        call.on_unknown()
+
+
+def broken(call: AddressedCall, response: Response) -> None:
+    response.future.set_exception(RuntimeError("lost"))
+
+
+def cancelled(call: AddressedCall, response: Response) -> None:
+    response.future.cancel()
+
+
+def gone(call: AddressedCall, response: Response) -> None:
+    raise RuntimeError("no such deployment")
+
+
+async def begun(scene: Scene) -> tuple[AsyncGenerator[RequestOutput, None], RunCall, Response]:
+    outputs = scene.engine.generate(REQUEST)
+    first = asyncio.ensure_future(anext(outputs))
+    call, response = await scene.attempt(1, "a")
+    scene.serve.streams["a"].send(Batch((output(call, 10),)))
+    await first
+    return outputs, call, response
+
+
+@pytest.mark.parametrize("answer", [unknown, broken, cancelled, gone])
+async def test_a_replica_that_can_not_be_told_to_finish_has_its_call_cancelled(
+    scene: Scene, answer: Callable[[AddressedCall, Response], None]
+) -> None:
+    scene.serve.on_addressed = answer
+    outputs, call, response = await begun(scene)
+    scene.engine.finish(ID, "stop")
+    await outputs.aclose()
+    await scene.until(lambda: response.is_cancelled)
+    assert [name for name, _ in scene.serve.finished] == ["a"]
+    scene.serve.streams["a"].send(Batch((), (), (ended(call, "abort"),)))
+    await scene.until(lambda: scene.told)
+    assert scene.told[0].reason == "stop"
+
+
+async def test_a_drained_replica_is_not_told_to_finish(scene: Scene) -> None:
+    """The router does not know it any more, and what waits there holds up all requests."""
+    outputs, _, response = await begun(scene)
+    scene.directory.set_names(("b",))
+    scene.engine.finish(ID, "stop")
+    await scene.until(lambda: response.is_cancelled)
+    await outputs.aclose()
+    assert scene.serve.finished == []
+
+
+async def test_a_replica_that_was_told_to_finish_is_not_cancelled(scene: Scene) -> None:
+    scene.serve.on_addressed = lambda call, response: response.future.set_result(None)
+    outputs, call, response = await begun(scene)
+    scene.engine.finish(ID, "stop")
+    await outputs.aclose()
+    await scene.until(lambda: scene.serve.finished)
+    assert scene.serve.finished[0][1].request_id == call.request.request_id
+    response.future.set_result(None)
+    await asyncio.sleep(0)
+    assert not response.is_cancelled
+
+
+@pytest.mark.parametrize("answer", [unknown, broken, cancelled, gone])
+async def test_metrics_of_a_replica_that_fails_are_left_out(
+    scene: Scene, answer: Callable[[AddressedCall, Response], None]
+) -> None:
+    def on_addressed(call: AddressedCall, response: Response) -> None:
+        if call.replica == "a":
+            answer(call, response)
+        else:
+            response.future.set_result("text")
+
+    scene.serve.on_addressed = on_addressed
+    assert await scene.engine.metrics_texts(60.0) == {"a": None, "b": "text"}
+
+
+async def test_requests_that_no_engine_has_begun_are_forgotten(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the replica is busy with others, and its stream goes on."""
+    monkeypatch.setattr(deliveries, "_ENDING_SECONDS", 0.0)
+    asked = asyncio.create_task(scene.ask())
+    call, response = await scene.attempt(1, "a")
+    asked.cancel()
+    await scene.until(lambda: response.is_cancelled)
+    await asyncio.sleep(0.05)
+    scene.serve.streams["a"].send(Batch((), (), (ended(call, "abort"),)))
+    await asyncio.sleep(0.05)
+    assert scene.told == []
+
+
+async def test_a_call_that_is_cancelled_before_it_is_sent_says_so(scene: Scene) -> None:
+    """For the router, which counts it as open."""
+    scene.serve.names = ()
+    asked = asyncio.create_task(scene.ask())
+    await scene.until(lambda: scene.serve.runs)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    ((call, response),) = scene.serve.runs
+    await scene.until(lambda: response.is_cancelled)
+    assert call.is_given_up
