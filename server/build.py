@@ -19,6 +19,7 @@ from server.api.responses.store import ResponseStore, StoreLimits
 from server.config import PolicyName, ServerSettings
 from server.engine.grammar.compile.service import GrammarCompiler
 from server.engine.outputs import FinishedRequest, StepStats
+from server.errors import ConfigError
 from server.loading.facts import ModelFacts
 from server.loading.model import LoadedModel, build_model
 from server.observe.front_metrics import FrontMetrics
@@ -57,8 +58,6 @@ class Served(NamedTuple):
     """The model's own name."""
     policy: PolicyName
     """Of speculation, for requests that name none."""
-    kill_helpers: Callable[[], None] = lambda: None
-    """Ends processes that outlive this one for a while; to be called at its very end."""
 
 
 def build(settings: ServerSettings, report: Report) -> Served:
@@ -69,6 +68,9 @@ def build(settings: ServerSettings, report: Report) -> Served:
     """
     if settings.is_replicated:
         return build_replicated(settings, report)
+    if settings.num_gpus_per_replica is not None:
+        reason = "counts only with replicas; one engine takes tensor_parallel_size"
+        raise ConfigError("num_gpus_per_replica", settings.num_gpus_per_replica, reason)
     app, model = build_app(settings, report)
     return Served(app, model.engine, model.name, model.speculation.policy)
 
@@ -122,8 +124,7 @@ def build_replicated(settings: ServerSettings, report: Report) -> Served:
     replicas = start_replicas(settings, served_name(settings), tell, report)
     app = replicated_app(settings, door, observers, replicas)
     facts = replicas.facts
-    policy = facts.speculation.policy
-    return Served(app, replicas.engine, facts.name, policy, replicas.kill_helpers)
+    return Served(app, replicas.engine, facts.name, facts.speculation.policy)
 
 
 def replicated_app(

@@ -3,8 +3,7 @@
     front    the API, behind Serve's own proxies; one, since it keeps the stored responses
     engine   the replicas, as with `glidecape serve --replicas`
 
-Serve's proxies take the connections: what the settings say of address, TLS and connections does not
-count.
+Serve's proxies take the connections: settings of address, TLS and connections are refused.
 """
 
 import asyncio
@@ -19,16 +18,31 @@ from ray.serve.handle import DeploymentHandle
 from server.api.door.front_door import front_door
 from server.build import replicated_app, served_name, tell_ended
 from server.config import ServerSettings, load_settings
+from server.errors import ConfigError
 from server.loading.machine import pick_dtype
 from server.loading.text import load_text
+from server.observe.logs import configure_logging
 from server.observe.observers import Observers
 from server.replicas.cluster import available_in_cluster
-from server.replicas.deployment import Deployed, Resources, application, replica_settings
+from server.replicas.deployment import Resources, application, replica_settings
 from server.replicas.sizes import share_out
 from server.replicas.start import connect
 
 _REPLACEMENT_SECONDS = 600.0
 """How long there may be no replica; nobody here knows how long the first ones took."""
+_OTHER_REQUESTS = 1024
+"""That the front takes beside those that generate or wait to: most are answered at once."""
+_BY_PROXIES = "Serve's proxies take the connections, and have http_options of their own"
+REFUSED = {
+    **dict.fromkeys(("host", "port", "ssl_certfile", "ssl_keyfile"), _BY_PROXIES),
+    **dict.fromkeys(("max_connections", "max_connections_per_client"), _BY_PROXIES),
+    **dict.fromkeys(("max_head_size", "head_seconds", "body_seconds"), _BY_PROXIES),
+    **dict.fromkeys(("keep_alive_seconds", "send_seconds"), _BY_PROXIES),
+    "exit_on_engine_death": "Serve replaces what has died",
+    "api_key": "Serve keeps and shows what args say; api_key_file or GLIDECAPE_API_KEY do not",
+}
+"""Settings that `args` can't have, and why. In the environment, which others may share, they do not
+count."""
 
 
 class Front:
@@ -44,6 +58,7 @@ class Front:
         self._settings = load_settings(ServerSettings, **args)
         self._device = device
         self._engine = engine
+        configure_logging(self._settings.log_level, self._settings.log_format)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve asks for the app here, since it needs what the replicas say of themselves."""
@@ -55,10 +70,12 @@ class Front:
         observers = Observers(settings, name, counts_steps=False)
         replicas = connect(
             settings,
-            Deployed(self._engine, facts, _REPLACEMENT_SECONDS),
-            serve.get_replica_context().app_name,
-            text,
-            partial(tell_ended, observers),
+            self._engine,
+            facts,
+            app=serve.get_replica_context().app_name,
+            text=text,
+            replacement_seconds=_REPLACEMENT_SECONDS,
+            tell_ended=partial(tell_ended, observers),
             close=_leave,
         )
         return replicated_app(settings, front_door(settings), observers, replicas)
@@ -71,10 +88,13 @@ def build(args: dict[str, Any]) -> serve.Application:
         args: Settings, by their names in `server/config.py`.
 
     Raises:
-        ConfigError: a bad setting, or a cluster with too few GPUs.
+        ConfigError: a bad setting, one that counts for nothing here, or a cluster without room.
     """
+    for name, reason in REFUSED.items():
+        if name in args:
+            raise ConfigError(name, "…" if name == "api_key" else args[name], reason)
     settings = load_settings(ServerSettings, **args)
-    share = share_out(settings, available_in_cluster(), settings.replica_range[0])
+    share = share_out(settings, available_in_cluster(), *settings.replica_range)
     replica = replica_settings(
         settings,
         served_name(settings),
@@ -83,12 +103,13 @@ def build(args: dict[str, Any]) -> serve.Application:
         kv_fraction=None,
     )
     engine = application(settings, replica, Resources(share.num_cpus, share.num_gpus))
+    num_generating = settings.max_concurrent_requests + settings.max_queued_requests
     as_ingress: Any = serve.ingress()
     front: Any = serve.deployment(
         name="front",
         num_replicas=1,
         ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=settings.max_connections,
+        max_ongoing_requests=num_generating + _OTHER_REQUESTS,
         graceful_shutdown_timeout_s=settings.drain_seconds,
     )
     return front(as_ingress(Front)).bind(args, share.device, engine)

@@ -14,7 +14,7 @@ from server.api.http.certificates import check_tls
 from server.api.http.connection import http_options
 from server.api.http.descriptors import open_files_limit
 from server.api.http.limits import connection_limits
-from server.api.http.server import HttpServer, end_at_once, leave
+from server.api.http.server import HttpServer, at_any_end, end_at_once, leave
 from server.cli.options import with_settings
 from server.cli.terminal import report, stderr
 from server.config import ServerSettings
@@ -31,9 +31,11 @@ def serve(settings: ServerSettings) -> None:
     check_tls(settings.ssl_certfile, settings.ssl_keyfile)
     listener = bind(settings.host, settings.port)
     if settings.is_replicated:
-        from server.replicas.cluster import check_ray
+        from server.replicas.cluster import check_ray, is_elsewhere, kill_children
 
         check_ray()
+        if not is_elsewhere():
+            at_any_end(kill_children)
     configure_logging(settings.log_level, settings.log_format)
     signal.signal(signal.SIGTERM, end_at_once)  # until there is something to end in order
     # Loading takes seconds: imports that need torch wait until the port is known to be ours.
@@ -59,7 +61,6 @@ def run(served: "Served", settings: ServerSettings, listener: socket.socket) -> 
     announce(settings, listener, (settings.served_model_name or (served.name,))[0])
     server.run(sockets=[listener])
     if served.engine.is_running:
-        served.kill_helpers()
         leave(server.exit_code)
     raise typer.Exit(server.exit_code)
 

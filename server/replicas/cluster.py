@@ -5,6 +5,7 @@ with this process.
 import importlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -33,13 +34,31 @@ _ENVIRONMENT = {
 }
 
 
+class Machine(NamedTuple):
+    """What a machine has for replicas."""
+
+    num_cpus: int
+    num_gpus: int
+
+
 class Available(NamedTuple):
     """What there is for all replicas together."""
 
     where: str
     """For people."""
-    num_cpus: int
-    num_gpus: int
+    machines: tuple[Machine, ...]
+
+    @property
+    def num_gpus(self) -> int:
+        return sum(machine.num_gpus for machine in self.machines)
+
+    def num_places(self, num_cpus: int, num_gpus: int) -> int:
+        """How many replicas of that size there is room for: a replica lies on one machine."""
+        found = 0
+        for machine in self.machines:
+            by_cpus = machine.num_cpus // num_cpus
+            found += min(by_cpus, machine.num_gpus // num_gpus) if num_gpus else by_cpus
+        return found
 
 
 def check_ray() -> None:
@@ -68,11 +87,12 @@ def check_address() -> None:
 
 
 def available_in_cluster() -> Available:
-    """What all machines of the cluster that was joined have together."""
+    """What the machines of the cluster that was joined have, whoever uses it at the moment."""
     import ray
 
-    found = ray.cluster_resources()
-    return Available("the cluster", int(found.get("CPU", 0)), int(found.get("GPU", 0)))
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    machines = (Machine(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in found)
+    return Available("the cluster", tuple(machines))
 
 
 def kill_children() -> None:
@@ -126,6 +146,9 @@ class Cluster:
             "logging_level": logging.ERROR,
         }
         if self.is_local:
+            # Ray asks every process for a token. It would write one of its own into the home
+            # folder, which may be read-only; the processes that it starts inherit this one.
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
             options |= {
                 "num_cpus": num_cpus,
                 "include_dashboard": False,

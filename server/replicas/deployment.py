@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 from server.config import ServerSettings, as_given
 from server.errors import StartupError
 from server.loading.facts import ModelFacts
+from server.replicas.placement import wait_until_running
 from server.replicas.replica import LINGER_SECONDS, EngineReplica, ReplicaSettings
 from server.replicas.routing.choice import IMBALANCE
 from server.report import Report
@@ -25,6 +26,8 @@ _STATS_SECONDS = 2.0
 _STALE_SECONDS = 3 * _STATS_SECONDS
 _HEALTH_SECONDS = 2.0
 _HEALTH_TIMEOUT = 30.0
+_PLACE_SECONDS = 300.0
+"""How long a replica may wait for a place; a machine that is added to a cluster takes minutes."""
 _MAX_FRONTS = 64
 """Each has a call open at every replica: its stream of outputs."""
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
@@ -107,6 +110,20 @@ def replica_settings(
     return ReplicaSettings(model, served_name, settings.step_timeout)
 
 
+def check_name_is_free() -> None:
+    """Refuses to start where the cluster has such replicas already: Serve would take them for these
+    ones, change them, and remove them at the end.
+
+    Raises:
+        StartupError: it has.
+    """
+    if APP in serve.status().applications:
+        raise StartupError(
+            f"the cluster runs an application {APP!r} already, another server's or what a killed"
+            " one has left; `serve shutdown` removes it, with all else that Serve runs there"
+        )
+
+
 def deploy(app: serve.Application, report: Report) -> Deployed:
     """Starts the replicas, and returns when they serve.
 
@@ -116,8 +133,10 @@ def deploy(app: serve.Application, report: Report) -> Deployed:
     started = time.monotonic()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
+    target = serve.RunTarget(app, name=APP, route_prefix=None, logging_config=_QUIET)
     try:
-        handle = serve.run(app, name=APP, route_prefix=None, logging_config=_QUIET)
+        (handle,) = serve.run_many([target], wait_for_applications_running=False)
+        wait_until_running(lambda: serve.status().applications.get(APP), _PLACE_SECONDS)
         facts = handle.options(method_name="facts").remote().result(timeout_s=_HEALTH_TIMEOUT)
     except (RuntimeError, TimeoutError, RayError, RayServeException) as error:
         raise StartupError(f"the replicas don't start: {_reason(error)}") from None

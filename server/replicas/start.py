@@ -1,10 +1,12 @@
 """From settings to an engine over replicas that serve."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
+from ray.serve.handle import DeploymentHandle
 
 from server.config import ServerSettings
 from server.engine.grammar.compile.service import GrammarCompiler
@@ -17,13 +19,13 @@ from server.replicas.cluster import (
     Cluster,
     available_in_cluster,
     is_elsewhere,
-    kill_children,
 )
 from server.replicas.deployment import (
     APP,
     Deployed,
     Resources,
     application,
+    check_name_is_free,
     deploy,
     replica_settings,
     undeploy,
@@ -49,8 +51,6 @@ class Replicas:
     """For what is refused before a replica is asked."""
     close: Callable[[], None]
     """Ends the replicas; takes seconds."""
-    kill_helpers: Callable[[], None] = lambda: None
-    """Ends what a Ray of our own has started; this process has to end at once then."""
 
 
 def start_replicas(
@@ -71,50 +71,67 @@ def start_replicas(
     fewest, most = settings.replica_range
     here = None if is_elsewhere() else this_machine(settings)
     if here is not None:
-        share_out(settings, here, most)
+        share_out(settings, here, most, most)
     device = torch.device("cuda" if here is None or here.num_gpus else "cpu")
     text = load_text(settings, pick_dtype(settings.dtype, device), report)
     if here is not None and not here.num_gpus:
         check_memory(settings, text.files.folder, most)
     shown = str(most) if fewest == most else f"{fewest} to {most}"
     report(f"starting {shown} replicas on Ray …")
-    num_cpus = 1 if here is None else max(here.num_cpus, most * (settings.threads or 1))
+    num_cpus = 1 if here is None else max(here.machines[0].num_cpus, most * (settings.threads or 1))
     cluster = Cluster(num_cpus)
+    if not cluster.is_local:
+        check_name_is_free()
     close = partial(_close, cluster)
     try:
         deployed = _deploy(settings, served_name, here, report)
     except BaseException:
         close()
         raise
-    found = connect(settings, deployed, APP, text, tell_ended, close)
-    return replace(found, kill_helpers=kill_children) if cluster.is_local else found
+    seconds = max(_MIN_REPLACEMENT_SECONDS, _REPLACEMENTS * deployed.start_seconds)
+    return connect(
+        settings,
+        deployed.handle,
+        deployed.facts,
+        app=APP,
+        text=text,
+        replacement_seconds=seconds,
+        tell_ended=tell_ended,
+        close=close,
+    )
 
 
 def connect(
     settings: ServerSettings,
-    deployed: Deployed,
+    handle: DeploymentHandle[Any],
+    facts: ModelFacts,
+    *,
     app: str,
     text: ModelText,
+    replacement_seconds: float,
     tell_ended: Callable[[tuple[FinishedRequest, ...]], None],
     close: Callable[[], None],
 ) -> Replicas:
     """An engine over replicas that serve.
 
     Args:
+        handle: Serve's, of the replicas.
+        facts: Of their model.
         app: The name that Serve has for them.
         text: Of their model.
+        replacement_seconds: See `ReplicatedEngine`.
         tell_ended: See `ReplicatedEngine`.
         close: Ends the replicas.
     """
     engine = ReplicatedEngine(
-        deployed.handle,
+        handle,
         directory(app),
-        deployed.facts.max_model_len,
+        facts.max_model_len,
         0 if settings.prefix_caching == "off" else settings.block_size,
-        max(_MIN_REPLACEMENT_SECONDS, _REPLACEMENTS * deployed.start_seconds),
+        replacement_seconds,
         tell_ended,
     )
-    return Replicas(engine, deployed.facts, text, GrammarCompiler(text.vocabulary()), close)
+    return Replicas(engine, facts, text, GrammarCompiler(text.vocabulary()), close)
 
 
 def _deploy(
@@ -124,10 +141,10 @@ def _deploy(
     report: Report,
 ) -> Deployed:
     fewest, most = settings.replica_range
-    # A cluster may grow; this machine does not.
-    share = share_out(
-        settings, here or available_in_cluster(), most if here is not None else fewest
-    )
+    if here is None:  # a cluster may grow; this machine does not
+        share = share_out(settings, available_in_cluster(), fewest, most)
+    else:
+        share = share_out(settings, here, most, most)
     fraction = None
     if here is not None and share.device == "cpu":
         fraction = settings.kv_memory_fraction / most

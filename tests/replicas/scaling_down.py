@@ -35,7 +35,7 @@ async def answer(engine: ReplicatedEngine, letter: int, max_tokens: int) -> list
 def scale_down(settings: ServerSettings) -> None:
     """Deploys the same replicas again, but one."""
     one = settings.model_copy(update={"replicas": 1})
-    threads = max(1, this_machine(settings).num_cpus // 2)
+    threads = max(1, this_machine(settings).machines[0].num_cpus // 2)
     replica = replica_settings(
         settings,
         "tiny",

@@ -5,12 +5,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from server.config import ServerSettings, load_settings
 from server.errors import ConfigError, StartupError
-from server.replicas.cluster import Available, check_address
+from server.replicas.cluster import Available, Machine, check_address, check_ray
 from server.replicas.sizes import Share, share_out
 from tests.live import run_glidecape
 from tests.weights.train.checkpoints import write_checkpoint
@@ -89,6 +90,24 @@ def test_a_port_in_use_is_found_before_ray_is(model: str) -> None:
     assert said.startswith(f"port={port}: can't listen on")
 
 
+def test_a_cluster_that_has_such_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    check_ray()
+    from server.replicas import deployment
+
+    status = SimpleNamespace(applications={"another": None})
+    monkeypatch.setattr(deployment.serve, "status", lambda: status)
+    deployment.check_name_is_free()
+    status.applications["glidecape"] = None
+    with pytest.raises(StartupError, match="runs an application 'glidecape' already"):
+        deployment.check_name_is_free()
+
+
+def test_gpus_of_a_replica_where_there_is_none(model: str) -> None:
+    said = refused("--model", model, "--num-gpus-per-replica", "1")
+    assert said.startswith("num_gpus_per_replica=1: counts only with replicas")
+
+
 def run_without_ray(*arguments: str, then: str = "") -> subprocess.CompletedProcess[str]:
     """The command where Ray can't be imported."""
     code = f"import sys\nsys.modules['ray'] = None\nimport server.cli\n{then}\nserver.cli.main()"
@@ -117,27 +136,41 @@ def test_one_engine_does_without_ray(model: str, tmp_path: Path) -> None:
     assert "Serving model on" in done.stderr
 
 
-CPUS, GPUS = Available("here", 8, 0), Available("here", 8, 4)
+CPUS, GPUS = Available("here", (Machine(8, 0),)), Available("here", (Machine(8, 4),))
+SEVERAL = Available("here", (Machine(48, 0), Machine(8, 0), Machine(0, 0)))
+PAIR = Available("here", (Machine(8, 3), Machine(8, 1)))
+HERE = Available("this machine", (Machine(8, 0),))
 
 
 @pytest.mark.parametrize(
     ("given", "available", "num_replicas", "expected"),
     [
-        ({}, CPUS, 2, Share("cpu", 4, 0)),
-        ({}, CPUS, 3, Share("cpu", 2, 0)),
-        ({}, CPUS, 20, Share("cpu", 1, 0)),
-        ({"threads": 3}, CPUS, 2, Share("cpu", 3, 0)),
-        ({"device": "cpu"}, GPUS, 2, Share("cpu", 4, 0)),
-        ({}, GPUS, 4, Share("cuda", 1, 1)),
-        ({"tensor_parallel_size": 2}, GPUS, 2, Share("cuda", 1, 2)),
-        ({"num_gpus_per_replica": 2}, GPUS, 1, Share("cuda", 1, 2)),
+        ({}, CPUS, (2, 2), Share("cpu", 4, 0)),
+        ({}, CPUS, (3, 3), Share("cpu", 2, 0)),
+        ({}, CPUS, (1, 4), Share("cpu", 2, 0)),
+        ({}, CPUS, (8, 20), Share("cpu", 1, 0)),
+        ({}, HERE, (20, 20), Share("cpu", 1, 0)),
+        ({}, SEVERAL, (1, 1), Share("cpu", 48, 0)),
+        ({}, SEVERAL, (2, 2), Share("cpu", 24, 0)),
+        ({}, SEVERAL, (1, 6), Share("cpu", 8, 0)),
+        ({}, SEVERAL, (1, 7), Share("cpu", 8, 0)),
+        ({}, SEVERAL, (8, 8), Share("cpu", 6, 0)),
+        ({"threads": 3}, CPUS, (2, 2), Share("cpu", 3, 0)),
+        ({"threads": 30}, HERE, (2, 2), Share("cpu", 30, 0)),
+        ({"device": "cpu"}, GPUS, (2, 2), Share("cpu", 4, 0)),
+        ({}, GPUS, (4, 4), Share("cuda", 1, 1)),
+        ({}, GPUS, (2, 9), Share("cuda", 1, 1)),
+        ({}, PAIR, (4, 4), Share("cuda", 1, 1)),
+        ({"tensor_parallel_size": 2}, GPUS, (2, 2), Share("cuda", 1, 2)),
+        ({"tensor_parallel_size": 3}, PAIR, (1, 1), Share("cuda", 1, 3)),
+        ({"num_gpus_per_replica": 2}, GPUS, (1, 1), Share("cuda", 1, 2)),
     ],
 )
 def test_shares(
-    given: dict[str, object], available: Available, num_replicas: int, expected: Share
+    given: dict[str, object], available: Available, num_replicas: tuple[int, int], expected: Share
 ) -> None:
     settings = load_settings(ServerSettings, **given)
-    assert share_out(settings, available, num_replicas) == expected
+    assert share_out(settings, available, *num_replicas) == expected
 
 
 @pytest.mark.parametrize(
@@ -146,6 +179,24 @@ def test_shares(
         ({}, GPUS, 5, "replicas=5: they need 5 GPUs, here has 4"),
         ({"tensor_parallel_size": 2}, GPUS, 3, "replicas=3: they need 6 GPUs, here has 4"),
         ({"device": "cuda"}, CPUS, 2, "replicas=2: they need 2 GPUs, here has 0"),
+        (
+            {"tensor_parallel_size": 2},
+            PAIR,
+            2,
+            "replicas=2: each needs 1 CPUs and 2 GPUs of one machine, for which here has 1 places",
+        ),
+        (
+            {"threads": 9},
+            CPUS,
+            1,
+            "replicas=1: each needs 9 CPUs and 0 GPUs of one machine, for which here has 0 places",
+        ),
+        (
+            {},
+            CPUS,
+            9,
+            "replicas=9: each needs 1 CPUs and 0 GPUs of one machine, for which here has 8 places",
+        ),
         ({"num_gpus_per_replica": 1}, CPUS, 2, "num_gpus_per_replica=1: here has no GPU"),
         (
             {"num_gpus_per_replica": 1, "tensor_parallel_size": 2},
@@ -155,9 +206,9 @@ def test_shares(
         ),
     ],
 )
-def test_too_few_gpus(
+def test_no_room(
     given: dict[str, object], available: Available, num_replicas: int, says: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        share_out(load_settings(ServerSettings, **given), available, num_replicas)
+        share_out(load_settings(ServerSettings, **given), available, num_replicas, num_replicas)
     assert str(caught.value).startswith(says)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -13,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.live import LiveServer, serve
+from tests.live import GLIDECAPE, LiveServer, serve
 from tests.weights.train.checkpoints import write_checkpoint
 
 TWO = "--replicas", "2"
@@ -45,6 +46,22 @@ def double(options: tuple[str, ...]) -> Iterator[LiveServer]:
         assert len(started) > len(replicas(server)) == 2
     assert server.process.returncode == 0
     until(lambda: not [process for process in started if process.is_running()])
+
+
+def test_an_end_while_it_loads_leaves_nothing(options: tuple[str, ...]) -> None:
+    """Of what Ray has started until then."""
+    command = *GLIDECAPE, "serve", "--port", "0", *options, *TWO
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    front = psutil.Process(process.pid)
+
+    def names() -> list[str]:
+        return [child.name() for child in front.children(recursive=True)]
+
+    until(lambda: any(name.startswith("ray::Serve") for name in names()))
+    started = front.children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    until(lambda: not [each for each in started if each.is_running()])
 
 
 def body(text: str, **fields: object) -> Json:

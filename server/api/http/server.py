@@ -42,7 +42,19 @@ _INTERPRETER_SECONDS = 1.0
 """Time for Python to end threads that are not needed any more, such as one that compiles a
 grammar."""
 
+_LAST_CALLS_SECONDS = 1.0
+"""How long before that end the last calls are made."""
+
 _LOOK_SECONDS = 0.05
+
+
+_last_calls = list[Callable[[], None]]()
+
+
+def at_any_end(call: Callable[[], None]) -> None:
+    """Has a call made just before the process ends, also where it ends at once: it ends other
+    processes, say. It may run between any two instructions of the main thread."""
+    _last_calls.append(call)
 
 
 class HttpServer(uvicorn.Server):
@@ -131,6 +143,9 @@ class HttpServer(uvicorn.Server):
         await super().main_loop()
         lifecycle = self._lifecycle
         lifecycle.drain()
+        if _last_calls:  # what ends the process surely makes no calls any more
+            hanging = self._drain_seconds + PARTS_SECONDS - _LAST_CALLS_SECONDS
+            _in_a_thread(hanging, _make_last_calls)
         if lifecycle.is_engine_dead:
             _end_surely(PARTS_SECONDS)
         else:
@@ -175,6 +190,7 @@ class HttpServer(uvicorn.Server):
 def end_at_once(number: int, frame: FrameType | None = None) -> None:
     """Ends the process as a signal does. Not by the signal itself: as the first process of a
     container it would not even notice."""
+    _make_last_calls()
     os._exit(128 + number)
 
 
@@ -185,7 +201,12 @@ def _end_surely(seconds: float) -> None:
 
 def _end_quietly(seconds: float, exit_code: int) -> None:
     """Ends the process after so long if the interpreter has not ended by itself."""
-    timer = threading.Timer(seconds, leave, (exit_code,))
+    _in_a_thread(seconds, leave, exit_code)
+
+
+def _in_a_thread(seconds: float, call: Callable[..., object], *arguments: object) -> None:
+    """Makes a call after so long, if the process is still there."""
+    timer = threading.Timer(seconds, call, arguments)
     timer.daemon = True
     timer.start()
 
@@ -193,4 +214,11 @@ def _end_quietly(seconds: float, exit_code: int) -> None:
 def leave(exit_code: int) -> NoReturn:
     """Ends the process, whatever its threads do."""
     logging.shutdown()
+    _make_last_calls()
     os._exit(exit_code)
+
+
+def _make_last_calls() -> None:
+    for call in _last_calls:
+        with contextlib.suppress(Exception):
+            call()
