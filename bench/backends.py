@@ -25,8 +25,8 @@ from bench.peers.table import as_json, make_table, notes
 from bench.peers.worker import Worker
 from bench.peers.workloads import Workload, make_workloads
 from server.cli.terminal import one_line_errors, report
-from server.config import DEFAULT_MODEL, DType, ModelSettings, load_settings
-from server.errors import StartupError
+from server.config import DEFAULT_MODEL, ModelSettings, load_settings
+from server.errors import ConfigError, StartupError
 
 PEER = PEERS[0]
 PLAIN_BY_OTHER = replace(OURS_PLAIN, name="by transformers' code, plain")
@@ -50,9 +50,10 @@ def main(
     rounds: Annotated[int, typer.Option(help="Rounds; figures are medians.", min=1)] = 3,
 ) -> None:
     """Measure one model by native code, by transformers' code, and by transformers."""
-    precision: DType = "bfloat16" if dtype == "bfloat16" else "float32"
+    if dtype not in ("float32", "bfloat16"):
+        raise ConfigError("dtype", dtype, "is float32 or bfloat16 here")
     settings = load_settings(
-        ModelSettings, model=model, draft=draft, dtype=precision, quantization="none"
+        ModelSettings, model=model, draft=draft, dtype=dtype, quantization="none"
     )
     prompts = encode_prompts(model_folder(settings), [])
     counts = [int(count) for count in streams.split(",")]

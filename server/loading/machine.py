@@ -70,18 +70,20 @@ def describe_kernels(placement: Placement, is_fused: bool) -> str:
     return f"torch kernels: the native ones ({kernels}) do not take this precision"
 
 
-def describe_foreign_kernels(placement: Placement, in_torch: str | None) -> str:
+def describe_foreign_kernels(placement: Placement, in_torch: str | None, all_products: bool) -> str:
     """What computes the layers of a model of other code than ours, for people.
 
     Args:
-        in_torch: what of its attention no kernel knows.
+        in_torch: what of its attention Triton's kernels don't know.
+        all_products: whether native kernels multiply all its weights, where they multiply any.
     """
     kernels, device = cpu_kernels(), placement.device
     rest = f"; attention in torch: {in_torch}" if in_torch else ""
     if device.type != "cpu":
         return f"torch's products and {gpu_kernels()} attention on {device}{rest}"
     if has_native_products(device, placement.dtype):
-        return f"native CPU products and attention: {kernels}"
+        torchs = "" if all_products else "; torch multiplies some weights"
+        return f"native CPU products and attention: {kernels}{torchs}"
     return f"torch kernels{rest}"
 
 

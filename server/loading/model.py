@@ -225,7 +225,8 @@ def _place(
     else:
         if files.hf.note:
             report(files.hf.note)
-        kernels = describe_foreign_kernels(placement, files.hf.scored_in_torch)
+        described = files.hf.scored_in_torch
+        kernels = describe_foreign_kernels(placement, described, model.has_threads)
     report(kernels)
     if model.has_threads:
         # After each parallel operation torch's threads spin for milliseconds, on the cores that the

@@ -129,7 +129,7 @@ class Attention:
         if self.query_norm is not None and self.key_norm is not None:
             query, keys = rotated.split((self.num_heads, self.num_kv_heads), dim=1)
             rotated = torch.cat((self.query_norm(query), self.key_norm(keys)), dim=1)
-        if self.attend is not None:
+        if self.attend is not None and batch.exact_lens is None:  # a host's step
             heads = (self.num_heads, self.num_kv_heads)
             query, keys = rotary(rotated, *cos_sin).split(heads, dim=1)
             query, keys, values = (_by_head(part) for part in (query, keys, values))

@@ -78,6 +78,13 @@ def test_wrong_precision_is_refused() -> None:
         NativeLinear(weight.bfloat16().T, 1)
 
 
+@pytest.mark.parametrize("shape", [(3, 6), (3, 10), (8,), (1, 3, 8)], ids=str)
+def test_rows_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    """Else they would be read beyond their end."""
+    with pytest.raises(ValueError, match=r"8 inputs, not rows of shape \["):
+        NativeLinear(torch.ones(4, 8), 1)(torch.ones(shape))
+
+
 def test_failed_allocation_raises() -> None:
     library = native_library()
     assert library is not None

@@ -91,15 +91,18 @@ class LinearOf : public Linear {
   void run(Linear* const* all, int count, const void* x, int rows, bool rounded, void* const* y) override {
     const auto matrix = [&](int i) { return &static_cast<LinearOf*>(all[i])->matrix_; };
     SharedTeam::with(threads_, [&](Team& team) {
+      // Of all products of this kind: a large step's rows would else be kept as often as there are weights.
+      // Who has the team has them; never destroyed, as the team.
+      static auto& buffer = *new typename Format::Rows;
       const auto* from = static_cast<const Number*>(x);
       const int inputs = matrix_.inputs;
-      rows_.resize(rows, inputs);
-      for (int64_t row = 0; row < rows; ++row) put_row(rows_, row, 0, from + row * inputs, inputs);
+      buffer.resize(rows, inputs);
+      for (int64_t row = 0; row < rows; ++row) put_row(buffer, row, 0, from + row * inputs, inputs);
       team.run([&](int) {
         for (int i = 0; i < count; ++i) {
           const auto* after = i + 1 < count ? matrix(i + 1) : nullptr;
           const int64_t width = matrix(i)->outputs;
-          multiply(team, i, *matrix(i), after, rows_, rows, [&](int row, int first, int outputs, const float* sums) {
+          multiply(team, i, *matrix(i), after, buffer, rows, [&](int row, int first, int outputs, const float* sums) {
             const int64_t at = row * width + first;
             if (rounded) put_rounded(sums, outputs, static_cast<bf16*>(y[i]) + at);
             else std::copy_n(sums, outputs, static_cast<float*>(y[i]) + at);
@@ -120,7 +123,6 @@ class LinearOf : public Linear {
   Arena arena_;
   typename Format::Matrix matrix_;
   const int threads_;
-  typename Format::Rows rows_;
 };
 
 template <class Format>

@@ -145,6 +145,8 @@ class NativeLinear:
 
     Attributes:
         dtype: what rows come in: the weight's, bfloat16 where that is in blocks.
+        num_outputs, num_inputs: the weight's shape.
+        is_in_blocks: whether the weight is in blocks.
     """
 
     def __init__(self, weight: Weight, num_threads: int) -> None:
@@ -179,12 +181,15 @@ class NativeProducts:
     def __init__(self, linears: Sequence[NativeLinear]) -> None:
         self._library = library()
         self._count, self._dtype = len(linears), linears[0].dtype
+        self._num_inputs = linears[0].num_inputs
         self._widths = [linear.num_outputs for linear in linears]
         self._pointers = ctypes.c_void_p * len(linears)
         self._handles = self._pointers(*(linear.handle for linear in linears))
 
     def __call__(self, x: torch.Tensor, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-        """As NativeLinear, a tensor of each weight."""
+        """[rows, inputs] -> for each weight [rows, its outputs], float32 or rounded to bfloat16"""
+        if x.shape != (len(x), self._num_inputs):
+            raise ValueError(f"{self._num_inputs} inputs, not rows of shape {list(x.shape)}")
         x, num_rows = x.contiguous(), len(x)
         found = [torch.empty(num_rows, width, dtype=dtype) for width in self._widths]
         self._library.glidecape_linear_run(
@@ -213,7 +218,7 @@ class NativeNorm:
         self._norm = library().glidecape_rms_norm
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., dim] float32 or bfloat16, as the result."""
+        """[..., dim] in float32 or bfloat16 -> the same shape and precision"""
         x, dim = x.contiguous(), self._dim
         if x.shape[-1] != dim:
             raise ValueError(f"a weight of {dim} for rows of {x.shape[-1]}")

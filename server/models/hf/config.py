@@ -72,7 +72,7 @@ class HFModel:
 
     @property
     def scored_in_torch(self) -> str | None:
-        """Layers whose attention no kernel knows, for people; None where there are none."""
+        """Layers whose attention Triton's kernels don't know, for people; None without any."""
         kinds = {
             "capped scores": [layer.scores.softcap is not None for layer in self.probed.layers],
             "sinks": [layer.has_sinks for layer in self.probed.layers],
@@ -100,7 +100,7 @@ def read_hf_model(
     _refuse_format(raw)
     whole = _read(folder, raw)
     hf = _text_half(whole)
-    if hf is not whole and raw.get("tie_word_embeddings"):
+    if hf is not whole and getattr(whole, "tie_word_embeddings", False):
         # It is the whole model's config that tied them; its half's may say otherwise.
         hf.tie_word_embeddings = True
     half = hf.to_dict()

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ class HFParameters:
         names: Any = model  # transformers' accessors are annotated as tensors
         self.embedding: torch.Tensor = names.get_input_embeddings().weight.detach()
         self.head_weight: torch.Tensor = names.get_output_embeddings().weight.detach()
+        # A checkpoint that has another head keeps it, whatever its config says.
+        is_tied = self.head_weight.data_ptr() == self.embedding.data_ptr()
+        self.config = replace(self.config, tie_word_embeddings=is_tied)
 
     def slots(self) -> Slots:
         """transformers' names of the parameters -> themselves."""
@@ -57,6 +61,7 @@ class HFParameters:
     def freeze(self, quantization: Quantization | None = None) -> LlamaModel:
         """The model, ready to run."""
         names: Any = self._model
+        output = names.get_output_embeddings()  # asked of the whole model: its parts don't know it
         decoder, head = split(self._model)
         fix_frequencies(decoder, self.found.hf, self.config.max_position)
         dtype = self.placement.dtype
@@ -65,7 +70,6 @@ class HFParameters:
             if names._can_set_experts_implementation():
                 decoder.set_experts_implementation("eager")  # the one that multiplies one by one
             multiply_natively(decoder, self.found.probed.multiplied, quantization)
-            output = names.get_output_embeddings()
             multiply_natively(head, {}, quantization, output)
             take_norms(decoder)
         linears = take_linears(decoder) if is_native else {}
@@ -76,11 +80,14 @@ class HFParameters:
             self.config, self.placement, forward, apply_head, is_fused=False, has_threads=is_native
         )
         products = TorchProducts(decoder, head)
-        # float32 has the digits that torch's other order of a row's sums does not reach.
-        with products if is_native and dtype is torch.bfloat16 else nullcontext():
+        with products if is_native else nullcontext():
             _try_out(model)
-        join_linears(linears, lambda: _try_out(model))
-        _refuse_torch(self.config.architecture, list(products.found))
+        if linears:
+            join_linears(linears, lambda: _try_out(model))
+        if dtype is torch.bfloat16:
+            _refuse_torch(self.config.architecture, list(products.found))
+        elif products.found:  # torch needs its threads; float32 has digits enough for any order
+            model.has_threads = False
         return model
 
     def attention_maps(self, token_ids: torch.Tensor) -> Iterator[torch.Tensor]:

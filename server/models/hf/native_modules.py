@@ -45,7 +45,7 @@ class RowLinear:
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
         """[..., inputs] -> [..., outputs]"""
-        x = input  # which torch calls it
+        x = input  # torch names the argument of `forward` so
         ready, self._ready = self._ready, None
         if ready is not None and ready[0] is x:
             return ready[1]
@@ -145,7 +145,7 @@ def take_norms(model: nn.Module) -> int:
         if eps is None:
             continue
         weight = module.get_parameter("weight").detach().float()
-        key = type(module), len(weight), eps
+        key = type(module), len(weight), *_plain_attributes(module)
         if key not in offsets:
             offsets[key] = _offset(module, eps)
         offset = offsets[key]
@@ -153,6 +153,11 @@ def take_norms(model: nn.Module) -> int:
             module.forward = RowNorm(NativeNorm(weight + offset, eps), module.forward)
             taken += 1
     return taken
+
+
+def _plain_attributes(module: nn.Module) -> list[tuple[str, object]]:
+    """What instances of a class may differ in, the epsilon among it."""
+    return sorted((k, v) for k, v in vars(module).items() if isinstance(v, int | float | str))
 
 
 def _epsilon(module: nn.Module) -> float | None:
@@ -171,6 +176,7 @@ def _epsilon(module: nn.Module) -> float | None:
 def _offset(module: nn.Module, eps: float) -> float | None:
     """What the norm adds to its weights, 0 or 1, found out by random weights and rows; None for
     a module that computes something else."""
+    dtype = module.get_parameter("weight").dtype
     twin = copy.deepcopy(module).float()
     weight = twin.get_parameter("weight")
     generator = torch.Generator().manual_seed(len(weight))
@@ -178,10 +184,18 @@ def _offset(module: nn.Module, eps: float) -> float | None:
     rows = torch.randn(len(_SCALES), 2, 3, len(weight), generator=generator)
     rows *= torch.tensor(_SCALES).view(-1, 1, 1, 1)
     rows += rows.abs().mean(dim=-1, keepdim=True)  # LayerNorm would take this off
-    found = torch.cat([twin(row[None]) for row in rows])
+    try:
+        found = torch.stack([twin(row) for row in rows])
+        is_kept = module(rows[0].to(dtype)).dtype is dtype
+    except Exception:  # whatever a model's own code raises for what it is not made for
+        return None
     for offset in (0.0, 1.0):
-        if found.shape == rows.shape and torch.allclose(
-            found, NativeNorm(weight.detach() + offset, eps)(rows), rtol=1e-4, atol=1e-6
+        if (
+            is_kept
+            and found.shape == rows.shape
+            and torch.allclose(
+                found, NativeNorm(weight.detach() + offset, eps)(rows), rtol=1e-4, atol=1e-6
+            )
         ):
             return offset
     return None

@@ -144,8 +144,10 @@ def test_left_over_layers_of_a_text_half_are_named(tmp_path: Path) -> None:
     assert "vision" not in str(caught.value)
 
 
+@pytest.mark.parametrize("is_said", [True, False])
 @torch.no_grad()
-def test_a_head_that_the_whole_models_config_ties(tmp_path: Path) -> None:
+def test_a_head_that_the_whole_models_config_ties(is_said: bool, tmp_path: Path) -> None:
+    """It may leave unsaid what is the default."""
     config = mistral3()
     config.tie_word_embeddings = True
     whole = Mistral3ForConditionalGeneration(config).eval()
@@ -153,6 +155,11 @@ def test_a_head_that_the_whole_models_config_ties(tmp_path: Path) -> None:
         if weight.dim() > 1:
             weight.normal_(0.0, 0.14)
     whole.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    said = json.loads(path.read_text())
+    if not is_said:
+        del said["tie_word_embeddings"]
+    path.write_text(json.dumps(said))
     model, ids = our_model(tmp_path), tokens(12)
     assert model.config.tie_word_embeddings
     assert_same(PagedModel(model).run(ids, [12]), their_logits(whole, ids))

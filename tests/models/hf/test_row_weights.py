@@ -63,6 +63,7 @@ def test_company_changes_no_bit(name: str, tmp_path: Path) -> None:
     model = our_model(tmp_path, torch.bfloat16)
     text = tokens(60)
     whole = PagedModel(model).run(text, [60])
+    assert not torch.equal(whole, whole.bfloat16().float())  # else the best two often are equal
     assert torch.equal(PagedModel(model).run(text, [7, 13] + [1] * 40), whole)
     pool = PagedModel(model, num_sequences=2)
     first = pool.step(Nodes(0, 0, text[:40]), Nodes(1, 0, tokens(11, seed=7)))
