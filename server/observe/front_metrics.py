@@ -19,7 +19,6 @@ class FrontMetrics:
         self.registry = CollectorRegistry()
         self._model_name = model_name
         self._make = MetricFactory(self.registry, model_name)
-        self._uptime = self._make.gauge("uptime_seconds", "Seconds since the model was loaded.")
         self._http = Counter(
             f"{PREFIX}:http_requests",
             "HTTP answers, by route and status; 499: the client left before there was one.",
@@ -43,7 +42,8 @@ class FrontMetrics:
         server.labels(self._model_name, *facts.values()).set(1)
         started = time.monotonic()
         # A span and no time of day: the reader's clock may differ from this one.
-        self._uptime.set_function(lambda: time.monotonic() - started)
+        uptime = self._make.gauge("uptime_seconds", "Seconds since the model was loaded.")
+        uptime.set_function(lambda: time.monotonic() - started)
 
     def count_http(self, route: str, status: int) -> None:
         self._http.labels(route, str(status)).inc()
@@ -56,9 +56,11 @@ class FrontMetrics:
             num_dropped,
         )
 
-    def count_elsewhere(self, name: str, text: str, read: Callable[[], float]) -> None:
+    def count_elsewhere(
+        self, name: str, text: str, read: Callable[[], float], **labels: str
+    ) -> None:
         """Adds a counter whose value is kept elsewhere."""
-        self._make.counter_elsewhere(name, text, read)
+        self._make.counter_elsewhere(name, text, read, **labels)
 
     def show(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Adds a gauge whose value is kept elsewhere."""

@@ -39,18 +39,21 @@ class MetricFactory:
         metric = Counter(f"{PREFIX}:{name}", text, ["model_name", *labels], registry=self._registry)
         return [metric.labels(self._model_name, *row) for row in rows]
 
-    def counter_elsewhere(self, name: str, text: str, read: Callable[[], float]) -> None:
+    def counter_elsewhere(
+        self, name: str, text: str, read: Callable[[], float], **labels: str
+    ) -> None:
         """A counter whose value is kept elsewhere and read when the metrics are rendered."""
-        family = CounterMetricFamily(f"{PREFIX}:{name}", text, labels=["model_name"])
-        self._registry.register(_Elsewhere(family, self._model_name, read))
+        family = CounterMetricFamily(f"{PREFIX}:{name}", text, labels=["model_name", *labels])
+        values = [self._model_name, *labels.values()]
+        self._registry.register(_Elsewhere(family, values, read))
 
 
 class _Elsewhere(Collector):
     def __init__(
-        self, family: CounterMetricFamily, model_name: str, read: Callable[[], float]
+        self, family: CounterMetricFamily, values: Sequence[str], read: Callable[[], float]
     ) -> None:
         self._family = family
-        self._model_name = model_name
+        self._values = values
         self._read = read
 
     def describe(self) -> Iterable[CounterMetricFamily]:
@@ -58,5 +61,5 @@ class _Elsewhere(Collector):
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         self._family.samples.clear()
-        self._family.add_metric([self._model_name], self._read())
+        self._family.add_metric(self._values, self._read())
         return [self._family]

@@ -20,6 +20,7 @@ from server.engine.types import RequestId
 from server.errors import GlidecapeError
 from server.loading.facts import ModelFacts
 from server.loading.model import LoadedModel, build_model
+from server.observe.merged import render_labelled
 from server.observe.metrics import Metrics
 from server.replicas.calls import AddressedCall, Batch, Finish, PackedError, RunCall
 from server.replicas.mailbox import Mailbox
@@ -140,8 +141,9 @@ class EngineReplica:
             task.cancel()
 
     async def metrics_text(self, call: AddressedCall) -> str:
-        """The engine's metrics, in Prometheus's text format."""
-        return self._metrics.render().decode()
+        """The engine's metrics, in Prometheus's text format, with this replica's name on each."""
+        text = await asyncio.to_thread(render_labelled, self._metrics.registry, call.replica)
+        return text.decode()
 
     async def check_health(self) -> None:
         """Serve replaces a replica for which this raises."""

@@ -1,7 +1,7 @@
 """The metrics of a front and its replicas as one text."""
 
 from server.observe.front_metrics import FrontMetrics
-from server.observe.merged import merge
+from server.observe.merged import join
 from server.replicas.engine import ReplicatedEngine
 
 SECONDS = 2.0
@@ -20,6 +20,12 @@ class Scrape:
             "Times a replica did not give its metrics in time, and was left out.",
             lambda: self._num_unanswered,
         )
+        metrics.count_elsewhere(
+            "request_success",
+            "Requests that ended, by reason; of the front: with their replicas.",
+            lambda: self._engine.num_given_up,
+            finished_reason="error",
+        )
         metrics.show("num_replicas", "Replicas that requests are sent to, now.", self._num_replicas)
 
     def _num_replicas(self) -> int:
@@ -29,5 +35,5 @@ class Scrape:
         """In Prometheus's text format."""
         texts = await self._engine.metrics_texts(SECONDS)
         self._num_unanswered += sum(text is None for text in texts.values())
-        answered = {name: text for name, text in texts.items() if text is not None}
-        return merge(self._metrics.render(), answered)
+        answered = [text for text in texts.values() if text is not None]
+        return join([self._metrics.render().decode(), *answered]).encode()
