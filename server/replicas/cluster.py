@@ -26,6 +26,9 @@ _PROBE_SECONDS = 10.0
 _JOIN_SECONDS = 60.0
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Of a Ray of our own. Tokens don't go through it; Ray takes no less than 75 MB."""
+_TOKENS = (
+    "; where the cluster asks for tokens, RAY_AUTH_MODE and RAY_AUTH_TOKEN have to be as there"
+)
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # it tells nobody of us
     "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
@@ -159,7 +162,8 @@ class Cluster:
             with _own_signals(), nullcontext() if self.is_local else _patience(address):
                 ray.init(**options)
         except Exception as error:
-            raise StartupError(f"Ray ({ADDRESS}={address}): {_first_line(error)}") from None
+            hint = "" if self.is_local else _TOKENS
+            raise StartupError(f"Ray ({ADDRESS}={address}): {_first_line(error)}{hint}") from None
 
 
 def _import_path() -> str:

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import torch
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import RequestRouterConfig
@@ -15,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from server.config import ServerSettings, as_given
 from server.errors import StartupError
 from server.loading.facts import ModelFacts
+from server.loading.machine import pick_dtype
 from server.replicas.placement import wait_until_running
 from server.replicas.replica import LINGER_SECONDS, EngineReplica, ReplicaSettings
 from server.replicas.routing.choice import IMBALANCE
@@ -96,13 +98,15 @@ def replica_settings(
     threads: int | None,
     kv_fraction: float | None,
 ) -> ReplicaSettings:
-    """What each replica is started with.
+    """What each replica is started with: the same, also the precision, which each machine would
+    else choose by itself.
 
     Args:
         threads: Of each; None leaves it to the machine.
         kv_fraction: Share of the free memory for each KV cache; None leaves it to the settings.
     """
-    model = as_given(settings) | {"device": device}
+    dtype = pick_dtype(settings.dtype, torch.device(device))
+    model = as_given(settings) | {"device": device, "dtype": str(dtype).removeprefix("torch.")}
     if threads is not None:
         model["threads"] = threads
     if kv_fraction is not None:

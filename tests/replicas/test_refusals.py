@@ -8,8 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from server.config import ServerSettings, load_settings
+from server.config import ModelSettings, ServerSettings, load_settings
 from server.errors import ConfigError, StartupError
 from server.replicas.cluster import Available, Machine, check_address, check_ray
 from server.replicas.sizes import Share, share_out
@@ -101,6 +102,24 @@ def test_a_cluster_that_has_such_replicas(monkeypatch: pytest.MonkeyPatch) -> No
     status.applications["glidecape"] = None
     with pytest.raises(StartupError, match="runs an application 'glidecape' already"):
         deployment.check_name_is_free()
+
+
+def test_every_replica_has_the_precision_that_was_chosen_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of machines of different kinds each would choose its own."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    check_ray()
+    from server.replicas import deployment
+
+    chosen = {"auto": torch.float32, "bfloat16": torch.bfloat16}
+    monkeypatch.setattr(deployment, "pick_dtype", lambda wanted, device: chosen[wanted])
+    for given, expected in (({}, "float32"), ({"dtype": "bfloat16"}, "bfloat16")):
+        settings = load_settings(ServerSettings, **given)
+        sent = deployment.replica_settings(
+            settings, "tiny", device="cpu", threads=None, kv_fraction=None
+        )
+        assert load_settings(ModelSettings, **sent.model).dtype == expected
 
 
 def test_gpus_of_a_replica_where_there_is_none(model: str) -> None:

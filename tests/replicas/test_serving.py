@@ -234,6 +234,7 @@ def test_a_killed_replica_takes_one_stream_with_it_and_is_replaced(double: LiveS
     assert len(errors) == 1
     assert errors[0]["error"]["type"] == "server_error"
     assert errors[0]["error"]["code"] == "internal_error"
+    assert double.metric("request_success_total", 'finished_reason="error"') == 1
     until(lambda: double.metric("num_replicas") == 2 and len(replicas(double)) == 2)
     assert victim.pid not in {process.pid for process in replicas(double)}
     assert httpx.get(f"{double.url}/health").status_code == 200
