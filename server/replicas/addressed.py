@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from server.loading.facts import ModelFacts
 from server.replicas.attempt import ReplicaLostError
 from server.replicas.calls import AddressedCall, Batch, Finish
 from server.replicas.tasks import Tasks, is_cancelled_itself
@@ -26,6 +27,7 @@ class AddressedCalls:
         self._tasks = tasks
         self._outputs: Any = deployment.options(stream=True).outputs
         self._finish: Any = deployment.finish
+        self._facts: Any = deployment.facts
         self._metrics_text: Any = deployment.metrics_text
 
     async def listen(self, replica: str, deliver: Callable[[Batch], None]) -> None:
@@ -38,6 +40,11 @@ class AddressedCalls:
         """Ends a request from outside."""
         async with self._call(self._finish, replica, what) as response:
             await response
+
+    async def facts(self, replica: str) -> ModelFacts:
+        """What a replica says of its model."""
+        async with self._call(self._facts, replica) as response:
+            return await response
 
     async def metrics_text(self, replica: str) -> str:
         """A replica's metrics, in Prometheus's text format."""

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from server.engine.async_engine import check_request
 from server.engine.outputs import FinishedRequest, RequestOutput
 from server.engine.types import FinishReason, Request, RequestId
 from server.errors import EngineDeadError, InvalidRequestError, ShuttingDownError
+from server.loading.facts import ModelFacts
 from server.replicas.addressed import AddressedCalls
 from server.replicas.attempt import Attempt, ReplicaLostError
 from server.replicas.calls import Finish
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 3
 """Replicas that a request is sent to, one after another, as long as none has sent a token."""
 _LOOK_SECONDS = 1.0
+_FACTS_SECONDS = 60.0
 _LAST_OUTPUTS_SECONDS = 10.0
 """How long a request's outputs may take to arrive when its replica says that it is over."""
 
@@ -35,7 +38,7 @@ class ReplicatedEngine:
     Args:
         deployment: Serve's handle of `EngineReplica`.
         directory: The replicas that there are.
-        max_model_len: Theirs.
+        facts: Of the model of one of them.
         block_size: Of their prefix caches; 0 where they have none.
         replacement_seconds: How long there may be no replica at all until this counts as dead.
         tell_ended: Gets what ended, for log and traces.
@@ -49,14 +52,16 @@ class ReplicatedEngine:
         self,
         deployment: "DeploymentHandle[Any]",
         directory: Directory,
-        max_model_len: int,
+        facts: ModelFacts,
         block_size: int,
         replacement_seconds: float,
         tell_ended: Callable[[tuple[FinishedRequest, ...]], None],
     ) -> None:
-        self.max_model_len = max_model_len
+        self.max_model_len = facts.max_model_len
         self.num_given_up = 0
         """Requests that ended with their replicas."""
+        self._identity = facts.identity
+        self._compared = set[str]()
         self._front = uuid.uuid4().hex
         self._directory = directory
         self._block_size = block_size
@@ -116,11 +121,9 @@ class ReplicatedEngine:
         found: dict[str, str | None] = dict.fromkeys(self.replicas)
 
         async def ask(replica: str) -> None:
-            try:
+            with suppress(ReplicaLostError, TimeoutError):
                 async with asyncio.timeout(seconds):
                     found[replica] = await self._calls.metrics_text(replica)
-            except (ReplicaLostError, TimeoutError):
-                pass
 
         await asyncio.gather(*(self._tasks.keep(ask(name)) for name in found))
         return found
@@ -189,12 +192,31 @@ class ReplicatedEngine:
         self._deliveries.expect(attempt)
 
         def on_routed(replica: str) -> None:
-            self._tasks.soon(self._deliveries.routed, attempt, replica)
+            self._tasks.soon(self._routed, attempt, replica)
 
         attempt.call.on_routed = on_routed
         attempt.running = self._tasks.keep(self._watch(attempt))
         attempt.running.add_done_callback(lambda _: self._deliveries.forget_later(attempt))
         return attempt
+
+    def _routed(self, attempt: Attempt, replica: str) -> None:
+        """A replica has taken an attempt."""
+        self._deliveries.routed(attempt, replica)
+        if replica not in self._compared:
+            self._compared = {replica, *self._compared.intersection(self.replicas)}
+            self._tasks.keep(self._compare(replica))
+
+    async def _compare(self, replica: str) -> None:
+        """Tells of a replica that computes otherwise: on a machine of another kind, for example."""
+        with suppress(ReplicaLostError, TimeoutError):
+            async with asyncio.timeout(_FACTS_SECONDS):
+                identity = (await self._calls.facts(replica)).identity
+            if identity != self._identity:
+                logger.warning(
+                    "replica %s is unlike the first one, and may give other tokens for the same"
+                    " seed: it has %s, and the first one %s",
+                    *(replica, identity, self._identity),
+                )
 
     async def _watch(self, attempt: Attempt) -> None:
         """Makes the call of an attempt, and says in its stream how it failed. However it ends, but

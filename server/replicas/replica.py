@@ -73,8 +73,8 @@ class EngineReplica:
             self._event_loop = asyncio.get_running_loop()
             self._model.engine.start()
 
-    async def facts(self) -> ModelFacts:
-        """What a front has to know before it serves."""
+    async def facts(self, call: AddressedCall | None = None) -> ModelFacts:
+        """What a front has to know before it serves: of any replica, or of one."""
         self._start()
         return self._model.facts
 

@@ -126,7 +126,7 @@ def connect(
     engine = ReplicatedEngine(
         handle,
         directory(app),
-        facts.max_model_len,
+        facts,
         0 if settings.prefix_caching == "off" else settings.block_size,
         replacement_seconds,
         tell_ended,

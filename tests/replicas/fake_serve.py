@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from server.engine.outputs import FinishedRequest, RequestOutput
-from server.engine.types import FinishReason, RequestId
+from server.engine.types import FinishReason, RequestId, SamplingDefaults, SpeculationParams
 from server.errors import GlidecapeError
+from server.loading.facts import ModelFacts
 from server.replicas.calls import AddressedCall, Batch, Finish, PackedError, RunCall
 
 
@@ -72,6 +73,9 @@ class FakeServe:
         self.outputs = Method(self._stream)
         self.finish = Method(self._finish)
         self.metrics_text = Method(self._metrics_text)
+        self.facts = Method(self._facts)
+        self.identities: dict[str, str] = {}
+        """Of replicas unlike the first one."""
 
     def options(self, stream: bool) -> "FakeServe":
         return self
@@ -95,10 +99,26 @@ class FakeServe:
     def _metrics_text(self, call: AddressedCall) -> Response:
         return self._addressed(call)
 
+    def _facts(self, call: AddressedCall) -> Response:
+        response = Response()
+        response.future.set_result(facts(self.identities.get(call.replica, "first")))
+        return response
+
     def _addressed(self, call: AddressedCall) -> Response:
         response = Response()
         self.on_addressed(call, response)
         return response
+
+
+def facts(identity: str) -> ModelFacts:
+    return ModelFacts(
+        *("tiny", identity, "float32", "native", "none"),
+        SpeculationParams(),
+        can_speculate=False,
+        vocab_size=32,
+        max_model_len=64,
+        default_sampling=SamplingDefaults(),
+    )
 
 
 def output(call: RunCall, token_id: int, reason: FinishReason | None = None) -> RequestOutput:

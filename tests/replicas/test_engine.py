@@ -14,7 +14,7 @@ from server.replicas import deliveries
 from server.replicas.calls import AddressedCall, Batch, RunCall
 from server.replicas.engine import ReplicatedEngine
 from server.replicas.routing.directory import Directory
-from tests.replicas.fake_serve import FakeServe, Response, ended, error, output
+from tests.replicas.fake_serve import FakeServe, Response, ended, error, facts, output
 
 ID = RequestId("r")
 REQUEST = Request(ID, (1, 2, 3), SamplingParams(4))
@@ -30,7 +30,12 @@ class Scene:
         self.told = list[FinishedRequest]()
         deployment = cast("Any", self.serve)
         self.engine = ReplicatedEngine(
-            deployment, self.directory, 64, 16, 60.0, lambda ended: self.told.extend(ended)
+            deployment,
+            self.directory,
+            facts("first"),
+            16,
+            60.0,
+            lambda ended: self.told.extend(ended),
         )
         self.engine.start()
 
@@ -234,3 +239,20 @@ async def test_a_call_that_is_cancelled_before_it_is_sent_says_so(scene: Scene) 
     ((call, response),) = scene.serve.runs
     await scene.until(lambda: response.is_cancelled)
     assert call.is_given_up
+
+
+async def test_a_replica_that_computes_otherwise_is_told_of_once(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.serve.identities["b"] = "second"
+    for number in range(1, 5):
+        asked = asyncio.create_task(scene.ask())
+        replica = "ab"[(number - 1) % 2]
+        call, response = await scene.attempt(number, replica)
+        scene.serve.streams[replica].send(Batch((output(call, 10, "length"),)))
+        await asked
+        response.future.set_result(None)
+    await scene.until(lambda: caplog.messages)
+    (said,) = caplog.messages
+    assert said.startswith("replica b is unlike the first one")
+    assert "it has second, and the first one first" in said
