@@ -88,13 +88,15 @@ def build(args: dict[str, Any]) -> serve.Application:
         args: Settings, by their names in `server/config.py`.
 
     Raises:
-        ConfigError: a bad setting, one that counts for nothing here, or a cluster without room.
+        ConfigError: a bad setting, or one that counts for nothing here.
     """
     for name, reason in REFUSED.items():
         if name in args:
             raise ConfigError(name, "…" if name == "api_key" else args[name], reason)
     settings = load_settings(ServerSettings, **args)
-    share = share_out(settings, available_in_cluster(), *settings.replica_range)
+    # None of them has to have room at once: machines may join later, or when they are asked for,
+    # and Serve says what it waits for.
+    share = share_out(settings, available_in_cluster(), 0, settings.replica_range[1])
     replica = replica_settings(
         settings,
         served_name(settings),

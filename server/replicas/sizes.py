@@ -38,8 +38,11 @@ def this_machine(settings: ServerSettings) -> Available:
 def share_out(settings: ServerSettings, available: Available, fewest: int, most: int) -> Share:
     """What each replica gets, so that there is room for `most`, on machines of any size.
 
+    Args:
+        fewest: That there has to be room for.
+
     Raises:
-        ConfigError: there is no room for the fewest of them.
+        ConfigError: there is no room for them.
     """
     wanted, ranks = settings.num_gpus_per_replica, settings.tensor_parallel_size
     on_cpu = settings.device == "cpu" or not available.num_gpus

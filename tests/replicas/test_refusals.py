@@ -158,6 +158,7 @@ def test_one_engine_does_without_ray(model: str, tmp_path: Path) -> None:
 CPUS, GPUS = Available("here", (Machine(8, 0),)), Available("here", (Machine(8, 4),))
 SEVERAL = Available("here", (Machine(48, 0), Machine(8, 0), Machine(0, 0)))
 PAIR = Available("here", (Machine(8, 3), Machine(8, 1)))
+NONE = Available("here", ())
 HERE = Available("this machine", (Machine(8, 0),))
 
 
@@ -180,6 +181,9 @@ HERE = Available("this machine", (Machine(8, 0),))
         ({}, GPUS, (4, 4), Share("cuda", 1, 1)),
         ({}, GPUS, (2, 9), Share("cuda", 1, 1)),
         ({}, PAIR, (4, 4), Share("cuda", 1, 1)),
+        ({}, NONE, (0, 2), Share("cpu", 1, 0)),
+        ({"threads": 4}, NONE, (0, 2), Share("cpu", 4, 0)),
+        ({"device": "cuda", "tensor_parallel_size": 2}, NONE, (0, 2), Share("cuda", 1, 2)),
         ({"tensor_parallel_size": 2}, GPUS, (2, 2), Share("cuda", 1, 2)),
         ({"tensor_parallel_size": 3}, PAIR, (1, 1), Share("cuda", 1, 3)),
         ({"num_gpus_per_replica": 2}, GPUS, (1, 1), Share("cuda", 1, 2)),
