@@ -1,6 +1,8 @@
 """How long is waited for Serve."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,3 +58,11 @@ def test_a_cluster_has_time_to_grow() -> None:
 def test_what_serve_gives_up_is_given_up() -> None:
     with pytest.raises(RuntimeError, match="it failed"):
         wait(app("DEPLOYING"), app("DEPLOY_FAILED"), seconds=3)
+
+
+def test_serve_says_it_in_these_words() -> None:
+    """In Ray's release that is installed: another one may have other words."""
+    ray = find_spec("ray")
+    assert ray is not None and ray.origin is not None
+    source = (Path(ray.origin).parent / "serve/_private/deployment_state.py").read_text()
+    assert "to be scheduled. " in source and "Resources required for each replica: " in source
