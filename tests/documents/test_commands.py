@@ -176,7 +176,7 @@ SHOWN = {
     "python -m bench.backends --rounds 2 --new-tokens 48": "backends",
     "python -m bench.backends --dtype bfloat16 --rounds 2 --new-tokens 48": "backends",
     "python -m bench.replicas": REPLICAS_BENCH,
-    "python -m bench.exactness FILE.jsonl … --limit 60 --policy off --policy auto": "exactness",
+    "python -m bench.exactness FILE.jsonl … --limit 200 --policy off --policy auto": "exactness",
     "python -m bench.gpu --minutes 8 --json found.json": "gpu",
     "python -m bench.scaling": "scaling",
     "python -m bench.scaling --replicas 1 --replicas 4 --replicas 64 --conversations 10000"
