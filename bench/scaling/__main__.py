@@ -42,7 +42,7 @@ def simulate(
 
 
 def figures(outcome: Outcome) -> dict[str, float]:
-    """Of a run, for people and programs."""
+    """The figures of a run, for people and programs."""
     return {
         "hit_rate": outcome.hit_rate,
         "ttft_p50": outcome.first_token(0.5),

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Of one replica. The defaults are the default model's on two CPU cores, from
-    docs/performance.md: its prompts of 2048 tokens, and a line through its 1, 4 and 16 streams."""
+    """How long one replica takes, and what it holds. The defaults are the default model's on two
+    CPU cores (docs/performance.md, the first of the day's two runs beside the peers): its prompt of
+    2048 tokens, and a line through its 1, 4 and 16 streams."""
 
     prefill_rate: float = 1138.0
     """Prompt tokens computed in a second, with nothing else to do."""
@@ -31,6 +32,6 @@ class Costs:
         return num_tokens / self.prefill_rate + num_steps * num_others * self.sequence_ms / 1000
 
     def decode_seconds(self, num_tokens: int, num_sequences: int) -> float:
-        """Of an answer behind its first token, in steps of so many sequences."""
+        """Time of an answer behind its first token, in steps of so many sequences."""
         step = self.step_ms + num_sequences * self.sequence_ms
         return (num_tokens - 1) * step / 1000

@@ -7,7 +7,7 @@ from server.engine.types import SamplingDefaults, SpeculationParams
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """Of the model that serves, and of its engine."""
+    """Facts about the model that serves, and about its engine."""
 
     name: str
     identity: str

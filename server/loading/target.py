@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from server.config import ModelBackend, QuantizationChoice
+from server.config import ModelBackend, ModelSettings, QuantizationChoice
 from server.engine.step.kv_cache import CacheShape
 from server.errors import UnsupportedModelError
 from server.models.config import ModelConfig, model_config
@@ -93,6 +93,12 @@ def locate_target(
     in_floats = backend == "transformers"  # which knows no blocks
     folder = locate_model(model, cache_dir, dtype, report, in_floats)
     return read_target(folder, backend, max_model_len)
+
+
+def target_of(settings: ModelSettings, dtype: torch.dtype, report: Report) -> TargetFiles:
+    """The target that settings name, as `locate_target` finds it."""
+    where, how = (settings.model, settings.cache_dir), settings.model_backend
+    return locate_target(*where, dtype, report, how, settings.max_model_len)
 
 
 def read_target(

@@ -10,7 +10,7 @@ import torch
 from server.config import ModelSettings
 from server.engine.grammar.compile.compiler import Vocabulary
 from server.engine.types import SamplingDefaults
-from server.loading.target import TargetFiles, locate_target
+from server.loading.target import TargetFiles, target_of
 from server.report import Report
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
@@ -57,14 +57,7 @@ def load_text(settings: ModelSettings, dtype: torch.dtype, report: Report) -> Mo
     Raises:
         StartupError: there is no such model, or it can't be read.
     """
-    files = locate_target(
-        settings.model,
-        settings.cache_dir,
-        dtype,
-        report,
-        settings.model_backend,
-        settings.max_model_len,
-    )
+    files = target_of(settings, dtype, report)
     said = read_sampling(files.folder, settings.model, settings.generation_config)
     hf_tokenizer = load_hf_tokenizer(files.folder)
     name = model_name(settings.model)

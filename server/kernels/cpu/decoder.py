@@ -163,7 +163,7 @@ class NativeLinear:
 
     @property
     def handle(self) -> int:
-        """Of the native object."""
+        """The native object, for calls that take several."""
         return self._handle
 
     def __call__(self, x: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -35,7 +35,7 @@ class RowLinear:
 
     @property
     def form(self) -> tuple[object, ...]:
-        """Of the weight; those of one form can be multiplied together."""
+        """What layers must have in common to be multiplied together: the form of their weights."""
         return self.product.dtype, self.product.is_in_blocks, self.product.num_inputs
 
     @property
@@ -161,8 +161,8 @@ def _plain_attributes(module: nn.Module) -> list[tuple[str, object]]:
 
 
 def _epsilon(module: nn.Module) -> float | None:
-    """Of a module that may be such a norm: one that has a vector of weights, an epsilon and
-    nothing else, and takes rows and nothing else; None for others."""
+    """The epsilon of a module that may be such a norm: one that has a vector of weights, an
+    epsilon and nothing else, and takes rows and nothing else; None for others."""
     named = dict(module.named_parameters())
     values = [getattr(module, name) for name in _EPSILONS if hasattr(module, name)]
     is_simple = not list(module.children()) and not list(module.buffers())
