@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ from server.cli.terminal import one_line_errors
 from server.config import DEFAULT_MODEL
 
 CONVERSATIONS, TURNS, TURN_TOKENS = 8, 10, 16
-STREAMS, ROUNDS, PATH_TOKENS = (1, 8), 5, 48
+STREAMS, ROUNDS, PATH_TOKENS = (1, 8), 16, 48
 REQUESTS, AT_ONCE, KILLS, KILL_TOKENS, SEED = 200, 8, 5, 24, 7
 TIMEOUT = 300.0
 Figures = dict[str, Any]
@@ -67,7 +67,9 @@ class Running:
     process: asyncio.subprocess.Process
     client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=TIMEOUT))
 
-    async def ask(self, messages: Sequence[dict[str, str]], max_tokens: int) -> Answer:
+    async def ask(
+        self, messages: Sequence[dict[str, str]], max_tokens: int, policy: str = "auto"
+    ) -> Answer:
         """Raises Failed where there is no whole answer."""
         body = {
             "messages": messages,
@@ -76,6 +78,7 @@ class Running:
             "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True},
+            "speculation": {"policy": policy},
         }
         started, times, text, usage = time.perf_counter(), list[float](), "", dict[str, Any]()
         url = f"{self.url}/v1/chat/completions"
@@ -190,8 +193,12 @@ def _question(index: int, turn: int) -> str:
 
 
 async def path(model: str) -> Figures:
-    """One engine directly and one behind Ray, in turn."""
-    times: dict[tuple[str, int], list[Answer]] = {}
+    """One engine directly and one behind Ray, in turn; which is first changes with each round.
+
+    Plain decoding, a token a step: what speculation brings depends on what each engine has measured
+    when it started.
+    """
+    times: dict[tuple[str, int], list[list[Answer]]] = defaultdict(list)
     async with AsyncExitStack() as stack:
         servers = {
             "directly": await stack.enter_async_context(server(model)),
@@ -199,23 +206,27 @@ async def path(model: str) -> Figures:
         }
         for number in range(ROUNDS + 1):
             for streams in STREAMS:
-                for name, running in servers.items():
+                for name in list(servers)[:: 1 if number % 2 else -1]:
                     questions = [[user(f"{number} {i}: count to 50")] for i in range(streams)]
-                    asked = (running.ask(question, PATH_TOKENS) for question in questions)
+                    asked = (
+                        servers[name].ask(question, PATH_TOKENS, "off") for question in questions
+                    )
                     answers = await asyncio.gather(*asked)
                     if number:  # the first round warms up
-                        times.setdefault((name, streams), []).extend(answers)
+                        times[name, streams].append(answers)
     found: Figures = {}
     for streams in STREAMS:
         first, token = (
-            {n: 1e3 * statistics.median(read(a) for a in times[n, streams]) for n in servers}
+            [[1e3 * statistics.median(map(read, a)) for a in times[n, streams]] for n in servers]
             for read in (_first, _per_token)
         )
         found[f"{streams} streams"] = {
-            "first_ms": first,
-            "token_ms": token,
-            "first_more_ms": first["through Ray"] - first["directly"],
-            "token_more_percent": 100 * (token["through Ray"] / token["directly"] - 1),
+            "first_ms": dict(zip(servers, map(statistics.median, first), strict=True)),
+            "token_ms": dict(zip(servers, map(statistics.median, token), strict=True)),
+            "first_more_ms": statistics.median(ray - own for own, ray in zip(*first, strict=True)),
+            "token_more_percent": statistics.median(
+                100 * (ray / own - 1) for own, ray in zip(*token, strict=True)
+            ),
         }
     return found
 

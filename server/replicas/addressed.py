@@ -1,13 +1,13 @@
 """Calls that go to one replica each."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from server.loading.facts import ModelFacts
 from server.replicas.attempt import ReplicaLostError
-from server.replicas.calls import AddressedCall, Batch, Finish
+from server.replicas.calls import AddressedCall, Finish
 from server.replicas.tasks import Tasks, is_cancelled_itself
 
 if TYPE_CHECKING:
@@ -22,19 +22,11 @@ class AddressedCalls:
         deployment: Serve's handle of `EngineReplica`.
     """
 
-    def __init__(self, deployment: "DeploymentHandle[Any]", front: str, tasks: Tasks) -> None:
-        self._front = front
+    def __init__(self, deployment: "DeploymentHandle[Any]", tasks: Tasks) -> None:
         self._tasks = tasks
-        self._outputs: Any = deployment.options(stream=True).outputs
         self._finish: Any = deployment.finish
         self._facts: Any = deployment.facts
         self._metrics_text: Any = deployment.metrics_text
-
-    async def listen(self, replica: str, deliver: Callable[[Batch], None]) -> None:
-        """Delivers a replica's outputs until it ends the stream, as it has no request of ours."""
-        async with self._call(self._outputs, replica) as response:
-            async for batch in response:
-                deliver(batch)
 
     async def finish(self, replica: str, what: Finish) -> None:
         """Ends a request from outside."""
@@ -55,7 +47,7 @@ class AddressedCalls:
     async def _call(self, method: Any, replica: str, *arguments: object) -> AsyncGenerator[Any]:
         """Makes a call. It is over with the block."""
         unknown = asyncio.Event()
-        call = AddressedCall(replica, self._front, lambda: self._tasks.soon(unknown.set))
+        call = AddressedCall(replica, lambda: self._tasks.soon(unknown.set))
         try:
             response = method.remote(call, *arguments)
             leaving = self._tasks.keep(_cancel_when(unknown, response))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from server.engine.outputs import FinishedRequest, RequestOutput
 from server.engine.types import FinishReason, Request, RequestId
 from server.errors import GlidecapeError
-from server.replicas.calls import RunCall
+from server.replicas.calls import FrontAddress, RunCall
 
 
 class ReplicaLostError(GlidecapeError):
@@ -44,7 +44,12 @@ class Attempt:
 
     @classmethod
     def of(
-        cls, request: Request, number: int, front: str, avoid: frozenset[str], block_size: int
+        cls,
+        request: Request,
+        number: int,
+        front: FrontAddress,
+        avoid: frozenset[str],
+        block_size: int,
     ) -> "Attempt":
         """The request's attempt of that number."""
 
@@ -64,14 +69,23 @@ class Attempt:
     def id(self) -> RequestId:
         return self.call.request.request_id
 
+    @property
+    def num_output_tokens(self) -> int:
+        """That have arrived and been read."""
+        return len(self.call.token_ids) - len(self.request.prompt_token_ids)
+
     async def next_output(self) -> RequestOutput:
-        """Raises whatever ended it instead, of the server's own errors."""
+        """Raises whatever ended it instead, of the server's own errors; ReplicaLostError where
+        tokens are missing that a broken connection took with it."""
         output = await self.stream.get()
         if isinstance(output, GlidecapeError):
             raise output
+        if output.num_output_tokens != self.num_output_tokens + len(output.token_ids):
+            raise ReplicaLostError("the connection to it broke")
         self.has_output = True
         self.is_over = output.finish_reason is not None
         self.call.token_ids.extend(output.token_ids)
+        self.call.is_answered = self.is_over
         return replace(output, request_id=self.request.request_id)
 
     def cancel(self) -> None:
@@ -90,12 +104,11 @@ class Attempt:
 
     def given_up(self) -> FinishedRequest:
         """What is known of it where no engine can say how it ended."""
-        num_prompt_tokens = len(self.request.prompt_token_ids)
         return FinishedRequest(
             request=self.request,
             reason="error",
-            num_prompt_tokens=num_prompt_tokens,
-            num_output_tokens=len(self.call.token_ids) - num_prompt_tokens,
+            num_prompt_tokens=len(self.request.prompt_token_ids),
+            num_output_tokens=self.num_output_tokens,
             queue_seconds=0.0,
             prefill_seconds=0.0,
             decode_seconds=0.0,

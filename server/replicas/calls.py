@@ -4,7 +4,7 @@ do not travel.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from server.engine.outputs import FinishedRequest, RequestOutput
 from server.engine.schedule.blocks import BlockHash, chain_hash, root_hash
@@ -17,11 +17,23 @@ from server.errors import GlidecapeError
 from server.replicas.routing.known_blocks import shortened
 
 
+class FrontAddress(NamedTuple):
+    """Where a front takes outputs, and how a replica shows that it was told so."""
+
+    name: str
+    """Of the front; no two have one."""
+    endpoint: str
+    """tcp://HOST:PORT"""
+    public_key: bytes
+    secret_key: bytes
+    """Of the replicas' end, as is the public one."""
+
+
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class RunCall:
     """A request for whichever replica the router chooses. It is over when the request is."""
 
-    front: str
+    front: FrontAddress
     request: Request
     avoid: frozenset[str] = frozenset()
     """Replicas that failed with it."""
@@ -34,6 +46,8 @@ class RunCall:
 
     is_given_up: bool = False
     """It was cancelled before a replica had taken it, of which Serve tells nobody."""
+    is_answered: bool = False
+    """The front has all it wants of it; Serve tells of its end milliseconds later."""
 
     def blocks(self) -> list[bytes]:
         """What stands for the full blocks of prompt and answer so far."""
@@ -54,12 +68,11 @@ class AddressedCall:
     """A call for one replica."""
 
     replica: str
-    front: str
     on_unknown: Callable[[], None] | None = None
     """Told that requests can't be sent to that replica any more; in the router's thread."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return AddressedCall, (self.replica, self.front)
+        return AddressedCall, (self.replica,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from server.errors import StartupError
 from server.loading.facts import ModelFacts
 from server.loading.machine import pick_dtype
 from server.replicas.placement import wait_until_running
-from server.replicas.replica import LINGER_SECONDS, EngineReplica, ReplicaSettings
+from server.replicas.replica import EngineReplica, ReplicaSettings
 from server.replicas.routing.choice import IMBALANCE
 from server.report import Report
 
@@ -30,8 +30,10 @@ _HEALTH_SECONDS = 2.0
 _HEALTH_TIMEOUT = 30.0
 _PLACE_SECONDS = 300.0
 """How long a replica may wait for a place; a machine that is added to a cluster takes minutes."""
-_MAX_FRONTS = 64
-"""Each has a call open at every replica: its stream of outputs."""
+_OTHER_CALLS = 64
+"""Of all fronts at a time beside their requests: all are answered at once."""
+_GRACE_SECONDS = 4.0
+"""What a replica may take beyond draining, to end."""
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 _ERROR = re.compile(r"^(?:.*\.)?(?:\w+Error): (.+)$", re.MULTILINE)
 _OURS = re.compile(r"^server\.errors\.\w+: (.+)$", re.MULTILINE)
@@ -78,8 +80,8 @@ def application(
     deploy: Any = serve.deployment(
         name="engine",
         ray_actor_options=resources._asdict(),
-        max_ongoing_requests=settings.max_concurrent_requests + _MAX_FRONTS,
-        graceful_shutdown_timeout_s=settings.drain_seconds + 2 * LINGER_SECONDS,
+        max_ongoing_requests=settings.max_concurrent_requests + _OTHER_CALLS,
+        graceful_shutdown_timeout_s=settings.drain_seconds + _GRACE_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=_HEALTH_SECONDS,
         health_check_timeout_s=_HEALTH_TIMEOUT,

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from server.replicas.addressed import AddressedCalls
 from server.replicas.attempt import Attempt, ReplicaLostError
 from server.replicas.calls import Finish
 from server.replicas.deliveries import Deliveries
+from server.replicas.outputs import OutputReceiver
 from server.replicas.routing.directory import Directory
 from server.replicas.tasks import Tasks, is_cancelled_itself
 
@@ -38,6 +38,7 @@ class ReplicatedEngine:
     Args:
         deployment: Serve's handle of `EngineReplica`.
         directory: The replicas that there are.
+        receiver: Where their outputs come.
         facts: Of the model of one of them.
         block_size: Of their prefix caches; 0 where they have none.
         replacement_seconds: How long there may be no replica at all until this counts as dead.
@@ -52,6 +53,7 @@ class ReplicatedEngine:
         self,
         deployment: "DeploymentHandle[Any]",
         directory: Directory,
+        receiver: OutputReceiver,
         facts: ModelFacts,
         block_size: int,
         replacement_seconds: float,
@@ -62,21 +64,22 @@ class ReplicatedEngine:
         """Requests that ended with their replicas."""
         self._identity = facts.identity
         self._compared = set[str]()
-        self._front = uuid.uuid4().hex
+        self._receiver = receiver
         self._directory = directory
         self._block_size = block_size
         self._replacement_seconds = replacement_seconds
         self._tell_ended = tell_ended
         self._tasks = Tasks()
         self._run: Any = deployment.run
-        self._calls = AddressedCalls(deployment, self._front, self._tasks)
-        self._deliveries = Deliveries(self._calls, self._tasks, tell_ended)
+        self._calls = AddressedCalls(deployment, self._tasks)
+        self._deliveries = Deliveries(tell_ended)
         self._open: dict[RequestId, Attempt] = {}
         self._is_closed = False
 
     def start(self) -> None:
         """To be called in the event loop that will call `generate`."""
         self._tasks.start()
+        self._receiver.start(self._deliveries.deliver)
         self._tasks.keep(self._watch_health())
 
     @property
@@ -187,7 +190,7 @@ class ReplicatedEngine:
 
     def _begin(self, request: Request, number: int, avoid: frozenset[str]) -> Attempt:
         """Sends a request to the replica that the router chooses."""
-        attempt = Attempt.of(request, number, self._front, avoid, self._block_size)
+        attempt = Attempt.of(request, number, self._receiver.address, avoid, self._block_size)
         self._open[request.request_id] = attempt
         self._deliveries.expect(attempt)
 
@@ -201,7 +204,7 @@ class ReplicatedEngine:
 
     def _routed(self, attempt: Attempt, replica: str) -> None:
         """A replica has taken an attempt."""
-        self._deliveries.routed(attempt, replica)
+        attempt.replica = replica
         if replica not in self._compared:
             self._compared = {replica, *self._compared.intersection(self.replicas)}
             self._tasks.keep(self._compare(replica))
@@ -228,7 +231,7 @@ class ReplicatedEngine:
             if attempt.is_over or attempt.is_finishing:
                 return
             await asyncio.sleep(_LAST_OUTPUTS_SECONDS)
-            lost = "its outputs did not arrive"
+            lost = f"its outputs did not arrive at {self._receiver.address.endpoint}"
         except asyncio.CancelledError:
             if response is not None:
                 response.cancel()
@@ -243,6 +246,7 @@ class ReplicatedEngine:
         """Nobody reads the attempt's outputs any more."""
         del self._open[attempt.request.request_id]
         self._deliveries.leave(attempt)
+        attempt.call.is_answered = attempt.replica is not None
         if not attempt.is_over and not attempt.is_finishing:
             attempt.cancel()
 

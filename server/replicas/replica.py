@@ -1,15 +1,13 @@
 """A replica: an engine in a process of Ray, and the calls that fronts make.
 
-    run       one request; over when the request is, so that Serve counts and drains it
-    outputs   one stream for each front, with the outputs of all its requests
-
-A request's call and its outputs travel apart: see `mailbox.py`.
+A request's call is over when the request is, so that Serve counts and drains it. Its outputs travel
+beside it: see `outputs.py`.
 """
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator
+import time
+from collections import OrderedDict
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,12 +20,12 @@ from server.loading.facts import ModelFacts
 from server.loading.model import LoadedModel, build_model
 from server.observe.merged import render_labelled
 from server.observe.metrics import Metrics
-from server.replicas.calls import AddressedCall, Batch, Finish, PackedError, RunCall
-from server.replicas.mailbox import Mailbox
+from server.replicas.calls import AddressedCall, Finish, FrontAddress, PackedError, RunCall
+from server.replicas.outputs import OutputSender
 from server.replicas.routing.known_blocks import shortened
 
-LINGER_SECONDS = 2.0
-"""How long a front's stream goes on without a request."""
+_KEPT_SECONDS = 600.0
+"""How long a front without a request is kept a connection for; it may be gone."""
 _MAX_ENDING = 2**14
 """Requests whose end the engine has still to tell of. It tells of none that it has refused."""
 _MAX_PUBLISHED = 2**13
@@ -53,7 +51,8 @@ class EngineReplica:
     def __init__(self, settings: ReplicaSettings) -> None:
         logging.basicConfig(level=logging.INFO)
         self._metrics = Metrics(settings.served_name)
-        self._mailboxes: dict[str, Mailbox] = {}
+        self._senders: dict[str, OutputSender] = {}
+        """By the fronts' names."""
         self._runs: dict[RequestId, asyncio.Task[None]] = {}
         self._fronts: OrderedDict[RequestId, str] = OrderedDict()
         self._published: dict[str, Any] = {"number": 0}
@@ -66,6 +65,11 @@ class EngineReplica:
         )
         limits = self._model.limits
         self._metrics.describe_cache(limits.block_size, limits.num_blocks)
+
+    def __del__(self) -> None:
+        """Serve calls it before it ends the process."""
+        for sender in self._senders.values():
+            sender.close()
 
     def _start(self) -> None:
         """Starts the engine with the first call: only then is it sure which event loop it is."""
@@ -81,20 +85,20 @@ class EngineReplica:
     async def run(self, call: RunCall) -> None:
         """Runs a request to its end. Cancelling the call aborts it.
 
-        Outputs and errors of the server's own tree go to the front's mailbox; the call raises
-        others, and EngineDeadError where the engine is dead before the request comes.
+        Outputs and errors of the server's own tree are sent beside the call; it raises others, and
+        EngineDeadError where the engine is dead before the request comes.
         """
         self._start()
-        # A dead engine had no part in this request: raised here, and not told by the mailbox as
-        # the end of a step is, so that the front sends it to another replica.
+        # A dead engine had no part in this request: raised here, and not sent as the end of a step
+        # is, so that the front sends it to another replica.
         self._model.engine.check_health()
         attempt_id = call.request.request_id
-        mailbox = self._mailboxes.setdefault(call.front, Mailbox())
-        mailbox.num_open += 1
-        self._fronts[attempt_id] = call.front
+        sender = self._sender(call.front)
+        sender.num_open += 1
+        self._fronts[attempt_id] = call.front.name
         while len(self._fronts) > _MAX_ENDING:
             self._fronts.popitem(last=False)
-        task = asyncio.create_task(self._pump(call, mailbox))
+        task = asyncio.create_task(self._pump(call, sender))
         self._runs[attempt_id] = task
         try:
             await asyncio.wait({task})
@@ -103,35 +107,27 @@ class EngineReplica:
         finally:
             task.cancel()
             del self._runs[attempt_id]
-            mailbox.num_open -= 1
-            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._tidy, call.front)
+            sender.num_open -= 1
+            if not sender.num_open:
+                sender.idle_since = time.monotonic()
 
-    async def _pump(self, call: RunCall, mailbox: Mailbox) -> None:
+    def _sender(self, front: FrontAddress) -> OutputSender:
+        """What sends to a front. Those of fronts that have long had no request are closed."""
+        long_ago = time.monotonic() - _KEPT_SECONDS
+        for name, sender in list(self._senders.items()):
+            if not sender.num_open and sender.idle_since < long_ago:
+                self._senders.pop(name).close()
+        if front.name not in self._senders:
+            self._senders[front.name] = OutputSender(front)
+        return self._senders[front.name]
+
+    async def _pump(self, call: RunCall, sender: OutputSender) -> None:
         try:
             async with aclosing(self._model.engine.generate(call.request)) as outputs:
                 async for output in outputs:
-                    mailbox.put(output)
+                    sender.put(output)
         except GlidecapeError as error:
-            mailbox.put_error(call.request.request_id, PackedError.of(error))
-
-    async def outputs(self, call: AddressedCall) -> AsyncGenerator[Batch, None]:
-        """Yields what there is for a front, until it has had no request for a while."""
-        self._start()
-        mailbox = self._mailboxes.setdefault(call.front, Mailbox())
-        mailbox.num_streams += 1
-        try:
-            async with aclosing(mailbox.batches(LINGER_SECONDS)) as batches:
-                async for batch in batches:
-                    yield batch
-        finally:
-            mailbox.num_streams -= 1
-            self._tidy(call.front)
-
-    def _tidy(self, front: str) -> None:
-        """Drops the mailbox of a front that has no request and does not read; it may be gone."""
-        mailbox = self._mailboxes.get(front)
-        if mailbox is not None and not mailbox.num_open and not mailbox.num_streams:
-            del self._mailboxes[front]
+            sender.put_error(call.request.request_id, PackedError.of(error))
 
     async def finish(self, call: AddressedCall, what: Finish) -> None:
         """Ends a request of whose answer the front has enough; its `run` is over then too."""
@@ -156,7 +152,7 @@ class EngineReplica:
         stats = {
             "blocks": frozenset(blocks[-_MAX_PUBLISHED:]),
             "is_complete": len(blocks) <= _MAX_PUBLISHED,
-            "num_open": dict(Counter({k: m.num_open for k, m in self._mailboxes.items()})),
+            "num_open": {name: each.num_open for name, each in self._senders.items()},
         }
         if any(self._published.get(key) != value for key, value in stats.items()):
             self._published = {**stats, "number": self._published["number"] + 1}
@@ -171,7 +167,7 @@ class EngineReplica:
     def _tell_ended(self, finished: tuple[FinishedRequest, ...]) -> None:
         for ended in finished:
             front = self._fronts.pop(ended.request.request_id, None)
-            mailbox = self._mailboxes.get(front) if front is not None else None
-            if mailbox is not None:
+            sender = self._senders.get(front) if front is not None else None
+            if sender is not None:
                 request = replace(ended.request, prompt_token_ids=())
-                mailbox.put_ended(replace(ended, request=request))
+                sender.put_ended(replace(ended, request=request))

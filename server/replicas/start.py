@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import ray
 import torch
 from ray.serve.handle import DeploymentHandle
 
@@ -31,6 +32,7 @@ from server.replicas.deployment import (
     undeploy,
 )
 from server.replicas.engine import ReplicatedEngine
+from server.replicas.outputs import OutputReceiver
 from server.replicas.routing.directory import directory
 from server.replicas.sizes import check_memory, share_out, this_machine
 from server.report import Report
@@ -126,6 +128,7 @@ def connect(
     engine = ReplicatedEngine(
         handle,
         directory(app),
+        OutputReceiver(ray.util.get_node_ip_address()),
         facts,
         0 if settings.prefix_caching == "off" else settings.block_size,
         replacement_seconds,

@@ -1,14 +1,15 @@
 """Ray Serve's handle of a deployment, without Ray: a test says what replicas answer."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from server.engine.outputs import FinishedRequest, RequestOutput
 from server.engine.types import FinishReason, RequestId, SamplingDefaults, SpeculationParams
 from server.errors import GlidecapeError
 from server.loading.facts import ModelFacts
-from server.replicas.calls import AddressedCall, Batch, Finish, PackedError, RunCall
+from server.replicas.calls import AddressedCall, Finish, PackedError, RunCall
+from server.replicas.outputs import OutputSender
 
 
 class Response:
@@ -26,28 +27,6 @@ class Response:
         return self.future.__await__()
 
 
-class Stream(Response):
-    """A replica's outputs; broken by an exception."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._items = asyncio.Queue[Batch | BaseException]()
-
-    def send(self, item: Batch | BaseException) -> None:
-        self._items.put_nowait(item)
-
-    def cancel(self) -> None:
-        super().cancel()
-        self.send(asyncio.CancelledError())
-
-    async def __aiter__(self) -> AsyncGenerator[Batch, None]:
-        while True:
-            item = await self._items.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-
 class Method:
     def __init__(self, remote: Callable[..., Response]) -> None:
         self.remote = remote
@@ -63,22 +42,32 @@ class FakeServe:
     def __init__(self, *names: str) -> None:
         self.names = names
         self.runs = list[tuple[RunCall, Response]]()
-        self.streams: dict[str, Stream] = {}
+        self._senders: dict[str, OutputSender] = {}
         self.finished = list[tuple[str, Finish]]()
         self.on_run: Callable[[RunCall, Response], None] = lambda call, response: None
         """Told of each request; may end its call, or raise."""
         self.on_addressed: Callable[[AddressedCall, Response], None] = lambda call, response: None
-        """Told of each other call but streams."""
+        """Told of each other call."""
         self.run = Method(self._run)
-        self.outputs = Method(self._stream)
         self.finish = Method(self._finish)
         self.metrics_text = Method(self._metrics_text)
         self.facts = Method(self._facts)
         self.identities: dict[str, str] = {}
         """Of replicas unlike the first one."""
 
-    def options(self, stream: bool) -> "FakeServe":
-        return self
+    def sender(self, call: RunCall) -> OutputSender:
+        """What the replica that has the request sends its outputs by."""
+        name = self.names[self.number(call) % len(self.names)]
+        if name not in self._senders:
+            self._senders[name] = OutputSender(call.front)
+        return self._senders[name]
+
+    def number(self, call: RunCall) -> int:
+        return next(number for number, (each, _) in enumerate(self.runs) if each is call)
+
+    def close(self) -> None:
+        for sender in self._senders.values():
+            sender.close()
 
     def _run(self, call: RunCall) -> Response:
         response = Response()
@@ -87,10 +76,6 @@ class FakeServe:
             call.on_routed(self.names[(len(self.runs) - 1) % len(self.names)])
         self.on_run(call, response)
         return response
-
-    def _stream(self, call: AddressedCall) -> Response:
-        self.streams[call.replica] = Stream()
-        return self.streams[call.replica]
 
     def _finish(self, call: AddressedCall, what: Finish) -> Response:
         self.finished.append((call.replica, what))
@@ -121,9 +106,11 @@ def facts(identity: str) -> ModelFacts:
     )
 
 
-def output(call: RunCall, token_id: int, reason: FinishReason | None = None) -> RequestOutput:
-    """What an engine says of a request that has come to it."""
-    return RequestOutput(call.request.request_id, (token_id,), None, reason, None, 1, 1, 0)
+def output(
+    call: RunCall, number: int, token_id: int, reason: FinishReason | None = None
+) -> RequestOutput:
+    """An answer's token of that number, counted from 1, as the engine sends it."""
+    return RequestOutput(call.request.request_id, (token_id,), None, reason, None, 1, number, 0)
 
 
 def error(call: RunCall, what: GlidecapeError) -> tuple[RequestId, PackedError]:

@@ -14,8 +14,9 @@ from server.errors import (
     InvalidRequestError,
     RateLimitError,
 )
-from server.replicas.calls import AddressedCall, PackedError, RunCall
+from server.replicas.calls import AddressedCall, FrontAddress, PackedError, RunCall
 
+FRONT = FrontAddress("f", "tcp://127.0.0.1:1", b"public", b"secret")
 ERRORS = [
     ContextLengthError("too long", "messages"),
     InvalidRequestError("bad", None),
@@ -35,8 +36,13 @@ def test_an_error_keeps_its_class_text_and_fields(error: GlidecapeError) -> None
 
 def test_what_only_the_front_knows_stays_there() -> None:
     request = Request(RequestId("r"), (1, 2), SamplingParams(1))
-    call = RunCall("f", request, frozenset("a"), 16, [1, 2], on_routed=print)
+    call = RunCall(FRONT, request, frozenset("a"), 16, [1, 2], on_routed=print)
     run: RunCall = pickle.loads(pickle.dumps(call))
-    assert (run.front, run.request, run.on_routed, run.token_ids) == ("f", request, None, [])
-    to_one: AddressedCall = pickle.loads(pickle.dumps(AddressedCall("a", "f", print)))
-    assert (to_one.replica, to_one.front, to_one.on_unknown) == ("a", "f", None)
+    assert (run.front, run.request, run.on_routed, run.token_ids) == (
+        FRONT,
+        request,
+        None,
+        [],
+    )
+    to_one: AddressedCall = pickle.loads(pickle.dumps(AddressedCall("a", print)))
+    assert (to_one.replica, to_one.on_unknown) == ("a", None)

@@ -11,8 +11,9 @@ from server.engine.outputs import FinishedRequest, RequestOutput
 from server.engine.types import Request, RequestId, SamplingParams
 from server.errors import EngineDeadError
 from server.replicas import deliveries
-from server.replicas.calls import AddressedCall, Batch, RunCall
+from server.replicas.calls import AddressedCall, RunCall
 from server.replicas.engine import ReplicatedEngine
+from server.replicas.outputs import OutputReceiver
 from server.replicas.routing.directory import Directory
 from tests.replicas.fake_serve import FakeServe, Response, ended, error, facts, output
 
@@ -28,10 +29,12 @@ class Scene:
         self.directory = Directory()
         self.directory.set_names(("a", "b"))
         self.told = list[FinishedRequest]()
+        self.receiver = OutputReceiver("127.0.0.1")
         deployment = cast("Any", self.serve)
         self.engine = ReplicatedEngine(
             deployment,
             self.directory,
+            self.receiver,
             facts("first"),
             16,
             60.0,
@@ -48,28 +51,37 @@ class Scene:
             while not condition():
                 await asyncio.sleep(0)
 
-    async def attempt(self, number: int, replica: str) -> tuple[RunCall, Response]:
-        """The attempt of that number, once its replica is listened to."""
-        await self.until(lambda: len(self.serve.runs) >= number and replica in self.serve.streams)
+    async def attempt(self, number: int) -> tuple[RunCall, Response]:
+        """The attempt of that number, once it is sent."""
+        await self.until(lambda: len(self.serve.runs) >= number)
         return self.serve.runs[number - 1]
+
+    def close(self) -> None:
+        self.serve.close()
+        self.receiver.close()
 
 
 @pytest.fixture
-async def scene() -> Scene:
-    return Scene()
+async def scene() -> AsyncGenerator[Scene, None]:
+    scene = Scene()
+    yield scene
+    scene.close()
 
 
 async def test_what_comes_late_of_a_lost_replica_reaches_nobody(scene: Scene) -> None:
     asked = asyncio.create_task(scene.ask())
-    first, lost = await scene.attempt(1, "a")
+    first, lost = await scene.attempt(1)
     lost.future.set_exception(RuntimeError("killed"))
-    second, _ = await scene.attempt(2, "b")
-    of_a = (output(first, 10), output(first, 11, "length"))
-    crashed = (error(first, EngineDeadError("late")),)
-    scene.serve.streams["a"].send(Batch(of_a, crashed, (ended(first, "abort"),)))
-    scene.serve.streams["b"].send(Batch((output(second, 10),)))
-    last = output(second, 12, "length")
-    scene.serve.streams["b"].send(Batch((last,), (), (ended(second, "length"),)))
+    second, _ = await scene.attempt(2)
+    of_a, of_b = scene.serve.sender(first), scene.serve.sender(second)
+    of_a.put(output(first, 1, 10))
+    of_a.put(output(first, 2, 11, "length"))
+    of_a.put_error(*error(first, EngineDeadError("late")))
+    of_a.put_ended(ended(first, "abort"))
+    of_b.put(output(second, 1, 10))
+    await asyncio.sleep(0.01)
+    of_b.put(output(second, 2, 12, "length"))
+    of_b.put_ended(ended(second, "length"))
     outputs = await asked
     assert [each.token_ids for each in outputs] == [(10,), (12,)]
     assert {each.request_id for each in outputs} == {ID}
@@ -118,23 +130,39 @@ async def test_a_call_that_fails_is_made_to_another_replica_up_to_twice(
 
 async def test_no_other_replica_gets_a_request_that_was_in_a_crashed_step(scene: Scene) -> None:
     asked = asyncio.create_task(scene.ask())
-    call, _ = await scene.attempt(1, "a")
-    scene.serve.streams["a"].send(Batch((), (error(call, EngineDeadError("a step crashed")),)))
+    call, _ = await scene.attempt(1)
+    scene.serve.sender(call).put_error(*error(call, EngineDeadError("a step crashed")))
     with pytest.raises(EngineDeadError, match="a step crashed"):
         await asked
     assert len(scene.serve.runs) == 1
     assert [each.request for each in scene.told] == [REQUEST]
 
 
-async def test_a_stream_that_breaks_ends_begun_answers(scene: Scene) -> None:
-    asked = asyncio.create_task(scene.ask())
-    call, response = await scene.attempt(1, "a")
-    scene.serve.streams["a"].send(Batch((output(call, 10),)))
-    scene.serve.streams["a"].send(asyncio.CancelledError())
+async def test_a_replica_that_dies_ends_begun_answers(scene: Scene) -> None:
+    outputs, _, response = await begun(scene)
+    response.future.set_exception(RuntimeError("killed"))
     with pytest.raises(EngineDeadError, match="replica is gone"):
-        await asked
-    assert response.is_cancelled
+        await anext(outputs)
     assert len(scene.serve.runs) == 1
+
+
+async def test_tokens_that_a_broken_connection_loses_are_missed(scene: Scene) -> None:
+    outputs, call, response = await begun(scene)
+    scene.serve.sender(call).put(output(call, 3, 12))
+    with pytest.raises(EngineDeadError, match="the connection to it broke"):
+        await anext(outputs)
+    await scene.until(lambda: response.is_cancelled)
+    assert len(scene.serve.runs) == 1
+
+
+async def test_lost_first_tokens_have_the_request_sent_to_another_replica(scene: Scene) -> None:
+    asked = asyncio.create_task(scene.ask())
+    first, response = await scene.attempt(1)
+    scene.serve.sender(first).put(output(first, 2, 11))
+    second, _ = await scene.attempt(2)
+    assert response.is_cancelled
+    scene.serve.sender(second).put(output(second, 1, 10, "length"))
+    assert [each.token_ids for each in await asked] == [(10,)]
 
 
 def unknown(call: AddressedCall, response: Response) -> None:
@@ -157,8 +185,8 @@ def gone(call: AddressedCall, response: Response) -> None:
 async def begun(scene: Scene) -> tuple[AsyncGenerator[RequestOutput, None], RunCall, Response]:
     outputs = scene.engine.generate(REQUEST)
     first = asyncio.ensure_future(anext(outputs))
-    call, response = await scene.attempt(1, "a")
-    scene.serve.streams["a"].send(Batch((output(call, 10),)))
+    call, response = await scene.attempt(1)
+    scene.serve.sender(call).put(output(call, 1, 10))
     await first
     return outputs, call, response
 
@@ -173,7 +201,7 @@ async def test_a_replica_that_can_not_be_told_to_finish_has_its_call_cancelled(
     await outputs.aclose()
     await scene.until(lambda: response.is_cancelled)
     assert [name for name, _ in scene.serve.finished] == ["a"]
-    scene.serve.streams["a"].send(Batch((), (), (ended(call, "abort"),)))
+    scene.serve.sender(call).put_ended(ended(call, "abort"))
     await scene.until(lambda: scene.told)
     assert scene.told[0].reason == "stop"
 
@@ -217,14 +245,13 @@ async def test_metrics_of_a_replica_that_fails_are_left_out(
 async def test_requests_that_no_engine_has_begun_are_forgotten(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also while the replica is busy with others, and its stream goes on."""
     monkeypatch.setattr(deliveries, "_ENDING_SECONDS", 0.0)
     asked = asyncio.create_task(scene.ask())
-    call, response = await scene.attempt(1, "a")
+    call, response = await scene.attempt(1)
     asked.cancel()
     await scene.until(lambda: response.is_cancelled)
     await asyncio.sleep(0.05)
-    scene.serve.streams["a"].send(Batch((), (), (ended(call, "abort"),)))
+    scene.serve.sender(call).put_ended(ended(call, "abort"))
     await asyncio.sleep(0.05)
     assert scene.told == []
 
@@ -247,9 +274,8 @@ async def test_a_replica_that_computes_otherwise_is_told_of_once(
     scene.serve.identities["b"] = "second"
     for number in range(1, 5):
         asked = asyncio.create_task(scene.ask())
-        replica = "ab"[(number - 1) % 2]
-        call, response = await scene.attempt(number, replica)
-        scene.serve.streams[replica].send(Batch((output(call, 10, "length"),)))
+        call, response = await scene.attempt(number)
+        scene.serve.sender(call).put(output(call, 1, 10, "length"))
         await asked
         response.future.set_result(None)
     await scene.until(lambda: caplog.messages)

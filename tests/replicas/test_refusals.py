@@ -127,9 +127,11 @@ def test_gpus_of_a_replica_where_there_is_none(model: str) -> None:
     assert said.startswith("num_gpus_per_replica=1: counts only with replicas")
 
 
-def run_without_ray(*arguments: str, then: str = "") -> subprocess.CompletedProcess[str]:
-    """The command where Ray can't be imported."""
-    code = f"import sys\nsys.modules['ray'] = None\nimport server.cli\n{then}\nserver.cli.main()"
+def run_without(module: str, *arguments: str, then: str = "") -> subprocess.CompletedProcess[str]:
+    """The command where a module can't be imported."""
+    code = (
+        f"import sys\nsys.modules[{module!r}] = None\nimport server.cli\n{then}\nserver.cli.main()"
+    )
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
@@ -139,8 +141,9 @@ def run_without_ray(*arguments: str, then: str = "") -> subprocess.CompletedProc
     )
 
 
-def test_without_ray_the_extra_is_named(model: str) -> None:
-    done = run_without_ray(*SERVE, "--model", model, "--replicas", "2")
+@pytest.mark.parametrize("module", ["ray", "zmq"])
+def test_without_what_it_brings_the_extra_is_named(model: str, module: str) -> None:
+    done = run_without(module, *SERVE, "--model", model, "--replicas", "2")
     assert done.returncode == 2
     assert "needs the extra ray: pip install 'glidecape[ray]'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -150,7 +153,7 @@ def test_one_engine_does_without_ray(model: str, tmp_path: Path) -> None:
     """It loads, and ends where it would serve."""
     then = "import uvicorn\nuvicorn.Server.run = lambda *_, **__: None"
     options = "--model", model, "--cache-dir", str(tmp_path), "--dtype", "float32"
-    done = run_without_ray(*SERVE, *options, then=then)
+    done = run_without("ray", *SERVE, *options, then=then)
     assert done.returncode == 0, done.stderr
     assert "Serving model on" in done.stderr
 

@@ -1,7 +1,7 @@
 """The calls of a replica, over an engine that a test directs."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,11 +11,12 @@ from server.engine.outputs import RequestOutput
 from server.engine.types import FinishReason, Request, RequestId, SamplingParams
 from server.errors import EngineDeadError, InvalidRequestError
 from server.replicas import replica
-from server.replicas.calls import AddressedCall, Finish, RunCall
+from server.replicas.calls import AddressedCall, Batch, Finish, FrontAddress, RunCall
+from server.replicas.outputs import KeyPair, OutputReceiver
 from server.replicas.replica import EngineReplica, ReplicaSettings
 
 REQUEST = Request(RequestId("r#1"), (1, 2, 3), SamplingParams(4))
-FRONT = AddressedCall("a", "front")
+TO_A = AddressedCall("a")
 
 
 class Engine:
@@ -30,6 +31,9 @@ class Engine:
 
     def start(self) -> None:
         pass
+
+    def cached_blocks(self) -> list[bytes]:
+        return []
 
     def check_health(self) -> None:
         if self.death is not None:
@@ -58,69 +62,108 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     return engine
 
 
+class Front(list[Batch]):
+    """What has come of the replica."""
+
+    def __init__(self) -> None:
+        self._receiver = OutputReceiver("127.0.0.1")
+        self._receiver.start(self.append)
+        self.address = self._receiver.address
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    def close(self) -> None:
+        self._receiver.close()
+
+
+@pytest.fixture
+async def front() -> AsyncGenerator[Front, None]:
+    front = Front()
+    yield front
+    front.close()
+
+
 @pytest.fixture
 def serving(engine: Engine) -> EngineReplica:
     return EngineReplica(ReplicaSettings({}, "tiny", 300.0))
 
 
-async def start(serving: EngineReplica, request: Request = REQUEST) -> asyncio.Task[None]:
-    task = asyncio.create_task(serving.run(RunCall("front", request)))
+async def start(
+    serving: EngineReplica, front: Front, request: Request = REQUEST
+) -> asyncio.Task[None]:
+    task = asyncio.create_task(serving.run(RunCall(front.address, request)))
     for _ in range(3):
         await asyncio.sleep(0)
     return task
 
 
 async def test_a_fault_of_the_engine_reaches_who_has_called(
-    serving: EngineReplica, engine: Engine
+    serving: EngineReplica, engine: Engine, front: Front
 ) -> None:
     engine.error = KeyError("a fault")
-    running = await start(serving)
+    running = await start(serving, front)
     engine.end.set()
     with pytest.raises(KeyError):
         await running
 
 
-async def test_errors_of_the_servers_own_tree_travel_by_the_stream(
-    serving: EngineReplica, engine: Engine
+async def test_errors_of_the_servers_own_tree_are_sent_beside_the_call(
+    serving: EngineReplica, engine: Engine, front: Front
 ) -> None:
     engine.error = InvalidRequestError("no")
-    running = await start(serving)
+    running = await start(serving, front)
     engine.end.set()
     await running
-    batch = await anext(serving.outputs(FRONT))
-    ((name, packed),) = batch.errors
+    await front.until(lambda: front)
+    ((name, packed),) = front[0].errors
     assert (name, str(packed.unpacked())) == (REQUEST.request_id, "no")
 
 
 async def test_a_request_for_a_dead_engine_was_not_in_its_last_step(
-    serving: EngineReplica, engine: Engine
+    serving: EngineReplica, engine: Engine, front: Front
 ) -> None:
     """So it is the call that fails, and the front sends the request elsewhere."""
     engine.death = "a step crashed"
     with pytest.raises(EngineDeadError):
-        await serving.run(RunCall("front", REQUEST))
+        await serving.run(RunCall(front.address, REQUEST))
     assert engine.num_running == 0
 
 
 async def test_a_second_attempt_does_not_meet_the_first(
-    serving: EngineReplica, engine: Engine
+    serving: EngineReplica, engine: Engine, front: Front
 ) -> None:
-    first = await start(serving)
-    second = await start(serving, replace(REQUEST, request_id=RequestId("r#2")))
+    first = await start(serving, front)
+    second = await start(serving, front, replace(REQUEST, request_id=RequestId("r#2")))
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     engine.end.set()
     await second
-    batch = await anext(serving.outputs(FRONT))
-    assert [output.request_id for output in batch.outputs] == ["r#2"]
+    await front.until(lambda: front)
+    assert [output.request_id for batch in front for output in batch.outputs] == ["r#2"]
 
 
 async def test_a_request_that_is_finished_from_outside_ends_its_call(
-    serving: EngineReplica, engine: Engine
+    serving: EngineReplica, engine: Engine, front: Front
 ) -> None:
-    running = await start(serving)
-    await serving.finish(FRONT, Finish(REQUEST.request_id, "stop"))
+    running = await start(serving, front)
+    await serving.finish(TO_A, Finish(REQUEST.request_id, "stop"))
     await running
     assert engine.finished == [(REQUEST.request_id, "stop")]
     assert engine.num_running == 0
-    await serving.finish(FRONT, Finish(REQUEST.request_id, "stop"))  # over already
+    await serving.finish(TO_A, Finish(REQUEST.request_id, "stop"))  # over already
+
+
+async def test_fronts_that_are_gone_are_forgotten_in_time(
+    serving: EngineReplica, engine: Engine, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.end.set()
+    await (await start(serving, front))
+    gone = FrontAddress("gone", "tcp://127.0.0.1:1", *KeyPair.new())
+    await serving.run(RunCall(gone, REQUEST))
+    assert (await serving.record_routing_stats())["num_open"] == {front.address.name: 0, "gone": 0}
+    monkeypatch.setattr(replica, "_KEPT_SECONDS", 0.0)
+    await (await start(serving, front))
+    assert (await serving.record_routing_stats())["num_open"] == {front.address.name: 0}

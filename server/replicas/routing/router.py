@@ -48,9 +48,9 @@ class PrefixRouter(RequestRouter):
             stats = replica.routing_stats
             if stats:
                 self._table.publish(name, Published(**stats))
-        self._forget_cancelled()
+        self._close_ended()
         blocks = call.blocks()
-        name = self._table.choose(list(by_name), blocks, call.front, call.avoid)
+        name = self._table.choose(list(by_name), blocks, call.front.name, call.avoid)
         call_id = pending_request.metadata.internal_request_id
         self._table.opened(call_id, name, blocks)
         self._calls[call_id] = weakref.ref(call)
@@ -64,11 +64,7 @@ class PrefixRouter(RequestRouter):
             call.on_routed(replica_id.unique_id)
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        self._table.closed(internal_request_id)
-        found = self._calls.pop(internal_request_id, None)
-        call = found and found()
-        if call is not None:  # its answer is in the replica's cache too
-            self._table.keeps(replica_id.unique_id, call.blocks())
+        self._close(internal_request_id)
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
@@ -83,10 +79,18 @@ class PrefixRouter(RequestRouter):
         self._table.set_replicas(names)
         directory(self.app_name).set_names(names)
 
-    def _forget_cancelled(self) -> None:
-        """Serve does not tell of calls that are cancelled before they are sent."""
+    def _close_ended(self) -> None:
+        """Serve does not tell of calls that are cancelled before they are sent; and of answered
+        ones perhaps after the client's next request."""
         for call_id, found in list(self._calls.items()):
             call = found()
-            if call is None or call.is_given_up:
-                del self._calls[call_id]
-                self._table.closed(call_id)
+            if call is None or call.is_given_up or call.is_answered:
+                self._close(call_id)
+
+    def _close(self, call_id: str) -> None:
+        """Counts a call no more."""
+        found = self._calls.pop(call_id, None)
+        call = found and found()
+        replica = self._table.closed(call_id)
+        if call is not None and replica is not None and not call.is_given_up:
+            self._table.keeps(replica, call.blocks())  # its answer is in the cache too

@@ -112,12 +112,14 @@ class RoutingTable:
         self._num_open[name] += 1
         self.keeps(name, blocks)
 
-    def closed(self, call_id: str) -> None:
+    def closed(self, call_id: str) -> str | None:
+        """Counts a call no more; returns the replica that it was open at, if it was."""
         name = self._open.pop(call_id, None)
         if name is not None:
             self._num_open[name] -= 1
             if not self._num_open[name]:
                 del self._num_open[name]
+        return name
 
     def keeps(self, name: str, blocks: Sequence[bytes]) -> None:
         """Notes blocks that a replica has from now on."""

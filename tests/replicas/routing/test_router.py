@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from server.engine.types import Request, RequestId, SamplingParams
-from server.replicas.calls import AddressedCall, RunCall
+from server.replicas.calls import AddressedCall, FrontAddress, RunCall
 from server.replicas.cluster import check_ray
+
+REQUEST = Request(RequestId("r"), (1,), SamplingParams(1))
+FRONT = FrontAddress("front", "tcp://127.0.0.1:1", b"public", b"secret")
 
 
 @pytest.fixture
@@ -49,29 +52,43 @@ def chosen(router: Any, request: Any) -> list[str]:
 
 def test_an_addressed_call_goes_where_it_belongs(router: Any) -> None:
     told = list[str]()
-    assert chosen(router, pending(AddressedCall("b", "front", lambda: told.append("b")))) == ["b"]
+    assert chosen(router, pending(AddressedCall("b", lambda: told.append("b")))) == ["b"]
     assert told == []
 
 
 def test_a_call_for_an_unknown_replica_is_told_so(router: Any) -> None:
     told = list[str]()
-    assert chosen(router, pending(AddressedCall("c", "front", lambda: told.append("c")))) == []
+    assert chosen(router, pending(AddressedCall("c", lambda: told.append("c")))) == []
     assert told == ["c"]
 
 
 def test_a_call_that_is_given_up_before_it_is_sent_counts_no_more(router: Any) -> None:
-    calls = [RunCall("front", Request(RequestId(i), (1,), SamplingParams(1))) for i in "12"]
+    calls = [RunCall(FRONT, Request(RequestId(i), (1,), SamplingParams(1))) for i in "12"]
     for i, call in zip("12", calls, strict=True):
         chosen(router, pending(call, i))
     assert router.load() == 2
     calls[0].is_given_up = True
-    third = RunCall("front", Request(RequestId("3"), (1,), SamplingParams(1)))
+    third = RunCall(FRONT, Request(RequestId("3"), (1,), SamplingParams(1)))
     chosen(router, pending(third, "3"))
     assert router.load() == 2
 
 
+def test_an_answered_call_counts_no_more_before_serve_tells_of_its_end(router: Any) -> None:
+    """The client's next request may be there sooner; it finds question and answer in the cache."""
+    first = RunCall(FRONT, REQUEST, block_size=2, token_ids=[1])
+    (name,) = chosen(router, pending(first, "5"))
+    first.token_ids += [2, 3, 4]
+    first.is_answered = True
+    assert router.load() == 1
+    again = RunCall(FRONT, REQUEST, block_size=2, token_ids=[1, 2, 3, 4, 5])
+    assert chosen(router, pending(again, "6")) == [name]
+    assert router.load() == 1
+    router.on_request_completed(SimpleNamespace(unique_id=name), "5")
+    assert router.load() == 1
+
+
 def test_a_call_that_is_chosen_for_again_counts_once(router: Any) -> None:
-    call = RunCall("front", Request(RequestId("4"), (1,), SamplingParams(1)))
+    call = RunCall(FRONT, Request(RequestId("4"), (1,), SamplingParams(1)))
     for _ in range(3):
         chosen(router, pending(call, "4"))
     assert router.load() == 1

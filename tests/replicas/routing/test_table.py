@@ -3,11 +3,12 @@
 from string import ascii_letters, digits, punctuation
 
 from server.engine.types import Request, RequestId, SamplingParams
-from server.replicas.calls import RunCall
+from server.replicas.calls import FrontAddress, RunCall
 from server.replicas.routing.known_blocks import KnownBlocks
 from server.replicas.routing.table import Published, RoutingTable
 
 FRONT = "me"
+ADDRESS = FrontAddress(FRONT, "tcp://127.0.0.1:1", b"public", b"secret")
 
 
 def blocks(text: str) -> list[bytes]:
@@ -140,7 +141,7 @@ def test_the_ends_of_the_oldest_prompts_go_first() -> None:
 def test_blocks_of_a_call_are_the_engines_own_and_other_for_other_salts() -> None:
     def call(salt: str | None, *token_ids: int) -> list[bytes]:
         request = Request(RequestId("r"), token_ids, SamplingParams(1), cache_salt=salt)
-        return RunCall(FRONT, request, frozenset(), 2, list(token_ids)).blocks()
+        return RunCall(ADDRESS, request, frozenset(), 2, list(token_ids)).blocks()
 
     assert len(call(None, 1, 2, 3, 4, 5)) == 2
     assert call(None, 1, 2, 3, 4, 5)[:1] == call(None, 1, 2)

@@ -1,0 +1,105 @@
+"""What replicas send to fronts, over real sockets."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+import pytest
+import zmq
+
+from server.engine.outputs import RequestOutput
+from server.engine.types import RequestId
+from server.errors import EngineDeadError, StartupError
+from server.replicas.calls import Batch, FrontAddress, PackedError
+from server.replicas.outputs import KeyPair, OutputReceiver, OutputSender
+
+
+def output(number: int) -> RequestOutput:
+    return RequestOutput(RequestId(f"r{number}"), (number,), None, None, None, 1, 1, 0)
+
+
+class Wire:
+    """A front that listens, and replicas' senders."""
+
+    def __init__(self) -> None:
+        self.receiver = OutputReceiver("127.0.0.1")
+        self.came = list[Batch]()
+        self.receiver.start(self.came.append)
+        self._senders = list[OutputSender]()
+
+    def sender(self, address: FrontAddress | None = None) -> OutputSender:
+        self._senders.append(OutputSender(address or self.receiver.address))
+        return self._senders[-1]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    def close(self) -> None:
+        for sender in self._senders:
+            sender.close()
+        self.receiver.close()
+
+
+@pytest.fixture
+async def wire() -> AsyncGenerator[Wire, None]:
+    wire = Wire()
+    yield wire
+    wire.close()
+
+
+async def test_what_comes_together_is_one_batch(wire: Wire) -> None:
+    sender = wire.sender()
+    for number in range(3):
+        sender.put(output(number))
+    sender.put_error(RequestId("r9"), PackedError.of(EngineDeadError("dead")))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    sender.put(output(7))
+    await wire.until(lambda: len(wire.came) == 2)
+    first, later = wire.came
+    assert [each.token_ids for each in first.outputs] == [(0,), (1,), (2,)]
+    assert [request_id for request_id, _ in first.errors] == ["r9"]
+    assert later == Batch((output(7),))
+
+
+async def test_nothing_is_lost_to_a_front_that_is_slow(wire: Wire) -> None:
+    """More than ZeroMQ holds by itself, from two replicas at once."""
+    senders = wire.sender(), wire.sender()
+    for number in range(3000):
+        for sender in senders:
+            sender.put(output(number))
+            sender._send()  # pyright: ignore[reportPrivateUsage]
+    await wire.until(lambda: len(wire.came) == 6000)
+    counts = [batch.outputs[0].token_ids[0] for batch in wire.came]
+    assert sorted(counts) == sorted([*range(3000)] * 2)
+
+
+async def test_what_was_sent_before_an_end_arrives(wire: Wire) -> None:
+    sender = wire.sender()
+    sender.put(output(1))
+    sender.close()
+    await wire.until(lambda: wire.came)
+    assert wire.came == [Batch((output(1),))]
+
+
+async def test_who_does_not_know_the_key_is_not_heard(wire: Wire) -> None:
+    """What comes is unpickled: it must come of a replica."""
+    address = wire.receiver.address
+    stranger = wire.sender(FrontAddress("f", address.endpoint, *KeyPair.new()))
+    stranger.put(output(1))
+    plain = zmq.Context.instance().socket(zmq.PUSH)
+    plain.set(zmq.LINGER, 0)
+    plain.connect(address.endpoint)
+    plain.send(b"cos\nsystem\n(S'true'\ntR.")
+    await asyncio.sleep(0.3)
+    known = wire.sender()
+    known.put(output(2))
+    await wire.until(lambda: wire.came)
+    plain.close()
+    assert wire.came == [Batch((output(2),))]
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(StartupError, match=r"192\.0\.2\.1"):
+        OutputReceiver("192.0.2.1")
