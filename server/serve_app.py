@@ -10,6 +10,7 @@ import asyncio
 from functools import partial
 from typing import Any
 
+import ray
 import torch
 from fastapi import FastAPI
 from ray import serve
@@ -25,6 +26,7 @@ from server.observe.logs import configure_logging
 from server.observe.observers import Observers
 from server.replicas.cluster import available_in_cluster
 from server.replicas.deployment import Resources, application, replica_settings
+from server.replicas.outputs import OutputReceiver
 from server.replicas.sizes import share_out
 from server.replicas.start import connect
 
@@ -72,6 +74,7 @@ class Front:
             settings,
             self._engine,
             facts,
+            OutputReceiver(ray.util.get_node_ip_address()),
             app=serve.get_replica_context().app_name,
             text=text,
             replacement_seconds=_REPLACEMENT_SECONDS,

@@ -91,7 +91,7 @@ class Attempt:
     def cancel(self) -> None:
         """Ends its call, and with it the request in its replica. Serve sends that to where the call
         is, also where no new ones are sent to."""
-        self.call.is_given_up = self.replica is None
+        self.call.is_given_up = self.replica is None and not self.has_output
         if self.running is not None:
             self.running.cancel()
 

@@ -31,7 +31,7 @@ _HEALTH_TIMEOUT = 30.0
 _PLACE_SECONDS = 300.0
 """How long a replica may wait for a place; a machine that is added to a cluster takes minutes."""
 _OTHER_CALLS = 64
-"""Of all fronts at a time beside their requests: all are answered at once."""
+"""Of all fronts at a time beside their requests: short ones."""
 _GRACE_SECONDS = 4.0
 """What a replica may take beyond draining, to end."""
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}

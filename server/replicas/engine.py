@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class ReplicatedEngine:
-    """What the API needs of an engine, over the calls of Ray Serve.
+    """What the API needs of an engine, over Ray Serve's replicas.
 
     Args:
         deployment: Serve's handle of `EngineReplica`.
@@ -162,6 +162,7 @@ class ReplicatedEngine:
                 self._deliveries.forget(attempt)
                 is_lost = isinstance(error, ReplicaLostError)
                 if not is_lost or attempt.has_output or number == _ATTEMPTS:
+                    logger.warning("%s can't be finished: %s", request.request_id, error)
                     self._give_up(attempt)
                     raise EngineDeadError(f"the request's replica is gone: {error}") from error
                 logger.warning("%s is sent to another replica: %s", request.request_id, error)
@@ -246,7 +247,8 @@ class ReplicatedEngine:
         """Nobody reads the attempt's outputs any more."""
         del self._open[attempt.request.request_id]
         self._deliveries.leave(attempt)
-        attempt.call.is_answered = attempt.replica is not None
+        is_taken = attempt.replica is not None or attempt.has_output
+        attempt.call.is_answered = attempt.call.is_answered or is_taken
         if not attempt.is_over and not attempt.is_finishing:
             attempt.cancel()
 

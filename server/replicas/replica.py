@@ -7,7 +7,6 @@ beside it: see `outputs.py`.
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,10 +23,11 @@ from server.replicas.calls import AddressedCall, Finish, FrontAddress, PackedErr
 from server.replicas.outputs import OutputSender
 from server.replicas.routing.known_blocks import shortened
 
-_KEPT_SECONDS = 600.0
+_KEPT_SECONDS = 60.0
 """How long a front without a request is kept a connection for; it may be gone."""
-_MAX_ENDING = 2**14
-"""Requests whose end the engine has still to tell of. It tells of none that it has refused."""
+_ENDING_SECONDS = 2.0
+"""How long a call that is over waits for its engine to tell how the request ended: for a step. It
+tells of none that it has refused."""
 _MAX_PUBLISHED = 2**13
 """Blocks, the latest ones: 64 KB, which Serve hands to every front."""
 
@@ -54,7 +54,8 @@ class EngineReplica:
         self._senders: dict[str, OutputSender] = {}
         """By the fronts' names."""
         self._runs: dict[RequestId, asyncio.Task[None]] = {}
-        self._fronts: OrderedDict[RequestId, str] = OrderedDict()
+        self._ends: dict[RequestId, asyncio.Future[FinishedRequest]] = {}
+        """How requests end, from their call's begin to its end."""
         self._published: dict[str, Any] = {"number": 0}
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._model: LoadedModel = build_model(
@@ -68,8 +69,8 @@ class EngineReplica:
 
     def __del__(self) -> None:
         """Serve calls it before it ends the process."""
-        for sender in self._senders.values():
-            sender.close()
+        while self._senders:
+            self._senders.popitem()[1].close()
 
     def _start(self) -> None:
         """Starts the engine with the first call: only then is it sure which event loop it is."""
@@ -95,12 +96,11 @@ class EngineReplica:
         attempt_id = call.request.request_id
         sender = self._sender(call.front)
         sender.num_open += 1
-        self._fronts[attempt_id] = call.front.name
-        while len(self._fronts) > _MAX_ENDING:
-            self._fronts.popitem(last=False)
+        self._ends[attempt_id] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._pump(call, sender))
         self._runs[attempt_id] = task
         try:
+            await sender.connected()
             await asyncio.wait({task})
             if not task.cancelled():
                 task.result()
@@ -108,18 +108,23 @@ class EngineReplica:
             task.cancel()
             del self._runs[attempt_id]
             sender.num_open -= 1
-            if not sender.num_open:
-                sender.idle_since = time.monotonic()
+            sender.idle_since = time.monotonic()
+            await self._tell_ended(attempt_id, sender)
 
     def _sender(self, front: FrontAddress) -> OutputSender:
-        """What sends to a front. Those of fronts that have long had no request are closed."""
+        """What sends to a front."""
+        sender = self._senders.get(front.name)
+        if sender is not None and sender.is_broken:
+            self._senders.pop(front.name).close()
+        if front.name not in self._senders:
+            self._senders[front.name] = OutputSender(front)
+        return self._senders[front.name]
+
+    def _close_idle_senders(self) -> None:
         long_ago = time.monotonic() - _KEPT_SECONDS
         for name, sender in list(self._senders.items()):
             if not sender.num_open and sender.idle_since < long_ago:
                 self._senders.pop(name).close()
-        if front.name not in self._senders:
-            self._senders[front.name] = OutputSender(front)
-        return self._senders[front.name]
 
     async def _pump(self, call: RunCall, sender: OutputSender) -> None:
         try:
@@ -148,6 +153,7 @@ class EngineReplica:
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """What routers have to know: see `Published`."""
+        self._close_idle_senders()
         blocks = shortened(self._model.engine.cached_blocks())
         stats = {
             "blocks": frozenset(blocks[-_MAX_PUBLISHED:]),
@@ -162,12 +168,23 @@ class EngineReplica:
         """In the engine's thread."""
         self._metrics.record(step)
         if step.finished and self._event_loop is not None:
-            self._event_loop.call_soon_threadsafe(self._tell_ended, step.finished)
+            self._event_loop.call_soon_threadsafe(self._note_ended, step.finished)
 
-    def _tell_ended(self, finished: tuple[FinishedRequest, ...]) -> None:
+    def _note_ended(self, finished: tuple[FinishedRequest, ...]) -> None:
         for ended in finished:
-            front = self._fronts.pop(ended.request.request_id, None)
-            sender = self._senders.get(front) if front is not None else None
-            if sender is not None:
-                request = replace(ended.request, prompt_token_ids=())
-                sender.put_ended(replace(ended, request=request))
+            found = self._ends.get(ended.request.request_id)
+            if found is not None and not found.done():
+                found.set_result(ended)
+
+    async def _tell_ended(self, attempt_id: RequestId, sender: OutputSender) -> None:
+        """Tells the front how a request ended, before its call is over: Serve may end the process
+        then."""
+        try:
+            async with asyncio.timeout(_ENDING_SECONDS):
+                ended = await self._ends[attempt_id]
+            request = replace(ended.request, prompt_token_ids=())
+            sender.put_ended(replace(ended, request=request))
+        except TimeoutError:
+            pass
+        finally:
+            del self._ends[attempt_id]

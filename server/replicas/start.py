@@ -85,6 +85,8 @@ def start_replicas(
     if not cluster.is_local:
         check_name_is_free()
     close = partial(_close, cluster)
+    host = "127.0.0.1" if cluster.is_local else ray.util.get_node_ip_address()
+    receiver = OutputReceiver(host)
     try:
         deployed = _deploy(settings, served_name, here, report)
     except BaseException:
@@ -95,6 +97,7 @@ def start_replicas(
         settings,
         deployed.handle,
         deployed.facts,
+        receiver,
         app=APP,
         text=text,
         replacement_seconds=seconds,
@@ -107,6 +110,7 @@ def connect(
     settings: ServerSettings,
     handle: DeploymentHandle[Any],
     facts: ModelFacts,
+    receiver: OutputReceiver,
     *,
     app: str,
     text: ModelText,
@@ -119,6 +123,7 @@ def connect(
     Args:
         handle: Serve's, of the replicas.
         facts: Of their model.
+        receiver: Where their outputs come.
         app: The name that Serve has for them.
         text: Of their model.
         replacement_seconds: See `ReplicatedEngine`.
@@ -128,7 +133,7 @@ def connect(
     engine = ReplicatedEngine(
         handle,
         directory(app),
-        OutputReceiver(ray.util.get_node_ip_address()),
+        receiver,
         facts,
         0 if settings.prefix_caching == "off" else settings.block_size,
         replacement_seconds,

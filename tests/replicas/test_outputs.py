@@ -1,6 +1,7 @@
 """What replicas send to fronts, over real sockets."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Callable
 
 import pytest
@@ -9,8 +10,14 @@ import zmq
 from server.engine.outputs import RequestOutput
 from server.engine.types import RequestId
 from server.errors import EngineDeadError, StartupError
+from server.replicas import outputs
 from server.replicas.calls import Batch, FrontAddress, PackedError
-from server.replicas.outputs import KeyPair, OutputReceiver, OutputSender
+from server.replicas.outputs import (
+    FrontUnreachableError,
+    KeyPair,
+    OutputReceiver,
+    OutputSender,
+)
 
 
 def output(number: int) -> RequestOutput:
@@ -100,6 +107,56 @@ async def test_who_does_not_know_the_key_is_not_heard(wire: Wire) -> None:
     assert wire.came == [Batch((output(2),))]
 
 
-def test_an_address_of_another_machine_is_refused() -> None:
-    with pytest.raises(StartupError, match=r"192\.0\.2\.1"):
-        OutputReceiver("192.0.2.1")
+async def test_an_address_that_is_no_interfaces_is_reached_by_another(wire: Wire) -> None:
+    """As that of a machine behind NAT, by which others know it."""
+    receiver = OutputReceiver("192.0.2.1")
+    came = list[Batch]()
+    receiver.start(came.append)
+    name, endpoint, *keys = receiver.address
+    assert endpoint.startswith("tcp://192.0.2.1:")
+    here = f"tcp://127.0.0.1:{endpoint.rpartition(':')[2]}"
+    wire.sender(FrontAddress(name, here, *keys)).put(output(1))
+    await wire.until(lambda: came)
+    receiver.close()
+
+
+def test_without_a_port_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(outputs, "_PORTS", (port, port + 1))
+        with pytest.raises(StartupError, match="no socket for the replicas"):
+            OutputReceiver("127.0.0.1")
+
+
+async def test_a_front_that_is_not_reached_is_told_of_at_once(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await wire.sender().connected()
+    monkeypatch.setattr(outputs, "_HANDSHAKE_SECONDS", 0.05)
+    nobody = FrontAddress("f", "tcp://127.0.0.1:1", *KeyPair.new())
+    with pytest.raises(FrontUnreachableError, match=r"nobody answers at tcp://127\.0\.0\.1:1"):
+        await wire.sender(nobody).connected()
+    stranger = FrontAddress("f", wire.receiver.address.endpoint, *KeyPair.new())
+    with pytest.raises(FrontUnreachableError):
+        await wire.sender(stranger).connected()
+
+
+async def test_a_message_that_can_not_be_read_holds_up_no_other(
+    wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    sender = wire.sender()
+    sender._socket.send(b"of another version")  # pyright: ignore[reportPrivateUsage]
+    sender.put(output(1))
+    await wire.until(lambda: wire.came)
+    assert "what a replica sent can't be read" in caplog.text
+
+
+async def test_a_socket_that_takes_no_more_says_so(
+    wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its replica makes another one for the next request."""
+    sender = wire.sender()
+    sender._socket.close()  # pyright: ignore[reportPrivateUsage]
+    sender.put(output(1))
+    await wire.until(lambda: sender.is_broken)
+    assert f"outputs for {wire.receiver.address.endpoint} are lost" in caplog.text

@@ -10,10 +10,11 @@ import pytest
 from server.engine.outputs import RequestOutput
 from server.engine.types import FinishReason, Request, RequestId, SamplingParams
 from server.errors import EngineDeadError, InvalidRequestError
-from server.replicas import replica
+from server.replicas import outputs, replica
 from server.replicas.calls import AddressedCall, Batch, Finish, FrontAddress, RunCall
-from server.replicas.outputs import KeyPair, OutputReceiver
+from server.replicas.outputs import FrontUnreachableError, KeyPair, OutputReceiver
 from server.replicas.replica import EngineReplica, ReplicaSettings
+from tests.replicas.fake_serve import ended
 
 REQUEST = Request(RequestId("r#1"), (1, 2, 3), SamplingParams(4))
 TO_A = AddressedCall("a")
@@ -59,6 +60,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     limits = SimpleNamespace(block_size=16, num_blocks=4)
     model = SimpleNamespace(engine=engine, limits=limits)
     monkeypatch.setattr(replica, "build_model", lambda *_: model)
+    monkeypatch.setattr(replica, "_ENDING_SECONDS", 0.2)
     return engine
 
 
@@ -156,14 +158,55 @@ async def test_a_request_that_is_finished_from_outside_ends_its_call(
     await serving.finish(TO_A, Finish(REQUEST.request_id, "stop"))  # over already
 
 
-async def test_fronts_that_are_gone_are_forgotten_in_time(
+async def test_fronts_without_requests_are_forgotten_in_time(
     serving: EngineReplica, engine: Engine, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine.end.set()
-    await (await start(serving, front))
-    gone = FrontAddress("gone", "tcp://127.0.0.1:1", *KeyPair.new())
-    await serving.run(RunCall(gone, REQUEST))
-    assert (await serving.record_routing_stats())["num_open"] == {front.address.name: 0, "gone": 0}
+    async def known() -> dict[str, int]:
+        return (await serving.record_routing_stats())["num_open"]
+
+    running = await start(serving, front)
     monkeypatch.setattr(replica, "_KEPT_SECONDS", 0.0)
-    await (await start(serving, front))
-    assert (await serving.record_routing_stats())["num_open"] == {front.address.name: 0}
+    assert await known() == {front.address.name: 1}
+    engine.end.set()
+    await running
+    assert await known() == {}
+
+
+async def test_a_front_that_is_not_reached_fails_the_call(
+    serving: EngineReplica, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the whole answer is computed."""
+    monkeypatch.setattr(outputs, "_HANDSHAKE_SECONDS", 0.05)
+    gone = FrontAddress("gone", "tcp://127.0.0.1:1", *KeyPair.new())
+    with pytest.raises(FrontUnreachableError):
+        await serving.run(RunCall(gone, REQUEST))
+    assert engine.num_running == 0
+
+
+async def test_a_call_is_over_when_its_end_is_told(
+    serving: EngineReplica, engine: Engine, front: Front
+) -> None:
+    """Serve may end the process then: also of a request that its client has left."""
+    running = await start(serving, front)
+    running.cancel()
+    await asyncio.sleep(0.01)
+    assert not running.done()
+    serving._note_ended((ended(RunCall(front.address, REQUEST), "abort"),))  # pyright: ignore[reportPrivateUsage]
+    await asyncio.gather(running, return_exceptions=True)
+    await front.until(lambda: front)
+    assert [(each.reason, each.request.prompt_token_ids) for each in front[0].ended] == [
+        ("abort", ())
+    ]
+
+
+async def test_a_broken_connection_is_made_anew_for_the_next_request(
+    serving: EngineReplica, engine: Engine, front: Front
+) -> None:
+    first = await start(serving, front)
+    sender = serving._senders[front.address.name]  # pyright: ignore[reportPrivateUsage]
+    await sender.connected()
+    sender.is_broken = True
+    second = await start(serving, front, replace(REQUEST, request_id=RequestId("r#2")))
+    engine.end.set()
+    await asyncio.gather(first, second)
+    await front.until(lambda: "r#2" in {o.request_id for batch in front for o in batch.outputs})

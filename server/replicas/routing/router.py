@@ -64,7 +64,9 @@ class PrefixRouter(RequestRouter):
             call.on_routed(replica_id.unique_id)
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        self._close(internal_request_id)
+        # Of a replica that has refused the call, Serve may tell when another one has it.
+        if self._table.replica_of(internal_request_id) == replica_id.unique_id:
+            self._close(internal_request_id)
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)

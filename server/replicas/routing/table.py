@@ -112,6 +112,10 @@ class RoutingTable:
         self._num_open[name] += 1
         self.keeps(name, blocks)
 
+    def replica_of(self, call_id: str) -> str | None:
+        """The replica that a call is open at."""
+        return self._open.get(call_id)
+
     def closed(self, call_id: str) -> str | None:
         """Counts a call no more; returns the replica that it was open at, if it was."""
         name = self._open.pop(call_id, None)

@@ -87,6 +87,15 @@ def test_an_answered_call_counts_no_more_before_serve_tells_of_its_end(router: A
     assert router.load() == 1
 
 
+def test_the_end_of_a_refused_call_closes_none_that_another_replica_has(router: Any) -> None:
+    call = RunCall(FRONT, REQUEST)
+    (name,) = chosen(router, pending(call, "7"))
+    router.on_request_completed(SimpleNamespace(unique_id="ab".replace(name, "")), "7")
+    assert router.load() == 1
+    router.on_request_completed(SimpleNamespace(unique_id=name), "7")
+    assert router.load() == 0
+
+
 def test_a_call_that_is_chosen_for_again_counts_once(router: Any) -> None:
     call = RunCall(FRONT, Request(RequestId("4"), (1,), SamplingParams(1)))
     for _ in range(3):
