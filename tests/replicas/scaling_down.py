@@ -72,7 +72,9 @@ async def scenario(
 def main() -> None:
     model, cache, num_tokens = sys.argv[1:]
     given = {"model": model, "cache_dir": cache, "replicas": 2, "dtype": "float32"}
-    settings = load_settings(ServerSettings, **given, kv_memory="64M", max_num_seqs=2)
+    settings = load_settings(
+        ServerSettings, **given, kv_memory="64M", max_num_seqs=2, drain_seconds=200
+    )
     replicas = start_replicas(settings, "tiny", lambda ended: None, lambda line: None)
     sys.stdout.write(json.dumps(asyncio.run(scenario(replicas, settings, int(num_tokens)))) + "\n")
     sys.stdout.flush()
