@@ -9,6 +9,7 @@ import torch
 
 from server.config import ModelSettings, load_settings
 from server.engine.outputs import RequestOutput
+from server.engine.speculation.lookup import TextIndexes
 from server.engine.types import PolicyName, Request, RequestId, SamplingParams, SpeculationParams
 from server.kernels import dispatch
 from server.loading import model as loading
@@ -20,13 +21,15 @@ pytestmark = pytest.mark.real_model
 QUESTIONS = (
     "List the days of the week, then list them again in reverse order.",
     "Write a Python function that adds two numbers.",
-    "What is the capital of France?",
+    "Tell me about the history of Paris.",
 )
 
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], LoadedModel]]:
-    """Loads it in float32, on torch's kernels; steps on the device or not."""
+    """Loads it in float32, on torch's kernels; steps on the device or not. Nothing is looked up in
+    the text: steps on the device draft without."""
+    monkeypatch.setattr(TextIndexes, "find", lambda *_: None)
     monkeypatch.setattr(dispatch.native, "supports", lambda *_: False)
     monkeypatch.setattr(dispatch.native, "supports_linear", lambda *_: False)
     monkeypatch.setattr(dispatch, "supports_glide", lambda *_: False)
