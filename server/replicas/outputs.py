@@ -64,7 +64,7 @@ class FrontUnreachableError(GlidecapeError):
 
 
 class KeyPair(NamedTuple):
-    """Of CURVE, in ZeroMQ's printable form."""
+    """A key of CURVE and its secret half, in ZeroMQ's printable form."""
 
     public: bytes
     secret: bytes
@@ -192,6 +192,8 @@ class OutputSender:
     def _stop_looking(self) -> None:
         if not self._monitor.closed:
             self._event_loop.remove_reader(self._monitor.FD)
+            # First: ZeroMQ's thread would wait for ever for somebody who takes the next event.
+            self._socket.disable_monitor()
             self._monitor.close()
 
     def put(self, output: RequestOutput) -> None:

@@ -119,3 +119,10 @@ def error(call: RunCall, what: GlidecapeError) -> tuple[RequestId, PackedError]:
 
 def ended(call: RunCall, reason: FinishReason) -> FinishedRequest:
     return FinishedRequest(call.request, reason, 1, 1, 0.0, 0.0, 0.0, 0.0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for what other tasks or sockets bring about."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)

@@ -15,7 +15,7 @@ from server.replicas.calls import AddressedCall, RunCall
 from server.replicas.engine import ReplicatedEngine
 from server.replicas.outputs import OutputReceiver
 from server.replicas.routing.directory import Directory
-from tests.replicas.fake_serve import FakeServe, Response, ended, error, facts, output
+from tests.replicas.fake_serve import FakeServe, Response, ended, error, facts, output, until
 
 ID = RequestId("r")
 REQUEST = Request(ID, (1, 2, 3), SamplingParams(4))
@@ -46,14 +46,9 @@ class Scene:
         async with aclosing(self.engine.generate(REQUEST)) as outputs:
             return [each async for each in outputs]
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(30):
-            while not condition():
-                await asyncio.sleep(0)
-
     async def attempt(self, number: int) -> tuple[RunCall, Response]:
         """The attempt of that number, once it is sent."""
-        await self.until(lambda: len(self.serve.runs) >= number)
+        await until(lambda: len(self.serve.runs) >= number)
         return self.serve.runs[number - 1]
 
     def close(self) -> None:
@@ -92,7 +87,7 @@ async def test_siblings_of_a_prompt_know_each_other_in_the_replica(scene: Scene)
     follower = Request(RequestId("s"), (1, 2), SamplingParams(1), shares_prompt_with=ID)
     both = [REQUEST, follower]
     asked = [asyncio.ensure_future(anext(scene.engine.generate(each))) for each in both]
-    await scene.until(lambda: len(scene.serve.runs) == 2)
+    await until(lambda: len(scene.serve.runs) == 2)
     leader, sent = (call.request for call, _ in scene.serve.runs)
     assert sent.shares_prompt_with == leader.request_id
     for task in asked:
@@ -151,7 +146,7 @@ async def test_tokens_that_a_broken_connection_loses_are_missed(scene: Scene) ->
     scene.serve.sender(call).put(output(call, 3, 12))
     with pytest.raises(EngineDeadError, match="the connection to it broke"):
         await anext(outputs)
-    await scene.until(lambda: response.is_cancelled)
+    await until(lambda: response.is_cancelled)
     assert len(scene.serve.runs) == 1
 
 
@@ -199,10 +194,10 @@ async def test_a_replica_that_can_not_be_told_to_finish_has_its_call_cancelled(
     outputs, call, response = await begun(scene)
     scene.engine.finish(ID, "stop")
     await outputs.aclose()
-    await scene.until(lambda: response.is_cancelled)
+    await until(lambda: response.is_cancelled)
     assert [name for name, _ in scene.serve.finished] == ["a"]
     scene.serve.sender(call).put_ended(ended(call, "abort"))
-    await scene.until(lambda: scene.told)
+    await until(lambda: scene.told)
     assert scene.told[0].reason == "stop"
 
 
@@ -211,7 +206,7 @@ async def test_a_drained_replica_is_not_told_to_finish(scene: Scene) -> None:
     outputs, _, response = await begun(scene)
     scene.directory.set_names(("b",))
     scene.engine.finish(ID, "stop")
-    await scene.until(lambda: response.is_cancelled)
+    await until(lambda: response.is_cancelled)
     await outputs.aclose()
     assert scene.serve.finished == []
 
@@ -221,7 +216,7 @@ async def test_a_replica_that_was_told_to_finish_is_not_cancelled(scene: Scene) 
     outputs, call, response = await begun(scene)
     scene.engine.finish(ID, "stop")
     await outputs.aclose()
-    await scene.until(lambda: scene.serve.finished)
+    await until(lambda: scene.serve.finished)
     assert scene.serve.finished[0][1].request_id == call.request.request_id
     response.future.set_result(None)
     await asyncio.sleep(0)
@@ -249,7 +244,7 @@ async def test_requests_that_no_engine_has_begun_are_forgotten(
     asked = asyncio.create_task(scene.ask())
     call, response = await scene.attempt(1)
     asked.cancel()
-    await scene.until(lambda: response.is_cancelled)
+    await until(lambda: response.is_cancelled)
     await asyncio.sleep(0.05)
     scene.serve.sender(call).put_ended(ended(call, "abort"))
     await asyncio.sleep(0.05)
@@ -260,11 +255,11 @@ async def test_a_call_that_is_cancelled_before_it_is_sent_says_so(scene: Scene) 
     """For the router, which counts it as open."""
     scene.serve.names = ()
     asked = asyncio.create_task(scene.ask())
-    await scene.until(lambda: scene.serve.runs)
+    await until(lambda: scene.serve.runs)
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
     ((call, response),) = scene.serve.runs
-    await scene.until(lambda: response.is_cancelled)
+    await until(lambda: response.is_cancelled)
     assert call.is_given_up
 
 
@@ -278,7 +273,7 @@ async def test_a_replica_that_computes_otherwise_is_told_of_once(
         scene.serve.sender(call).put(output(call, 1, 10, "length"))
         await asked
         response.future.set_result(None)
-    await scene.until(lambda: caplog.messages)
+    await until(lambda: caplog.messages)
     (said,) = caplog.messages
     assert said.startswith("replica b is unlike the first one")
     assert "it has second, and the first one first" in said

@@ -1,8 +1,10 @@
 """What replicas send to fronts, over real sockets."""
 
 import asyncio
+import pickle
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import pytest
 import zmq
@@ -18,6 +20,7 @@ from server.replicas.outputs import (
     OutputReceiver,
     OutputSender,
 )
+from tests.replicas.fake_serve import until
 
 
 def output(number: int) -> RequestOutput:
@@ -36,11 +39,6 @@ class Wire:
     def sender(self, address: FrontAddress | None = None) -> OutputSender:
         self._senders.append(OutputSender(address or self.receiver.address))
         return self._senders[-1]
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(30):
-            while not condition():
-                await asyncio.sleep(0.001)
 
     def close(self) -> None:
         for sender in self._senders:
@@ -63,7 +61,7 @@ async def test_what_comes_together_is_one_batch(wire: Wire) -> None:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     sender.put(output(7))
-    await wire.until(lambda: len(wire.came) == 2)
+    await until(lambda: len(wire.came) == 2)
     first, later = wire.came
     assert [each.token_ids for each in first.outputs] == [(0,), (1,), (2,)]
     assert [request_id for request_id, _ in first.errors] == ["r9"]
@@ -77,7 +75,7 @@ async def test_nothing_is_lost_to_a_front_that_is_slow(wire: Wire) -> None:
         for sender in senders:
             sender.put(output(number))
             sender._send()  # pyright: ignore[reportPrivateUsage]
-    await wire.until(lambda: len(wire.came) == 6000)
+    await until(lambda: len(wire.came) == 6000)
     counts = [batch.outputs[0].token_ids[0] for batch in wire.came]
     assert sorted(counts) == sorted([*range(3000)] * 2)
 
@@ -86,7 +84,7 @@ async def test_what_was_sent_before_an_end_arrives(wire: Wire) -> None:
     sender = wire.sender()
     sender.put(output(1))
     sender.close()
-    await wire.until(lambda: wire.came)
+    await until(lambda: wire.came)
     assert wire.came == [Batch((output(1),))]
 
 
@@ -102,7 +100,7 @@ async def test_who_does_not_know_the_key_is_not_heard(wire: Wire) -> None:
     await asyncio.sleep(0.3)
     known = wire.sender()
     known.put(output(2))
-    await wire.until(lambda: wire.came)
+    await until(lambda: wire.came)
     plain.close()
     assert wire.came == [Batch((output(2),))]
 
@@ -116,7 +114,7 @@ async def test_an_address_that_is_no_interfaces_is_reached_by_another(wire: Wire
     assert endpoint.startswith("tcp://192.0.2.1:")
     here = f"tcp://127.0.0.1:{endpoint.rpartition(':')[2]}"
     wire.sender(FrontAddress(name, here, *keys)).put(output(1))
-    await wire.until(lambda: came)
+    await until(lambda: came)
     receiver.close()
 
 
@@ -147,7 +145,7 @@ async def test_a_message_that_can_not_be_read_holds_up_no_other(
     sender = wire.sender()
     sender._socket.send(b"of another version")  # pyright: ignore[reportPrivateUsage]
     sender.put(output(1))
-    await wire.until(lambda: wire.came)
+    await until(lambda: wire.came)
     assert "what a replica sent can't be read" in caplog.text
 
 
@@ -156,7 +154,40 @@ async def test_a_socket_that_takes_no_more_says_so(
 ) -> None:
     """Its replica makes another one for the next request."""
     sender = wire.sender()
+    await sender.connected()
     sender._socket.close()  # pyright: ignore[reportPrivateUsage]
     sender.put(output(1))
-    await wire.until(lambda: sender.is_broken)
+    await until(lambda: sender.is_broken)
     assert f"outputs for {wire.receiver.address.endpoint} are lost" in caplog.text
+
+
+async def test_a_connection_that_breaks_is_made_again(wire: Wire) -> None:
+    """More than once, though only the first time is waited for."""
+    sender = wire.sender()
+    await sender.connected()
+    wire.receiver.close()
+    for number in range(3):
+        async with _another(wire.receiver.address) as again, asyncio.timeout(30):
+            sender.put(output(number))
+            while not again.poll(0):
+                await asyncio.sleep(0.01)
+            batch: Batch = pickle.loads(again.recv())
+        assert batch.outputs[0].token_ids == (number,)
+
+
+@asynccontextmanager
+async def _another(address: FrontAddress) -> AsyncGenerator[zmq.Socket[bytes]]:
+    """A front's socket at the same address, with the same key."""
+    made = zmq.Context.instance().socket(zmq.PULL)
+    made.set(zmq.LINGER, 0)
+    made.curve_publickey, made.curve_secretkey = KeyPair.new()
+    made.curve_serverkey = address.public_key
+    async with asyncio.timeout(30):
+        while True:  # the one before is closed in the background
+            try:
+                made.bind(address.endpoint)
+                break
+            except zmq.ZMQError:
+                await asyncio.sleep(0.01)
+    yield made
+    made.close()

@@ -1,7 +1,7 @@
 """The calls of a replica, over an engine that a test directs."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from server.replicas import outputs, replica
 from server.replicas.calls import AddressedCall, Batch, Finish, FrontAddress, RunCall
 from server.replicas.outputs import FrontUnreachableError, KeyPair, OutputReceiver
 from server.replicas.replica import EngineReplica, ReplicaSettings
-from tests.replicas.fake_serve import ended
+from tests.replicas.fake_serve import ended, until
 
 REQUEST = Request(RequestId("r#1"), (1, 2, 3), SamplingParams(4))
 TO_A = AddressedCall("a")
@@ -72,11 +72,6 @@ class Front(list[Batch]):
         self._receiver.start(self.append)
         self.address = self._receiver.address
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(30):
-            while not condition():
-                await asyncio.sleep(0.001)
-
     def close(self) -> None:
         self._receiver.close()
 
@@ -119,7 +114,7 @@ async def test_errors_of_the_servers_own_tree_are_sent_beside_the_call(
     running = await start(serving, front)
     engine.end.set()
     await running
-    await front.until(lambda: front)
+    await until(lambda: front)
     ((name, packed),) = front[0].errors
     assert (name, str(packed.unpacked())) == (REQUEST.request_id, "no")
 
@@ -143,7 +138,7 @@ async def test_a_second_attempt_does_not_meet_the_first(
     await asyncio.gather(first, return_exceptions=True)
     engine.end.set()
     await second
-    await front.until(lambda: front)
+    await until(lambda: front)
     assert [output.request_id for batch in front for output in batch.outputs] == ["r#2"]
 
 
@@ -193,7 +188,7 @@ async def test_a_call_is_over_when_its_end_is_told(
     assert not running.done()
     serving._note_ended((ended(RunCall(front.address, REQUEST), "abort"),))  # pyright: ignore[reportPrivateUsage]
     await asyncio.gather(running, return_exceptions=True)
-    await front.until(lambda: front)
+    await until(lambda: front)
     assert [(each.reason, each.request.prompt_token_ids) for each in front[0].ended] == [
         ("abort", ())
     ]
@@ -209,4 +204,4 @@ async def test_a_broken_connection_is_made_anew_for_the_next_request(
     second = await start(serving, front, replace(REQUEST, request_id=RequestId("r#2")))
     engine.end.set()
     await asyncio.gather(first, second)
-    await front.until(lambda: "r#2" in {o.request_id for batch in front for o in batch.outputs})
+    await until(lambda: "r#2" in {o.request_id for batch in front for o in batch.outputs})
