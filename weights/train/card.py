@@ -25,8 +25,8 @@ _MEASURED = "## Measured"
 _SELF_WRITTEN = "self-"
 """How the source of an answer to the target's own prompt begins."""
 _RECIPE = (
-    "copy_hint", "forgotten_copies", "context_vocab_size", "max_delay", "top_k", "feature_dtype",
-    "batch_tokens", "learning_rate", "warmup", "decay", "averaging", "weight_decay",
+    "copy_hint", "forgotten_copies", "copied_share", "context_vocab_size", "max_delay", "top_k",
+    "feature_dtype", "batch_tokens", "learning_rate", "warmup", "decay", "averaging", "weight_decay",
     "gradient_clip", "epochs", "steps", "minutes", "seed",
 )  # fmt: skip
 
@@ -102,12 +102,15 @@ def _data(files: Sequence[TextCounts], trained: Trained) -> str:
         (file.name, f"{file.num_answers:,}", f"{file.num_tokens:,}", _share(file)) for file in files
     ]
     training, held_out = trained.data.training, trained.data.held_out
-    learnt = sum(at.sample.num_labels for at in training)
+    learnt, random = (
+        sum(at.sample.num_labels for at in training if at.sample.is_random >= least)
+        for least in (False, True)
+    )
     return (
         "## Data\n\n"
         + _table(("file", "answers", "tokens", "prompts self-written"), rows)
-        + f"\n\nLearnt from {len(training):,} samples with {learnt:,} tokens to predict; "
-        f"{len(held_out):,} samples were held out."
+        + f"\n\nLearnt from {len(training):,} samples with {learnt:,} tokens to predict, {random:,} "
+        f"of them random ones said twice; {len(held_out):,} samples were held out."
     )
 
 

@@ -36,6 +36,8 @@ class TrainConfig:
     """Whether the draft sees what followed the sequence's last tokens when they occurred before."""
     forgotten_copies: float = 0.1
     """Share of tokens behind which training hides that, for steps that look nothing up."""
+    copied_share: float = 0.01
+    """Share of the learnt tokens that are random ones said a second time (`text/copies.py`)."""
     draft_vocab_size: int = 8192
     """Tokens the draft can propose anywhere: the most frequent ones of the text."""
     context_vocab_size: int = 128
@@ -102,7 +104,7 @@ class TrainConfig:
         if self.top_k >= self.draft_vocab_size:
             reason = f"must be below draft_vocab_size, {self.draft_vocab_size}"
             raise ConfigError("top_k", self.top_k, reason)
-        for name in ("warmup", "decay", "averaging", "forgotten_copies"):
+        for name in ("warmup", "decay", "averaging", "forgotten_copies", "copied_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "must be at least 0 and below 1")
         if self.warmup + self.decay > 1:

@@ -16,14 +16,14 @@ from weights.train.features.store import (
     FeatureShape,
     Shard,
     left_over_bytes,
-    plan_shards,
     stored_bytes,
     within,
 )
 from weights.train.features.writer import FeatureWriter
 from weights.train.load import TrainingSource
 from weights.train.progress import clock
-from weights.train.text.samples import Sample, read_samples
+from weights.train.shards import read_shards
+from weights.train.text.samples import Sample
 from weights.train.work_folder import WorkFolder
 
 _PROBE_TOKENS = 4096
@@ -103,11 +103,10 @@ def plan_time(
     Raises:
         ConfigError: no time is left for the training.
     """
-    samples = read_samples(
-        config.text, loaded.prompt_ids, loaded.target.config.vocab_size, config.max_sample_tokens
-    )
+    vocab_size = loaded.target.config.vocab_size
+    shards = read_shards(config, loaded.prompt_ids, vocab_size, loaded.stop_token_ids)
     writer = _writer(config, loaded)
-    text = TimedText(plan_shards(samples), writer.shape(), stored_bytes(work.path / FOLDER))
+    text = TimedText(shards, writer.shape(), stored_bytes(work.path / FOLDER))
     training, share = _plan(writer, text, work, seconds, end, report)
     if training < _LEAST_SECONDS:
         reason = "no time is left to train in; give more, or less text"

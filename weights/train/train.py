@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Collection, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from rich.console import Console
@@ -17,7 +18,6 @@ from weights.train.features.store import (
     FeatureKey,
     FeatureStore,
     Shard,
-    plan_shards,
     stored_bytes,
     within,
 )
@@ -31,7 +31,8 @@ from weights.train.fit.validate import Validation
 from weights.train.fit.warm_start import draft_config
 from weights.train.out_folder import holds_draft, is_own_draft
 from weights.train.progress import feature_bar, reporter
-from weights.train.text.samples import PromptIds, Sample, read_samples
+from weights.train.shards import read_shards
+from weights.train.text.samples import PromptIds
 
 
 class Trained(NamedTuple):
@@ -83,13 +84,11 @@ def prepare(
     report = reporter(console)
     wanted = _draft_config(config, target)
     check_out(config, wanted)
-    samples = read_samples(
-        config.text, prompt_ids, target.config.vocab_size, config.max_sample_tokens
-    )
-    report(_described(samples))
+    text = read_shards(config, prompt_ids, target.config.vocab_size, stop_token_ids)
+    report(_described(text))
     store, writer = _open_store(config, target)
     check_checkpoint(config.work, run_identity(config, wanted, store.key.target))
-    shards = _fitting_shards(config, store, writer, samples, report)
+    shards = _fitting_shards(config, store, writer, text, report)
     # As the check before: to refuse before the long work.
     _split(config, store, shards, stop_token_ids)
     missing = sum(shard.num_tokens for shard in shards if not store.has(shard))
@@ -163,14 +162,14 @@ def _fitting_shards(
     config: TrainConfig,
     store: FeatureStore,
     writer: FeatureWriter,
-    samples: Sequence[Sample],
+    text: Sequence[Shard],
     report: Report,
 ) -> list[Shard]:
     shape = writer.shape()
-    shards = within(plan_shards(samples), shape, config.feature_bytes, stored_bytes(store.folder))
-    count = sum(len(shard.samples) for shard in shards)
-    if count < len(samples):
-        report(f"{count:,} of {len(samples):,} samples fit into feature_bytes")
+    shards = within(text, shape, config.feature_bytes, stored_bytes(store.folder))
+    count, whole = (sum(len(shard.samples) for shard in some) for some in (shards, text))
+    if count < whole:
+        report(f"{count:,} of {whole:,} samples fit into feature_bytes")
     store.check_disk(shards, shape)
     return shards
 
@@ -213,7 +212,8 @@ def _held_out(located: Sequence[Located], most_tokens: int) -> list[Located]:
     return chosen
 
 
-def _described(samples: Sequence[Sample]) -> str:
+def _described(text: Sequence[Shard]) -> str:
+    samples = list(chain.from_iterable(shard.samples for shard in text))
     tokens = sum(sample.num_tokens for sample in samples)
     learnt = sum(sample.num_labels for sample in samples)
     return f"{len(samples):,} samples, {tokens:,} tokens, {learnt:,} of them learnt"

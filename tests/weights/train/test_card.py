@@ -34,11 +34,14 @@ def test_the_card_of_a_trained_draft(tmp_path: Path) -> None:
     card = write_card(config, "tiny", trained, "glidecape train --out draft").read_text()
     assert card.startswith("# draft\n\nA GliDe draft for tiny.\n\n## Data\n")
     num_training, num_held_out = len(trained.data.training), len(trained.data.held_out)
-    assert num_training + num_held_out == 200
+    random = [at.sample for at in trained.data.training if at.sample.is_random]
+    num_copied, num_samples = sum(s.num_labels for s in random), num_training - len(random)
+    assert num_samples + num_held_out == 200
     for line in (
         "| text.jsonl | 200 | 4,800 | 0% |",
-        f"Learnt from {num_training} samples with {num_training * 24:,} tokens to predict; "
-        f"{num_held_out} samples were held out.",
+        f"Learnt from {num_training} samples with {num_samples * 24 + num_copied:,} tokens to "
+        f"predict, {num_copied} of them random ones said twice; {num_held_out} samples were held "
+        "out.",
         "| glimpse_layers | 0, 2 |",
         "| draft_vocab_size | 48 |",
         "| learning_rate | 0.005 |",

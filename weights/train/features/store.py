@@ -175,7 +175,15 @@ def read_key(folder: Path) -> FeatureKey | None:
 def plan_shards(samples: Sequence[Sample], shard_tokens: int = SHARD_TOKENS) -> list[Shard]:
     """Consecutive samples until a shard is full; one more than fits fills its own."""
     groups = group_by_tokens(samples, shard_tokens, lambda sample: sample.num_tokens)
-    return [Shard(_shard_name(group), tuple(group)) for group in groups]
+    return list(map(shard_of, groups))
+
+
+def shard_of(samples: Sequence[Sample]) -> Shard:
+    """A shard of all of these."""
+    digest = blake2b(digest_size=12)
+    for sample in samples:
+        digest.update(sample.digest)
+    return Shard(digest.hexdigest(), tuple(samples))
 
 
 def group_by_tokens(
@@ -232,13 +240,6 @@ def _cut(shard: Shard, shape: FeatureShape, limit: int) -> list[Shard]:
     ends = accumulate(map(shape.sample_bytes, shard.samples))
     fitting = [sample for sample, end in zip(shard.samples, ends, strict=True) if end <= limit]
     return plan_shards(fitting)
-
-
-def _shard_name(samples: Sequence[Sample]) -> str:
-    digest = blake2b(digest_size=12)
-    for sample in samples:
-        digest.update(sample.digest)
-    return digest.hexdigest()
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

@@ -211,7 +211,7 @@ class TrainingRun:
         """The draft's vocabulary, chosen from the text at hand. A run keeps it when text is added
         later, so that the head's columns stay as they are."""
         shape = self.draft.config
-        samples = [located.sample for located in self.data.training]
+        samples = [at.sample for at in self.data.training if not at.sample.is_random]
         size, vocab_size = shape.num_draft_tokens, shape.target.vocab_size
         return draft_vocabulary(samples, size, vocab_size, self.data.stop_token_ids).tolist()
 

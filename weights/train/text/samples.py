@@ -35,6 +35,8 @@ class Sample(NamedTuple):
     token before its own. The last such position is the last but one."""
     is_plain: bool = False
     """Text without a prompt."""
+    is_random: bool = False
+    """Random tokens (`copies.py`), which say nothing about the text to come."""
 
     @property
     def num_tokens(self) -> int:
@@ -55,6 +57,8 @@ class Sample(NamedTuple):
     def held_out(self) -> bool:
         """Whether it is for validation. Depends on the prompt alone, so that answers to one prompt
         stay together; of plain text on all of it: many begin alike."""
+        if self.is_random:
+            return False
         key = self.token_ids if self.is_plain else self.token_ids[: self.first_loss + 1]
         digest = blake2b(key.astype("<i4").tobytes(), digest_size=8).digest()
         return int.from_bytes(digest, "little") % _HELD_OUT == 0

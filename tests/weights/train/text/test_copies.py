@@ -1,0 +1,71 @@
+"""Random tokens said twice, beside the text of a run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.weights.train.tiny import VOCABULARY, no_prompt, tiny_config
+from weights.train.shards import read_shards
+from weights.train.text.copies import copies_beside
+from weights.train.text.samples import Sample
+
+AVOIDED = {0, 60}
+
+
+def samples(count: int) -> list[Sample]:
+    generator = np.random.default_rng(1)
+    return [Sample(generator.integers(1, 60, 50, dtype=np.int32), 4) for _ in range(count)]
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.3])
+def test_the_second_time_can_be_known_by_the_first(share: float) -> None:
+    beside = samples(200)
+    found = list(copies_beside(beside, share, VOCABULARY, AVOIDED, seed=3))
+    for sample in found:
+        first, second = np.split(sample.token_ids, 2)
+        assert np.array_equal(first, second)
+        assert sample.first_loss == len(first) and 16 <= len(first) <= 48
+        assert not AVOIDED & set(sample.token_ids.tolist())
+        assert sample.is_random and not sample.held_out
+    learnt = sum(sample.num_labels for sample in found)
+    whole = learnt + sum(sample.num_labels for sample in beside)
+    assert share * whole <= learnt <= share * whole + 48
+    assert len({sample.digest for sample in found}) == len(found)
+
+
+def test_no_share() -> None:
+    assert not list(copies_beside(samples(3), 0.0, VOCABULARY, (), seed=3))
+
+
+def test_the_seed_and_the_text_decide_the_tokens() -> None:
+    def digests(count: int, seed: int) -> list[bytes]:
+        found = copies_beside(samples(20)[-count:], 0.1, VOCABULARY, AVOIDED, seed)
+        return [sample.digest for sample in found]
+
+    assert digests(20, 3) == digests(20, 3)
+    assert not set(digests(20, 3)) & set(digests(20, 4))
+    assert not set(digests(20, 3)) & set(digests(19, 3))
+
+
+def test_text_that_is_added_leaves_the_shards_that_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "text.jsonl"
+    config = tiny_config(tmp_path, path, copied_share=0.05)
+    generator = np.random.default_rng(2)
+    lines = [
+        json.dumps({"text_ids": generator.integers(1, 60, 1000).tolist()}) + "\n"
+        for _ in range(60)
+    ]  # fmt: skip
+
+    def names(count: int) -> list[str]:
+        path.write_text("".join(lines[:count]))
+        shards = read_shards(config, no_prompt, VOCABULARY, AVOIDED)
+        for shard in shards:
+            learnt = [sum(s.num_labels for s in shard.samples if s.is_random is r) for r in (0, 1)]
+            assert learnt[1] >= 0.05 * sum(learnt)
+        return [shard.name for shard in shards]
+
+    few, many = names(40), names(60)
+    assert len(many) > len(few) > 2
+    assert many[: len(few) - 1] == few[:-1]

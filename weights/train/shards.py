@@ -1,0 +1,27 @@
+"""The text of a run, in the shards whose features are kept together."""
+
+from collections.abc import Collection
+
+from weights.train.config import TrainConfig
+from weights.train.features.store import Shard, plan_shards, shard_of
+from weights.train.text.copies import copies_beside
+from weights.train.text.samples import PromptIds, read_samples
+
+
+def read_shards(
+    config: TrainConfig, prompt_ids: PromptIds, vocab_size: int, stop_token_ids: Collection[int]
+) -> list[Shard]:
+    """What a run learns from. Random tokens are in every shard, so that a part of the text has its
+    part of them, and text that is added later leaves the shards that are there.
+
+    Raises:
+        CheckpointError: a file can't be read, or a line is broken; names file and line.
+    """
+    samples = read_samples(config.text, prompt_ids, vocab_size, config.max_sample_tokens)
+    shards = list[Shard]()
+    for shard in plan_shards(samples):
+        copies = copies_beside(
+            shard.samples, config.copied_share, vocab_size, stop_token_ids, config.seed
+        )
+        shards.append(shard_of([*shard.samples, *copies]))
+    return shards
