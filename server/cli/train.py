@@ -39,6 +39,9 @@ def train(
     minutes: Annotated[
         float, typer.Option(help="Time for everything, over all runs; 0 for no limit.", min=0)
     ] = 60,
+    from_draft: Annotated[
+        Path | None, typer.Option(help="Draft to go on from, of the same target; its shape stays.")
+    ] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Most passes over the text; without a time, 3.")
     ] = None,
@@ -85,6 +88,7 @@ def train(
         text=(*(text or ()), work / TEXT_FILE),
         out=out,
         work=work,
+        from_draft=from_draft,
         glimpse_layers=_layers(glimpse_layers),
         glimpse_hidden=glimpse_hidden,
         copy_hint=copy_hint,

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
+from safetensors.torch import load_file
 
 from server.cli.train import parse_count, train
 from server.errors import CheckpointError, ConfigError
+from server.models.glide_parameters import TOKEN_TABLE
 from tests.weights.train.checkpoints import write_checkpoint
+from weights.checkpoint import SINGLE_FILE
 from weights.train import checks, pipeline, time_plan, work_folder
 from weights.train.config import TrainConfig
 from weights.train.text import stage
@@ -152,6 +156,29 @@ def test_from_nothing_to_a_draft_and_on(
     ):  # before more text is written
         with pytest.raises(ConfigError, match=f"^{name}={earlier}; delete it"):
             run(tokens="30k", **{name: value})
+
+
+def test_a_draft_goes_on_from_another_one(run: Run, tmp_path: Path) -> None:
+    run(tokens="0", text=[some_text(tmp_path)], copy_hint=False, out=tmp_path / "first")
+    begun = {"tokens": "0", "from_draft": tmp_path / "first", "draft_vocab_size": 8192}
+    other = tmp_path / "other.jsonl"
+    lines = [json.dumps({"text_ids": [99 + i * j % 9 for j in range(200)]}) for i in range(60)]
+    other.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=r"draft_vocab_size=100: .*first has 64, which stays"):
+        run(**begun | {"text": [other], "draft_vocab_size": 100})
+    with pytest.raises(CheckpointError, match=r"nowhere.config\.json"):
+        run(**begun | {"text": [other], "from_draft": tmp_path / "nowhere"})
+    run(**begun | {"text": [other]})
+    first, second = (load_file(tmp_path / name / SINGLE_FILE) for name in ("first", "out"))
+    assert first.keys() == second.keys()
+    assert torch.equal(first[TOKEN_TABLE], second[TOKEN_TABLE])
+    moved = [not torch.equal(weight, second[name]) for name, weight in first.items()]
+    assert sum(moved) > len(moved) / 2
+    card = (tmp_path / "out" / "card.md").read_text()
+    assert "| from_draft | first |" in card
+    assert "| learning_rate | 0.0005 |" in card
+    with pytest.raises(ConfigError, match=r"from_draft=None: .* a run with from_draft='.*first'"):
+        run(**begun | {"text": [other], "from_draft": None, "copy_hint": False})
 
 
 def test_the_forwards_time_is_noted_on_the_way(

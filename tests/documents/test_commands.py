@@ -95,6 +95,12 @@ FORMS = {
         "--tokens 0 --minutes 0 --epochs 1 --draft-vocab-size 64",
         r"glidecape serve --model tiny --draft drafts/wide",
     ),
+    "train further": Form(
+        "glidecape train --target tiny --out drafts/mine --from-draft drafts/NAME "
+        "--prompts FILE.jsonl --text drafts/NAME.work/text.jsonl --tokens 450 --minutes 0 "
+        "--epochs 1",
+        r"glidecape serve --model tiny --draft drafts/mine",
+    ),
     "eval": Form(
         "glidecape eval --draft drafts/NAME --data FILE.jsonl --data mt_bench.jsonl --card "
         "--trained-on drafts/NAME.work/text.jsonl --methods chain --tokens 4",
@@ -160,6 +166,8 @@ SHOWN = {
     "glidecape train --target MODEL --out drafts/NAME": "train",
     "glidecape train --target MODEL --out drafts/wide --text drafts/NAME.work/text.jsonl"
     " --tokens 0": "train on text",
+    "glidecape train --target MODEL --out drafts/mine --from-draft drafts/NAME"
+    " --prompts FILE.jsonl --minutes 30": "train further",
     "glidecape train --target meta-llama/Meta-Llama-3-8B-Instruct --out drafts/llama3-8b"
     " --tokens 3M --minutes 60": "train",
     "glidecape eval": "eval",

@@ -26,8 +26,8 @@ _SELF_WRITTEN = "self-"
 """How the source of an answer to the target's own prompt begins."""
 _RECIPE = (
     "copy_hint", "forgotten_copies", "copied_share", "context_vocab_size", "max_delay", "top_k",
-    "feature_dtype", "batch_tokens", "learning_rate", "warmup", "decay", "averaging", "weight_decay",
-    "gradient_clip", "epochs", "steps", "minutes", "seed",
+    "feature_dtype", "batch_tokens", "learning_rate", "warmup", "decay", "averaging",
+    "weight_decay", "gradient_clip", "epochs", "steps", "minutes", "seed",
 )  # fmt: skip
 
 
@@ -109,8 +109,8 @@ def _data(files: Sequence[TextCounts], trained: Trained) -> str:
     return (
         "## Data\n\n"
         + _table(("file", "answers", "tokens", "prompts self-written"), rows)
-        + f"\n\nLearnt from {len(training):,} samples with {learnt:,} tokens to predict, {random:,} "
-        f"of them random ones said twice; {len(held_out):,} samples were held out."
+        + f"\n\nLearnt from {len(training):,} samples with {learnt:,} tokens to predict, "
+        f"{random:,} of them random ones said twice; {len(held_out):,} samples were held out."
     )
 
 
@@ -127,6 +127,8 @@ def _recipe(config: TrainConfig, trained: Trained) -> str:
         ("draft_vocab_size", f"{len(state.vocabulary):,}"),
         ("precision", state.precision),
     ]
+    if config.from_draft is not None:
+        rows.insert(0, ("from_draft", config.from_draft.name))
     for name in _RECIPE:
         value = getattr(config, name)
         if value is not None:

@@ -27,6 +27,8 @@ class TrainConfig:
     """Folder the draft is written to."""
     work: Path
     """Folder of cached features and checkpoints. May be deleted after training."""
+    from_draft: Path | None = None
+    """Draft to go on from, whose shape and vocabulary stay; else one begins from the target."""
     glimpse_layers: tuple[int, ...] | None = None
     """Target layers the draft reads, negative ones counted from the last; empty for none; default:
     those in which the target copies, and the last one (`features/induction.py`)."""

@@ -22,6 +22,7 @@ from weights.train.card import write_card
 from weights.train.checks import check_machine, check_resumed, room_for_features
 from weights.train.config import TrainConfig
 from weights.train.estimate import estimate
+from weights.train.fit.earlier_draft import with_its_shape
 from weights.train.load import load_for_training
 from weights.train.out_folder import check_out
 from weights.train.progress import clock, reporter
@@ -80,6 +81,7 @@ class TrainJob:
         return {
             "target": self.settings.model,
             "prompts": prompts,
+            "from_draft": None if self.config.from_draft is None else str(self.config.from_draft),
             "seed": self.config.seed,
             "max_new_tokens": self.max_new_tokens,
         }
@@ -100,6 +102,8 @@ def make_draft(job: TrainJob, console: Console) -> None:
     config = job.config
     check_out(config.out, config.work)
     source = read_source(job.settings, job.prompts, reporter(console), writes=job.num_tokens > 0)
+    config = with_its_shape(config, source.config)
+    job = replace(job, config=config)
     check_machine(config, source.config, job.num_tokens if job.seconds is None else None)
     with WorkFolder(config.work, job.identity()) as work:
         check_resumed(config, source.config)

@@ -137,7 +137,7 @@ def check_out(config: TrainConfig, draft: GlideConfig) -> None:
 
 def _draft_config(config: TrainConfig, target: TrainTarget) -> GlideConfig:
     return draft_config(
-        target,
+        target.config,
         target.glimpse_layers,
         config.glimpse_hidden,
         config.max_delay,

@@ -27,6 +27,7 @@ from weights.train.fit.checkpoint import (
     save_checkpoint,
 )
 from weights.train.fit.draft import TrainableDraft
+from weights.train.fit.earlier_draft import take_over
 from weights.train.fit.figures import (
     Averages,
     draw_curve,
@@ -74,8 +75,8 @@ class RunData:
 
 
 class TrainingRun:
-    """A run that continues from the work folder's checkpoint, or else begins from the target's
-    weights.
+    """A run that continues from the work folder's checkpoint, or else begins from another draft's
+    or the target's weights.
 
     Raises:
         CheckpointError: the checkpoint is broken or of a run with other settings.
@@ -92,7 +93,7 @@ class TrainingRun:
         device = target.model.placement.device
         self.config, self.data, self.report = config, data, report
         self.draft = TrainableDraft(draft_config, target.config, target.embedding).to(device)
-        warm_start(self.draft, target)
+        self._begun_with = self._first_weights(target)
         average = WeightAverage(self.draft, config.averaging)
         self.learnt = Learnt(self.draft, make_optimizer(self.draft, config), average)
         self.identity = run_identity(config, draft_config, data.store.key.target)
@@ -109,6 +110,13 @@ class TrainingRun:
         self.trainer = Trainer(config, self.learner, reader, order, self.state)
         self.validator = Validator(reader, data.held_out, config.micro_batch_tokens, workers)
         self._steps_per_epoch = len(order.batches(0))
+
+    def _first_weights(self, target: TrainTarget) -> list[int] | None:
+        """Fills the draft; returns the vocabulary of one that is gone on from."""
+        if self.config.from_draft is not None:
+            return take_over(self.draft, self.config.from_draft)
+        warm_start(self.draft, target)
+        return None
 
     def run(self, console: Console) -> Validation | None:
         """Trains to the end and writes the draft; returns the last look at held-out text, None
@@ -210,6 +218,8 @@ class TrainingRun:
     def _vocabulary(self) -> list[int]:
         """The draft's vocabulary, chosen from the text at hand. A run keeps it when text is added
         later, so that the head's columns stay as they are."""
+        if self._begun_with is not None:
+            return self._begun_with
         shape = self.draft.config
         samples = [at.sample for at in self.data.training if not at.sample.is_random]
         size, vocab_size = shape.num_draft_tokens, shape.target.vocab_size

@@ -2,6 +2,7 @@
 
 import torch
 
+from server.models.config import ModelConfig
 from server.models.glide_config import GlideConfig, target_shape
 from weights.train.features.target import TrainTarget
 from weights.train.fit.draft import TrainableDraft
@@ -15,7 +16,7 @@ _HINTS = ("hidden_proj", "delay_embedding", "copy_proj", "match_embedding")
 
 
 def draft_config(
-    target: TrainTarget,
+    target: ModelConfig,
     glimpse_layers: tuple[int, ...],
     glimpse_hidden: bool,
     max_delay: int,
@@ -28,21 +29,20 @@ def draft_config(
     Raises:
         UnsupportedModelError: a layer the target lacks.
     """
-    config = target.config
     return GlideConfig(
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
+        hidden_size=target.hidden_size,
+        intermediate_size=target.intermediate_size,
         num_layers=1,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        rms_norm_eps=config.rms_norm_eps,
-        target=target_shape(config),
-        attention_bias=config.attention_bias,
+        num_heads=target.num_heads,
+        num_kv_heads=target.num_kv_heads,
+        head_dim=target.head_dim,
+        rms_norm_eps=target.rms_norm_eps,
+        target=target_shape(target),
+        attention_bias=target.attention_bias,
         glimpse_layers=(glimpse_layers,),
         glimpse_hidden=glimpse_hidden,
         max_delay=max_delay,
-        cross_bias=config.attention_bias,
+        cross_bias=target.attention_bias,
         draft_vocab_size=draft_vocab_size,
         context_vocab_size=context_vocab_size,
         copy_hint=copy_hint,

@@ -17,8 +17,8 @@ _SHORTEST, _LONGEST = 16, 48
 def copies_beside(
     samples: Sequence[Sample], share: float, vocab_size: int, avoided: Collection[int], seed: int
 ) -> Iterator[Sample]:
-    """As many samples of random tokens as make up a share of what is learnt. Of each the second time
-    is learnt, but for its first token, which nothing announces.
+    """As many samples of random tokens as make up a share of what is learnt. Of each the second
+    time is learnt, but for its first token, which nothing announces.
 
     Args:
         samples: what is learnt beside them.

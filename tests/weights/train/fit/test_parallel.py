@@ -43,7 +43,7 @@ def batch_and_learner(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainBa
     batch = FeatureReader(data.store, vocabulary, copy_hint=True).batch(data.training[:3])
     assert len(batch.own.token_ids), "no sequence shows a token of its own"
     assert not bool(batch.is_row.all()), "there is no padding to be shared out"
-    shape = draft_config(target, (0, 2), True, MAX_DELAY, 48, copy_hint=True)
+    shape = draft_config(target.config, (0, 2), True, MAX_DELAY, 48, copy_hint=True)
     draft = TrainableDraft(shape, target.config, target.embedding)
     warm_start(draft, target)
     torch.nn.init.normal_(draft.hidden_proj.weight, std=0.1)

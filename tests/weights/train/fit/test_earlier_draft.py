@@ -1,0 +1,129 @@
+"""Going on from a draft: what of it decides, and what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from server.errors import CheckpointError, ConfigError, UnsupportedModelError
+from server.models.glide_parameters import TOKEN_TABLE
+from tests.weights.train.tiny import STOP_ID, no_prompt, tiny_config, tiny_target, write_text
+from weights.checkpoint import SINGLE_FILE
+from weights.train.config import TrainConfig
+from weights.train.features.target import TrainTarget
+from weights.train.fit.draft import TrainableDraft
+from weights.train.fit.earlier_draft import take_over, with_its_shape
+from weights.train.fit.warm_start import draft_config
+from weights.train.train import train
+
+
+@pytest.fixture(scope="module")
+def target() -> TrainTarget:
+    return tiny_target()
+
+
+@pytest.fixture(scope="module")
+def trained(target: TrainTarget, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    folder = tmp_path_factory.mktemp("trained")
+    config = tiny_config(folder, write_text(folder / "text.jsonl", target, 300), steps=20)
+    train(config, target, no_prompt, {STOP_ID}, Console(quiet=True))
+    return config
+
+
+def begun(trained: TrainConfig, folder: Path, **changes: Any) -> TrainConfig:
+    """Settings as they are where nothing was asked for but the draft."""
+    settings: dict[str, Any] = {"glimpse_layers": None, "draft_vocab_size": 8192, "max_delay": 6}
+    settings |= {"from_draft": trained.out} | changes
+    return tiny_config(folder, trained.text[0], **settings)
+
+
+def changed(trained: TrainConfig, folder: Path, **changes: object) -> Path:
+    """A copy of the draft with another config."""
+    out = folder / "changed"
+    out.mkdir()
+    raw = json.loads((trained.out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(raw | changes))
+    (out / SINGLE_FILE).write_bytes((trained.out / SINGLE_FILE).read_bytes())
+    return out
+
+
+def test_nothing_to_go_on_from(trained: TrainConfig, target: TrainTarget) -> None:
+    assert with_its_shape(trained, target.config) is trained
+
+
+def test_the_drafts_shape_is_taken(
+    trained: TrainConfig, target: TrainTarget, tmp_path: Path
+) -> None:
+    found = with_its_shape(begun(trained, tmp_path), target.config)
+    names = ("glimpse_layers", "glimpse_hidden", "copy_hint", "draft_vocab_size", "max_delay")
+    assert [getattr(found, n) for n in names] == [getattr(trained, n) for n in names]
+    assert found.learning_rate == pytest.approx(trained.learning_rate / 3)
+
+
+def test_it_begins_with_the_drafts_weights_and_vocabulary(
+    trained: TrainConfig, target: TrainTarget, tmp_path: Path
+) -> None:
+    """One step of next to no rate leaves the draft as it was."""
+    config = with_its_shape(begun(trained, tmp_path, steps=1, learning_rate=1e-9), target.config)
+    train(config, target, no_prompt, {STOP_ID}, Console(quiet=True))
+    before, after = (load_file(each.out / SINGLE_FILE) for each in (trained, config))
+    for name, weight in before.items():
+        assert torch.equal(weight, after[name]), name
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"glimpse_layers": (1,)}, r"glimpse_layers=\(1,\): .*draft has \(0, 2\), which stays"),
+        ({"copy_hint": False}, "copy_hint=False: .*has True"),
+        ({"draft_vocab_size": 40}, "draft_vocab_size=40: .*has 48"),
+        ({"context_vocab_size": 3}, "context_vocab_size=3: .*has 128"),
+    ],
+)
+def test_another_shape_is_refused(
+    trained: TrainConfig, target: TrainTarget, tmp_path: Path, given: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        with_its_shape(begun(trained, tmp_path, **given), target.config)
+
+
+def test_a_draft_of_a_shape_that_is_not_trained(
+    trained: TrainConfig, target: TrainTarget, tmp_path: Path
+) -> None:
+    wide = changed(trained, tmp_path, intermediate_size=64)
+    with pytest.raises(ConfigError, match=r"has intermediate_size=64; drafts .* here have 48"):
+        with_its_shape(begun(trained, tmp_path, from_draft=wide), target.config)
+
+
+def test_a_draft_of_another_target(trained: TrainConfig, tmp_path: Path) -> None:
+    other = replace(tiny_target().config, vocab_size=77)
+    with pytest.raises(UnsupportedModelError, match="vocabulary of 61"):
+        with_its_shape(begun(trained, tmp_path), other)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tensors: tensors.pop(TOKEN_TABLE), "does not go with its config"),
+        (lambda tensors: tensors.pop("model.norm.weight"), "Missing key"),
+    ],
+)
+def test_weights_that_are_not_those_of_its_config(
+    trained: TrainConfig, target: TrainTarget, tmp_path: Path, change: Any, reason: str
+) -> None:
+    folder = changed(trained, tmp_path)
+    tensors = load_file(folder / SINGLE_FILE)
+    change(tensors)
+    save_file(tensors, folder / SINGLE_FILE)
+    shape = draft_config(target.config, (0, 2), True, 4, 48, 128, copy_hint=True)
+    draft = TrainableDraft(shape, target.config, target.embedding)
+    with pytest.raises(CheckpointError, match=reason):
+        take_over(draft, folder)
+    (folder / SINGLE_FILE).write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match="can't be read"):
+        take_over(draft, folder)
