@@ -126,7 +126,8 @@ class LayerRunner {
     multiply(team, phase, layer.gate_up, &layer.down, normed_, rows,
              [&](int row, int first, int, const float* sums) {
                silu_product(sums, inner_, row, first / 2);
-             });
+             },
+             Nothing{}, true);  // gates and ups lie in one panel
     add_product(team, phase + 1, layer.down, after, inner_, rows, then);
   }
 

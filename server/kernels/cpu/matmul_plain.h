@@ -29,17 +29,18 @@ namespace glidecape {
 // W: bf16 or float.
 template <class W>
 struct PlainMatrix : Matrix {
-  static constexpr int kTileRows = kTileLanes >= 24 ? 12 : kTileLanes;
+  static constexpr int kTileRows = kTileLanes >= 24 ? 12 : kTileLanes, kSmallestPart = kPanel;
 
   const W* panels = nullptr;  // [num_panels][inputs / 2][128]; inputs are even
 
-  const char* panel(int i) const {
-    return reinterpret_cast<const char*>(panels + static_cast<int64_t>(i) * kPanel * inputs);
+  // Of the panel that begins with an output.
+  const char* weights_of(int output) const {
+    return reinterpret_cast<const char*>(panels + static_cast<int64_t>(output) * inputs);
   }
 
-  // One panel for Rows rows from `first` on; out: [Rows][64].
+  // A panel's outputs for Rows rows from `first` on; out: [Rows][64].
   template <int Rows, class X>
-  void multiply_rows(int panel, const PlainRows<X>& x, int64_t first, const char* ahead,
+  void multiply_rows(Outputs which, const PlainRows<X>& x, int64_t first, const char* ahead,
                      float* out) const;
 };
 
@@ -159,9 +160,9 @@ inline void multiply_tile(const X* x, int64_t stride, int inputs, const W* panel
 
 template <class W>
 template <int Rows, class X>
-inline void PlainMatrix<W>::multiply_rows(int panel, const PlainRows<X>& x, int64_t first,
+inline void PlainMatrix<W>::multiply_rows(Outputs which, const PlainRows<X>& x, int64_t first,
                                           const char* ahead, float* out) const {
-  const W* weights = panels + static_cast<int64_t>(panel) * kPanel * inputs;
+  const W* weights = panels + static_cast<int64_t>(which.first) * inputs;
   const X* from = x.row(first);
   constexpr int kVectors = Rows * 4 <= kTileLanes ? 4 : Rows * 2 <= kTileLanes ? 2 : 1;
   for (int c = 0; c < kPanel; c += 16 * kVectors) {

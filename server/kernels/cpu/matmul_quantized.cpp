@@ -80,10 +80,11 @@ __attribute__((noinline)) void multiply_strip(const Strip& strip, int inputs, co
 }  // namespace
 
 template <int Rows>
-void QuantizedMatrix::multiply_rows(int panel, const QuantizedRows& x, int64_t first,
+void QuantizedMatrix::multiply_rows(Outputs which, const QuantizedRows& x, int64_t first,
                                     const char* ahead, float* out) const {
-  for (int i = 0; i < kStrips; ++i, out += Strip::kOutputs) {
-    const Strip& strip = strips[panel * kStrips + i];
+  const Strip* const of_first = strips + which.first / Strip::kOutputs;
+  for (int i = 0; i < which.count / Strip::kOutputs; ++i, out += Strip::kOutputs) {
+    const Strip& strip = of_first[i];
     const auto multiply = [&](auto encoding) {
       multiply_strip<Rows, encoding>(strip, inputs, x, first, ahead, out);
     };
@@ -100,7 +101,7 @@ void QuantizedMatrix::multiply_rows(int panel, const QuantizedRows& x, int64_t f
 }
 
 #define GLIDECAPE_ROWS(Rows)                                                                     \
-  template void QuantizedMatrix::multiply_rows<Rows>(int, const QuantizedRows&, int64_t, const char*, \
+  template void QuantizedMatrix::multiply_rows<Rows>(Outputs, const QuantizedRows&, int64_t, const char*, \
                                                      float*) const;
 GLIDECAPE_ROWS(1) GLIDECAPE_ROWS(2) GLIDECAPE_ROWS(3) GLIDECAPE_ROWS(4)
 GLIDECAPE_ROWS(5) GLIDECAPE_ROWS(6) GLIDECAPE_ROWS(7) GLIDECAPE_ROWS(8)

@@ -36,18 +36,19 @@ struct Strip {
 };
 
 struct QuantizedMatrix : Matrix {
-  static constexpr int kTileRows = 16;
+  static constexpr int kTileRows = 16, kSmallestPart = Strip::kOutputs;
   static constexpr int kStrips = kPanel / Strip::kOutputs;
 
   const Strip* strips = nullptr;  // [num_panels * 4], in memory one after another
 
-  const char* panel(int i) const {
-    return i < num_panels() ? reinterpret_cast<const char*>(strips[i * kStrips].begin) : nullptr;
+  // Where those of an output begin; null beyond the last.
+  const char* weights_of(int output) const {
+    return output < outputs ? reinterpret_cast<const char*>(strips[output / Strip::kOutputs].begin) : nullptr;
   }
 
-  // One panel for Rows rows from `first` on; out: [Rows][64].
+  // Some outputs for Rows rows from `first` on; out: [Rows][64], as many written as there are.
   template <int Rows>
-  void multiply_rows(int panel, const QuantizedRows& x, int64_t first, const char* ahead,
+  void multiply_rows(Outputs which, const QuantizedRows& x, int64_t first, const char* ahead,
                      float* out) const;
 };
 

@@ -31,31 +31,36 @@ struct Matrix {
   }
 };
 
+// Neighbouring outputs: of a whole panel, or of a part of one.
+struct Outputs {
+  int first, count;  // multiples of M::kSmallestPart
+};
+
 // M::multiply_rows<1 … M::kTileRows> by the number of rows.
 template <class M, class Rows, int... Less>
-inline void multiply_tile_of(std::integer_sequence<int, Less...>, int count, const M& w, int panel,
+inline void multiply_tile_of(std::integer_sequence<int, Less...>, int count, const M& w, Outputs outputs,
                              const Rows& x, int64_t first, const char* ahead, float* out) {
-  using Multiply = void (M::*)(int, const Rows&, int64_t, const char*, float*) const;
+  using Multiply = void (M::*)(Outputs, const Rows&, int64_t, const char*, float*) const;
   static constexpr Multiply kByRows[] = {&M::template multiply_rows<Less + 1>...};
   const Multiply multiply = kByRows[count - 1];
-  (w.*multiply)(panel, x, first, ahead, out);
+  (w.*multiply)(outputs, x, first, ahead, out);
 }
 
-// Multiplies rows first … first + rows - 1 by one panel and hands each row's 64 sums, bias added, to
-// use(row, sums). ahead: the panel that this thread probably takes next, or null.
+// Multiplies rows first … first + rows - 1 by some outputs' weights and hands each row's sums, bias
+// added, to use(row, sums). ahead: the weights that this thread probably takes next, or null.
 template <class M, class Rows, class Use>
-inline void multiply_panel(const M& w, int panel, const Rows& x, int first, int rows,
-                           const char* ahead, const Use& use) {
+inline void multiply_outputs(const M& w, Outputs outputs, const Rows& x, int first, int rows,
+                             const char* ahead, const Use& use) {
   constexpr std::make_integer_sequence<int, M::kTileRows> kSizes{};
   alignas(64) float sums[M::kTileRows * kPanel];
   // As few tiles as possible, of about equal height.
   const int end = first + rows;
   for (int tiles = (rows + M::kTileRows - 1) / M::kTileRows; tiles > 0; --tiles) {
     const int count = (end - first + tiles - 1) / tiles;
-    multiply_tile_of(kSizes, count, w, panel, x, first, ahead, sums);
+    multiply_tile_of(kSizes, count, w, outputs, x, first, ahead, sums);
     for (int r = 0; r < count; ++r) {
       float* row = sums + r * kPanel;
-      for (int i = 0; w.bias && i < kPanel; ++i) row[i] += w.bias[panel * kPanel + i];
+      for (int i = 0; w.bias && i < outputs.count; ++i) row[i] += w.bias[outputs.first + i];
       use(first + r, row);
     }
     first += count;
@@ -67,28 +72,39 @@ struct Nothing {
   void operator()(int) const {}
 };
 
-// All panels of a product. use(row, first output, number of outputs, sums). after: the matrix that
+// How many outputs a thread takes at a time: a panel of them, or less where there are so few panels for
+// each thread that some would wait long for the others. Less than half a panel takes as much time to be
+// shared out as it saves, but for very many threads.
+template <class M>
+inline int outputs_at_once(int num_panels, int num_threads) {
+  const int parts = num_panels < 4 * num_threads ? 4 : num_panels < 16 * num_threads ? 2 : 1;
+  return std::max(kPanel / parts, M::kSmallestPart);
+}
+
+// All outputs of a product. use(row, first output, number of outputs, sums). after: the matrix that
 // the product after this one reads, or null. then(row): what each row goes on with; it takes a second
-// phase.
+// phase. whole: whether `use` needs whole panels.
 template <class M, class Rows, class Use, class Then = Nothing>
 inline void multiply(Team& team, int phase, const M& w, const M* after, const Rows& x, int rows,
-                     const Use& use, const Then& then = {}) {
-  constexpr int kRowBlock = 48;  // rows a panel is multiplied with before the next chunk
+                     const Use& use, const Then& then = {}, bool whole = false) {
+  constexpr int kRowBlock = 48;  // rows that some weights are multiplied with before the next ones
   const int row_blocks = (rows + kRowBlock - 1) / kRowBlock;
-  const auto panel_with_rows = [&](int task) {
-    const int panel = task / row_blocks, begin = task % row_blocks * kRowBlock;
-    const int output = panel * kPanel, count = std::min(kPanel, w.outputs - output);
+  const int width = whole ? kPanel : outputs_at_once<M>(w.num_panels() * row_blocks, team.size());
+  const int parts = (w.outputs + width - 1) / width;
+  const auto part_with_rows = [&](int task) {
+    const int part = task / row_blocks, begin = task % row_blocks * kRowBlock;
+    const int output = part * width, count = std::min(width, w.outputs - output);
     const char* ahead = nullptr;
-    if (const int next = panel + team.size(); begin == 0) {
-      if (next < w.num_panels()) ahead = w.panel(next);
-      else if (after) ahead = after->panel(next - w.num_panels());
+    if (const int next = part + team.size(); begin == 0) {
+      if (next < parts) ahead = w.weights_of(next * width);
+      else if (after) ahead = after->weights_of((next - parts) * width);
     }
-    multiply_panel(w, panel, x, begin, std::min(kRowBlock, rows - begin), ahead,
-                   [&](int row, const float* sums) { use(row, output, count, sums); });
+    multiply_outputs(w, {output, width}, x, begin, std::min(kRowBlock, rows - begin), ahead,
+                     [&](int row, const float* sums) { use(row, output, count, sums); });
   };
-  const int tasks = w.num_panels() * row_blocks;
-  if constexpr (std::is_same_v<Then, Nothing>) team.for_each(phase, tasks, panel_with_rows);
-  else team.for_each_then(phase, tasks, panel_with_rows, rows, then);
+  const int tasks = parts * row_blocks;
+  if constexpr (std::is_same_v<Then, Nothing>) team.for_each(phase, tasks, part_with_rows);
+  else team.for_each_then(phase, tasks, part_with_rows, rows, then);
 }
 
 }  // namespace glidecape
