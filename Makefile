@@ -75,10 +75,14 @@ $(VENV)/ray: $(RUNTIME)
 	@$(PIP) $(INSTALL) --constraint constraints.txt --requirement $(VENV)/ray-dependencies.txt
 	@touch $@
 
-$(VENV)/dev: $(RUNTIME)
+# Beside the kernels, which need the cores and no network.
+$(VENV)/tools: $(VENV)/packages
 	@echo "installing the tools for tests and checks …"
 	@$(call DEPENDENCIES,["optional-dependencies"]["dev"]) > $(VENV)/dev-dependencies.txt
 	@$(PIP) $(INSTALL) --constraint constraints.txt --requirement $(VENV)/dev-dependencies.txt
+	@touch $@
+
+$(VENV)/dev: $(VENV)/tools $(VENV)/kernels
 	@touch $@
 
 serve: ## serve on PORT (8000) the model MODEL, by REPLICAS (1) engines
