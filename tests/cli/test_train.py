@@ -158,7 +158,9 @@ def test_from_nothing_to_a_draft_and_on(
             run(tokens="30k", **{name: value})
 
 
-def test_a_draft_goes_on_from_another_one(run: Run, tmp_path: Path) -> None:
+def test_a_draft_goes_on_from_another_one(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(tokens="0", text=[some_text(tmp_path)], copy_hint=False, out=tmp_path / "first")
     begun = {"tokens": "0", "from_draft": tmp_path / "first", "draft_vocab_size": 8192}
     other = tmp_path / "other.jsonl"
@@ -168,7 +170,9 @@ def test_a_draft_goes_on_from_another_one(run: Run, tmp_path: Path) -> None:
         run(**begun | {"text": [other], "draft_vocab_size": 100})
     with pytest.raises(CheckpointError, match=r"nowhere.config\.json"):
         run(**begun | {"text": [other], "from_draft": tmp_path / "nowhere"})
+    capsys.readouterr()
     run(**begun | {"text": [other]})
+    assert "will hardly ever be right" not in capsys.readouterr().err  # it has seen other text too
     first, second = (load_file(tmp_path / name / SINGLE_FILE) for name in ("first", "out"))
     assert first.keys() == second.keys()
     assert torch.equal(first[TOKEN_TABLE], second[TOKEN_TABLE])

@@ -39,6 +39,8 @@ class Estimate:
     training_seconds: float
     passes: float
     """Over the text."""
+    goes_on: bool = False
+    """Whether it goes on from a draft, which may have seen any amount of text."""
 
     @property
     def agreement(self) -> float:
@@ -51,11 +53,14 @@ class Estimate:
 
     def __str__(self) -> str:
         """One line for a person."""
+        outcome = f"the draft may be right at {100 * self.agreement:.0f} % of the tokens"
+        if self.goes_on:
+            outcome = "the draft knows this kind of text better than before"
         return (
             f"estimate: {self.num_tokens:,} tokens of text, {clock(self.text_seconds)} to write; "
             f"{clock(self.feature_seconds)} for features, {self.feature_bytes / 2**30:.1f} GiB of "
-            f"disk; {clock(self.training_seconds)} of training, {self.passes:.1f} passes; then the "
-            f"draft may be right at {100 * self.agreement:.0f} % of the tokens"
+            f"disk; {clock(self.training_seconds)} of training, {self.passes:.1f} passes; then "
+            f"{outcome}"
         )
 
 
@@ -102,6 +107,7 @@ def estimate(
         feature_bytes=feature_bytes(config, target, num_read),
         training_seconds=training,
         passes=epochs if config.epochs is None else min(epochs, config.epochs),
+        goes_on=config.from_draft is not None,
     )
 
 

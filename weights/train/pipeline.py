@@ -109,7 +109,8 @@ def make_draft(job: TrainJob, console: Console) -> None:
         check_resumed(config, source.config)
         _write_text(job, source, work, console)
         num_learnt = _train(job, source, work, console)
-    for line in closing_words(num_learnt, job.settings.model, config.out):
+    is_useful = config.from_draft is not None or num_learnt >= _USEFUL_TOKENS
+    for line in closing_words(num_learnt, is_useful, job.settings.model, config.out):
         reporter(console)(line)
 
 
@@ -181,14 +182,15 @@ def _train(job: TrainJob, source: Source, work: WorkFolder, console: Console) ->
     return sum(at.sample.num_labels for at in trained.data.training)
 
 
-def closing_words(num_learnt: int, target: str, out: Path) -> list[str]:
+def closing_words(num_learnt: int, is_useful: bool, target: str, out: Path) -> list[str]:
     """Where the draft is and what to do with it.
 
     Args:
         num_learnt: tokens of text that it was trained to predict.
+        is_useful: whether a speedup may be expected of it.
     """
     serve = f"  glidecape serve --model {target} --draft {out}"
-    if num_learnt >= _USEFUL_TOKENS:
+    if is_useful:
         return [f"the draft is in {out}; serve it with", serve]
     return [
         f"warning: the draft in {out} has seen {num_learnt:,} tokens of text and will hardly ever "

@@ -78,3 +78,10 @@ def test_one_line() -> None:
         f"2:00:00 of training, 2.5 passes; then the draft may be right at "
         f"{100 * found.agreement:.0f} % of the tokens"
     )
+
+
+def test_a_draft_that_is_gone_on_from_may_know_more(config: estimate_module.TrainConfig) -> None:
+    """Than the text of this run alone would teach it."""
+    config = replace(config, from_draft=Path("drafts/x"))
+    told = str(estimate(config, TARGET, CPU, 1_000, 0, None))
+    assert told.endswith("; then the draft knows this kind of text better than before")
