@@ -75,14 +75,19 @@ def test_company_changes_no_bit(name: str, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_as_good_as_transformers_own_bfloat16(pair: Pair) -> None:
-    text = tokens(60)
-    exact = pair.reference(torch.tensor([text])).logits[0]
-    theirs = pair.reference.bfloat16()(torch.tensor([text])).logits[0].float()
-    pair.reference.float()
-    ours = PagedModel(pair.model).run(text, [60])
-    # By rows: where rounding chooses another expert, a row's error is far larger, there and here.
-    rows = [(found - exact).abs().mean(dim=-1).median() for found in (ours, theirs)]
-    assert rows[0] < 1.25 * rows[1]
+    # Where rounding chooses another expert, errors are far larger, there and in all rows behind it.
+    # Of one text alone it is luck whose are smaller, up to twice either way.
+    errors: list[list[torch.Tensor]] = [[], []]
+    for seed in range(8):
+        text = tokens(60, seed)
+        exact = pair.reference(torch.tensor([text])).logits[0]
+        theirs = pair.reference.bfloat16()(torch.tensor([text])).logits[0].float()
+        pair.reference.float()
+        ours = PagedModel(pair.model).run(text, [60])
+        for found, of_one in zip((ours, theirs), errors, strict=True):
+            of_one.append((found - exact).abs().mean(dim=-1))
+    by_us, by_them = (torch.cat(rows).median() for rows in errors)
+    assert by_us < 1.15 * by_them
 
 
 @torch.no_grad()
