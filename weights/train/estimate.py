@@ -55,7 +55,7 @@ class Estimate:
         """One line for a person."""
         outcome = f"the draft may be right at {100 * self.agreement:.0f} % of the tokens"
         if self.goes_on:
-            outcome = "the draft knows this kind of text better than before"
+            outcome = "the draft may know this kind of text better than before"
         return (
             f"estimate: {self.num_tokens:,} tokens of text, {clock(self.text_seconds)} to write; "
             f"{clock(self.feature_seconds)} for features, {self.feature_bytes / 2**30:.1f} GiB of "

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+import numpy as np
+
 from weights.train.config import TrainConfig
 from weights.train.features.store import Shard, plan_shards, shard_of
 from weights.train.text.copies import copies_beside
@@ -19,9 +21,8 @@ def read_shards(
     """
     samples = read_samples(config.text, prompt_ids, vocab_size, config.max_sample_tokens)
     shards = list[Shard]()
+    known = np.setdiff1d(np.arange(vocab_size, dtype=np.int32), list(stop_token_ids))
     for shard in plan_shards(samples):
-        copies = copies_beside(
-            shard.samples, config.copied_share, vocab_size, stop_token_ids, config.seed
-        )
+        copies = copies_beside(shard.samples, config.copied_share, known, config.seed)
         shards.append(shard_of([*shard.samples, *copies]))
     return shards

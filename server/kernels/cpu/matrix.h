@@ -73,8 +73,8 @@ struct Nothing {
 };
 
 // How many outputs a thread takes at a time: a panel of them, or less where there are so few panels for
-// each thread that some would wait long for the others. Less than half a panel takes as much time to be
-// shared out as it saves, but for very many threads.
+// each thread that some would wait long for the others. The fewer outputs, the more often a thread asks
+// for the next ones, so a quarter of a panel only where there are fewer than four panels for each.
 template <class M>
 inline int outputs_at_once(int num_panels, int num_threads) {
   const int parts = num_panels < 4 * num_threads ? 4 : num_panels < 16 * num_threads ? 2 : 1;

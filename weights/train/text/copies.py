@@ -4,18 +4,18 @@ In text that makes sense, what lookup finds is mostly what any good guess would 
 learns to trust it there only. Where tokens are random, the copy is all that there is to go by.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from weights.train.text.samples import Sample
+from weights.train.text.samples import Sample, TokenIds
 
 _SHORTEST, _LONGEST = 16, 48
 """Tokens that are said twice."""
 
 
 def copies_beside(
-    samples: Sequence[Sample], share: float, vocab_size: int, avoided: Collection[int], seed: int
+    samples: Sequence[Sample], share: float, known: TokenIds, seed: int
 ) -> Iterator[Sample]:
     """As many samples of random tokens as make up a share of what is learnt. Of each the second
     time is learnt, but for its first token, which nothing announces.
@@ -23,12 +23,10 @@ def copies_beside(
     Args:
         samples: what is learnt beside them.
         share: of the tokens learnt, random ones included; 0 for none.
-        vocab_size: the target's.
-        avoided: ids that random tokens are not to be, such as ends of turns.
+        known: ids that random tokens may be.
         seed: the same one gives the same tokens beside the same samples.
     """
     num_labels = round(share / (1 - share) * sum(sample.num_labels for sample in samples))
-    known = np.setdiff1d(np.arange(vocab_size, dtype=np.int32), list(avoided))
     generator = np.random.default_rng((seed, *samples[0].digest))
     while num_labels > 0:
         length = int(generator.integers(_SHORTEST, _LONGEST + 1))
