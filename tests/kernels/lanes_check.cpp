@@ -207,7 +207,8 @@ void check_dots(Values kind) {
   };
   constexpr int kBits = E == Encoding::kEight ? 8 : E == Encoding::kSix ? 6 : E == Encoding::kFive ? 5 : 4;
   std::vector<uint8_t> packed(packed_bytes(E));
-  std::vector<int8_t> groups(Rows * kGroupBytes);
+  constexpr int kStride = group_bytes(in_pairs(E));
+  std::vector<int8_t> pairs(Rows * kPairsBytes), quads(Rows * kQuadsBytes);
   int weights[16][kGroup], values[Rows][kGroup];
   for (int lane = 0; lane < 16; ++lane)
     for (int i = 0; i < kGroup; ++i) {
@@ -223,11 +224,12 @@ void check_dots(Values kind) {
       values[r][i] = activation(is_wide ? kLargestWide : glidecape::kLargest, i) * (r % 2 ? -1 : 1);
       floats[i] = static_cast<float>(values[r][i]);
     }
-    put_values(groups.data() + r * kGroupBytes, to_ints(load(floats.data())),
+    put_values({pairs.data() + r * kPairsBytes, quads.data() + r * kQuadsBytes}, to_ints(load(floats.data())),
                to_ints(load(floats.data() + 16)), {first, second, 0.0f, 0.0f});
   }
   int calls = 0;
-  add_dots<Rows, E, Sums>(packed.data(), groups.data(), kGroupBytes, [&](int r, const IntLanes* dots) {
+  const auto& groups = in_pairs(E) ? pairs : quads;
+  add_dots<Rows, E, Sums>(packed.data(), groups.data(), kStride, [&](int r, const IntLanes* dots) {
     CHECK(r == calls++);
     for (int part = 0; part < Sums; ++part) {
       const Floats found = stored(to_floats(dots[part]));

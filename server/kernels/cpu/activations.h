@@ -41,7 +41,8 @@ class QuantizedRows {
  public:
   void resize(int64_t rows, int width) {
     groups_ = (width + kGroup - 1) / kGroup;
-    bytes_.resize(rows * stride());
+    if (kHasPairs) pairs_.resize(rows * groups_ * kPairsBytes);
+    if (kHasQuads) quads_.resize(rows * groups_ * kQuadsBytes);
     scales_.resize(rows * groups_);
     sums_.resize(rows * groups_);
     half_sums_.resize(rows * groups_ * 2);
@@ -55,7 +56,8 @@ class QuantizedRows {
     const IntLanes low = to_ints(a * all(inverse)), high = to_ints(b * all(inverse));
     if (unordered(a, b)) scale = NAN;  // not to be mistaken for numbers
     const int64_t group = row * groups_ + first / kGroup;
-    put_values(bytes_.data() + group * kGroupBytes, low, high, quads);
+    put_values({kHasPairs ? pairs_.data() + group * kPairsBytes : nullptr,
+                kHasQuads ? quads_.data() + group * kQuadsBytes : nullptr}, low, high, quads);
     scales_[group] = scale;
     const int sum_of_low = sum(low), sum_of_high = sum(high);
     sums_[group] = scale * static_cast<float>(sum(add(low, high)));
@@ -63,20 +65,27 @@ class QuantizedRows {
     half_sums_[2 * group + 1] = scale * static_cast<float>(sum_of_high);
   }
 
-  const int8_t* row(int64_t row) const { return bytes_.data() + row * stride(); }
+  // In the form in which weights of E are multiplied.
+  template <Encoding E>
+  const int8_t* row(int64_t row) const {
+    return (in_pairs(E) ? pairs_ : quads_).data() + row * stride<E>();
+  }
   const float* scales(int64_t row) const { return scales_.data() + row * groups_; }
   // Per group the sum of its (scaled) values: what a weight's offset is multiplied with.
   const float* sums(int64_t row) const { return sums_.data() + row * groups_; }
   // The same of the first and second 16 of each group.
   const float* half_sums(int64_t row) const { return half_sums_.data() + row * groups_ * 2; }
-  int64_t stride() const { return groups_ * kGroupBytes; }
+  template <Encoding E>
+  int64_t stride() const {
+    return groups_ * group_bytes(in_pairs(E));
+  }
   int64_t groups() const { return groups_; }
 
  private:
   static constexpr float kSmallest = 1e-38f;
 
   int64_t groups_ = 0;
-  std::vector<int8_t> bytes_;
+  std::vector<int8_t> pairs_, quads_;
   std::vector<float> scales_, sums_, half_sums_;
 };
 

@@ -7,14 +7,18 @@
 // from -64 to 63, and so costs one further product of 8 bits.
 //
 //   find_wide_quads(a, b)             the quads with the largest values of a group
-//   put_values(group, a, b, quads)    writes a group's integers
-//   in_pairs(encoding)                the order of a packed quad's inputs (encoding.h)
+//   in_pairs(encoding)                whether weights are multiplied in pairs of 16 bits (dot_pairs.h)
+//                                     or in quads of bytes (quads.h)
+//   kHasPairs, kHasQuads              whether weights of some encoding are
+//   put_values(to, a, b, quads)       writes a group's integers, in both forms where there are both
 //   add_dots<Rows, E, Sums>(weights, values, stride, use)
 //                                     use(row, sums of 16 outputs [Sums]) for each row: a sum over
 //                                     the group, or one over each half of it;
-//                                     values: groups of the rows, stride bytes apart
+//                                     values: groups of the rows, stride bytes apart, in the form
+//                                     in which weights of E are multiplied
 //
-// A group takes kGroupBytes per row, and its weights packed_bytes(E).
+// A row's group takes group_bytes(in_pairs(E)), and its weights packed_bytes(E). The two forms lie apart,
+// so that those of as many rows as are multiplied at a time stay in the fastest cache.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +28,15 @@
 #include "lanes.h"
 
 namespace glidecape {
+
+constexpr int kPairsBytes = 2 * kGroup, kQuadsBytes = 48;
+
+constexpr int group_bytes(bool in_pairs) { return in_pairs ? kPairsBytes : kQuadsBytes; }
+
+// Where a group's integers are written; null for a form that is not used.
+struct GroupAt {
+  int8_t *pairs, *quads;
+};
 
 constexpr int kLargest = 127, kLargestWide = 127 * 128;  // integers of an activation
 

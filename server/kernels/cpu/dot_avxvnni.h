@@ -7,13 +7,13 @@
 
 namespace glidecape {
 
-constexpr int kGroupBytes = kQuadsBytes;
+constexpr bool kHasPairs = false, kHasQuads = true;
 
-inline void put_values(int8_t* group, IntLanes a, IntLanes b, const WideQuads& quads) {
+inline void put_values(GroupAt to, IntLanes a, IntLanes b, const WideQuads& quads) {
   alignas(32) int16_t shorts[kGroup];
   store_shorts(shorts, a);
   store_shorts(shorts + 16, b);
-  put_bytes(group, shorts, quads);
+  put_bytes(to.quads, shorts, quads);
 }
 
 constexpr bool in_pairs(Encoding) { return false; }

@@ -5,7 +5,7 @@
 
 namespace glidecape {
 
-constexpr int kGroupBytes = kQuadsBytes;
+constexpr bool kHasPairs = false, kHasQuads = true;
 
 inline WideQuads find_wide_quads(Lanes a, Lanes b) {
   const auto of_quads = [](Lanes x) {
@@ -29,7 +29,8 @@ inline WideQuads find_wide_quads(Lanes a, Lanes b) {
   return WideQuads::of_keys(first, second, rest);
 }
 
-inline void put_values(int8_t* group, IntLanes a, IntLanes b, const WideQuads& quads) {
+inline void put_values(GroupAt to, IntLanes a, IntLanes b, const WideQuads& quads) {
+  int8_t* const group = to.quads;
   const uint32_t wide = 15u << 4 * quads.first | 15u << 4 * quads.second;
   alignas(16) int8_t high[kGroup];
   const auto put_half = [&](IntLanes x, __mmask16 is_wide, int first) {

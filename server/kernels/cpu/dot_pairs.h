@@ -22,7 +22,7 @@ namespace glidecape {
 
 #if defined(__AVX2__)
 
-constexpr int kBytesAt = 2 * kGroup, kGroupBytes = kBytesAt + kQuadsBytes;
+constexpr bool kHasPairs = true, kHasQuads = true;
 constexpr int kDotRows = 4;  // 8 registers of sums
 
 // 16 pairs of 16-bit integers.
@@ -51,7 +51,7 @@ inline IntLanes add_products(IntLanes sums, Pairs weights, int32_t pair) {
 
 #else
 
-constexpr int kGroupBytes = 2 * kGroup;
+constexpr bool kHasPairs = true, kHasQuads = false;
 #ifdef __aarch64__
 constexpr int kDotRows = 4;
 #else
@@ -91,14 +91,13 @@ inline IntLanes add_products(IntLanes sums, Pairs weights, int32_t pair) {
 
 #endif
 
-// The integers of a group; beside them, with AVX2, the same in bytes.
-inline void put_values(int8_t* group, IntLanes a, IntLanes b, const WideQuads& quads) {
+inline void put_values(GroupAt to, IntLanes a, IntLanes b, const WideQuads& quads) {
   alignas(32) int16_t shorts[kGroup];
   store_shorts(shorts, a);
   store_shorts(shorts + 16, b);
-  std::memcpy(group, shorts, sizeof shorts);
+  std::memcpy(to.pairs, shorts, kPairsBytes);
 #ifdef __AVX2__
-  put_bytes(group + kBytesAt, shorts, quads);
+  put_bytes(to.quads, shorts, quads);
 #else
   static_cast<void>(quads);
 #endif
@@ -163,7 +162,7 @@ template <int Rows, Encoding E, int Sums, class Use>
 inline void add_dots(const uint8_t* packed, const int8_t* values, int64_t stride, const Use& use) {
 #ifdef __AVX2__
   if constexpr (sums_quads(E)) {
-    add_quads<Rows, E, Sums>(packed, values + kBytesAt, stride, use);
+    add_quads<Rows, E, Sums>(packed, values, stride, use);
   } else
 #endif
   if constexpr (E == Encoding::kFour || E == Encoding::kEight) {

@@ -51,14 +51,14 @@ __attribute__((noinline)) void multiply_strip(const Strip& strip, int inputs, co
   constexpr int kParts = E == Encoding::kSix ? 2 : 1;  // that have a scale of their own
   const uint8_t* weights = strip.begin;
   ScaleReader weight_scales(block_type(strip.type), weights + Strip::value_bytes(strip.type, inputs));
-  const int64_t stride = x.stride(), groups = x.groups();
-  const int8_t* values = x.row(first);
+  const int64_t stride = x.stride<E>(), groups = x.groups();
+  const int8_t* values = x.row<E>(first);
   const float *scales = x.scales(first), *sums = kParts == 2 ? x.half_sums(first) : x.sums(first);
   GroupScales<kParts> some[ScaleReader::kAtOnce];
   Lanes totals[Rows];  // with AVX-512 in registers, if all loops over it are unrolled
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) totals[r] = all(0.0f);
-  for (int group = 0; group < groups; ++group, weights += packed_bytes(E), values += kGroupBytes) {
+  for (int group = 0; group < groups; ++group, weights += packed_bytes(E), values += group_bytes(in_pairs(E))) {
     if (ahead)
       for (int i = 0; i <= packed_bytes(E) / 64; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
     const int at_once = group % ScaleReader::kAtOnce;

@@ -9,6 +9,6 @@
 
 namespace glidecape {
 
-constexpr int kHighAt = kGroup, kQuadsAt = kGroup + 8, kQuadsBytes = 48;
+constexpr int kHighAt = kGroup, kQuadsAt = kGroup + 8;
 
 }  // namespace glidecape
