@@ -22,9 +22,15 @@ class SoftLabels(NamedTuple):
 
 
 def soft_labels(logits: torch.Tensor, top_k: int) -> SoftLabels:
-    """Cuts labels out of the target's logits [rows, vocab_size] float32."""
+    """Cuts labels out of the target's logits [rows, vocab_size] float32.
+
+    Each pass over the logits costs as much as a part of the target, so there are few.
+    """
     top = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
-    probs = (top.values - logits.logsumexp(dim=-1, keepdim=True)).exp()
-    others = logits.scatter(1, top.indices, -torch.inf)
-    rest = (others.logsumexp(dim=-1) - logits.logsumexp(dim=-1)).exp()
-    return SoftLabels(probs, top.indices, rest)
+    best = top.values[:, :1]
+    kept = (top.values - best).exp()
+    # Those kept are taken out and not subtracted, which would leave nothing but rounding.
+    others = (logits - best).exp_().scatter_(1, top.indices, 0.0)
+    rest = others.sum(dim=-1)
+    total = rest + kept.sum(dim=-1)
+    return SoftLabels(kept / total[:, None], top.indices, rest / total)

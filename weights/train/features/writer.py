@@ -25,8 +25,9 @@ from weights.train.text.samples import Sample
 
 _FORWARD_TOKENS = 2048
 """Rows of a forward of the target; longer samples go alone."""
-_HEAD_ROWS = 256
-"""Rows of logits over the whole vocabulary held at once."""
+_HEAD_ROWS = 64
+"""Rows of logits over the whole vocabulary held at once: few enough to stay in a CPU's cache while
+labels are cut out of them."""
 _BLOCK = 16
 
 

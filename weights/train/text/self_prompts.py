@@ -5,7 +5,8 @@ a user would ask. That gives as many prompts as wanted, of the kind the model wa
 data set is needed.
 
 Small models begin most prompts alike: of 4,386 that the default model wrote, 29 % with "Can you"
-and 32 % with "I'm" or "I am". So every other prompt is given its first word.
+and 32 % with "I'm" or "I am"; of 1,718 answers one had SQL. So every other prompt is given its
+first words, of which a third ask for a program, a query or something made of data.
 """
 
 from collections.abc import Callable
@@ -33,8 +34,14 @@ _OPENINGS = (
     *("Write", "Create", "Generate", "Compose", "Design", "Draft", "Rewrite", "Edit", "Translate"),
     *("Give", "List", "Name", "Suggest", "Provide", "Identify", "Find", "Classify", "Calculate"),
     *("Implement", "Convert", "Complete", "Tell me", "Suppose", "Imagine", "Please", "The", "A"),
+    *("Write a Python function", "Write a program", "Write a class", "Write a script", "def"),
+    *("Write a SQL query", "Given the tables", "CREATE TABLE", "Translate the question into SQL"),
+    *("Given the following code", "What does this code do?", "Fix the bug", "Complete this code"),
+    *("Write a JavaScript function", "Write an HTML page", "Write a regular expression"),
+    *("Given a list of", "Given a string", "Convert this to JSON", "Make a table of"),
+    *("Calculate the", "How many", "Extract the"),
 )
-"""Words with which questions, tasks and texts begin."""
+"""Words with which questions, tasks and texts begin; then those of programs, queries and data."""
 
 
 @dataclass(frozen=True, slots=True)
