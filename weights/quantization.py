@@ -7,13 +7,13 @@ from pathlib import Path
 import gguf
 import torch
 
-from server.config import QuantizationChoice
 from server.errors import ConfigError
 from server.kernels.cpu.library import native_library
 from server.kernels.quantized import GROUP, RoundedKind, bits_per_weight
 from server.models.config import ModelConfig
 from server.models.layers import Placement
 from server.models.quantization import Quantization
+from server.setting_types import QuantizationChoice
 from weights.blocks import StoredBlocks, read_blocks
 
 _KINDS: dict[QuantizationChoice, RoundedKind] = {"int8": "q8_0", "int4": "q4_1"}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, NewType
 
-from server.config import PolicyName
+from server.setting_types import PolicyName
 
 TokenId = NewType("TokenId", int)
 BlockId = NewType("BlockId", int)

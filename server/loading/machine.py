@@ -8,12 +8,12 @@ from typing import Literal
 import psutil
 import torch
 
-from server.config import DType
 from server.errors import ConfigError
 from server.kernels.cpu.instruction_sets import VARIABLE, InstructionSet, KernelsUnavailableError
 from server.kernels.cpu.library import has_avx512_bf16, kernels_in_use
 from server.kernels.dispatch import gpu_kernels, has_native_products
 from server.models.layers import Placement
+from server.setting_types import DType
 
 _CGROUP = Path("/sys/fs/cgroup")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from server.config import ModelBackend, ModelSettings, QuantizationChoice
+from server.config import ModelSettings
 from server.engine.step.kv_cache import CacheShape
 from server.errors import UnsupportedModelError
 from server.models.config import ModelConfig, model_config
@@ -22,6 +22,7 @@ from server.models.llama import LlamaModel, LlamaParameters
 from server.models.parameters import Parameters
 from server.models.quantization import Quantization
 from server.report import Report
+from server.setting_types import ModelBackend, QuantizationChoice
 from weights.checkpoint import load_weights, read_config
 from weights.locate import locate_model
 from weights.quantization import choose_quantization, describe, round_quantization

@@ -6,8 +6,8 @@ import sys
 import time
 from collections.abc import Mapping
 
-from server.config import LogFormat
 from server.observe.log_queue import QueuedHandler
+from server.setting_types import LogFormat
 
 FIELDS = "fields"
 """A record's attribute (`extra={FIELDS: …}`) with the fields that its line has beside the

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from server.config import QuantizationChoice
 from server.errors import ConfigError
 from server.kernels.quantized import QuantizedWeight, RoundedKind, quantize
 from server.models.config import ModelConfig, RopeConfig
 from server.models.layers import Placement
 from server.models.quantization import Quantization
+from server.setting_types import QuantizationChoice
 from tests.kernels.block_weights import random_blocks
 from weights import quantization
 from weights.blocks import Stored, write_blocks

@@ -6,13 +6,13 @@ from typing import Literal
 
 import torch
 
-from server.config import DType, QuantizationChoice
 from server.loading.machine import default_threads, pick_device
 from server.loading.target import TargetFiles, choose_form, load_target, locate_target
 from server.models.layers import Placement
 from server.models.parameters import Parameters
 from server.models.quantization import Quantization
 from server.report import Report
+from server.setting_types import DType, QuantizationChoice
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import from_hf, load_hf_tokenizer
 from weights.train.config import Precision, TrainConfig, chosen_layers

@@ -17,8 +17,9 @@ from server.cli.terminal import (
     write_answer,
     write_thinking,
 )
-from server.config import check_environment
+from server.config import ServerSettings
 from server.errors import ConfigError, GlidecapeError
+from server.setting_sources import check_environment
 
 _HINT = "/help lists the commands, Ctrl-D leaves, Ctrl-C stops an answer"
 
@@ -45,7 +46,7 @@ def chat(
     ] = None,
 ) -> None:
     """Chat with a running server."""
-    check_environment()
+    check_environment(ServerSettings.model_fields)
     given = {"temperature": temperature, "max_tokens": max_tokens}
     options = {name: value for name, value in given.items() if value is not None}
     conversation = Conversation(system, options)

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from server.config import ToolParserName
+from server.setting_types import ToolParserName
 from server.text.tools.formats import FORMATS, FormatName, detect_format
 from server.text.tools.functions import FunctionCall
 from tests.text.tools.examples import read, summary

@@ -9,11 +9,11 @@ import torch
 from rich.console import Console
 from transformers import Gemma3TextConfig, LlamaConfig, PreTrainedConfig, Qwen3MoeConfig
 
-from server.config import ModelBackend
 from server.engine.types import SpeculationParams
 from server.loading.target import load_target, read_target
 from server.models.layers import Placement
 from server.models.parameters import Parameters
+from server.setting_types import ModelBackend
 from tests.engine.step.host.test_exactness import glide_drafter
 from tests.engine.tiny import CONFIG, TinyEngine, make_request, tokens
 from tests.models.hf.families import ALTERNATING, EXPERTS, reference_model, sizes
