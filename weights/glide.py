@@ -41,6 +41,19 @@ def load_glide(
         CheckpointError: a file is missing or broken, tensors are missing, left over or misshapen.
         UnsupportedModelError: the config is wrong, or the draft does not fit the target.
     """
+    return _filled(folder, target, placement).freeze(target_embedding, target_head)
+
+
+def read_glide(folder: Path, target: ModelConfig) -> dict[str, torch.Tensor]:
+    """A draft's own weights in float32, and the table of its tokens where it has one, by their
+    names in the checkpoint.
+
+    Raises: as `load_glide`.
+    """
+    return dict(_filled(folder, target, Placement(torch.device("cpu"), torch.float32)).slots())
+
+
+def _filled(folder: Path, target: ModelConfig, placement: Placement) -> GlideParameters:
     config = glide_config(read_json(folder / "config.json"))
     parameters = GlideParameters(config, target, placement)
     slots = parameters.slots()
@@ -53,7 +66,7 @@ def load_glide(
     )
     if table is not None:
         _load_table(folder, table, target.vocab_size)
-    return parameters.freeze(target_embedding, target_head)
+    return parameters
 
 
 def save_glide(folder: Path, config: GlideConfig, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -4,7 +4,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,17 +57,23 @@ def train(
         str | None, typer.Option(help="Target layers to read, such as 17,18,29; else found.")
     ] = None,
     glimpse_hidden: Annotated[
-        bool, typer.Option(help="Let the draft see the target's last hidden state.")
-    ] = True,
+        bool | None,
+        typer.Option("--glimpse-hidden/--no-glimpse-hidden", show_default="glimpse-hidden",
+                     help="Let the draft see the target's last hidden state."),
+    ] = None,
     copy_hint: Annotated[
-        bool, typer.Option(help="Let the draft see what followed when the last tokens came before.")
-    ] = True,
+        bool | None,
+        typer.Option("--copy-hint/--no-copy-hint", show_default="copy-hint",
+                     help="Let the draft see what followed when the last tokens came before."),
+    ] = None,
     draft_vocab_size: Annotated[
-        int, typer.Option(help="Tokens the draft can propose: the most frequent ones.", min=32)
-    ] = 8192,
+        int | None, typer.Option(help="Tokens the draft can propose: the most frequent ones.",
+                                 min=32, show_default="8192")
+    ] = None,
     context_vocab_size: Annotated[
-        int, typer.Option(help="Other tokens it can propose where the sequence has them.", min=0)
-    ] = 128,
+        int | None, typer.Option(help="Other tokens it can propose where the sequence has them.",
+                                 min=0, show_default="128")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
 ) -> None:  # fmt: skip
     """Train a GliDe draft for a model: text, features, training; resumes where it was stopped."""
@@ -84,22 +90,29 @@ def train(
     from weights.train.pipeline import TrainJob, make_draft
     from weights.train.text.generate import TEXT_FILE
 
+    options = {
+        "glimpse_layers": _layers(glimpse_layers),
+        "glimpse_hidden": glimpse_hidden,
+        "copy_hint": copy_hint,
+        "draft_vocab_size": draft_vocab_size,
+        "context_vocab_size": context_vocab_size,
+    }
+    shape: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     config = TrainConfig(
         text=(*(text or ()), work / TEXT_FILE),
         out=out,
         work=work,
         from_draft=from_draft,
-        glimpse_layers=_layers(glimpse_layers),
-        glimpse_hidden=glimpse_hidden,
-        copy_hint=copy_hint,
-        draft_vocab_size=draft_vocab_size,
-        context_vocab_size=context_vocab_size,
         epochs=epochs,
         seed=seed,
         precision="auto" if settings.dtype == "float16" else settings.dtype,
+        **shape,
     )
     command, seconds = f"glidecape {shlex.join(sys.argv[1:])}", minutes * 60 or None
-    job = TrainJob(settings, config, num_tokens, seconds, prompts, at_once, max_new_tokens, command)
+    job = TrainJob(
+        settings, config, frozenset(shape), num_tokens, seconds, prompts, at_once, max_new_tokens,
+        command,
+    )  # fmt: skip
     try:
         make_draft(job, stderr)
     except KeyboardInterrupt:

@@ -162,7 +162,7 @@ def test_a_draft_goes_on_from_another_one(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tokens="0", text=[some_text(tmp_path)], copy_hint=False, out=tmp_path / "first")
-    begun = {"tokens": "0", "from_draft": tmp_path / "first", "draft_vocab_size": 8192}
+    begun = {"tokens": "0", "from_draft": tmp_path / "first", "draft_vocab_size": None}
     other = tmp_path / "other.jsonl"
     lines = [json.dumps({"text_ids": [99 + i * j % 9 for j in range(200)]}) for i in range(60)]
     other.write_text("\n".join(lines))
@@ -181,8 +181,13 @@ def test_a_draft_goes_on_from_another_one(
     card = (tmp_path / "out" / "card.md").read_text()
     assert "| from_draft | first |" in card
     assert "| learning_rate | 0.0005 |" in card
-    with pytest.raises(ConfigError, match=r"from_draft=None: .* a run with from_draft='.*first'"):
+    with pytest.raises(ConfigError, match=r"from_draft=None: .* a run with from_draft='\w+'"):
         run(**begun | {"text": [other], "from_draft": None, "copy_hint": False})
+    renamed = (tmp_path / "first").rename(tmp_path / "renamed")
+    run(**begun | {"text": [other], "from_draft": renamed})  # the same run
+    (renamed / SINGLE_FILE).write_bytes((tmp_path / "out" / SINGLE_FILE).read_bytes())
+    with pytest.raises(ConfigError, match="from_draft"):
+        run(**begun | {"text": [other], "from_draft": renamed})
 
 
 def test_the_forwards_time_is_noted_on_the_way(

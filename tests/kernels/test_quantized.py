@@ -173,6 +173,19 @@ def test_rows_do_not_depend_on_company_or_threads(kind: QuantizedKind) -> None:
             assert torch.equal(linear(x[first:last]), alone[first:last])
 
 
+@needs_native()
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_outputs_do_not_depend_on_their_company(kind: QuantizedKind, num_threads: int) -> None:
+    """Of so many a thread takes a whole panel at a time; of some of them, a quarter."""
+    weight = random_blocks(kind, 2100, 256)
+    x = torch.randn(3, 256, generator=torch.Generator().manual_seed(1)).bfloat16()
+    whole = NativeLinear(weight, num_threads)(x)
+    for first in (0, 40, 1000, 2050):
+        some = torch.arange(first, min(first + 150, 2100))
+        assert torch.equal(NativeLinear(weight.rows(some), 1)(x), whole[:, some])
+
+
 def extreme_rows(inputs: int) -> torch.Tensor:
     """Activations whose integers are all at their largest: 127 in six quads of each group and
     128 * 127 in two, these at every pair of places; of one sign, and of both in turn."""

@@ -102,10 +102,8 @@ def _data(files: Sequence[TextCounts], trained: Trained) -> str:
         (file.name, f"{file.num_answers:,}", f"{file.num_tokens:,}", _share(file)) for file in files
     ]
     training, held_out = trained.data.training, trained.data.held_out
-    learnt, random = (
-        sum(at.sample.num_labels for at in training if at.sample.is_random >= least)
-        for least in (False, True)
-    )
+    learnt = sum(at.sample.num_labels for at in training)
+    random = learnt - trained.data.num_learnt
     return (
         "## Data\n\n"
         + _table(("file", "answers", "tokens", "prompts self-written"), rows)

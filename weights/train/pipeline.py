@@ -22,7 +22,7 @@ from weights.train.card import write_card
 from weights.train.checks import check_machine, check_resumed, room_for_features
 from weights.train.config import TrainConfig
 from weights.train.estimate import estimate
-from weights.train.fit.earlier_draft import with_its_shape
+from weights.train.fit.earlier_draft import draft_files, with_its_shape
 from weights.train.load import load_for_training
 from weights.train.out_folder import check_out
 from weights.train.progress import clock, reporter
@@ -55,6 +55,8 @@ class TrainJob:
     """How the target is loaded."""
     config: TrainConfig
     """How the draft is trained. `text` lists the user's files, then the one that stage 1 writes."""
+    given: frozenset[str]
+    """Settings of the draft's shape that were asked for; the others may be an earlier draft's."""
     num_tokens: int
     """Tokens of text to learn from, the user's own included; with 0 none is written."""
     seconds: float | None
@@ -75,16 +77,21 @@ class TrainJob:
 
     def identity(self) -> dict[str, str | int | None]:
         """What a resumed run must have the same."""
-        prompts = None
-        if self.prompts is not None:
-            prompts = blake2b(self.prompts.read_bytes(), digest_size=8).hexdigest()
+        prompts, earlier = self.prompts, self.config.from_draft
         return {
             "target": self.settings.model,
-            "prompts": prompts,
-            "from_draft": None if self.config.from_draft is None else str(self.config.from_draft),
+            "prompts": None if prompts is None else _digest(prompts),
+            "from_draft": None if earlier is None else _digest(*draft_files(earlier)),
             "seed": self.config.seed,
             "max_new_tokens": self.max_new_tokens,
         }
+
+
+def _digest(*paths: Path) -> str:
+    digest = blake2b(digest_size=8)
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def make_draft(job: TrainJob, console: Console) -> None:
@@ -102,7 +109,7 @@ def make_draft(job: TrainJob, console: Console) -> None:
     config = job.config
     check_out(config.out, config.work)
     source = read_source(job.settings, job.prompts, reporter(console), writes=job.num_tokens > 0)
-    config = with_its_shape(config, source.config)
+    config = with_its_shape(config, source.config, job.given)
     job = replace(job, config=config)
     check_machine(config, source.config, job.num_tokens if job.seconds is None else None)
     with WorkFolder(config.work, job.identity()) as work:
@@ -179,7 +186,7 @@ def _train(job: TrainJob, source: Source, work: WorkFolder, console: Console) ->
         spent.note()
     trained = learn(config, loaded.target, data, console)
     write_card(config, model_name(settings.model), trained, job.command)
-    return sum(at.sample.num_labels for at in trained.data.training)
+    return trained.data.num_learnt
 
 
 def closing_words(num_learnt: int, is_useful: bool, target: str, out: Path) -> list[str]:

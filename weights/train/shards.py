@@ -21,8 +21,9 @@ def read_shards(
     """
     samples = read_samples(config.text, prompt_ids, vocab_size, config.max_sample_tokens)
     shards = list[Shard]()
-    known = np.setdiff1d(np.arange(vocab_size, dtype=np.int32), list(stop_token_ids))
+    # An answer ends where one of them is said: none goes on behind it.
+    allowed = np.setdiff1d(np.arange(vocab_size, dtype=np.int32), list(stop_token_ids))
     for shard in plan_shards(samples):
-        copies = copies_beside(shard.samples, config.copied_share, known, config.seed)
+        copies = copies_beside(shard.samples, config.copied_share, allowed, config.seed)
         shards.append(shard_of([*shard.samples, *copies]))
     return shards

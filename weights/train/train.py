@@ -32,7 +32,7 @@ from weights.train.fit.warm_start import draft_config
 from weights.train.out_folder import holds_draft, is_own_draft
 from weights.train.progress import feature_bar, reporter
 from weights.train.shards import read_shards
-from weights.train.text.samples import PromptIds
+from weights.train.text.samples import PromptIds, Sample
 
 
 class Trained(NamedTuple):
@@ -167,7 +167,7 @@ def _fitting_shards(
 ) -> list[Shard]:
     shape = writer.shape()
     shards = within(text, shape, config.feature_bytes, stored_bytes(store.folder))
-    count, whole = (sum(len(shard.samples) for shard in some) for some in (shards, text))
+    count, whole = len(_of_text(shards)), len(_of_text(text))
     if count < whole:
         report(f"{count:,} of {whole:,} samples fit into feature_bytes")
     store.check_disk(shards, shape)
@@ -193,9 +193,9 @@ def _split(
 ) -> RunData:
     located = locate(shards)
     training = [at for at in located if not at.sample.held_out]
-    if not training:
-        shown = ", ".join(map(str, config.text))
-        raise ConfigError("text", shown, f"{len(located)} samples are too few to learn from")
+    if all(at.sample.is_random for at in training):
+        shown, count = ", ".join(map(str, config.text)), len(_of_text(shards))
+        raise ConfigError("text", shown, f"{count} samples are too few to learn from")
     held_out = _held_out(located, config.validation_tokens)
     return RunData(store, training, held_out, frozenset(stop_token_ids))
 
@@ -213,10 +213,17 @@ def _held_out(located: Sequence[Located], most_tokens: int) -> list[Located]:
 
 
 def _described(text: Sequence[Shard]) -> str:
-    samples = list(chain.from_iterable(shard.samples for shard in text))
+    samples = _of_text(text)
     tokens = sum(sample.num_tokens for sample in samples)
     learnt = sum(sample.num_labels for sample in samples)
-    return f"{len(samples):,} samples, {tokens:,} tokens, {learnt:,} of them learnt"
+    random = sum(s.num_labels for shard in text for s in shard.samples) - learnt
+    line = f"{len(samples):,} samples, {tokens:,} tokens, {learnt:,} of them learnt"
+    return f"{line}; {random:,} random ones beside them" if random else line
+
+
+def _of_text(shards: Sequence[Shard]) -> list[Sample]:
+    """All but those of random tokens."""
+    return [s for s in chain.from_iterable(shard.samples for shard in shards) if not s.is_random]
 
 
 def _as_json(value: dict[str, object]) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """The folder of one `glidecape train`: whose it is, what it has cost so far, and what it holds.
 
-run.json       target, prompts, seed: what must be the same for a run to be resumed
+run.json       target, prompts, earlier draft, seed: what must be the same for a run to be resumed
 notes.json     seconds each stage has taken, over all runs; the plan of the time
 text.jsonl, prompts.jsonl                 stage 1
 everything else                           features of stage 2, checkpoints of stage 3

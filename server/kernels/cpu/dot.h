@@ -29,6 +29,7 @@
 
 namespace glidecape {
 
+// Quads take 42 bytes (quads.h); at multiples of 16 none lies across two cache lines.
 constexpr int kPairsBytes = 2 * kGroup, kQuadsBytes = 48;
 
 constexpr int group_bytes(bool in_pairs) { return in_pairs ? kPairsBytes : kQuadsBytes; }

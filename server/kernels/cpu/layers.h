@@ -1,8 +1,8 @@
 // Decoder layers over the paged KV: bfloat16 KV, float32 residual stream, weights of any format.
 //
-// In a layer the threads share out, five times, panels of 64 outputs or (block of nodes, KV head) pairs.
-// In between, rows are normed or rotated by the thread that comes last, or, if there are many, shared out
-// too (Team::for_each_then):
+// In a layer the threads share out, five times, panels of 64 outputs or parts of them, or (block of nodes,
+// KV head) pairs. In between, rows are normed or rotated by the thread that comes last, or, if there are
+// many, shared out too (Team::for_each_then):
 //
 //   qkv, then rotary and KV write -> attention -> output + residual, then norm
 //   gate, up and SiLU product     -> down + residual, then the next layer's norm
@@ -47,6 +47,7 @@ inline Layer<Format> pack_layer(Arena& arena, const GlidecapeShape& s, const Gli
     const int pair = i / kPanel * 32 + i % 32;
     return i % kPanel < 32 ? pair : inner + pair;
   });
+  layer.gate_up.whole_panels = true;
   layer.down = Format::pack(arena, from.down, from.down_bias, s.hidden, inner, as_is);
   layer.window = from.window;
   return layer;
@@ -126,8 +127,7 @@ class LayerRunner {
     multiply(team, phase, layer.gate_up, &layer.down, normed_, rows,
              [&](int row, int first, int, const float* sums) {
                silu_product(sums, inner_, row, first / 2);
-             },
-             Nothing{}, true);  // gates and ups lie in one panel
+             });
     add_product(team, phase + 1, layer.down, after, inner_, rows, then);
   }
 

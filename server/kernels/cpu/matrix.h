@@ -16,6 +16,7 @@ constexpr int kPanel = 64;  // outputs that are packed together
 struct Matrix {
   const float* bias = nullptr;  // [num_panels * 64], or null
   int outputs = 0, inputs = 0;
+  bool whole_panels = false;  // whether who uses its sums needs those of a panel together
 
   int num_panels() const { return (outputs + kPanel - 1) / kPanel; }
 
@@ -72,24 +73,27 @@ struct Nothing {
   void operator()(int) const {}
 };
 
-// How many outputs a thread takes at a time: a panel of them, or less where there are so few panels for
+// How many outputs a thread takes at a time: a panel of them, or less where there are so few tasks for
 // each thread that some would wait long for the others. The fewer outputs, the more often a thread asks
-// for the next ones, so a quarter of a panel only where there are fewer than four panels for each.
+// for the next ones, so a quarter of a panel only where there are fewer than four tasks for each.
 template <class M>
-inline int outputs_at_once(int num_panels, int num_threads) {
-  const int parts = num_panels < 4 * num_threads ? 4 : num_panels < 16 * num_threads ? 2 : 1;
+inline int outputs_at_once(const M& w, int row_blocks, int num_threads) {
+  if (w.whole_panels) return kPanel;
+  const int tasks = w.num_panels() * row_blocks;
+  const int parts = tasks < 4 * num_threads ? 4 : tasks < 16 * num_threads ? 2 : 1;
   return std::max(kPanel / parts, M::kSmallestPart);
 }
 
 // All outputs of a product. use(row, first output, number of outputs, sums). after: the matrix that
 // the product after this one reads, or null. then(row): what each row goes on with; it takes a second
-// phase. whole: whether `use` needs whole panels.
+// phase.
 template <class M, class Rows, class Use, class Then = Nothing>
 inline void multiply(Team& team, int phase, const M& w, const M* after, const Rows& x, int rows,
-                     const Use& use, const Then& then = {}, bool whole = false) {
+                     const Use& use, const Then& then = {}) {
   constexpr int kRowBlock = 48;  // rows that some weights are multiplied with before the next ones
   const int row_blocks = (rows + kRowBlock - 1) / kRowBlock;
-  const int width = whole ? kPanel : outputs_at_once<M>(w.num_panels() * row_blocks, team.size());
+  const int width = outputs_at_once(w, row_blocks, team.size());
+  const int width_after = after ? outputs_at_once(*after, row_blocks, team.size()) : 0;
   const int parts = (w.outputs + width - 1) / width;
   const auto part_with_rows = [&](int task) {
     const int part = task / row_blocks, begin = task % row_blocks * kRowBlock;
@@ -97,7 +101,7 @@ inline void multiply(Team& team, int phase, const M& w, const M* after, const Ro
     const char* ahead = nullptr;
     if (const int next = part + team.size(); begin == 0) {
       if (next < parts) ahead = w.weights_of(next * width);
-      else if (after) ahead = after->weights_of((next - parts) * width);
+      else if (after) ahead = after->weights_of((next - parts) * width_after);
     }
     multiply_outputs(w, {output, width}, x, begin, std::min(kRowBlock, rows - begin), ahead,
                      [&](int row, const float* sums) { use(row, output, count, sums); });

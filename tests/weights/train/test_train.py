@@ -18,6 +18,7 @@ from server.models.layers import Placement
 from tests.weights.train.tiny import (
     CPU,
     STOP_ID,
+    VOCABULARY,
     no_prompt,
     tiny_config,
     tiny_target,
@@ -32,6 +33,7 @@ from weights.train.fit import trainer as trainer_module
 from weights.train.fit.run import TrainingRun
 from weights.train.fit.trainer import Learner, Part, Trainer, TrainingError
 from weights.train.fit.validate import Validation
+from weights.train.shards import read_shards
 from weights.train.text.samples import Sample
 from weights.train.train import learn, prepare, train
 
@@ -408,15 +410,19 @@ def test_layers_that_are_asked_for(target: TrainTarget, text: Path, tmp_path: Pa
 
 
 def test_too_little_text(target: TrainTarget, text: Path, tmp_path: Path) -> None:
-    """The only prompt is one of those held out."""
-    held_out = (
-        line
-        for line in text.read_text().splitlines()
-        if Sample(np.array(json.loads(line)["prompt_ids"], dtype=np.int32), 3).held_out
+    """The only prompt is one of those held out, and random tokens beside it are no text."""
+    entries = map(json.loads, text.read_text().splitlines())
+    entry = next(
+        entry
+        for entry in entries
+        if Sample(np.array(entry["prompt_ids"], dtype=np.int32), 3).held_out
     )
-    (few := tmp_path / "few.jsonl").write_text(next(held_out) + "\n")
+    entry["response_ids"] = [1 + i % 40 for i in range(200)]
+    (few := tmp_path / "few.jsonl").write_text(json.dumps(entry) + "\n")
+    config = tiny_config(tmp_path, few, steps=1, copied_share=0.5)
+    assert len(read_shards(config, no_prompt, VOCABULARY, {STOP_ID})[0].samples) > 1
     with pytest.raises(ConfigError, match="1 samples are too few to learn from"):
-        run(tiny_config(tmp_path, few, steps=1), target)
+        run(config, target)
 
 
 def test_nothing_held_out_is_said(target: TrainTarget, text: Path, tmp_path: Path) -> None:

@@ -1,18 +1,16 @@
 """Training that goes on from a draft that is there, such as the shipped one, on other text."""
 
-from dataclasses import fields, replace
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from server.errors import CheckpointError, ConfigError
 from server.models.config import ModelConfig
 from server.models.glide_config import GlideConfig, check_fits, config_dict, glide_config
 from server.models.glide_parameters import TOKEN_TABLE
 from weights.checkpoint import SINGLE_FILE, read_json
-from weights.train.config import TrainConfig, vocabulary_sizes
+from weights.glide import read_glide
+from weights.train.config import TrainConfig, chosen_layers, vocabulary_sizes
 from weights.train.fit.draft import TrainableDraft
 from weights.train.fit.warm_start import draft_config
 
@@ -21,18 +19,29 @@ _RATE = 1 / 3
 whole rate would undo much of what the earlier draft's last, small steps had settled."""
 
 
-def with_its_shape(config: TrainConfig, target: ModelConfig) -> TrainConfig:
+def draft_files(folder: Path) -> tuple[Path, Path]:
+    """What a draft to go on from consists of."""
+    return folder / "config.json", folder / SINGLE_FILE
+
+
+def with_its_shape(
+    config: TrainConfig, target: ModelConfig, given: Collection[str] = ()
+) -> TrainConfig:
     """The settings with all that the draft to go on from has decided.
 
+    Args:
+        given: names of the settings that were asked for, and are not to be overruled.
+
     Raises:
-        CheckpointError: it can't be read.
+        CheckpointError: it can't be read, or is not complete.
         UnsupportedModelError: it is no GliDe draft, or one of another target.
         ConfigError: a setting that it has decided was given differently, or it is of a shape that
             is not trained here.
     """
-    if config.from_draft is None:
+    folder = config.from_draft
+    if folder is None:
         return config
-    held = glide_config(read_json(config.from_draft / "config.json"))
+    held = glide_config(read_json(folder / "config.json"))
     check_fits(held, target)
     decided = {
         "glimpse_layers": held.glimpsed_layers(0),
@@ -42,13 +51,14 @@ def with_its_shape(config: TrainConfig, target: ModelConfig) -> TrainConfig:
         "context_vocab_size": held.context_vocab_size,
         "max_delay": held.max_delay,
     }
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name in decided and value not in (field.default, decided[field.name]):
-            reason = f"{config.from_draft} has {decided[field.name]!r}, which stays"
-            raise ConfigError(field.name, value, reason)
+    wanted = replace(config, glimpse_layers=chosen_layers(config, target))
+    for name, value in decided.items():
+        if name in given and getattr(wanted, name) != value:
+            reason = f"{folder} has {value!r}, which stays"
+            raise ConfigError(name, getattr(config, name), reason)
     config = replace(config, **decided, learning_rate=config.learning_rate * _RATE)
     _check_shape(config, held, target)
+    read_glide(folder, target)  # its weights too are looked at before any work
     return config
 
 
@@ -64,7 +74,7 @@ def _check_shape(config: TrainConfig, held: GlideConfig, target: ModelConfig) ->
             raise ConfigError("from_draft", str(config.from_draft), reason)
 
 
-def take_over(draft: TrainableDraft, folder: Path) -> list[int] | None:
+def take_over(draft: TrainableDraft, folder: Path, target: ModelConfig) -> list[int] | None:
     """Fills every weight; returns the ids that the draft can say anywhere, ascending, None for all.
 
     Args:
@@ -73,16 +83,10 @@ def take_over(draft: TrainableDraft, folder: Path) -> list[int] | None:
     Raises:
         CheckpointError: its weights can't be read, or are not those of its shape.
     """
-    path = folder / SINGLE_FILE
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(path, f"can't be read: {error}") from None
+    tensors = read_glide(folder, target)
     table = tensors.pop(TOKEN_TABLE, None)
-    if (table is None) != (draft.config.draft_vocab_size is None):
-        raise CheckpointError(path, f"{TOKEN_TABLE} does not go with its config.json")
     try:
-        draft.load_state_dict({name: value.float() for name, value in tensors.items()})
+        draft.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(path, str(error)) from None
-    return None if table is None else sorted(table.to(torch.int64).tolist())
+        raise CheckpointError(folder, str(error)) from None
+    return None if table is None else sorted(table.tolist())

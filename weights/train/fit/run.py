@@ -51,7 +51,7 @@ _RECORD_STEPS = 20
 _DEFAULT_EPOCHS = 3.0
 FIXED = (
     "seed", "batch_tokens", "micro_batch_tokens", "learning_rate", "warmup", "weight_decay",
-    "averaging", "forgotten_copies",
+    "averaging", "forgotten_copies", "copied_share",
 )  # fmt: skip
 """Settings that a run can't change on its way."""
 
@@ -65,6 +65,11 @@ class RunData:
     held_out: Sequence[Located]
     stop_token_ids: frozenset[int]
     """Tokens that the draft can always propose."""
+
+    @property
+    def num_learnt(self) -> int:
+        """Tokens of text to learn, those of random tokens left out."""
+        return sum(at.sample.num_labels for at in self.training if not at.sample.is_random)
 
     @property
     def digest(self) -> str:
@@ -114,7 +119,7 @@ class TrainingRun:
     def _first_weights(self, target: TrainTarget) -> list[int] | None:
         """Fills the draft; returns the vocabulary of one that is gone on from."""
         if self.config.from_draft is not None:
-            return take_over(self.draft, self.config.from_draft)
+            return take_over(self.draft, self.config.from_draft, target.config)
         warm_start(self.draft, target)
         return None
 

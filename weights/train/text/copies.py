@@ -15,7 +15,7 @@ _SHORTEST, _LONGEST = 16, 48
 
 
 def copies_beside(
-    samples: Sequence[Sample], share: float, known: TokenIds, seed: int
+    samples: Sequence[Sample], share: float, allowed: TokenIds, seed: int
 ) -> Iterator[Sample]:
     """As many samples of random tokens as make up a share of what is learnt. Of each the second
     time is learnt, but for its first token, which nothing announces.
@@ -23,13 +23,13 @@ def copies_beside(
     Args:
         samples: what is learnt beside them.
         share: of the tokens learnt, random ones included; 0 for none.
-        known: ids that random tokens may be.
+        allowed: ids that random tokens may be.
         seed: the same one gives the same tokens beside the same samples.
     """
     num_labels = round(share / (1 - share) * sum(sample.num_labels for sample in samples))
     generator = np.random.default_rng((seed, *samples[0].digest))
     while num_labels > 0:
         length = int(generator.integers(_SHORTEST, _LONGEST + 1))
-        sample = Sample(np.tile(generator.choice(known, length), 2), length, is_random=True)
+        sample = Sample(np.tile(generator.choice(allowed, length), 2), length, is_random=True)
         yield sample
         num_labels -= sample.num_labels

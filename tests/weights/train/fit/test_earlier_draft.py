@@ -12,13 +12,20 @@ from safetensors.torch import load_file, save_file
 
 from server.errors import CheckpointError, ConfigError, UnsupportedModelError
 from server.models.glide_parameters import TOKEN_TABLE
-from tests.weights.train.tiny import STOP_ID, no_prompt, tiny_config, tiny_target, write_text
+from tests.weights.train.tiny import (
+    STOP_ID,
+    VOCABULARY,
+    no_prompt,
+    tiny_config,
+    tiny_target,
+    write_text,
+)
 from weights.checkpoint import SINGLE_FILE
 from weights.train.config import TrainConfig
 from weights.train.features.target import TrainTarget
-from weights.train.fit.draft import TrainableDraft
-from weights.train.fit.earlier_draft import take_over, with_its_shape
-from weights.train.fit.warm_start import draft_config
+from weights.train.fit.earlier_draft import with_its_shape
+from weights.train.fit.vocabulary import draft_vocabulary
+from weights.train.text.samples import read_samples
 from weights.train.train import train
 
 
@@ -65,15 +72,41 @@ def test_the_drafts_shape_is_taken(
     assert found.learning_rate == pytest.approx(trained.learning_rate / 3)
 
 
+def other_text(folder: Path) -> Path:
+    """Text in which a token that the draft can't say anywhere is the most frequent one."""
+    path = folder / "other.jsonl"
+    said = [token_id for token_id in range(VOCABULARY) if token_id != STOP_ID]
+    lines = [[said[-1 - i * j % 13] for j in range(120)] for i in range(1, 40)]
+    path.write_text("".join(json.dumps({"text_ids": ids}) + "\n" for ids in lines))
+    return path
+
+
 def test_it_begins_with_the_drafts_weights_and_vocabulary(
     trained: TrainConfig, target: TrainTarget, tmp_path: Path
 ) -> None:
-    """One step of next to no rate leaves the draft as it was."""
-    config = with_its_shape(begun(trained, tmp_path, steps=1, learning_rate=1e-9), target.config)
-    train(config, target, no_prompt, {STOP_ID}, Console(quiet=True))
-    before, after = (load_file(each.out / SINGLE_FILE) for each in (trained, config))
-    for name, weight in before.items():
-        assert torch.equal(weight, after[name]), name
+    """Steps of next to no rate leave the draft as it was, on a way that is broken off and gone on
+    with too."""
+    config = begun(trained, tmp_path, learning_rate=1e-9)
+    config = replace(config, text=(other_text(tmp_path),))
+    before = load_file(trained.out / SINGLE_FILE)
+    chosen = draft_vocabulary(
+        read_samples(config.text, no_prompt, VOCABULARY, 2048), 48, VOCABULARY, {STOP_ID}
+    )
+    assert chosen.tolist() != before[TOKEN_TABLE].tolist()
+    for steps in (1, 2):
+        shaped = with_its_shape(replace(config, steps=steps), target.config)
+        train(shaped, target, no_prompt, {STOP_ID}, Console(quiet=True))
+        after = load_file(config.out / SINGLE_FILE)
+        for name, weight in before.items():
+            assert torch.equal(weight, after[name]), name
+
+
+def test_the_same_shape_may_be_asked_for(
+    trained: TrainConfig, target: TrainTarget, tmp_path: Path
+) -> None:
+    given = {"glimpse_layers": (0, -1), "copy_hint": True, "draft_vocab_size": 48}
+    found = with_its_shape(begun(trained, tmp_path, **given), target.config, given)
+    assert found.glimpse_layers == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +115,7 @@ def test_it_begins_with_the_drafts_weights_and_vocabulary(
         ({"glimpse_layers": (1,)}, r"glimpse_layers=\(1,\): .*draft has \(0, 2\), which stays"),
         ({"copy_hint": False}, "copy_hint=False: .*has True"),
         ({"draft_vocab_size": 40}, "draft_vocab_size=40: .*has 48"),
+        ({"draft_vocab_size": 8192}, "draft_vocab_size=8192: .*has 48"),  # the default
         ({"context_vocab_size": 3}, "context_vocab_size=3: .*has 128"),
     ],
 )
@@ -89,7 +123,7 @@ def test_another_shape_is_refused(
     trained: TrainConfig, target: TrainTarget, tmp_path: Path, given: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
-        with_its_shape(begun(trained, tmp_path, **given), target.config)
+        with_its_shape(begun(trained, tmp_path, **given), target.config, given)
 
 
 def test_a_draft_of_a_shape_that_is_not_trained(
@@ -109,21 +143,22 @@ def test_a_draft_of_another_target(trained: TrainConfig, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda tensors: tensors.pop(TOKEN_TABLE), "does not go with its config"),
-        (lambda tensors: tensors.pop("model.norm.weight"), "Missing key"),
+        (lambda tensors: tensors.pop(TOKEN_TABLE), f"missing 1 tensor: {TOKEN_TABLE}"),
+        (lambda tensors: tensors.pop("model.norm.weight"), "missing 1 tensor: model.norm"),
+        (lambda tensors: tensors[TOKEN_TABLE].fill_(3), "lists a token twice"),
+        (lambda tensors: tensors[TOKEN_TABLE].add_(VOCABULARY), "the target knows 61"),
     ],
 )
-def test_weights_that_are_not_those_of_its_config(
+def test_weights_are_looked_at_before_any_work(
     trained: TrainConfig, target: TrainTarget, tmp_path: Path, change: Any, reason: str
 ) -> None:
     folder = changed(trained, tmp_path)
     tensors = load_file(folder / SINGLE_FILE)
     change(tensors)
     save_file(tensors, folder / SINGLE_FILE)
-    shape = draft_config(target.config, (0, 2), True, 4, 48, 128, copy_hint=True)
-    draft = TrainableDraft(shape, target.config, target.embedding)
+    config = begun(trained, tmp_path, from_draft=folder)
     with pytest.raises(CheckpointError, match=reason):
-        take_over(draft, folder)
+        with_its_shape(config, target.config)
     (folder / SINGLE_FILE).write_bytes(b"broken")
-    with pytest.raises(CheckpointError, match="can't be read"):
-        take_over(draft, folder)
+    with pytest.raises(CheckpointError, match=SINGLE_FILE):
+        with_its_shape(config, target.config)

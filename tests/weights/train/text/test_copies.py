@@ -12,7 +12,7 @@ from weights.train.text.copies import copies_beside
 from weights.train.text.samples import Sample
 
 AVOIDED = {0, 60}
-KNOWN = np.arange(1, 60, dtype=np.int32)
+ALLOWED = np.arange(1, 60, dtype=np.int32)
 
 
 def samples(count: int) -> list[Sample]:
@@ -23,7 +23,7 @@ def samples(count: int) -> list[Sample]:
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.3])
 def test_the_second_time_can_be_known_by_the_first(share: float) -> None:
     beside = samples(200)
-    found = list(copies_beside(beside, share, KNOWN, seed=3))
+    found = list(copies_beside(beside, share, ALLOWED, seed=3))
     for sample in found:
         first, second = np.split(sample.token_ids, 2)
         assert np.array_equal(first, second)
@@ -37,12 +37,12 @@ def test_the_second_time_can_be_known_by_the_first(share: float) -> None:
 
 
 def test_no_share() -> None:
-    assert not list(copies_beside(samples(3), 0.0, KNOWN, seed=3))
+    assert not list(copies_beside(samples(3), 0.0, ALLOWED, seed=3))
 
 
 def test_the_seed_and_the_text_decide_the_tokens() -> None:
     def digests(count: int, seed: int) -> list[bytes]:
-        found = copies_beside(samples(20)[-count:], 0.1, KNOWN, seed)
+        found = copies_beside(samples(20)[-count:], 0.1, ALLOWED, seed)
         return [sample.digest for sample in found]
 
     assert digests(20, 3) == digests(20, 3)
@@ -66,8 +66,8 @@ def test_text_that_is_added_leaves_the_shards_that_are_there(tmp_path: Path) -> 
             assert not any(
                 AVOIDED & set(s.token_ids.tolist()) for s in shard.samples if s.is_random
             )
-            learnt = [sum(s.num_labels for s in shard.samples if s.is_random is r) for r in (0, 1)]
-            assert learnt[1] >= 0.05 * sum(learnt)
+            learnt = sum(s.num_labels for s in shard.samples)
+            assert 0.05 <= sum(s.num_labels for s in shard.samples if s.is_random) / learnt < 0.1
         return [shard.name for shard in shards]
 
     few, many = names(40), names(60)
