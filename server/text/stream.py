@@ -113,6 +113,11 @@ class TextStream(Generic[L]):
         return 0 if self._parser is None else self._parser.num_calls
 
     @property
+    def ends_in_call(self) -> bool:
+        """Whether the answer, once it has ended, ends within a function call."""
+        return self._parser is not None and self._parser.ends_in_call
+
+    @property
     def num_thinking_tokens(self) -> int:
         """Tokens of thinking, as far as it is known what they are."""
         return self._stop.thinking.num_tokens

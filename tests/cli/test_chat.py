@@ -1,6 +1,8 @@
 """The terminal client in front of servers that answer oddly."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -148,9 +150,39 @@ def test_a_refusal_in_any_form_is_one_line(
 ) -> None:
     lines = iter(["hi", "/quit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
-    with proxy(body, 502) as url:
+    with proxy(body, 502) as url, pytest.raises(typer.Exit) as ended:
         chat(url=url)
+    assert ended.value.exit_code == 1  # scripts have to know
     assert shown in capsys.readouterr().err
+
+
+def test_questions_from_a_pipe() -> None:
+    """Of the questions only the answers are on stdout, and one that is no text costs nothing but
+    itself."""
+    answer = stream_of({"choices": [{"delta": {"content": "yes"}}]})
+    with locked("k", answer) as (url, _):
+        command = [sys.executable, "-m", "server", "chat", "--url", f"{url}/v1/", "--api-key", "k"]
+        found = subprocess.run(command, input=b"a\n\xff\nb\n", capture_output=True, check=False)
+    assert found.stdout == b"yes\nyes\n"
+    assert b"this line is not valid UTF-8" in found.stderr
+    assert found.returncode == 1
+
+
+def test_a_system_prompt_that_is_no_text() -> None:
+    with pytest.raises(ConfigError, match=r"^system=.*is not valid UTF-8"):
+        chat(system="x\udcff")
+
+
+def test_what_answers_is_no_such_server() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            with pytest.raises(ConfigError, match="no OpenAI-compatible server: 501"):
+                chat(url=f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def stream_of(*events: object) -> bytes:

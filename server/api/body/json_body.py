@@ -37,7 +37,7 @@ def read_json(body: bytes) -> _Json:
 
     Raises:
         RequestValidationError: it is no JSON.
-        HTTPException: it is no JSON that Python reads: nested too deep, or too long a number.
+        HTTPException: it is not UTF-8, nested too deep, or has too long a number.
         InvalidRequestError: it has too many values.
     """
     _check_size(body)
@@ -53,10 +53,16 @@ def read_json(body: bytes) -> _Json:
             "ctx": {"error": error.msg},
         }
         raise RequestValidationError([detail]) from None
-    except (ValueError, RecursionError):
-        raise HTTPException(400, "There was an error parsing the body") from None
-    _check_objects(document)
-    return document
+    except UnicodeDecodeError as error:
+        reason = f"is not valid UTF-8 at byte {error.start}"
+    except RecursionError:
+        reason = "is nested too deep"
+    except ValueError:  # Python reads no longer ones, since that takes quadratic time
+        reason = "has a number of too many digits"
+    else:
+        _check_objects(document)
+        return document
+    raise HTTPException(400, f"the body {reason}")
 
 
 def _check_size(body: bytes) -> None:

@@ -140,6 +140,8 @@ class ChatShape:
 
     def _finish_reason(self, piece: Progress) -> ChatFinishReason:
         reason = piece.finish_reason or "stop"
+        if piece.cuts_call:
+            return reason
         return _finish_reason(reason, piece.num_calls, self._call_mode)
 
     def _logprobs(self, pieces: Sequence[Progress]) -> ChatLogprobs | None:

@@ -81,6 +81,8 @@ class Progress:
     """The step that brought this piece; None if steps were not asked for."""
     stop_string: str | None = None
     """The stop string that ended the answer."""
+    cuts_call: bool = False
+    """Whether that was within a function call, which is not whole."""
 
 
 async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:
@@ -149,6 +151,7 @@ def _progress(
         num_calls=job.text.num_calls,
         step=_traced(output, delta, num_counting),
         stop_string=delta.stop_string,
+        cuts_call=delta.stop_string is not None and job.text.ends_in_call,
     )
 
 

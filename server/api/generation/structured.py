@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from server.api.deps import Parts
 from server.api.door.auth import current_owner
+from server.api.generation.json_schema import check_object_schema
 from server.api.generation.schema.structured import (
     MAX_GRAMMAR_BYTES,
     JsonObjectFormat,
@@ -179,9 +180,10 @@ def _read_schema(field: str, given: dict[str, Any] | str) -> dict[str, Any]:
 
 def _of_format(given: ResponseFormat | None) -> list[Asked]:
     match given:
-        case JsonObjectFormat(schema_=dict()):
+        case JsonObjectFormat(schema_=dict() as schema):
             field = "response_format.schema"
-            return [Asked(field, schema_grammar(field, given.schema_))]
+            check_object_schema(schema, field)
+            return [Asked(field, schema_grammar(field, schema))]
         case JsonObjectFormat() | JsonSchemaFormat(json_schema=JsonSchemaSpec(schema_=None)):
             return [Asked("response_format", Grammar("json_object", ""))]
         case JsonSchemaFormat():

@@ -6,6 +6,8 @@ from pydantic import BaseModel
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from server.api.schema.fields import Omittable
+
 VERSION_HEADER: Final = "anthropic-version"
 """Anthropic's clients send it with every request; any version will do."""
 
@@ -31,10 +33,18 @@ _TYPES: Final[dict[int, AnthropicErrorType]] = {
 }
 
 
+class ThreadRefusal(BaseModel):
+    """By this Anthropic's SDK knows that a server keeps no threads, and goes on without."""
+
+    error_code: Literal["thread_unsupported_request"] = "thread_unsupported_request"
+    unsupported: list[str] = ["thread"]
+
+
 class AnthropicErrorDetail(BaseModel):
     type: AnthropicErrorType
     message: str
     """Begins with the field at fault, if there is one."""
+    details: Omittable[ThreadRefusal] = None
 
 
 class AnthropicErrorBody(BaseModel):
@@ -68,8 +78,16 @@ def _is_under(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
 
 
-def anthropic_error(status: int, message: str, request_id: str) -> AnthropicErrorBody:
-    """The body of an answer with an error status."""
+def anthropic_error(
+    status: int, message: str, request_id: str, refused: str | None = None
+) -> AnthropicErrorBody:
+    """The body of an answer with an error status.
+
+    Args:
+        refused: the field that asks for what is not offered, where that is the error.
+    """
     other: AnthropicErrorType = "api_error" if status >= 500 else "invalid_request_error"
     detail = AnthropicErrorDetail(type=_TYPES.get(status, other), message=message)
+    if refused == "thread":
+        detail.details = ThreadRefusal()
     return AnthropicErrorBody(error=detail, request_id=request_id)

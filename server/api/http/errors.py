@@ -113,6 +113,8 @@ def _from_validation(error: RequestValidationError) -> ErrorAnswer:
     if first["type"] == "json_invalid":
         reason = f"the body is no valid JSON: {first['ctx']['error']}"
         return _client_error(400, "invalid_json", f"{reason} at character {first['loc'][-1]}")
+    if first["type"] == "missing" and first["loc"] == ("body",):
+        return _client_error(400, "invalid_json", "the body is empty")
     if isinstance(error.body, bytes):
         return _client_error(400, "invalid_json", "the content-type must be application/json")
     location = first["loc"]
@@ -137,10 +139,21 @@ def _param(location: Sequence[str | int], body: object) -> str | None:
 def _validation_message(param: str | None, error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return f"{param}: unknown field"
-    what = f"{param or 'body'}: {error['msg']}"
+    what = f"{param or 'body'}: {_reason(error)}"
     if error["type"] == "missing":
         return what
     return f"{what}, got {shown(error['input'])}"
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    """Pydantic's own words; but it speaks of a text's length as of a list's, where something else
+    of the text was checked before."""
+    if not isinstance(error["input"], str) or error["type"] not in ("too_short", "too_long"):
+        return error["msg"]
+    context, is_short = error["ctx"], error["type"] == "too_short"
+    limit = context["min_length"] if is_short else context["max_length"]
+    unit = "character" if limit == 1 else "characters"
+    return f"String should have at {'least' if is_short else 'most'} {limit} {unit}"
 
 
 # One row per exception; a subclass is found through its parents. Handlers are typed by their own
@@ -183,8 +196,9 @@ async def _answer(request: Request, error: Exception) -> Response:
     answer = describe(error)
     if not expects_anthropic(request.scope):
         return _response(answer, answer.body)
-    message = answer.body.error.message
-    return _response(answer, anthropic_error(answer.status, message, request.state.request_id))
+    detail, request_id = answer.body.error, request.state.request_id
+    refused = detail.param if detail.code == "unsupported_field" else None
+    return _response(answer, anthropic_error(answer.status, detail.message, request_id, refused))
 
 
 EXCEPTION_HANDLERS: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]] = (

@@ -74,7 +74,8 @@ class ResponseShape:
         """Ends the response after the last piece, which has the reason."""
         is_cut = self._last is not None and self._last.finish_reason == "length"
         status = "incomplete" if is_cut else "completed"
-        yield from self._output.finish(status)
+        cuts_call = self._last is not None and self._last.cuts_call
+        yield from self._output.finish("incomplete" if cuts_call else status)
         self._end(status)
         if is_cut:
             self.response.incomplete_details = IncompleteDetails(reason="max_output_tokens")

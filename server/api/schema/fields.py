@@ -177,8 +177,9 @@ def refuse_unless(*neutral: object) -> AfterValidator:
     return _Refused(check, neutral)
 
 
-Unsupported = Annotated[Any, refuse_unless([], {}, False)]
-"""A field that is refused unless it is null, empty or false."""
+Unsupported = Annotated[Any, refuse_unless([], False)]
+"""A field that is refused unless it is null, an empty list or false. An empty object is refused
+too: options that are all left to their defaults ask for what they are options of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ NOT_OFFERED: Final = {
     "containers": "containers",
     "content_provenance_checks": "checks of where content comes from",
     "conversations": "kept conversations besides those of /v1/responses",
+    "edits": "edits",
     "embeddings": "embeddings",
     "evals": "evaluations",
     "files": "files",
@@ -42,6 +43,15 @@ NOT_OFFERED: Final = {
 }
 """What lies below `/v1/`, and what it is about."""
 
+_NOT_OFFERED_ALONE: Final = {
+    ("GET", "chat/completions/{id}"): "stored chats",
+    ("POST", "chat/completions/{id}"): "stored chats",
+    ("DELETE", "chat/completions/{id}"): "stored chats",
+    ("POST", "responses/compact"): "compaction",
+    ("POST", "responses/{id}/cancel"): "responses in the background",
+}
+"""The same beside what is offered below the same path."""
+
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -58,3 +68,5 @@ def _refusing(name: str, what: str) -> Callable[[Request], Awaitable[Response]]:
 for _name, _what in NOT_OFFERED.items():
     for _path in (f"/v1/{_name}", f"/v1/{_name}/{{rest:path}}"):
         router.add_route(_path, _refusing(_name, _what), methods=[*_METHODS])
+for (_method, _name), _what in _NOT_OFFERED_ALONE.items():
+    router.add_route(f"/v1/{_name}", _refusing(_name, _what), methods=[_method])

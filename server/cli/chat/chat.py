@@ -1,6 +1,8 @@
 """`glidecape chat`: a terminal client of a running server."""
 
+import io
 import json
+import sys
 from collections.abc import Generator
 from contextlib import closing
 from typing import Annotated, Any
@@ -17,7 +19,7 @@ from server.cli.terminal import (
     write_answer,
     write_thinking,
 )
-from server.config import ServerSettings
+from server.config import ServerSettings, is_utf8
 from server.errors import ConfigError, GlidecapeError
 from server.setting_sources import check_environment
 
@@ -47,14 +49,20 @@ def chat(
 ) -> None:
     """Chat with a running server."""
     check_environment(ServerSettings.model_fields)
+    if system is not None and not is_utf8(system):
+        raise ConfigError("system", system[:40], "is not valid UTF-8")
     given = {"temperature": temperature, "max_tokens": max_tokens}
     options = {name: value for name, value in given.items() if value is not None}
     conversation = Conversation(system, options)
     timeout = httpx.Timeout(None, connect=5)
-    with httpx.Client(base_url=url, timeout=timeout, headers=_authorization(api_key)) as client:
+    # As the SDKs have it, whose base URL ends with /v1.
+    base = url.rstrip("/").removesuffix("/v1")
+    with httpx.Client(base_url=base, timeout=timeout, headers=_authorization(api_key)) as client:
         stderr.print(f"{_model_name(client, url)} — {_HINT}", style="dim")
         edit_lines(COMMANDS)
-        _converse(client, conversation)
+        has_failed = _converse(client, conversation)
+    if has_failed and not sys.stdin.isatty():
+        raise typer.Exit(1)
 
 
 def _authorization(api_key: str | None) -> dict[str, str]:
@@ -84,19 +92,29 @@ def _model_name(client: httpx.Client, url: str) -> str:
             given = "…" if "authorization" in client.headers else None  # keys are never shown
             raise ConfigError("api_key", given, _refusal(response))
         return str(response.raise_for_status().json()["data"][0]["id"])
+    except httpx.HTTPStatusError as error:
+        reason = f"what answers there is no OpenAI-compatible server: {_refusal(error.response)}"
+        raise ConfigError("url", url, reason) from None
     except (httpx.HTTPError, ValueError, LookupError) as error:
         raise ConfigError("url", url, f"no server answers there: {error}") from None
 
 
-def _converse(client: httpx.Client, conversation: Conversation) -> None:
+def _converse(client: httpx.Client, conversation: Conversation) -> bool:
+    """Answers line by line until there are no more; whether one could not be."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no UTF-8 is refused line by line
+    prompt = "> " if sys.stdin.isatty() else ""
+    has_failed = False
     while True:
         try:
-            line = input("> ").strip()
+            line = input(prompt).strip()
         except (EOFError, KeyboardInterrupt):
-            return
+            return has_failed
         if line == "/quit":
-            return
+            return has_failed
         try:
+            if not is_utf8(line):
+                raise CommandError("this line is not valid UTF-8")
             if line == "/retry":
                 line = conversation.take_back()
             elif line.startswith("/"):
@@ -105,6 +123,7 @@ def _converse(client: httpx.Client, conversation: Conversation) -> None:
             if line:
                 conversation.add(line, _answer(client, conversation.body(line)))
         except (ChatError, CommandError) as error:
+            has_failed = True
             stderr.print(str(error), style="red", markup=False)
 
 

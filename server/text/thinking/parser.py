@@ -50,6 +50,11 @@ class ThinkingParser:
         return self._sink.num_calls if self._tools is None else self._tools.num_calls
 
     @property
+    def ends_in_call(self) -> bool:
+        """Whether the answer, once it has ended, ends within a call."""
+        return self._tools is not None and self._tools.ends_in_call
+
+    @property
     def content_count(self) -> ContentCount:
         """Content found so far."""
         return self._sink.content_count

@@ -47,6 +47,8 @@ class ToolParser:
         self._layout: str | None = ""
         """White space since the last markup or the beginning; None once text followed."""
         self._had_markup = False
+        self.ends_in_call = False
+        """Whether the answer, once it has ended, ends within a call."""
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -90,6 +92,7 @@ class ToolParser:
 
     def finish(self) -> list[AnswerEvent]:
         """The answer ended: what was held back can't become a call any more."""
+        self.ends_in_call = self._section is not None and self._section.is_in_call
         while self._section is not None:
             if self._section.finish() or self._is_enforced_call():
                 self._end_section()

@@ -74,6 +74,11 @@ class CallSection:
         self.unclaimed = ""
         """Text since the last certain part of a call; it is in no event yet."""
 
+    @property
+    def is_in_call(self) -> bool:
+        """Whether what was read ends within a call that was handed out."""
+        return self._is_handed_out and self._reader is not None and self._mode in ("call", "rest")
+
     def push(self, char: str) -> Verdict:
         if self._mode == "rest":
             return self._push_rest(char)

@@ -214,6 +214,12 @@ async def test_usage_counts_every_token() -> None:
 async def test_a_stop_string_is_found_in_calls_too() -> None:
     found = await whole(call_text(), stop=["🙂"])
     assert found["message"]["tool_calls"][0]["function"]["arguments"] == '{"city": "Rom '
+    assert found["finish_reason"] == "stop"  # and not by a call that can be carried out
+
+
+async def test_a_stop_string_behind_a_call() -> None:
+    found = await whole(call_text(), stop=["</tool_call>"])
+    assert json.loads(found["message"]["tool_calls"][0]["function"]["arguments"])
     assert found["finish_reason"] == "tool_calls"
 
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import httpx
-from anthropic import AsyncAnthropic
+from anthropic import AsyncAnthropic, beta_async_tool
 from anthropic.types import MessageParam, ToolParam
 from pydantic import BaseModel
 
@@ -24,6 +24,28 @@ QUESTION: MessageParam = {"role": "user", "content": "How warm is it in Rome?"}
 
 def sdk(url: str) -> AsyncAnthropic:
     return AsyncAnthropic(base_url=url, api_key="none", max_retries=0)
+
+
+async def test_the_tool_runner() -> None:
+    """It asks for a thread first, and goes on without one where it is told that there are none."""
+
+    @beta_async_tool
+    async def weather(city: str) -> str:
+        """Weather of a city."""
+        engine.steps = one_by_one("18 °C.")
+        return f"{city}: 18 degrees"
+
+    engine = says(one_by_one(call_text()))
+    async with live_server(engine) as url, sdk(url) as client:
+        runner = client.beta.messages.tool_runner(
+            model=MODEL,
+            max_tokens=200,
+            tools=[weather],
+            messages=[{"role": "user", "content": "How warm is it in Rome?"}],
+        )
+        last = await runner.until_done()
+    assert last.content[0].type == "text" and last.content[0].text == "18 °C."
+    assert "Rom 🙂: 18 degrees" in prompt_text(engine)
 
 
 async def test_a_tools_round_trip() -> None:

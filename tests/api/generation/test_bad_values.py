@@ -131,6 +131,10 @@ UNSUPPORTED_CHAT: list[tuple[str, Any, str]] = [
     ("messages", message(audio={"id": "a"}), "messages.0.audio"),
     ("messages", message(function_call={"name": "f"}), "messages.0.function_call"),
     ("web_search_options", {"a": 1}, "web_search_options"),
+    # Options that are all left to their defaults ask for what they are options of.
+    ("web_search_options", {}, "web_search_options"),
+    ("audio", {}, "audio"),
+    ("moderation", {}, "moderation"),
     ("messages", message(role="function"), "messages.0.role"),
     (
         "messages",

@@ -79,6 +79,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("response_format", {}, "response_format.type"),
     ("response_format", "json_object", "response_format"),
     ("response_format", {"type": []}, "response_format.type"),
+    (
+        "response_format",
+        {"type": "json_object", "schema": {"type": "array"}},
+        "response_format.schema.type",
+    ),
     ("response_format", {"type": "json_schema"}, "response_format.json_schema"),
     (
         "response_format",

@@ -1,5 +1,6 @@
 """Requests that fail as a whole: wrong model, too long, no JSON, no such path."""
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -196,15 +197,26 @@ async def test_prompt_and_answer_longer_than_the_context() -> None:
     assert all(f"{number} " in error["message"] for number in (99, 100, 90, 10))
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b"1" * 5000, b'{"a": 01}'])
-async def test_no_json(content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the body is empty"),
+        (b"{", "the body is no valid JSON: .* at character 1"),
+        (b'{"a":"\xff"}', "the body is not valid UTF-8 at byte 6"),
+        (b"[" * 100_000, "the body is nested too deep"),
+        (b"1" * 5000, "the body has a number of too many digits"),
+        (b'{"a": 01}', "the body is no valid JSON"),
+    ],
+)
+async def test_no_json(content: bytes, message: str) -> None:
     async with in_process(make_app(ScriptedEngine([]))) as client:
         headers = {"content-type": "application/json"}
         response = await client.post(CHAT, content=content, headers=headers)
-    assert_error(response, 400, "invalid_json")
+    error = assert_error(response, 400, "invalid_json")
+    assert re.match(message, error["message"])
 
 
-@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"5", b'"{}"'])
+@pytest.mark.parametrize("content", [b"null", b"[]", b"5", b'"{}"'])
 async def test_json_but_no_object(content: bytes) -> None:
     async with in_process(make_app(ScriptedEngine([]))) as client:
         headers = {"content-type": "application/json"}

@@ -99,6 +99,12 @@ async def test_a_call_that_is_cut() -> None:
     assert ROME.startswith(item["arguments"])
 
 
+async def test_a_call_that_a_stop_string_cuts() -> None:
+    _, response = await asked(says=call_text(), tools=TOOLS, stop=["🙂"])
+    assert without_ids(response["output"]) == [call("weather", '{"city": "Rom ', "incomplete")]
+    assert response["status"] == "completed"
+
+
 async def test_logprobs_are_those_of_text() -> None:
     _, response = await asked(
         says=f"Hi{call_text()}", tools=TOOLS, include=["message.output_text.logprobs"]

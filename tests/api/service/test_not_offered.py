@@ -31,6 +31,20 @@ async def test_endpoints(method: str) -> None:
                 assert what in message
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "chat/completions/chatcmpl-1"),
+        ("POST", "responses/compact"),
+        ("POST", "responses/resp_1/cancel"),
+    ],
+)
+async def test_endpoints_beside_those_that_are_offered(method: str, path: str) -> None:
+    async with in_process(make_app(says([]))) as client:
+        response = await client.request(method, f"/v1/{path}")
+    assert "is not offered" in assert_error(response, 404, "not_found")["message"]
+
+
 def test_all_of_openais_endpoints_are_served_or_named() -> None:
     published = {path.split("/")[1].split("?")[0] for path in PUBLISHED["paths"]}
     assert published - set(NOT_OFFERED) == {"chat", "completions", "models", "responses"}
