@@ -55,7 +55,7 @@ FORMS = {
     "bench": Form("glidecape bench --new-tokens 8 --rounds 1", '"policies": {"off"'),
     "peers": Form(
         f"glidecape bench peers --peers-python {sys.executable} --new-tokens 2 --rounds 1 "
-        "--streams 1 --long-prompt 0 --prompts FILE.jsonl",
+        "--streams 1 --long-prompt 0 --prompts FILE.jsonl --peer transformers",
         r'"tok_s": {"transformers".*"glidecape, plain".*"glidecape".*"failures": {}',
     ),
     "perplexity": Form(
@@ -162,6 +162,8 @@ SHOWN = {
     "glidecape bench": "bench",
     "glidecape bench peers": "peers",
     "glidecape bench peers --peers-python PATH --new-tokens 128 --prompts FILE.jsonl …": "peers",
+    "glidecape bench peers --peers-python PATH --new-tokens 128 --rounds 5 --prompts FILE.jsonl …"
+    ' --peer llama.cpp --peer "OpenVINO GenAI"': "peers",
     "glidecape train": "train",
     "glidecape train --target MODEL --out drafts/NAME": "train",
     "glidecape train --target MODEL --out drafts/wide --text drafts/NAME.work/text.jsonl"
