@@ -8,7 +8,7 @@ from server.errors import CheckpointError, ConfigError
 from server.models.config import ModelConfig
 from server.models.glide_config import GlideConfig, check_fits, config_dict, glide_config
 from server.models.glide_parameters import TOKEN_TABLE
-from weights.checkpoint import SINGLE_FILE, read_json
+from weights.checkpoint import read_json, weight_files
 from weights.glide import read_glide
 from weights.train.config import TrainConfig, chosen_layers, vocabulary_sizes
 from weights.train.fit.draft import TrainableDraft
@@ -19,9 +19,9 @@ _RATE = 1 / 3
 whole rate would undo much of what the earlier draft's last, small steps had settled."""
 
 
-def draft_files(folder: Path) -> tuple[Path, Path]:
-    """What a draft to go on from consists of."""
-    return folder / "config.json", folder / SINGLE_FILE
+def draft_files(folder: Path) -> list[Path]:
+    """What a draft to go on from consists of: its config, and the files with its weights."""
+    return [folder / "config.json", *sorted(set(weight_files(folder).values()))]
 
 
 def with_its_shape(

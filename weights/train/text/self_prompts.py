@@ -5,7 +5,7 @@ a user would ask. That gives as many prompts as wanted, of the kind the model wa
 data set is needed.
 
 Small models begin most prompts alike: of 4,386 that the default model wrote, 29 % with "Can you"
-and 32 % with "I'm" or "I am"; of 1,718 answers one had SQL. So every other prompt is given its
+and 32 % with "I'm" or "I am"; of 1,718 answers four had SQL. So every other prompt is given its
 first words, of which a third ask for a program, a query or something made of data.
 """
 

@@ -23,7 +23,7 @@ from tests.weights.train.tiny import (
 from weights.checkpoint import SINGLE_FILE
 from weights.train.config import TrainConfig
 from weights.train.features.target import TrainTarget
-from weights.train.fit.earlier_draft import with_its_shape
+from weights.train.fit.earlier_draft import draft_files, with_its_shape
 from weights.train.fit.vocabulary import draft_vocabulary
 from weights.train.text.samples import read_samples
 from weights.train.train import train
@@ -138,6 +138,22 @@ def test_a_draft_of_another_target(trained: TrainConfig, tmp_path: Path) -> None
     other = replace(tiny_target().config, vocab_size=77)
     with pytest.raises(UnsupportedModelError, match="vocabulary of 61"):
         with_its_shape(begun(trained, tmp_path), other)
+
+
+def test_weights_in_several_files(
+    trained: TrainConfig, target: TrainTarget, tmp_path: Path
+) -> None:
+    folder = changed(trained, tmp_path)
+    tensors = load_file(folder / SINGLE_FILE)
+    (folder / SINGLE_FILE).unlink()
+    names = sorted(tensors)
+    files = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(names)}
+    for file in set(files.values()):
+        save_file({n: tensors[n] for n in names if files[n] == file}, folder / file)
+    (folder / f"{SINGLE_FILE}.index.json").write_text(json.dumps({"weight_map": files}))
+    with_its_shape(begun(trained, tmp_path, from_draft=folder), target.config)
+    found = [path.name for path in draft_files(folder)]
+    assert found == ["config.json", "part-0.safetensors", "part-1.safetensors"]
 
 
 @pytest.mark.parametrize(
