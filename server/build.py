@@ -56,7 +56,7 @@ class Served(NamedTuple):
     app: FastAPI
     engine: Runs
     name: str
-    """The model's own name."""
+    """Of the model, as its answers and metrics have it."""
     policy: PolicyName
     """Of speculation, for requests that name none."""
 
@@ -73,7 +73,7 @@ def build(settings: ServerSettings, report: Report) -> Served:
         reason = "counts only with replicas; one engine takes tensor_parallel_size"
         raise ConfigError("num_gpus_per_replica", settings.num_gpus_per_replica, reason)
     app, model = build_app(settings, report)
-    return Served(app, model.engine, model.name, model.speculation.policy)
+    return Served(app, model.engine, served_name(settings), model.speculation.policy)
 
 
 def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, LoadedModel]:
@@ -125,7 +125,7 @@ def build_replicated(settings: ServerSettings, report: Report) -> Served:
     replicas = start_replicas(settings, served_name(settings), tell, report)
     app = replicated_app(settings, door, observers, replicas)
     facts = replicas.facts
-    return Served(app, replicas.engine, facts.name, facts.speculation.policy)
+    return Served(app, replicas.engine, served_name(settings), facts.speculation.policy)
 
 
 def replicated_app(
@@ -201,10 +201,9 @@ def _parts(
 
 def _info(settings: ServerSettings, facts: ModelFacts) -> ServingInfo:
     own_name = model_name(settings.model)
-    names = settings.served_model_name or (own_name,)
     return ServingInfo(
-        model_name=names[0],
-        other_names=names[1:],
+        model_name=served_name(settings),
+        other_names=settings.served_model_name[1:],
         unlisted_names=frozenset((own_name, "default") if settings.model_aliases else ()),
         vocab_size=facts.vocab_size,
         created=int(time.time()),

@@ -25,7 +25,7 @@ from server.loading.text import load_text
 from server.observe.logs import configure_logging
 from server.observe.observers import Observers
 from server.replicas.cluster import available_in_cluster
-from server.replicas.deployment import Resources, application, replica_settings
+from server.replicas.deployment import shared_out
 from server.replicas.outputs import OutputReceiver
 from server.replicas.sizes import share_out
 from server.replicas.start import connect
@@ -100,14 +100,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     # None of them has to have room at once: machines may join later, or when they are asked for,
     # and Serve says what it waits for.
     share = share_out(settings, available_in_cluster(), 0, settings.replica_range[1])
-    replica = replica_settings(
-        settings,
-        served_name(settings),
-        device=share.device,
-        threads=share.num_cpus if share.device == "cpu" else settings.threads,
-        kv_fraction=None,
-    )
-    engine = application(settings, replica, Resources(share.num_cpus, share.num_gpus))
+    engine = shared_out(settings, served_name(settings), share)
     num_generating = settings.max_concurrent_requests + settings.max_queued_requests
     as_ingress: Any = serve.ingress()
     front: Any = serve.deployment(

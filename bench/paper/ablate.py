@@ -101,10 +101,10 @@ def run_ablation(settings: ModelSettings, study: str, options: AblationOptions) 
     dtype = pick_precision(options.precision, pick_device("auto"))
     # Precision is chosen by a measurement, which must not come out differently among the variants.
     options = replace(options, precision="float32" if dtype == torch.float32 else "bfloat16")
-    files = locate_target(settings.model, settings.cache_dir, dtype, report)
+    files = locate_target(settings, dtype, report)
     wanted = variants(files.config.num_layers)
     config = _train_config(options, wanted[0])
-    loaded = load_for_training(settings.model, config, settings.cache_dir, report)
+    loaded = load_for_training(settings, config, report)
     results = ablate(
         options, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, stderr, wanted
     )

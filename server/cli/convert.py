@@ -28,7 +28,7 @@ def convert(
     from weights.glide import convert as convert_draft
 
     dtype = pick_dtype(settings.dtype, pick_device(settings.device))
-    files = locate_target(settings.model, settings.cache_dir, dtype, report)
+    files = locate_target(settings, dtype, report)
     config = convert_draft(source, out, files.config)
     layers = "1 layer" if config.num_layers == 1 else f"{config.num_layers} layers"
     report(f"wrote {out}: {layers}, hidden size {config.hidden_size}; use it with --draft {out}")

@@ -58,7 +58,7 @@ def run(served: "Served", settings: ServerSettings, listener: socket.socket) -> 
         settings.exit_on_engine_death,
         api_keys and api_keys.read_again,
     )
-    announce(settings, listener, (settings.served_model_name or (served.name,))[0])
+    announce(settings, listener, served.name)
     server.run(sockets=[listener])
     if served.engine.is_running:
         leave(server.exit_code)

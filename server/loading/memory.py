@@ -166,7 +166,6 @@ def scheduler_config(
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         prefix_caching=settings.prefix_caching != "off",
-        eos_token_ids=frozenset(config.eos_token_ids),
     )
 
 

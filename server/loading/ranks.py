@@ -12,7 +12,7 @@ from server.engine.step.kv_cache import allocate_kv
 from server.errors import ConfigError
 from server.loading.draft import load_draft
 from server.loading.machine import default_threads, free_memory, pick_device, pick_dtype
-from server.loading.target import load_target, read_target, target_of
+from server.loading.target import load_target, locate_target, read_target
 from server.models.config import ModelConfig
 from server.models.layers import Placement
 from server.models.shard import Shard
@@ -35,7 +35,7 @@ def start_workers(settings: ModelSettings, report: Report) -> Workers | None:
         return None
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
-    files = target_of(settings, dtype, report)
+    files = locate_target(settings, dtype, report)
     if files.hf is not None:
         reason = "transformers' code runs whole models alone; native models can be shared out"
         raise ConfigError("tensor_parallel_size", size, reason)

@@ -1,6 +1,6 @@
 """The one way from the name of a model to its weights on a device.
 
-    locate_target   what `--model` names -> files on this disk, their config read
+    locate_target   the model that settings name -> files on this disk, their config read
     load_target     files -> the parameters of a model: a draft may share some of them
 
 Used by the server, its ranks, drafts that are models themselves, training and benchmarks.
@@ -71,41 +71,29 @@ class LoadedTarget:
         return self.parameters.freeze(self.quantization)
 
 
-def locate_target(
-    model: str,
-    cache_dir: Path,
-    dtype: torch.dtype,
-    report: Report,
-    backend: ModelBackend = "auto",
-    max_model_len: int | None = None,
-) -> TargetFiles:
-    """Finds a target's folder, downloading or converting it first where needed.
+def locate_target(settings: ModelSettings, dtype: torch.dtype, report: Report) -> TargetFiles:
+    """Finds a target's folder, downloading or converting it first where needed; see `locate_model`.
 
     Args:
-        model: the default model's name, a folder, a .gguf file, or a hub id; see `locate_model`.
-        cache_dir: where converted models are kept; `~` is the user's home.
         dtype: that a GGUF file is converted to.
-        backend: whose code is to run it.
-        max_model_len: the longest sequence that is wanted; None for what the model was made for.
 
     Raises:
-        StartupError: there is no such model, or it can't be read.
+        StartupError: there is no such model, or it can't be read or run by the code that is asked
+            for.
     """
-    in_floats = backend == "transformers"  # which knows no blocks
-    folder = locate_model(model, cache_dir, dtype, report, in_floats)
-    return read_target(folder, backend, max_model_len)
-
-
-def target_of(settings: ModelSettings, dtype: torch.dtype, report: Report) -> TargetFiles:
-    """The target that settings name, as `locate_target` finds it."""
-    where, how = (settings.model, settings.cache_dir), settings.model_backend
-    return locate_target(*where, dtype, report, how, settings.max_model_len)
+    in_floats = settings.model_backend == "transformers"  # which knows no blocks
+    folder = locate_model(settings.model, settings.cache_dir, dtype, report, in_floats)
+    return read_target(folder, settings.model_backend, settings.max_model_len)
 
 
 def read_target(
     folder: Path, backend: ModelBackend = "auto", max_model_len: int | None = None
 ) -> TargetFiles:
-    """Reads the config of a checkpoint's folder; arguments as above.
+    """Reads the config of a checkpoint's folder.
+
+    Args:
+        backend: whose code is to run it.
+        max_model_len: the longest sequence that is wanted; None for what the model was made for.
 
     Raises:
         StartupError: it is no checkpoint, or one that this backend can't run.

@@ -10,12 +10,19 @@ import torch
 from server.config import ModelSettings
 from server.engine.grammar.compile.compiler import Vocabulary
 from server.engine.types import SamplingDefaults
-from server.loading.target import TargetFiles, target_of
+from server.loading.target import TargetFiles, locate_target
+from server.models.config import ModelConfig
 from server.report import Report
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from weights.generation_config import read_sampling
 from weights.model_names import model_name
+
+
+def end_ids(config: ModelConfig, tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens that end an answer."""
+    ids = frozenset(config.eos_token_ids)
+    return ids if tokenizer.eos_id is None else ids | {tokenizer.eos_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +38,7 @@ class ModelText:
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        """Tokens that end an answer."""
-        eos_ids = frozenset(self.files.config.eos_token_ids)
-        return eos_ids if self.tokenizer.eos_id is None else eos_ids | {self.tokenizer.eos_id}
+        return end_ids(self.files.config, self.tokenizer)
 
     def vocabulary(self) -> Vocabulary:
         """What grammars are compiled for."""
@@ -57,7 +62,7 @@ def load_text(settings: ModelSettings, dtype: torch.dtype, report: Report) -> Mo
     Raises:
         StartupError: there is no such model, or it can't be read.
     """
-    files = target_of(settings, dtype, report)
+    files = locate_target(settings, dtype, report)
     said = read_sampling(files.folder, settings.model, settings.generation_config)
     hf_tokenizer = load_hf_tokenizer(files.folder)
     name = model_name(settings.model)

@@ -105,13 +105,13 @@ class GlideModel(ABC):
         ends: ChainEnds,
         caches: Caches,
         num_candidates: int,
-        behind: tuple[torch.Tensor, TreeBatch] | None = None,
+        behind: Filling | None = None,
     ) -> list[Chain]:
         """As many drafting steps as the deepest chain needs, each continuing with the most
         probable token. Needs `drafts_chains`.
 
         Args:
-            behind: token ids [rows] and batch of committed tokens whose own KV is written first.
+            behind: committed tokens before the roots; their own KV is written first.
         """
         raise RuntimeError("no kernel drafts whole chains here")
 
@@ -137,10 +137,9 @@ class FusedGlide(GlideModel):
         ends: ChainEnds,
         caches: Caches,
         num_candidates: int,
-        behind: tuple[torch.Tensor, TreeBatch] | None = None,
+        behind: Filling | None = None,
     ) -> list[Chain]:
-        filling = None if behind is None else Filling(*behind)
-        return self._native.chains(roots, ends, caches, num_candidates, filling)
+        return self._native.chains(roots, ends, caches, num_candidates, behind)
 
 
 class Rotaries(NamedTuple):

@@ -1,6 +1,6 @@
 """A worker's loop: makes the calls that rank 0 makes, on its own shard."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -12,9 +12,6 @@ from server.kernels.types import Caches, DraftStep
 from server.models.glide import GlideModel
 from server.models.llama import LlamaModel
 from server.parallel.calls import Call, receive
-
-_Tensors = Sequence[torch.Tensor | None]
-_Numbers = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from server.loading.machine import pick_dtype
 from server.replicas.placement import wait_until_running
 from server.replicas.replica import EngineReplica, ReplicaSettings
 from server.replicas.routing.choice import IMBALANCE
+from server.replicas.sizes import Share
 from server.report import Report
 
 APP = "glidecape"
@@ -53,6 +54,24 @@ class Deployed(NamedTuple):
     facts: ModelFacts
     start_seconds: float
     """How long the first ones took to start."""
+
+
+def shared_out(
+    settings: ServerSettings, served_name: str, share: Share, kv_fraction: float | None = None
+) -> serve.Application:
+    """What Serve is to run, where each replica gets such a share of the machines.
+
+    Args:
+        kv_fraction: see `replica_settings`.
+    """
+    replica = replica_settings(
+        settings,
+        served_name,
+        device=share.device,
+        threads=share.num_cpus if share.device == "cpu" else settings.threads,
+        kv_fraction=kv_fraction,
+    )
+    return application(settings, replica, Resources(share.num_cpus, share.num_gpus))
 
 
 def application(

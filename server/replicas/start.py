@@ -24,11 +24,9 @@ from server.replicas.cluster import (
 from server.replicas.deployment import (
     APP,
     Deployed,
-    Resources,
-    application,
     check_name_is_free,
     deploy,
-    replica_settings,
+    shared_out,
     undeploy,
 )
 from server.replicas.engine import ReplicatedEngine
@@ -156,15 +154,7 @@ def _deploy(
     fraction = None
     if here is not None and share.device == "cpu":
         fraction = settings.kv_memory_fraction / most
-    replica = replica_settings(
-        settings,
-        served_name,
-        device=share.device,
-        threads=share.num_cpus if share.device == "cpu" else settings.threads,
-        kv_fraction=fraction,
-    )
-    app = application(settings, replica, Resources(share.num_cpus, share.num_gpus))
-    return deploy(app, report)
+    return deploy(shared_out(settings, served_name, share, fraction), report)
 
 
 def _close(cluster: Cluster) -> None:

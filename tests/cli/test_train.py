@@ -13,8 +13,10 @@ import typer
 from safetensors.torch import load_file
 
 from server.cli.train import parse_count, train
+from server.config import ModelSettings
 from server.errors import CheckpointError, ConfigError
 from server.models.glide_parameters import TOKEN_TABLE
+from server.report import Report
 from tests.weights.train.checkpoints import write_checkpoint
 from weights.checkpoint import SINGLE_FILE
 from weights.train import checks, pipeline, time_plan, work_folder
@@ -217,8 +219,8 @@ def test_device_and_precision_of_the_server_are_those_of_the_training(
 ) -> None:
     found = list[object]()
 
-    def load(model: str, config: TrainConfig, *arguments: object) -> None:
-        found.extend((config.precision, *arguments[2:]))
+    def load(settings: ModelSettings, config: TrainConfig, report: Report) -> None:
+        found.extend((config.precision, settings.device, settings.dtype, settings.quantization))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "load_for_training", load)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from server.config import ModelSettings
 from server.kernels.quantized import TYPES, QuantizedKind, StackedWeight
 from server.loading.target import LoadedTarget, choose_form, load_target, locate_target
 from server.models.decoder_layer import LayerParameters
@@ -69,7 +70,8 @@ def mixed_tensors() -> Tensors:
 
 
 def load(path: Path, cache: Path, dtype: torch.dtype = torch.bfloat16) -> LoadedTarget:
-    files = locate_target(str(path), cache, dtype, lambda line: None)
+    settings = ModelSettings(model=str(path), cache_dir=cache)
+    files = locate_target(settings, dtype, lambda line: None)
     placement = Placement(CPU, dtype)
     return load_target(files, placement, choose_form(files, placement, "auto"))
 

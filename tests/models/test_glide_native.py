@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from server.kernels.tree import TreeBatch
-from server.kernels.types import ChainEnds, CopyHints, OwnTokens, Roots
+from server.kernels.types import ChainEnds, CopyHints, Filling, OwnTokens, Roots
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide_parameters import TOKEN_TABLE
 from tests.kernels.native_models import needs_native, without_native_library
@@ -121,7 +120,7 @@ def chains(
     roots: Sequence[tuple[int, int, int]],
     hidden: torch.Tensor | None,
     least: Sequence[float] | None = None,
-    behind: tuple[torch.Tensor, TreeBatch] | None = None,
+    behind: Filling | None = None,
     own: OwnTokens | None = None,
     hints: CopyHints | None = None,
 ) -> Chains:
@@ -224,7 +223,7 @@ def test_kv_behind_the_roots_is_written_before_they_are_drafted() -> None:
     batch = tree_batch(late.tables, BLOCK, rest)
     token_ids = torch.tensor([token for nodes in rest for token in nodes.token_ids])
     expected = chains(filled, roots, hidden)
-    found = chains(late, roots, hidden, behind=(token_ids, batch))
+    found = chains(late, roots, hidden, behind=Filling(token_ids, batch))
     assert torch.equal(found.token_ids, expected.token_ids)
     assert torch.equal(found.confidences, expected.confidences)
     for sequence, verified, _ in roots:

@@ -171,10 +171,7 @@ def _train(job: TrainJob, source: Source, work: WorkFolder, console: Console) ->
         config = replace(
             job.config, text=text, feature_bytes=room_for_features(work.path, source.config)
         )
-        loaded = load_for_training(
-            settings.model, config, settings.cache_dir, report,
-            settings.device, settings.dtype, settings.quantization,
-        )  # fmt: skip
+        loaded = load_for_training(settings, config, report)
         spent.note()
         if seconds is not None:
             config, deadline = plan_time(config, loaded, work, seconds, end, report)

@@ -88,6 +88,12 @@ async def run_group(engine: Engine, group: JobGroup) -> AsyncGenerator[JobProgre
         await merged.aclose()
 
 
+async def collect_group(engine: Engine, group: JobGroup) -> list[Progress]:
+    """All pieces of all jobs, where nothing is streamed; raises as `run_group`."""
+    async with aclosing(run_group(engine, group)) as pieces:
+        return [piece.progress async for piece in pieces]
+
+
 class _Merged:
     """A task per job; their pieces in one queue."""
 

@@ -33,6 +33,11 @@ def one_line(data: bytes) -> bytes:
     return data
 
 
+def named_event(name: str, model: BaseModel) -> bytes:
+    """One event with a name, as Anthropic's and the Responses API's have it."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), one_line(model.model_dump_json().encode()))
+
+
 def event(model: BaseModel) -> bytes:
     """One event; fields that were not set are left out."""
     return b"data: " + one_line(model.model_dump_json(exclude_unset=True).encode()) + b"\n\n"

@@ -11,11 +11,11 @@ from starlette.responses import Response
 from server.api.deps import Parts
 from server.api.generation.answer import Started, start
 from server.api.generation.job import Progress
-from server.api.generation.job_group import JobGroup, JobProgress, run_group
+from server.api.generation.job_group import JobGroup, JobProgress, collect_group
 from server.api.http.anthropic_errors import anthropic_error
 from server.api.http.errors import describe
 from server.api.http.receiving import unless_disconnected
-from server.api.http.sse import TOLD_ELSEWHERE, EventStream, one_line
+from server.api.http.sse import TOLD_ELSEWHERE, EventStream, named_event
 from server.api.messages.schema.events import Ping
 from server.api.messages.shape import MessageShape
 
@@ -31,17 +31,12 @@ async def send_whole(
         EngineDeadError: the engine died.
         ClientDisconnect: the client left, which ends the generation.
     """
-    pieces = await unless_disconnected(http_request, _pieces(parts, group))
+    pieces = await unless_disconnected(http_request, collect_group(parts.engine, group))
     for piece in pieces:
         list(shape.add(piece))  # the events are for streams
     list(shape.finish(pieces[-1]))
     answer = shape.message(pieces[-1])
     return Response(answer.model_dump_json(), media_type="application/json")
-
-
-async def _pieces(parts: Parts, group: JobGroup) -> list[Progress]:
-    async with aclosing(run_group(parts.engine, group)) as pieces:
-        return [piece.progress async for piece in pieces]
 
 
 async def send_stream(
@@ -89,5 +84,4 @@ async def _with_error_event(
 
 
 def _frame(event: BaseModel) -> bytes:
-    kind: str = getattr(event, "type")  # noqa: B009  # each event has one
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), one_line(event.model_dump_json().encode()))
+    return named_event(getattr(event, "type"), event)  # noqa: B009  # each event has one

@@ -9,14 +9,12 @@ from starlette.responses import Response
 
 from server.api.deps import Parts
 from server.api.generation.answer import Started, start
-from server.api.generation.job import Progress
-from server.api.generation.job_group import JobGroup, JobProgress, run_group
+from server.api.generation.job_group import JobGroup, JobProgress, collect_group
 from server.api.http.errors import describe
 from server.api.http.receiving import unless_disconnected
-from server.api.http.sse import TOLD_ELSEWHERE, EventStream, one_line
+from server.api.http.sse import TOLD_ELSEWHERE, EventStream, named_event
 from server.api.responses.items import kept
 from server.api.responses.schema.answer import ResponseError
-from server.api.responses.schema.events import Event
 from server.api.responses.shape import ResponseShape
 from server.api.responses.store import KeptResponse, Owner, ResponseStore, Turn
 from server.errors import RequestError
@@ -62,16 +60,11 @@ async def send_whole(
         EngineDeadError: the engine died.
         ClientDisconnect: the client left, which ends the generation.
     """
-    for piece in await unless_disconnected(http_request, _pieces(parts, group)):
+    for piece in await unless_disconnected(http_request, collect_group(parts.engine, group)):
         list(shape.add(piece))  # the events are for streams
     list(shape.finish())
     record.save(shape)
     return Response(shape.response.model_dump_json(), media_type="application/json")
-
-
-async def _pieces(parts: Parts, group: JobGroup) -> list[Progress]:
-    async with aclosing(run_group(parts.engine, group)) as pieces:
-        return [piece.progress async for piece in pieces]
 
 
 async def send_stream(
@@ -102,18 +95,18 @@ class _Stream:
         self._record.save(self._shape)
         self._is_open = True
         for event in self._shape.begin():
-            yield _frame(event)
+            yield named_event(event.type, event)
         try:
             async with aclosing(self._started.pieces()) as pieces:
                 async for _, piece in pieces:
                     for event in self._shape.add(piece):
-                        yield _frame(event)
+                        yield named_event(event.type, event)
             last = list(self._shape.finish())
         except Exception as error:
             last = [self._shape.fail(_error(error))]
         self._close()
         for event in last:
-            yield _frame(event)
+            yield named_event(event.type, event)
 
     async def aclose(self) -> None:
         """Ends the stream. If the response is not complete, the client has left."""
@@ -125,13 +118,6 @@ class _Stream:
     def _close(self) -> None:
         self._is_open = False
         self._record.save(self._shape)
-
-
-def _frame(event: Event) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (
-        event.type.encode(),
-        one_line(event.model_dump_json().encode()),
-    )
 
 
 def _error(error: Exception) -> ResponseError:

@@ -14,7 +14,16 @@ from server.engine.speculation.proposal import NUM_CANDIDATES, Proposal
 from server.engine.step.inputs import StepInputs
 from server.engine.types import RequestId
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import Caches, Chain, ChainEnds, CopyHints, DraftStep, OwnTokens, Roots
+from server.kernels.types import (
+    Caches,
+    Chain,
+    ChainEnds,
+    CopyHints,
+    DraftStep,
+    Filling,
+    OwnTokens,
+    Roots,
+)
 
 
 class Glide(Protocol):
@@ -36,7 +45,7 @@ class Glide(Protocol):
         ends: ChainEnds,
         caches: Caches,
         num_candidates: int,
-        behind: tuple[torch.Tensor, TreeBatch] | None,
+        behind: Filling | None,
     ) -> list[Chain]: ...
 
     def draft(self, step: DraftStep, caches: Caches) -> torch.Tensor: ...
@@ -82,7 +91,7 @@ class GlideDrafter(NeuralDrafter):
             for entry in committed:
                 if entry.hidden is not None:
                     # A copy: a view would keep the hidden states of the whole step in memory.
-                    self._hidden[entry.planned.request.request_id] = entry.hidden.clone()
+                    self._hidden[entry.planned.request_id] = entry.hidden.clone()
 
     def forget(self, request_id: RequestId) -> None:
         super().forget(request_id)
@@ -101,7 +110,7 @@ class GlideDrafter(NeuralDrafter):
         if self._context is not None:
             for sequence in sequences:  # steps on the device say the fixed vocabulary alone
                 self._context.forget(sequence.request_id)
-        return [self._hidden.pop(s.request.request_id, None) for s in sequences]
+        return [self._hidden.pop(s.request_id, None) for s in sequences]
 
     def draft(
         self, sequences: Sequence[PlannedSequence], depths: Sequence[int], stop: EarlyStop
@@ -116,7 +125,7 @@ class GlideDrafter(NeuralDrafter):
         ends = ChainEnds([stop.least[i] for i in order], stop.chance.offsets, stop.chance.slopes)
         found = self.model.draft_chains(
             *(roots, ends, self.caches, num_candidates),
-            None if behind is None else (behind.token_ids, behind.batch),
+            None if behind is None else Filling(behind.token_ids, behind.batch),
         )
         proposals = {i: Proposal(*drafted) for i, drafted in zip(order, found, strict=True)}
         return [proposals[i] for i in range(len(sequences))]
@@ -124,7 +133,7 @@ class GlideDrafter(NeuralDrafter):
     def _roots(self, sequences: Sequence[PlannedSequence], depths: Sequence[int]) -> Roots:
         hidden = copied = num_equal = None
         if self.model.glimpse_hidden:
-            hidden = [self._hidden[s.request.request_id] for s in sequences]
+            hidden = [self._hidden[s.request_id] for s in sequences]
         if self.model.copy_hint:
             copied, num_equal = self._looked_up(sequences, range(max(depths)))
         return Roots(
@@ -190,6 +199,6 @@ class GlideDrafter(NeuralDrafter):
     ) -> torch.Tensor | None:
         if not self.model.glimpse_hidden:
             return None
-        per_sequence = torch.stack([self._hidden[s.request.request_id] for s in sequences])
+        per_sequence = torch.stack([self._hidden[s.request_id] for s in sequences])
         counts = torch.tensor(inputs.batch.node_counts, device=per_sequence.device)
         return per_sequence.repeat_interleave(counts, dim=0)

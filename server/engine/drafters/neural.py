@@ -67,20 +67,20 @@ class NeuralDrafter(ABC):
             if end // self.block_size > entry.start // self.block_size:
                 full.append(entry)
             elif entry.token_ids:
-                self._pending[entry.planned.request.request_id] = entry
+                self._pending[entry.planned.request_id] = entry
         self._write(full)
 
     def _joined(self, entry: Committed) -> Committed:
         """The entry with the pending tokens before it. They are void where a preempted request is
         computed anew."""
-        pending = self._pending.pop(entry.planned.request.request_id, None)
+        pending = self._pending.pop(entry.planned.request_id, None)
         if pending is None or pending.start + len(pending.token_ids) != entry.start:
             return entry
         return replace(entry, token_ids=pending.token_ids + entry.token_ids, start=pending.start)
 
     def _take_pending(self, sequences: Sequence[PlannedSequence]) -> list[Committed]:
         """Tokens whose KV has to be written before the sequences can be drafted."""
-        found = ((s, self._pending.pop(s.request.request_id, None)) for s in sequences)
+        found = ((s, self._pending.pop(s.request_id, None)) for s in sequences)
         return [replace(entry, planned=s) for s, entry in found if entry is not None]
 
     def _write(self, entries: Sequence[Committed]) -> None:

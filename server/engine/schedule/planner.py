@@ -24,7 +24,7 @@ class SchedulerConfig:
     max_num_seqs: int
     max_num_batched_tokens: int
     prefix_caching: bool
-    eos_token_ids: frozenset[int]
+    eos_token_ids: frozenset[int] = frozenset()
     speculates: bool = False
     """Whether there is a drafter: decoding sequences then get slots for proposals."""
     runs_ahead: bool = False

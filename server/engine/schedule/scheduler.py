@@ -105,8 +105,8 @@ class Scheduler:
         """Commits what the step did; one output per sequence that got tokens."""
         outputs = list[RequestOutput]()
         for planned in plan.sequences:
-            sequence = self._by_id[planned.request.request_id]
-            did = result.sequences[planned.request.request_id]
+            sequence = self._by_id[planned.request_id]
+            did = result.sequences[planned.request_id]
             if did.grammar_exceeded is not None:
                 outputs.append(given_up(sequence, did.grammar_exceeded))
                 self.finish(planned.request_id, "error", now, did.grammar_exceeded)

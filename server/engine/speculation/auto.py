@@ -142,9 +142,7 @@ class AutoPolicy:
         if kinds & {"lookup", "recent"}:
             self._steps_without_found = 0
         trees = {
-            planned.request.request_id: _comb(
-                planned, proposal, [g for g in chosen if g.sequence == i]
-            )
+            planned.request_id: _comb(planned, proposal, [g for g in chosen if g.sequence == i])
             for i, (planned, proposal) in enumerate(drafted)
         }
         return Choice(trees, -sum(g.tokens for g in chosen))

@@ -65,7 +65,7 @@ def measure_costs(target: Profiled, drafter: Drafter) -> StepCosts:
     per_token = tuple(seconds / _DRAFT_DEPTH for seconds in chains.seconds)
     costs = StepCosts(_curve(target.verify, VERIFY_ROWS), CostCurve(chains.rows, per_token))
     for sequence in sequences:
-        drafter.forget(sequence.request.request_id)
+        drafter.forget(sequence.request_id)
     return costs
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from server.config import ModelSettings
 from server.errors import UnsupportedModelError
 from server.loading.target import load_target, locate_target
 from server.models.layers import Placement
@@ -231,7 +232,8 @@ def test_every_foreign_architecture_is_tried() -> None:
 @pytest.mark.parametrize("name", ["gemma3", "qwen3moe"])
 def test_served_on_the_paged_cache(name: str, write_gguf: WriteGGUF, tmp_path: Path) -> None:
     path, model = write(name, write_gguf, tmp_path / "hub")
-    files = locate_target(str(path), tmp_path / "cache", torch.float32, lambda line: None)
+    settings = ModelSettings(model=str(path), cache_dir=tmp_path / "cache")
+    files = locate_target(settings, torch.float32, lambda line: None)
     assert files.hf is not None
     loaded = load_target(files, Placement(CPU, torch.float32))
     tokens = torch.randint(0, 40, (20,), generator=torch.Generator().manual_seed(2)).tolist()
@@ -244,8 +246,11 @@ def test_served_on_the_paged_cache(name: str, write_gguf: WriteGGUF, tmp_path: P
 def test_our_own_architectures_too_where_transformers_is_asked_for(
     write_gguf: WriteGGUF, tmp_path: Path
 ) -> None:
-    arguments = str(write_gguf()), tmp_path / "cache", torch.float32, lambda line: None
-    own, theirs = locate_target(*arguments), locate_target(*arguments, "transformers")
+    settings = ModelSettings(model=str(write_gguf()), cache_dir=tmp_path / "cache")
+    own, theirs = (
+        locate_target(each, torch.float32, lambda line: None)
+        for each in (settings, settings.model_copy(update={"model_backend": "transformers"}))
+    )
     assert own.hf is None and theirs.hf is not None and own.folder != theirs.folder
     placement, tokens = Placement(CPU, torch.float32), list(range(1, 20))
     first, second = (

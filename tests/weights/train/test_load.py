@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from server.config import ModelSettings
 from server.errors import ConfigError
+from server.loading.target import LoadedTarget, TargetFiles, load_target
 from tests.doubles import ids
 from tests.weights.train.checkpoints import write_checkpoint
 from weights.train import load
@@ -22,7 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load_tiny(folder: Path, work: Path, precision: Any = "auto", **wanted: Any) -> TrainingSource:
     config = TrainConfig((Path("t"),), work / "out", work, precision=precision)
-    return load_for_training(str(folder), config, work / "cache", lambda line: None, **wanted)
+    settings = ModelSettings(model=str(folder), cache_dir=work / "cache", **wanted)
+    return load_for_training(settings, config, lambda line: None)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -69,6 +72,22 @@ def test_the_precision_of_features_that_are_there(folder: Path, tmp_path: Path, 
     lists = {"glimpse_layers": [0]}
     (features / "features.json").write_text(json.dumps(index | lists | {"form": form}))
     assert load_tiny(folder, tmp_path).target.form == form
+
+
+@pytest.mark.parametrize(("backend", "is_native"), [("auto", True), ("transformers", False)])
+def test_whose_code_runs_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Any, is_native: bool
+) -> None:
+    """The same as writes the text and serves."""
+    found = list[TargetFiles]()
+
+    def loaded(files: TargetFiles, *arguments: Any, **options: Any) -> LoadedTarget:
+        found.append(files)
+        return load_target(files, *arguments, **options)
+
+    monkeypatch.setattr(load, "load_target", loaded)
+    load_tiny(folder, tmp_path, dtype="float32", model_backend=backend)
+    assert [files.hf is None for files in found] == [is_native]
 
 
 def test_a_target_without_template_continues_prompts(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ data set is needed.
 
 Small models begin most prompts alike: of 4,386 that the default model wrote, 29 % with "Can you"
 and 32 % with "I'm" or "I am"; of 1,718 answers four had SQL. So every other prompt is given its
-first words, of which a third ask for a program, a query or something made of data.
+first words, of which a third ask for a program, a query, something made of data or a sum.
 """
 
 from collections.abc import Callable
@@ -40,8 +40,10 @@ _OPENINGS = (
     *("Write a JavaScript function", "Write an HTML page", "Write a regular expression"),
     *("Given a list of", "Given a string", "Convert this to JSON", "Make a table of"),
     *("Calculate the", "How many", "Extract the"),
+    *("If a train", "A store sells", "A class of 30", "Tom has 12", "Solve the equation"),
 )
-"""Words with which questions, tasks and texts begin; then those of programs, queries and data."""
+"""Words with which questions, tasks and texts begin; then those of programs, queries,
+data and sums."""
 
 
 @dataclass(frozen=True, slots=True)

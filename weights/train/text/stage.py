@@ -80,7 +80,7 @@ def read_source(
         ConfigError: there are no prompts, and the target can't write any.
     """
     dtype = pick_dtype(settings.dtype, pick_device(settings.device))
-    files = locate_target(settings.model, settings.cache_dir, dtype, report)
+    files = locate_target(settings, dtype, report)
     hf_tokenizer = load_hf_tokenizer(files.folder)
     tokenizer = from_hf(hf_tokenizer)
     template = usable_template(ChatTemplate(hf_tokenizer, settings.model))

@@ -125,7 +125,7 @@ class GraphRunner:
         undecided = list[PlannedSequence]()
         for launched in (flight, joining):
             if launched is not None:
-                planned = parts.ready if launched is flight else _by_name(parts.on_device)
+                planned = parts.ready if launched is flight else _by_id(parts.on_device)
                 result, left = self._outcome(launched, planned)
                 done.append(result)
                 undecided += left
@@ -141,11 +141,11 @@ class GraphRunner:
     def _sort(self, plan: StepPlan, flight: _Flight | None) -> _Sorted:
         parts = _Sorted({}, [], [])
         for planned in plan.sequences:
-            row = flight.rows.get(_name(planned)) if flight is not None else None
+            row = flight.rows.get(planned.request_id) if flight is not None else None
             if not self._can_run(planned):
                 parts.others.append(planned)
             elif row is not None and _still_holds(row, planned):
-                parts.ready[_name(planned)] = planned
+                parts.ready[planned.request_id] = planned
             else:
                 parts.on_device.append(planned)
         return parts
@@ -170,7 +170,7 @@ class GraphRunner:
 
     def _drop(self, rows: Sequence[_Row]) -> None:
         """Undoes a launched step for these rows."""
-        seated = [row.seat for row in rows if self._map.get(_name(row.planned)) is row.seat]
+        seated = [row.seat for row in rows if self._map.get(row.planned.request_id) is row.seat]
         self.seats.take_back([seat.index for seat in seated])
         for seat in seated:
             seat.context = -1
@@ -180,10 +180,10 @@ class GraphRunner:
         """Rows of sequences that start on the device from the state that the host knows."""
         if not sequences:
             return []
-        names = {_name(planned) for planned in plan.sequences}
+        names = {planned.request_id for planned in plan.sequences}
         rows = list[_Row]()
         for planned in sequences:
-            seat = self._map.take(_name(planned), names)
+            seat = self._map.take(planned.request_id, names)
             is_fresh = not _is_seated(seat, planned)
             seat.context, seat.token = planned.num_computed, planned.token_ids[-1]
             rows.append(self._row(planned, seat, planned.num_computed, is_fresh))
@@ -245,8 +245,8 @@ class GraphRunner:
         self.graphs.prepare(shape)
         self.learned.tell()
         self.seats.call([row.controls for row in rows], shape.batch)
-        by_name = {_name(row.planned): row for row in rows}
-        return _Flight(shape, by_name, self.graphs.launch(shape))
+        by_id = {row.planned.request_id: row for row in rows}
+        return _Flight(shape, by_id, self.graphs.launch(shape))
 
     def _launch_ahead(
         self, parts: _Sorted, flight: _Flight | None, joining: _Flight | None
@@ -261,7 +261,7 @@ class GraphRunner:
             launched += [(joining, row) for row in joining.rows.values()]
         rows, longest = list[_Row](), 0
         for step, row in launched:
-            planned = parts.ready.get(_name(row.planned), row.planned)
+            planned = parts.ready.get(row.planned.request_id, row.planned)
             # The launched step may commit this many tokens at most.
             context = planned.num_computed + step.shape.tier.depth + 1
             ahead = self._row(planned, row.seat, context, is_fresh=False)
@@ -289,7 +289,7 @@ class GraphRunner:
         undecided = list[PlannedSequence]()
         outcomes = unpack(flight.running.packed, flight.shape, len(flight.rows))
         for row, outcome in zip(flight.rows.values(), outcomes, strict=True):
-            planned = planned_now.get(_name(row.planned))
+            planned = planned_now.get(row.planned.request_id)
             if planned is None:
                 continue
             if outcome.is_nan:
@@ -305,18 +305,14 @@ class GraphRunner:
                 outcome.tree, outcome.path, outcome.token_ids, proposal=outcome.proposal
             )
             walks.append((planned, walk, outcome))
-            results[_name(planned)] = walk_result(planned, walk)
+            results[planned.request_id] = walk_result(planned, walk)
         step_seconds = StepSeconds(verify=seconds)
         stats = self.learned.from_step(walks, step_seconds, self.sizes.costs)
         return StepResult(results, step_seconds, stats), undecided
 
 
-def _name(planned: PlannedSequence) -> RequestId:
-    return planned.request.request_id
-
-
-def _by_name(sequences: Sequence[PlannedSequence]) -> dict[RequestId, PlannedSequence]:
-    return {_name(planned): planned for planned in sequences}
+def _by_id(sequences: Sequence[PlannedSequence]) -> dict[RequestId, PlannedSequence]:
+    return {planned.request_id: planned for planned in sequences}
 
 
 def _is_seated(seat: Seat, planned: PlannedSequence) -> bool:
