@@ -15,9 +15,17 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        replace_durably(partial, path)
     except OSError as error:
         raise CheckpointError(path, f"can't be written: {error.strerror or error}") from None
+
+
+def replace_durably(partial: Path, path: Path) -> None:
+    """Gives a file that was written whole its name, once the disk has it: where the power fails,
+    what has the name is the file of before or all of this one."""
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def open_locked(path: Path, flags: int) -> int:

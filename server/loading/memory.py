@@ -10,6 +10,7 @@ import torch
 
 from server.config import ModelSettings
 from server.engine.schedule.planner import SchedulerConfig
+from server.engine.step.device.capture import MOST_GRAPHS
 from server.errors import ConfigError
 from server.kernels.triton import ATTENTION_WORKSPACE
 from server.loading.machine import total_memory
@@ -24,10 +25,11 @@ _SEQUENCES_BY_DEFAULT = 3
 _OF_DEVICES = {"cpu": "gpu_memory_utilization", "cuda": "kv_memory_fraction"}
 """Settings that mean nothing on a device."""
 _ALIVE = 3
-"""Tensors of a layer's widest kind that live at once, and of logits."""
-_LOGIT_BYTES = 4
-_GRAPHS, _GRAPH_BYTES = 64, 2**23
-"""How many are kept at a time, about, and what each takes beside what it computes; not measured."""
+"""Tensors of a layer's widest kind that live at once."""
+_LOGITS_ALIVE, _LOGIT_BYTES = 4, 4
+"""Where top-k and top-p cut: logits, their softmax, what is kept of them, two masks of bytes."""
+_GRAPH_BYTES = 2**23
+"""What each takes beside what it computes; not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,13 @@ def gpu_memory(
     """
     width = max(2 * config.intermediate_size, config.num_heads * config.head_dim)
     row = _ALIVE * (width + 2 * config.hidden_size) * dtype.itemsize
-    tree_rows = settings.max_num_seqs * settings.speculation_nodes
-    logits = _ALIVE * tree_rows * config.vocab_size * _LOGIT_BYTES
+    # Shapes of trees are powers of two.
+    tree_rows = settings.max_num_seqs * (1 << (settings.speculation_nodes - 1).bit_length())
+    logits = _LOGITS_ALIVE * tree_rows * config.vocab_size * _LOGIT_BYTES
     of_trees = tree_rows * row + logits + ATTENTION_WORKSPACE
     steps = settings.max_num_batched_tokens * row + of_trees
     # Graphs compute in memory of their own.
-    graphs = of_trees + _GRAPHS * _GRAPH_BYTES if has_graphs else 0
+    graphs = of_trees + MOST_GRAPHS * _GRAPH_BYTES if has_graphs else 0
     return GpuMemory(total, total - free, steps, graphs, settings.gpu_memory_utilization)
 
 

@@ -4,6 +4,7 @@ Everything a checkpoint can ask for is either represented here or refused by nam
 ignored that would change a logit.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -76,25 +77,25 @@ def model_config(raw: Mapping[str, Any]) -> ModelConfig:
 
     Raises:
         UnsupportedModelError: architecture, rope type, activation … not implemented here,
-            or a key without which the shape is unknown is missing.
+            a key without which the shape is unknown is missing, or a number makes no sense.
     """
     architecture = _architecture(raw)
     _refuse_unsupported(raw)
     try:
-        num_layers = int(raw["num_hidden_layers"])
-        num_heads = int(raw["num_attention_heads"])
-        hidden_size = int(raw["hidden_size"])
+        num_layers = _size(raw, "num_hidden_layers")
+        num_heads = _size(raw, "num_attention_heads")
+        hidden_size = _size(raw, "hidden_size")
         return ModelConfig(
             architecture=architecture,
-            vocab_size=int(raw["vocab_size"]),
+            vocab_size=_size(raw, "vocab_size"),
             hidden_size=hidden_size,
-            intermediate_size=int(raw["intermediate_size"]),
+            intermediate_size=_size(raw, "intermediate_size"),
             num_layers=num_layers,
             num_heads=num_heads,
-            num_kv_heads=int(raw.get("num_key_value_heads") or num_heads),
-            head_dim=int(raw.get("head_dim") or hidden_size // num_heads),
-            rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            max_position=int(raw["max_position_embeddings"]),
+            num_kv_heads=_kv_heads(raw, num_heads),
+            head_dim=_size(raw, "head_dim", hidden_size // num_heads),
+            rms_norm_eps=_epsilon(raw),
+            max_position=_size(raw, "max_position_embeddings"),
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             attention_bias=_qkv_bias(architecture, raw),
             output_bias=_qkv_bias(architecture, raw) and architecture != "Qwen2ForCausalLM",
@@ -106,6 +107,40 @@ def model_config(raw: Mapping[str, Any]) -> ModelConfig:
         )
     except KeyError as missing:
         raise UnsupportedModelError(f"model config has no {missing.args[0]!r}") from None
+
+
+def _size(raw: Mapping[str, Any], name: str, otherwise: int | None = None) -> int:
+    """A whole number above 0.
+
+    Args:
+        otherwise: where the config says nothing; None where it has to.
+    """
+    value = raw[name] if otherwise is None else raw.get(name) or otherwise
+    if not _is_number(value) or value < 1 or value != int(value):
+        raise UnsupportedModelError(f"model config: {name}={value!r} is no size")
+    return int(value)
+
+
+def _is_number(value: Any) -> bool:
+    is_kind = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_kind and math.isfinite(value)
+
+
+def _kv_heads(raw: Mapping[str, Any], num_heads: int) -> int:
+    name = "num_key_value_heads"
+    num_kv_heads = _size(raw, name, num_heads)
+    if num_heads % num_kv_heads:
+        raise UnsupportedModelError(
+            f"model config: {name}={num_kv_heads} does not divide num_attention_heads={num_heads}"
+        )
+    return num_kv_heads
+
+
+def _epsilon(raw: Mapping[str, Any]) -> float:
+    value = raw.get("rms_norm_eps", 1e-6)
+    if not _is_number(value) or value < 0:
+        raise UnsupportedModelError(f"model config: rms_norm_eps={value!r}, expected 0 or more")
+    return float(value)
 
 
 def rope_config(raw: Mapping[str, Any]) -> RopeConfig:
@@ -128,20 +163,48 @@ def rope_config(raw: Mapping[str, Any]) -> RopeConfig:
     if float(partial) != 1.0:
         raise UnsupportedModelError("partial_rotary_factor other than 1 is not supported")
     original = _original_max_position(kind, scaling, raw)
+    theta = scaling.get("rope_theta") or raw.get("rope_theta") or 10_000.0
+    factor = 1.0 if kind == "default" else _rope_factor(scaling, raw, original)
+    positive: dict[str, Any] = {
+        "rope_theta": theta,
+        "factor": factor,
+        "low_freq_factor": scaling.get("low_freq_factor", 1.0),
+        "high_freq_factor": scaling.get("high_freq_factor", 4.0),
+        "beta_fast": scaling.get("beta_fast") or 32.0,
+        "beta_slow": scaling.get("beta_slow") or 1.0,
+    }
+    given = ("attention_factor", "mscale", "mscale_all_dim")
+    positive |= {name: scaling[name] for name in given if scaling.get(name) is not None}
+    _refuse_nonsense(kind, positive)
     return RopeConfig(
-        theta=float(scaling.get("rope_theta") or raw.get("rope_theta") or 10_000.0),
+        theta=float(theta),
         type=kind,
-        factor=1.0 if kind == "default" else _rope_factor(scaling, raw, original),
+        factor=float(factor),
         original_max_position=original,
-        low_freq_factor=float(scaling.get("low_freq_factor", 1.0)),
-        high_freq_factor=float(scaling.get("high_freq_factor", 4.0)),
-        beta_fast=float(scaling.get("beta_fast") or 32.0),
-        beta_slow=float(scaling.get("beta_slow") or 1.0),
+        low_freq_factor=float(positive["low_freq_factor"]),
+        high_freq_factor=float(positive["high_freq_factor"]),
+        beta_fast=float(positive["beta_fast"]),
+        beta_slow=float(positive["beta_slow"]),
         attention_factor=scaling.get("attention_factor"),
         mscale=scaling.get("mscale"),
         mscale_all_dim=scaling.get("mscale_all_dim"),
         truncate=bool(scaling.get("truncate", True)),
     )
+
+
+def _refuse_nonsense(kind: RopeType, positive: Mapping[str, Any]) -> None:
+    """Refuses numbers with which an angle would be none.
+
+    Args:
+        positive: those that have to be above 0, by their names.
+    """
+    for name, value in positive.items():
+        if not _is_number(value) or value <= 0:
+            raise UnsupportedModelError(f"model config: {name}={value!r} of the rope settings")
+    if kind == "yarn" and positive["rope_theta"] == 1:
+        raise UnsupportedModelError("model config: rope_theta=1 with yarn")
+    if kind == "llama3" and positive["low_freq_factor"] == positive["high_freq_factor"]:
+        raise UnsupportedModelError("model config: low_freq_factor equals high_freq_factor")
 
 
 def _original_max_position(
@@ -150,12 +213,12 @@ def _original_max_position(
     name = "original_max_position_embeddings"
     # As in transformers, a key of the model beats that of the scaling; `dynamic` reads neither.
     trained = None if kind == "dynamic" else raw.get(name) or scaling.get(name)
-    return int(trained or raw["max_position_embeddings"])
+    return _size({name: trained}, name, _size(raw, "max_position_embeddings"))
 
 
-def _rope_factor(scaling: Mapping[str, Any], raw: Mapping[str, Any], original: int) -> float:
+def _rope_factor(scaling: Mapping[str, Any], raw: Mapping[str, Any], original: int) -> Any:
     factor = scaling["factor"]
-    return float(raw["max_position_embeddings"] / original if factor is None else factor)
+    return raw["max_position_embeddings"] / original if factor is None else factor
 
 
 def _architecture(raw: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from server.config import ModelSettings, load_settings
+from server.engine.step.device.capture import MOST_GRAPHS
 from server.errors import ConfigError
 from server.kernels.triton import ATTENTION_WORKSPACE
 from server.loading.memory import GpuMemory, check_memory_settings, gpu_memory, scheduler_config
@@ -20,7 +21,7 @@ def test_the_cache_gets_what_is_left() -> None:
 
 @pytest.mark.parametrize("has_graphs", [True, False])
 def test_steps_and_graphs_are_set_aside(has_graphs: bool) -> None:
-    """10 + 2 x 3 rows of 3 x (96 + 2 x 32) halves; 6 rows of 3 x 61 floats. Graphs compute trees in
+    """10 + 2 x 4 rows of 3 x (96 + 2 x 32) halves; 8 rows of 4 x 61 floats. Graphs compute trees in
     memory of their own."""
     settings = load_settings(
         ModelSettings,
@@ -31,9 +32,9 @@ def test_steps_and_graphs_are_set_aside(has_graphs: bool) -> None:
     )
     total = 10 * 2**30
     memory = gpu_memory(settings, MODEL, torch.bfloat16, total, total - 30_000, has_graphs)
-    trees = 6 * 3 * (96 + 64) * 2 + 6 * 3 * 61 * 4 + ATTENTION_WORKSPACE
+    trees = 8 * 3 * (96 + 64) * 2 + 8 * 4 * 61 * 4 + ATTENTION_WORKSPACE
     assert memory.steps == 10 * 3 * (96 + 64) * 2 + trees
-    assert memory.graphs == (trees + 64 * 2**23 if has_graphs else 0)
+    assert memory.graphs == (trees + MOST_GRAPHS * 2**23 if has_graphs else 0)
     assert memory.used == 30_000
     assert memory.kv == total // 2 - 30_000 - memory.steps - memory.graphs
 

@@ -47,6 +47,38 @@ def test_refused_by_name(changes: dict[str, Any], named: str) -> None:
         read(**changes)
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({key: value} for key in RAW if key != "architectures" for value in (0, -5, 2.5, "8")),
+        *({"num_key_value_heads": value} for value in (3, 8, -1)),
+        *({"head_dim": value} for value in (-4, 1.5, True)),
+        *({"rms_norm_eps": value} for value in (-1e-6, float("nan"), float("inf"), None)),
+        *({"rope_theta": value} for value in (-1.0, float("nan"), "1e4")),
+        *({"rope_parameters": YARN | {"rope_theta": value}} for value in (-5.0, 1.0)),
+        *({"rope_parameters": YARN | {"factor": value}} for value in (0, -2.0, "4")),
+        {"rope_parameters": YARN | {"beta_fast": -1}},
+        {"rope_parameters": YARN | {"attention_factor": float("nan")}},
+        {"rope_parameters": YARN | {"original_max_position_embeddings": -8}},
+        {"rope_parameters": YARN | {"rope_type": "llama3", "low_freq_factor": 4.0}},
+    ],
+    ids=str,
+)
+def test_numbers_that_make_no_sense(changes: dict[str, Any]) -> None:
+    """They end in an error that names them, not in a traceback or in NaN."""
+    (key,) = changes
+    name = (
+        next(n for n, v in changes[key].items() if YARN.get(n) != v)
+        if isinstance(changes[key], dict)
+        else key
+    )
+    with pytest.raises(UnsupportedModelError, match=name if name != "rope_type" else "low_freq"):
+        read(**changes)
+
+
 @pytest.mark.parametrize("key", [key for key in RAW if key != "architectures"])
 def test_missing_key_is_named(key: str) -> None:
     with pytest.raises(UnsupportedModelError, match=key):

@@ -62,13 +62,16 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> Sampled:
     """Draws one token per row. logits: [len(rows), vocab_size] float32, not changed.
 
     Raises:
-        ValueError: a row has NaN: the model's weights or its precision are broken.
+        ValueError: a row has NaN, or infinity where a token is drawn: the model's weights or its
+            precision are broken.
     """
     processed = _process(logits, rows)
     token_ids = greedy_tokens(logits, processed)
     drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
     if drawn:
         found: list[int] = _draw(processed[drawn], [rows[i] for i in drawn]).tolist()
+        if max(found) >= logits.shape[1]:  # there is no largest token to begin with
+            raise ValueError("the model computed infinite logits; its dtype is unusable")
         for i, token_id in zip(drawn, found, strict=True):
             token_ids[i] = token_id
     return Sampled(token_ids, _logprobs(logits, token_ids, rows))

@@ -33,12 +33,13 @@ import triton
 import triton.language as tl
 
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.triton import ATTENTION_WORKSPACE
+from server.kernels.triton import ATTENTION_WORKSPACE, granule_of
 
 _SPLIT = 256
 """Committed tokens of a program in contexts up to _MOST_SPLITS x _SPLIT; in longer ones, a multiple
 of it. One sequence of 8k tokens and 8 KV heads makes 256 programs."""
 _MOST_SPLITS = 64
+NUM_WARPS = 4
 _ROWS = 64
 """Rows of a program's queries, as a product on a Hopper GPU takes; fewer only for fewer nodes."""
 
@@ -138,7 +139,8 @@ def glimpse_attention(
     most_rows = max(tiles.bounds[end] - tiles.bounds[start] for start, end in launches)
     results = torch.empty((most_rows, *parts, head_dim), dtype=torch.float32, device=query.device)
     logsumexps = torch.empty((most_rows, *parts), dtype=torch.float32, device=query.device)
-    layers = _layers(caches, windows)
+    layers, granule = _layers(caches, windows)
+    block_n, num_stages = loop_of(head_dim, query.dtype)
     out = torch.empty_like(query)
     for start, end in launches:
         first_row = tiles.bounds[start]
@@ -152,14 +154,23 @@ def glimpse_attention(
             head_dim**-0.5,
             LAYERS=num_layers, KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim,
             PAGE=batch.block_size, HAS_MASK=batch.ancestors is not None, SPLIT=_SPLIT,
-            MOST_SPLITS=_MOST_SPLITS, BLOCK_M=block_m, BLOCK_N=32 if head_dim > 128 else 64,
-            BLOCK_D=max(16, triton.next_power_of_2(head_dim)), num_warps=4, num_stages=2,
+            MOST_SPLITS=_MOST_SPLITS, GRANULE=granule, BLOCK_M=block_m,
+            BLOCK_N=block_n, BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
+            num_warps=NUM_WARPS, num_stages=num_stages,
         )  # fmt: skip
         _merge[(tiles.bounds[end] - first_row, parts[0])](
             results, logsumexps, out, first_row, num_splits, parts[0],
             HEAD_DIM=head_dim, BLOCK_D=triton.next_power_of_2(head_dim), num_warps=1,
         )  # fmt: skip
     return out
+
+
+def loop_of(head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Keys of a turn of the loop, and turns that are loaded at once. With the queries they fit into
+    99 KiB, the shared memory of a block on the smaller GPUs (compute capability 8.6 and 8.9)."""
+    if dtype == torch.float32:
+        return (16, 1) if head_dim > 128 else (32, 2) if head_dim > 64 else (64, 2)
+    return (32, 2) if head_dim > 128 else (64, 2)
 
 
 def _launches(bounds: Sequence[int], row_bytes: int) -> list[tuple[int, int]]:
@@ -177,9 +188,11 @@ def _launches(bounds: Sequence[int], row_bytes: int) -> list[tuple[int, int]]:
     return launches
 
 
-def _layers(caches: Sequence[LayerCache], windows: Sequence[int | None]) -> torch.Tensor:
+def _layers(
+    caches: Sequence[LayerCache], windows: Sequence[int | None]
+) -> tuple[torch.Tensor, int]:
     """[layers, 3] int64: keys' and values' offsets from the first keys, in elements; the window,
-    0 for none."""
+    0 for none. And what all offsets are multiples of (`granule_of`)."""
     first = caches[0].keys
     pointers = tuple((c.keys.data_ptr(), c.values.data_ptr()) for c in caches)
     return _table(pointers, tuple(window or 0 for window in windows), first.itemsize, first.device)
@@ -191,7 +204,7 @@ def _table(
     windows: tuple[int, ...],
     itemsize: int,
     device: torch.device,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, int]:
     """`_layers` on the GPU. It is kept for good: it is copied once and not in every step, and
     graphs hold the address."""
     base = pointers[0][0]
@@ -199,7 +212,8 @@ def _table(
         [(keys - base) // itemsize, (values - base) // itemsize, window]
         for (keys, values), window in zip(pointers, windows, strict=True)
     ]
-    return torch.tensor(rows, device=device)
+    offsets = [offset for keys, values, _ in rows for offset in (keys, values)]
+    return torch.tensor(rows, device=device), granule_of(offsets)
 
 
 @triton.jit
@@ -208,8 +222,8 @@ def _attend(
     tile_sequences, tile_rows, tile_counts, first_rows, context_lens, node_counts, positions, slots,
     tables, table_stride, ancestors, ancestor_stride, scale,
     LAYERS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    PAGE: tl.constexpr, HAS_MASK: tl.constexpr, SPLIT: tl.constexpr,
-    MOST_SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    PAGE: tl.constexpr, HAS_MASK: tl.constexpr, SPLIT: tl.constexpr, MOST_SPLITS: tl.constexpr,
+    GRANULE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     tile, layer, kv_head = (
         first_tile + tl.program_id(0),
@@ -220,13 +234,15 @@ def _attend(
     sequence = tl.load(tile_sequences + tile)
     first_row, context = tl.load(first_rows + sequence), tl.load(context_lens + sequence)
     nodes = tl.load(node_counts + sequence)
-    pool_keys = keys + tl.load(layers + layer * 3)
-    pool_values = keys + tl.load(layers + layer * 3 + 1)
+    # Of an offset from memory the compiler knows nothing, and would load each element by itself.
+    pool_keys = keys + tl.multiple_of(tl.load(layers + layer * 3), GRANULE)
+    pool_values = keys + tl.multiple_of(tl.load(layers + layer * 3 + 1), GRANULE)
     window = tl.load(layers + layer * 3 + 2)
 
     m, d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     row = tl.load(tile_rows + tile) + m // GROUP
-    is_row = m < tl.load(tile_counts + tile) * GROUP
+    count = tl.load(tile_counts + tile)
+    is_row = m < count * GROUP
     head = (layer * KV_HEADS + kv_head) * GROUP + m % GROUP
     at = row.to(tl.int64) * (LAYERS * KV_HEADS * GROUP) + head
     q = tl.load(
@@ -237,9 +253,17 @@ def _attend(
     # The last split's keys are the nodes of this step, the others' committed tokens.
     is_tree = split == num_splits - 1
     length = SPLIT * tl.maximum(tl.cdiv(context, SPLIT * MOST_SPLITS), 1)
-    tree_end = tl.where(is_tree, nodes, 0)
+    # No node sees a later one. Keys that no row of the tile sees would change no bit of the result.
+    last_node = tl.load(tile_rows + tile) + count - first_row
+    tree_end = tl.where(is_tree, tl.minimum(nodes, last_node), 0)
     prefix_end = tl.where(is_tree, 0, tl.minimum(split * length + length, context))
     begin, end = tl.where(is_tree, 0, split * length), tree_end + prefix_end
+    # Prompts' chunks and chains lie in order, trees may not.
+    origin = tl.where(is_tree, tl.load(positions + first_row), 0)
+    earliest = tl.min(tl.where(is_row, position, 2**31), 0) - window + 1 - origin
+    is_cut = (window > 0) & ((not HAS_MASK) | (not is_tree))
+    earliest = tl.where(is_cut, tl.maximum(earliest, 0), 0).to(tl.int32)
+    begin = tl.maximum(begin, earliest // BLOCK_N * BLOCK_N)
     most = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     sums = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)

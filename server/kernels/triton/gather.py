@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from server.kernels.tree import LayerCache
+from server.kernels.triton import granule_of
 
 _BLOCK = 32
 _MOVES = 64
@@ -30,27 +31,31 @@ def copy_kv(caches: Sequence[LayerCache], sources: torch.Tensor, targets: torch.
     """Like the reference's; among over 64 moves, no target may be the source of a later one."""
     first = caches[0].keys
     pools = [pool for cache in caches for pool in cache]
-    offsets = _offsets(tuple(pool.data_ptr() for pool in pools), first.itemsize, first.device)
+    pointers = tuple(pool.data_ptr() for pool in pools)
+    offsets, granule = _offsets(pointers, first.itemsize, first.device)
     width = first.shape[2] * first.shape[3]
     _copy[(len(pools), triton.cdiv(width, _BLOCK))](
         first, offsets, sources, targets, len(sources),
-        WIDTH=width, MOVES=_MOVES, BLOCK=_BLOCK, num_warps=4,
+        WIDTH=width, GRANULE=granule, MOVES=_MOVES, BLOCK=_BLOCK, num_warps=4,
     )  # fmt: skip
 
 
 @cache
-def _offsets(pointers: tuple[int, ...], itemsize: int, device: torch.device) -> torch.Tensor:
-    """Offsets of the pools from the first one, in elements. They are kept for good: they are copied
-    to the GPU once, and graphs hold the address."""
-    return torch.tensor([(p - pointers[0]) // itemsize for p in pointers], device=device)
+def _offsets(
+    pointers: tuple[int, ...], itemsize: int, device: torch.device
+) -> tuple[torch.Tensor, int]:
+    """Offsets of the pools from the first one, in elements, and what all are multiples of. They are
+    kept for good: they are copied to the GPU once, and graphs hold the address."""
+    offsets = [(pointer - pointers[0]) // itemsize for pointer in pointers]
+    return torch.tensor(offsets, device=device), granule_of(offsets)
 
 
 @triton.jit
 def _copy(
     pool, offsets, sources, targets, num_moves,
-    WIDTH: tl.constexpr, MOVES: tl.constexpr, BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr, GRANULE: tl.constexpr, MOVES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    base = pool + tl.load(offsets + tl.program_id(0))
+    base = pool + tl.multiple_of(tl.load(offsets + tl.program_id(0)), GRANULE)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     for start in range(0, num_moves, MOVES):
         move = start + tl.arange(0, MOVES)

@@ -67,6 +67,13 @@ def test_where_only_stop_ids_exist_they_may_be_drawn() -> None:
     assert greedy([0.0, 3.0, 2.0], every) in (0, 1, 2)
 
 
+@pytest.mark.parametrize("logits", [[0.0, float("inf"), 2.0], [float("-inf")] * 3])
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_infinity_is_no_token_beyond_the_vocabulary(logits: list[float], top_k: int) -> None:
+    with pytest.raises(ValueError, match="infinite logits"):
+        sample(torch.tensor([logits]), [row(temperature=1.0, top_k=top_k)])
+
+
 def test_nan_is_named() -> None:
     with pytest.raises(ValueError, match="NaN"):
         greedy([0.0, float("nan"), 2.0], row(temperature=1.0))

@@ -9,7 +9,6 @@ what all shards depend on, and comes first.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 
 from server.errors import CheckpointError, ConfigError
 from weights.checkpoint import read_json
+from weights.files import replace_durably
 from weights.train.text.samples import Sample
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ class FeatureStore:
         path = self.path(shard)
         partial = path.with_suffix(".partial")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
-        partial.replace(path)
+        replace_durably(partial, path)
 
     def check_disk(self, shards: Sequence[Shard], shape: FeatureShape) -> None:
         """Raises ConfigError if the shards still to be written don't fit the disk."""
@@ -245,4 +245,4 @@ def _cut(shard: Shard, shape: FeatureShape, limit: int) -> list[Shard]:
 def _write_atomically(path: Path, content: bytes) -> None:
     partial = path.with_suffix(".partial")
     partial.write_bytes(content)
-    os.replace(partial, path)
+    replace_durably(partial, path)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from server.errors import CheckpointError
+from weights.files import replace_durably
 from weights.train.fit.averaging import WeightAverage
 from weights.train.fit.draft import TrainableDraft
 
@@ -66,7 +67,7 @@ def save_checkpoint(path: Path, state: RunState, identity: dict[str, Any], learn
     partial = path.with_name(f"{path.name}.partial")
     parts = {name: part.state_dict() for name, part in learnt._asdict().items()}
     torch.save({"identity": identity, "state": asdict(state), **parts}, partial)
-    partial.replace(path)
+    replace_durably(partial, path)
 
 
 def load_checkpoint(path: Path, identity: dict[str, Any], learnt: Learnt) -> RunState | None:

@@ -33,8 +33,8 @@ class Sample(NamedTuple):
     first_loss: int
     """First position whose next token is learnt, at least 1: the first draft step needs a verified
     token before its own. The last such position is the last but one."""
-    is_plain: bool = False
-    """Text without a prompt."""
+    document: bytes | None = None
+    """Of text without a prompt, a digest of all of it: it may be cut into several samples."""
     is_random: bool = False
     """Random tokens (`copies.py`), which say nothing about the text to come."""
 
@@ -56,12 +56,12 @@ class Sample(NamedTuple):
     @property
     def held_out(self) -> bool:
         """Whether it is for validation. Depends on the prompt alone, so that answers to one prompt
-        stay together; of plain text on all of it: many begin alike."""
+        stay together; of plain text on the whole document: many begin alike, and its pieces are
+        about the same."""
         if self.is_random:
             return False
-        key = self.token_ids if self.is_plain else self.token_ids[: self.first_loss + 1]
-        digest = blake2b(key.astype("<i4").tobytes(), digest_size=8).digest()
-        return int.from_bytes(digest, "little") % _HELD_OUT == 0
+        key = self.document or _digest(self.token_ids[: self.first_loss + 1])
+        return int.from_bytes(key, "little") % _HELD_OUT == 0
 
 
 def read_samples(
@@ -91,8 +91,9 @@ def _parse(
     """Raises ValueError with the reason."""
     if "text_ids" in entry:
         ids = _ids(entry, "text_ids", vocab_size)
+        document = _digest(ids)
         for start in range(0, len(ids), max_tokens):
-            yield from _sample(ids[start : start + max_tokens], 1, is_plain=True)
+            yield from _sample(ids[start : start + max_tokens], 1, document)
         return
     if "response_ids" not in entry:
         raise ValueError("has neither 'response_ids' nor 'text_ids'")
@@ -111,9 +112,13 @@ def _prompt(entry: dict[str, Any], prompt_ids: PromptIds, vocab_size: int) -> To
     return np.asarray(prompt_ids(text), dtype=np.int32)
 
 
-def _sample(ids: TokenIds, first_loss: int, *, is_plain: bool = False) -> Iterator[Sample]:
+def _sample(ids: TokenIds, first_loss: int, document: bytes | None = None) -> Iterator[Sample]:
     if len(ids) >= first_loss + 2:
-        yield Sample(ids, first_loss, is_plain)
+        yield Sample(ids, first_loss, document)
+
+
+def _digest(ids: TokenIds) -> bytes:
+    return blake2b(ids.astype("<i4").tobytes(), digest_size=8).digest()
 
 
 def _ids(entry: dict[str, Any], key: str, vocab_size: int) -> TokenIds:

@@ -25,6 +25,7 @@ def graph_runner(
     costs: TierCosts,
     tiers: tuple[Tier, ...],
     config: PolicyConfig,
+    most_nodes: int = MOST_NODES,
 ) -> GraphRunner:
     """Makes a runner for the host runner's device; no graph is captured yet.
 
@@ -33,6 +34,7 @@ def graph_runner(
             `GlideDrafter`, and its pools have one block more than `limits` says.
         hidden: width and precision of the target's hidden states.
         tiers: tiers that `auto` chooses from.
+        most_nodes: see `Sizes`.
 
     Raises:
         ValueError: another drafter.
@@ -52,8 +54,9 @@ def graph_runner(
     seats = DeviceSeats(limits.max_num_seqs, columns, hidden, device)
     widths = Widths(config.cape, device)
     step = DeviceStep(runner.model, runner.caches, seats, limits.block_size, draft, widths)
-    sizes = Sizes(config, choice, limits.max_num_seqs, limits.max_model_len, draft is not None)
+    of_engine = limits.max_num_seqs, limits.max_model_len
+    sizes = Sizes(config, choice, *of_engine, draft is not None, most_nodes)
     graphs = Graphs(step, seats, costs)
-    learned = Learned(speculator, choice, widths)
+    learned = Learned(speculator, choice, widths, limits.eos_token_ids)
     lengths = limits.block_size, limits.max_model_len
     return GraphRunner(runner, drafter, seats, graphs, sizes, learned, *lengths)

@@ -11,7 +11,7 @@ import torch
 from server.engine.speculation.tiers import StepShape, TierCosts
 from server.engine.step.device.seats import DeviceSeats
 
-_MOST_GRAPHS = 128
+MOST_GRAPHS = 128
 """Most graphs that are kept; beyond, the least recently used goes. Graphs share their memory."""
 _REPETITIONS = 3
 
@@ -74,7 +74,7 @@ class Graphs:
         with torch.inference_mode(), torch.cuda.graph(graph, pool=self._pool):
             packed = self.step(shape)
         self._graphs[shape] = graph, packed
-        if len(self._graphs) > _MOST_GRAPHS:
+        if len(self._graphs) > MOST_GRAPHS:
             self._graphs.popitem(last=False)
         if (shape.batch, shape.tier) not in self.costs.seconds:
             self.costs.measured(shape.batch, shape.tier, self._measured(graph))

@@ -33,6 +33,7 @@ class Sizes:
         config: depths and widths of the fixed policies.
         choice: chooses the tier for `auto`.
         can_draft: whether there is a draft.
+        most_nodes: of a sequence in a step, whatever its request asks for.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class Sizes:
         max_num_seqs: int,
         max_model_len: int,
         can_draft: bool,
+        most_nodes: int = MOST_NODES,
     ) -> None:
         self.config = config
         self.choice = choice
         self.costs = choice.costs
         self.can_draft = can_draft
+        self.most_nodes = most_nodes
         self.batches = batch_sizes(max_num_seqs)
         self.contexts = context_sizes(max_model_len + MOST_NODES)
 
@@ -75,7 +78,7 @@ class Sizes:
         else:
             depth = depth or config.cape_depth
             nodes = 1 + depth * (1 + max(config.cape.leaves))
-        nodes = min(nodes, max_nodes, MOST_NODES)
+        nodes = min(nodes, max_nodes, self.most_nodes)
         return min(depth, nodes - 1), nodes
 
     def shape(
@@ -95,7 +98,10 @@ class Sizes:
             tier = self.choice(batch)
             depth, nodes = max(depth, tier.depth), max(nodes, tier.nodes)
         tier = tier_for(depth, nodes)
-        context = at_least(longest_context + max(tier.nodes, tier.depth), self.contexts)
+        # What is launched ahead counts the most that a step may commit, and tiers are rounded up:
+        # the sum may be beyond the longest sequence there is; no row is.
+        most = min(longest_context + max(tier.nodes, tier.depth), self.contexts[-1])
+        context = at_least(most, self.contexts)
         return StepShape(batch, tier, context, _sampling([controls for _, controls in rows]))
 
 

@@ -66,6 +66,19 @@ def test_deep_paths_and_accepted_leaves(policy: PolicyName, pattern: str) -> Non
         assert sources["leaf"] > 10
 
 
+def test_wide_trees_reach_the_end_of_the_context() -> None:
+    """A step that is launched ahead counts the deepest path, and trees are rounded up to 64."""
+    config = replace(CONFIG, max_model_len=120, num_blocks=128)
+    prompt = [(7 * i) % 50 for i in range(95)]
+    request = make_request("r", prompt, ignore_eos=True, max_tokens=500)
+    plain = tokens(TinyEngine(config).run([request])[request.request_id])
+    for speculation in (SpeculationParams("cape", 5, 64), SpeculationParams("chain", 16, 64)):
+        engine = DeviceEngine(config, glide)
+        outputs = engine.run([replace(request, speculation=speculation)])[request.request_id]
+        assert tokens(outputs) == plain
+        assert len(plain) == 120 - len(prompt)
+
+
 def check_tokens(got: Mapping[RequestId, list[RequestOutput]]) -> None:
     expected = {str(name): tokens(outputs) for name, outputs in alone().items()}
     assert {str(name): tokens(outputs) for name, outputs in got.items()} == expected
