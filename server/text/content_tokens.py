@@ -1,5 +1,6 @@
 """Which tokens an answer's content is made of: logprobs of the answer are those of these tokens."""
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -31,7 +32,7 @@ class ContentTokens(Generic[T]):
     def __init__(self, parser: AnswerParser) -> None:
         self._parser = parser
         self._num_read = 0
-        self._undecided: list[_Token[T]] = []
+        self._undecided = deque[_Token[T]]()
         self._found: list[tuple[int, T]] = []
         """What is not taken yet, each with the number of its content's event in the answer."""
         self._before = parser.content_count
@@ -72,11 +73,11 @@ class ContentTokens(Generic[T]):
         count = self._parser.content_count
         has_content, self._before = count != self._before, count
         left: list[_Token[T]] = []
-        for token in self._undecided:
+        while self._undecided and self._undecided[0].begin < end:
+            token = self._undecided.popleft()
             stop = min(max(token.end, token.begin + 1), end)
-            is_free = token.begin < stop
-            if has_content and is_free and self._parser.is_answer(token.begin, stop):
+            if has_content and self._parser.is_answer(token.begin, stop):
                 self._found.append((count.num_events, token.entry))
-            elif not is_free or token.end > end:
+            elif token.end > end:
                 left.append(token)
-        self._undecided = left
+        self._undecided.extendleft(reversed(left))

@@ -3,6 +3,8 @@
 import logging
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -106,3 +108,60 @@ def test_a_record_that_can_not_be_formatted_is_counted(
     handler.handle(record("%d", "no number"))
     assert handler.num_dropped == 1
     assert capsys.readouterr() == ("", "")
+
+
+FINALIZERS_LOG = """
+import logging, os, sys, threading
+from server.observe import log_queue
+
+log = logging.getLogger("test")
+log.setLevel("INFO")
+interrupted = set()
+
+def trace(frame, event, arg):
+    place = (threading.current_thread().name, frame.f_code.co_name, frame.f_lineno)
+    if frame.f_code.co_filename != log_queue.__file__:
+        return None
+    if event == "line" and log.handlers and place not in interrupted:
+        interrupted.add(place)
+        log.info("interrupts %s %s %d", *place)
+    return trace
+
+threading.settrace(trace)
+log.addHandler(log_queue.QueuedHandler(sys.stdout.fileno(), max_lines=3))
+
+def log_all():
+    for number in range(500):
+        log.info("line %d", number)
+    log.handlers[0].flush()
+
+thread = threading.Thread(target=log_all, name="main", daemon=True)
+thread.start()
+thread.join(60)
+if thread.is_alive():
+    os._exit(1)
+for name, function, _ in interrupted:
+    print(name, function, file=sys.stderr)
+"""
+"""A finalizer that logs may run wherever the garbage collector does, which can't be chosen. Here
+something logs once at every line of the handler's code, on the thread that is there."""
+
+
+def test_logging_may_be_interrupted_by_logging() -> None:
+    args = [sys.executable, "-c", FINALIZERS_LOG]
+    done = subprocess.run(args, capture_output=True, text=True)
+    assert done.returncode == 0, "logging waits for itself"
+    places = done.stderr.splitlines()
+    assert {"main emit", "main flush", "log _write_all", "log _gap", "log _write"} <= set(places)
+    lines = done.stdout.splitlines()
+    told = [int(match[1]) for line in lines if (match := re.match(r"(\d+) lines of", line))]
+    assert len(lines) - len(told) + sum(told) == 500 + len(places)
+
+
+def test_what_was_dropped_is_told_without_another_line(pipe: Pipe) -> None:
+    """Also where the queue has just been emptied, so that nothing else wakes the thread."""
+    handler = QueuedHandler(pipe.write_end, max_characters=10)
+    handler.handle(record("a line that is too long"))
+    (line,) = pipe.read_lines_until("\n$")
+    assert line.startswith("1 lines of the log were dropped")
+    assert handler.num_dropped == 1

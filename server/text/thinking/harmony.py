@@ -7,6 +7,9 @@
 The channel `analysis` is thinking. `final` is the answer, and so is `commentary` without a
 recipient: what the model tells the user before it calls. A message to a function is a call, in
 whatever channel it is. One to anything else, such as gpt-oss' own tools, is thinking.
+
+Models leave out `<|end|><|start|>assistant` at times: a channel begins a message also where the one
+before it is open.
 """
 
 import re
@@ -24,6 +27,9 @@ MARKS: Final = (START, CHANNEL, MESSAGE, CONSTRAIN, *_ENDS)
 
 _LONGEST_HEADER = 512
 """Characters. What is longer, or begins like no header, is text of a model that writes none."""
+_CHANNELS: Final = ("analysis", "commentary", "final")
+_MOST_WORDS = 3
+"""In a header without a role: channel, recipient and the arguments' form."""
 _BEGINNINGS: Final = (CHANNEL, "to=", "assistant", CONSTRAIN)
 _RECIPIENT = re.compile(r"\bto=(\S+?)(?=<\||\s|$)")
 _NAMED_CHANNEL = re.compile(re.escape(CHANNEL) + r"\s*(\w+)")
@@ -104,18 +110,32 @@ class HarmonySplitter:
 
     def _read_body(self, found: list[Segment]) -> bool:
         """Reads up to the message's end. A message that begins ends one that was left open."""
-        places = [(self._held.find(mark), mark) for mark in (*_ENDS, START)]
+        places = [(self._held.find(mark), mark) for mark in (*_ENDS, START, CHANNEL)]
         ends = [(at, mark) for at, mark in places if at >= 0]
-        if ends:
-            at, mark = min(ends)
-            self._give(found, at)
-            if mark != START:
-                found.append(Segment("markup", self._take(len(mark))))
-            self._mode = "between"
-            return True
-        free = len(self._held) - longest_overlap(self._held, (*_ENDS, START))
-        self._give(found, free)
-        return False
+        if not ends:
+            free = len(self._held) - longest_overlap(self._held, (*_ENDS, START, CHANNEL))
+            self._give(found, free)
+            return False
+        at, mark = min(ends)
+        self._give(found, at)
+        if mark == CHANNEL:
+            return self._read_channel(found)
+        if mark != START:
+            found.append(Segment("markup", self._take(len(mark))))
+        self._mode = "between"
+        return True
+
+    def _read_channel(self, found: list[Segment]) -> bool:
+        """Reads a channel's mark in a body, where no message ended; False while it isn't known what
+        it is."""
+        begins = _begins_message(self._held)
+        if begins is None:
+            return False
+        if begins:
+            self._mode = "header"
+        else:
+            self._give(found, len(CHANNEL))
+        return True
 
     def _give(self, found: list[Segment], length: int) -> None:
         if length:
@@ -123,13 +143,17 @@ class HarmonySplitter:
 
     def _read_between(self, found: list[Segment]) -> bool:
         """Drops what is between two messages, and the role of the next one."""
-        at = self._held.find(START)
-        if at < 0:
-            free = len(self._held) - longest_overlap(self._held, (START,))
+        places = [at for mark in (START, CHANNEL) if (at := self._held.find(mark)) >= 0]
+        if not places:
+            free = len(self._held) - longest_overlap(self._held, (START, CHANNEL))
             if free:
                 found.append(Segment("markup", self._take(free)))
             return False
-        found.append(Segment("markup", self._take(at + len(START))))
+        length = min(places)
+        if self._held.startswith(START, length):
+            length += len(START)
+        if length:
+            found.append(Segment("markup", self._take(length)))
         self._mode = "header"
         return True
 
@@ -144,3 +168,21 @@ def _may_be_header(text: str) -> bool:
         return False
     begin = text.lstrip()
     return any(begin.startswith(each) or each.startswith(begin) for each in _BEGINNINGS)
+
+
+def _begins_message(text: str) -> bool | None:
+    """Whether a text that begins with `<|channel|>` begins with a header; None while more of it has
+    to be seen. In a body that is written about channels the mark may be text."""
+    head, mark, _ = text.partition(MESSAGE)
+    if not mark:
+        head = head[: len(head) - longest_overlap(head, (MESSAGE, CONSTRAIN))]
+    header = head.removeprefix(CHANNEL)
+    words = header.replace(CONSTRAIN, " ").split()
+    is_long = len(head) > _LONGEST_HEADER or len(words) > _MOST_WORDS
+    if is_long or any(each in header for each in (*_ENDS, START, CHANNEL)):
+        return False
+    channel = words[0] if words else ""
+    if channel in _CHANNELS:
+        return True if mark else None
+    may_go_on = not mark and len(words) <= 1
+    return None if may_go_on and any(each.startswith(channel) for each in _CHANNELS) else False

@@ -2,6 +2,7 @@
 
 from server.text.thinking.segments import Kind, Segment, Splitter
 from server.text.tools.events import AnswerEvent, ContentCount, EventSink
+from server.text.tools.json_scanner import has_whole_value
 from server.text.tools.parser import ToolParser
 
 _BETWEEN = "\n\n"
@@ -32,6 +33,8 @@ class ThinkingParser:
         self._seen: set[Kind] = set()
         self._joint: Kind | None = None
         """What begins anew: a line break comes before its text."""
+        self._arguments: list[str] | None = None
+        """Those of the call that is open, where the splitter finds calls."""
         self._is_undecided = False
         """Text of the answer may become content or a call."""
         self._num_read = 0
@@ -52,7 +55,10 @@ class ThinkingParser:
     @property
     def ends_in_call(self) -> bool:
         """Whether the answer, once it has ended, ends within a call."""
-        return self._tools is not None and self._tools.ends_in_call
+        if self._tools is not None:
+            return self._tools.ends_in_call
+        # Elsewhere too a call ends with its arguments, and not with the mark behind them.
+        return self._arguments is not None and not has_whole_value("".join(self._arguments))
 
     @property
     def content_count(self) -> ContentCount:
@@ -93,6 +99,7 @@ class ThinkingParser:
 
     def _read(self, segment: Segment) -> None:
         self._place(segment)
+        self._follow_call(segment)
         match segment.kind:
             case "thinking":
                 self._sink.thinking(self._joined(segment))
@@ -107,6 +114,14 @@ class ThinkingParser:
                 self._joint = segment.opens
                 if segment.function is not None:
                     self._sink.start_call(segment.function)
+
+    def _follow_call(self, segment: Segment) -> None:
+        if segment.function is not None:
+            self._arguments = []
+        elif segment.kind == "arguments" and self._arguments is not None:
+            self._arguments.append(segment.text)
+        else:
+            self._arguments = None
 
     def _place(self, segment: Segment) -> None:
         begin = self._num_read

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from server.text.tools.functions import FunctionCall
 
@@ -45,6 +45,9 @@ class ContentCount(NamedTuple):
     num_characters: int
 
 
+_TextKind = Literal["thinking", "content", "arguments"]
+
+
 class EventSink:
     """Collects events; neighbours of one kind become one.
 
@@ -55,6 +58,10 @@ class EventSink:
     def __init__(self, *, takes_content: bool = True) -> None:
         self._takes_content = takes_content
         self._events: list[AnswerEvent] = []
+        self._open: _TextKind | None = None
+        """The kind of the last event, if its text may go on: it is not among the events yet."""
+        self._texts: list[str] = []
+        """That event's text in pieces. As one string it would be copied for each of them."""
         self.num_calls = 0
         self.num_changes = 0
         """Counts what is collected, merged or not."""
@@ -63,40 +70,22 @@ class EventSink:
     def content(self, text: str) -> None:
         if not text or not self._takes_content:
             return
-        self.num_changes += 1
         num_events, num_characters = self.content_count
-        if self._events and isinstance(last := self._events[-1], ContentDelta):
-            self._events[-1] = ContentDelta(last.text + text)
-        else:
-            self._events.append(ContentDelta(text))
-            num_events += 1
+        num_events += self._open != "content"
         self.content_count = ContentCount(num_events, num_characters + len(text))
+        self._collect("content", text)
 
     def thinking(self, text: str) -> None:
-        if not text:
-            return
-        self.num_changes += 1
-        if self._events and isinstance(last := self._events[-1], ThinkingDelta):
-            self._events[-1] = ThinkingDelta(last.text + text)
-        else:
-            self._events.append(ThinkingDelta(text))
+        self._collect("thinking", text)
 
     def start_call(self, name: str) -> None:
         call_id = f"call_{uuid.uuid4().hex[:24]}"
-        self._events.append(CallStart(self.num_calls, call_id, name))
+        self._collect_whole(CallStart(self.num_calls, call_id, name))
         self.num_calls += 1
-        self.num_changes += 1
 
     def arguments(self, text: str) -> None:
         """Adds to the arguments of the call that was started last."""
-        if not text:
-            return
-        index = self.num_calls - 1
-        self.num_changes += 1
-        if self._events and isinstance(last := self._events[-1], ArgumentsDelta):
-            self._events[-1] = ArgumentsDelta(index, last.text + text)
-        else:
-            self._events.append(ArgumentsDelta(index, text))
+        self._collect("arguments", text)
 
     def add(self, events: Iterable[AnswerEvent]) -> None:
         """Passes on what another sink collected."""
@@ -107,13 +96,42 @@ class EventSink:
                 case ThinkingDelta(text):
                     self.thinking(text)
                 case CallStart() | ArgumentsDelta():
-                    self.num_changes += 1
-                    self._events.append(event)
+                    self._collect_whole(event)
 
     def take(self) -> list[AnswerEvent]:
         """The events since the last time."""
+        self._close()
         events, self._events = self._events, []
         return events
+
+    def _collect(self, kind: _TextKind, text: str) -> None:
+        if not text:
+            return
+        self.num_changes += 1
+        if self._open != kind:
+            self._close()
+            self._open = kind
+        self._texts.append(text)
+
+    def _collect_whole(self, event: CallStart | ArgumentsDelta) -> None:
+        self.num_changes += 1
+        self._close()
+        self._events.append(event)
+
+    def _close(self) -> None:
+        """Makes an event of the open text."""
+        text = "".join(self._texts)
+        match self._open:
+            case "thinking":
+                self._events.append(ThinkingDelta(text))
+            case "content":
+                self._events.append(ContentDelta(text))
+            case "arguments":
+                self._events.append(ArgumentsDelta(self.num_calls - 1, text))
+            case None:
+                pass
+        self._open = None
+        self._texts.clear()
 
 
 class Answer(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 from server.text.tools.functions import FunctionCall
 from server.text.tools.parser import Enforced, ToolParser
-from server.text.tools.section import OBJECT_OPENER, Markup
+from server.text.tools.section import LIST_OPENER, OBJECT_OPENER, Markup
 
 FormatName = Literal["hermes", "llama3", "mistral", "mistral_args", "smollm2"]
 
@@ -78,7 +78,7 @@ _ALL: Final = (
     ),
     ToolFormat(
         name="llama3",
-        markup=Markup(openers=("<|python_tag|>", OBJECT_OPENER), separators=";"),
+        markup=Markup(openers=("<|python_tag|>", OBJECT_OPENER, LIST_OPENER), separators=";,"),
         trigger='{"name": "',
         call_begin=('{"name": "', '", "parameters": '),
         call_end="}",

@@ -31,7 +31,7 @@ class JsonScanner:
         self.state: State = "value"
         self._open: list[str] = []
         self._is_key = False
-        self._scalar = ""
+        self._scalar: list[str] = []
 
     @property
     def depth(self) -> int:
@@ -53,9 +53,9 @@ class JsonScanner:
             return True
         if self.state == "scalar":
             if char in _SCALAR_CHARS:
-                self._scalar += char
+                self._scalar.append(char)
                 return True
-            if not _SCALAR.fullmatch(self._scalar):
+            if not _SCALAR.fullmatch("".join(self._scalar)):
                 return False
             self.state = "after_value"  # which is where this character belongs
         return char in WHITESPACE or self._push_structure(char)
@@ -90,7 +90,7 @@ class JsonScanner:
         elif char == '"':
             self._is_key, self.state = False, "string"
         else:
-            self._scalar, self.state = char, "scalar"
+            self._scalar, self.state = [char], "scalar"
             return char in _SCALAR_CHARS
         return True
 
@@ -108,3 +108,14 @@ class JsonScanner:
         self._open.pop()
         self.state = "after_value"
         return True
+
+
+def has_whole_value(text: str) -> bool:
+    """Whether the text begins with an object, list or string that is complete."""
+    scanner = JsonScanner()
+    for char in text:
+        if not scanner.push(char):
+            return False
+        if scanner.is_done:
+            return True
+    return False

@@ -1,16 +1,40 @@
 """An answer's text → content and function calls, whatever pieces the text comes in."""
 
-from collections import deque
+import re
 from collections.abc import Set
+from functools import cache
 from typing import Literal
 
 from server.text.tools.events import AnswerEvent, ContentCount, EventSink
 from server.text.tools.json_scanner import WHITESPACE
-from server.text.tools.section import OBJECT_OPENER, CallSection, Markup, longest_beginning
+from server.text.tools.section import BARE_OPENERS, CallSection, Markup
 
 Enforced = Literal["nothing", "calls", "only_calls"]
 """What a grammar ensures: nothing, that whatever begins like a call is one, or that the answer is
 calls alone."""
+
+
+class _Pieces:
+    """A text that grows. As one string it would be copied with each piece."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, text: str) -> None:
+        self._pieces.append(text)
+        self._length += len(text)
+
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+    def take(self) -> str:
+        text, self._length = self.text(), 0
+        self._pieces.clear()
+        return text
 
 
 class ToolParser:
@@ -37,14 +61,19 @@ class ToolParser:
         self._trigger = trigger
         self._enforced: Enforced = enforced
         self._sink = EventSink(takes_content=enforced != "only_calls")
-        self._input = deque[str]()
-        """Characters to read; usually empty after a push."""
+        self._find_opener = _finder(markup.openers)
+        self._text = ""
+        """What is being read; empty after a push."""
+        self._num_read = 0
+        """Characters of it."""
         self._section: CallSection | None = None
-        self._raw = ""
-        """The section's text while it has no call: its opener, and what followed."""
+        self._begin = 0
+        """Where in the text the section begins, or goes on, while it has no call."""
+        self._before = _Pieces()
+        """What of the section was in earlier texts, while it has no call."""
         self._opener = ""
         """What may be the beginning of an opener."""
-        self._layout: str | None = ""
+        self._layout: _Pieces | None = _Pieces()
         """White space since the last markup or the beginning; None once text followed."""
         self._had_markup = False
         self.ends_in_call = False
@@ -68,7 +97,7 @@ class ToolParser:
     @property
     def num_held(self) -> int:
         """Characters at the end of what was read of which it isn't known what they are."""
-        return len(self._layout or "") + len(self._opener) + len(self._raw)
+        return len(self._layout or "") + len(self._opener) + len(self._before)
 
     def is_answer(self, begin: int, end: int) -> bool:
         """Whether some of these characters of the text may be content; here all may."""
@@ -84,7 +113,7 @@ class ToolParser:
         """Reads more text, whose events the next `push` or `finish` hands out; whether it led to
         any, or is known to be markup. Else what it is remains undecided."""
         before = self._sink.num_changes
-        self._input.extend(text)
+        self._text, self._opener = self._opener + text, ""
         self._drain()
         is_open = self._section is not None and not self._section.num_calls
         is_held = bool(self._opener or self._layout or is_open)
@@ -102,31 +131,40 @@ class ToolParser:
         self._release(self._opener)
         self._opener = ""
         if self._layout and not self._had_markup:
-            self._sink.content(self._layout)
-        self._layout = ""
+            self._sink.content(self._layout.text())
+        self._layout = _Pieces()
         return self._sink.take()
 
     def _is_enforced_call(self) -> bool:
         """Whether the open section, which has no call so far, would have become one."""
-        return self._enforced != "nothing" and self._raw.startswith(self._trigger)
+        return self._enforced != "nothing" and self._before.text().startswith(self._trigger)
 
     def _drain(self) -> None:
-        while self._input:
-            char = self._input.popleft()
+        while self._num_read < len(self._text):
             if self._section is None:
-                self._push_content(char)
+                self._read_content()
             else:
-                self._push_section(self._section, char)
+                self._read_section(self._section)
+        if self._section is not None and not self._section.num_calls:
+            self._before.add(self._text[self._begin :])
+        self._text, self._num_read, self._begin = "", 0, 0
 
-    def _push_content(self, char: str) -> None:
-        text = self._opener + char
-        self._opener = longest_beginning(text, self._markup.openers)
-        self._release(text[: len(text) - len(self._opener)])
-        if self._opener in self._markup.openers:
-            self._begin_section(self._opener)
+    def _read_content(self) -> None:
+        """Reads up to the next opener, or to what may be the beginning of one."""
+        found = self._find_opener.search(self._text, self._num_read)
+        begin = len(self._text) if found is None else found.start()
+        self._release(self._text[self._num_read : begin])
+        self._num_read = begin
+        if found is None:
+            return
+        self._num_read = found.end()
+        if found[0] in self._markup.openers:
+            self._begin_section(begin, found[0])
+        else:
+            self._opener = found[0]
 
-    def _begin_section(self, opener: str) -> None:
-        self._opener = ""
+    def _begin_section(self, begin: int, opener: str) -> None:
+        self._begin = begin
         self._section = CallSection(
             self._markup,
             opener,
@@ -134,16 +172,17 @@ class ToolParser:
             self._sink,
             is_enforced=self._enforced != "nothing",
         )
-        self._raw = opener
-        if opener == OBJECT_OPENER:
+        if opener in BARE_OPENERS:
             self._section.push(opener)
 
-    def _push_section(self, section: CallSection, char: str) -> None:
-        if not section.num_calls:
-            self._raw += char
-        verdict = section.push(char)
-        if section.num_calls:
-            self._layout = self._raw = ""
+    def _read_section(self, section: CallSection) -> None:
+        """Reads one character."""
+        had_call = bool(section.num_calls)
+        verdict = section.push(self._text[self._num_read])
+        self._num_read += 1
+        if section.num_calls and not had_call:
+            self._layout = _Pieces()
+            self._before.take()
         match verdict:
             case "more":
                 pass
@@ -151,19 +190,28 @@ class ToolParser:
                 self._end_section()
             case "outside":
                 self._end_section()
-                self._input.extendleft(reversed(section.unclaimed))
+                self._read_again(section.unclaimed)
             case "bad":
                 self._roll_back()
 
     def _end_section(self) -> None:
-        self._section, self._raw, self._layout = None, "", ""
+        self._section, self._layout = None, _Pieces()
+        self._before.take()
         self._had_markup = True
+
+    def _read_again(self, text: str) -> None:
+        """What was read last, perhaps with earlier texts, is read once more."""
+        self._num_read -= len(text)
+        if self._num_read < 0:
+            self._text, self._num_read = text + self._text[self._num_read + len(text) :], 0
 
     def _roll_back(self) -> None:
         """It was no section: its first character is content, and the others are read again."""
-        raw, self._raw, self._section = self._raw, "", None
-        self._release(raw[0])
-        self._input.extendleft(reversed(raw[1:]))
+        if self._before:
+            self._text, self._begin = self._before.take() + self._text, 0
+        self._section = None
+        self._release(self._text[self._begin])
+        self._num_read = self._begin + 1
 
     def _release(self, text: str) -> None:
         """Hands out content, but keeps white space back that may be layout."""
@@ -172,7 +220,15 @@ class ToolParser:
             return
         layout = WHITESPACE + (self._markup.separators if self._had_markup else "")
         begin = len(text) - len(text.lstrip(layout))
-        self._layout += text[:begin]
+        self._layout.add(text[:begin])
         if begin < len(text):
-            self._sink.content(self._layout + text[begin:])
+            self._sink.content(self._layout.text() + text[begin:])
             self._layout = None
+
+
+@cache
+def _finder(openers: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds the first opener in a text, or a beginning of one at the text's end."""
+    begun = {opener[:length] for opener in openers for length in range(1, len(opener))}
+    ends = [re.escape(each) + r"\Z" for each in sorted(begun)]
+    return re.compile("|".join([*map(re.escape, openers), *ends]))

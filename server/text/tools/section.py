@@ -11,6 +11,12 @@ from server.text.tools.json_scanner import WHITESPACE
 OBJECT_OPENER: Final = "{"
 """The opener of a call without a marker: the call itself begins."""
 
+LIST_OPENER: Final = "["
+"""The opener of a list of calls without a marker."""
+
+BARE_OPENERS: Final = frozenset((OBJECT_OPENER, LIST_OPENER))
+"""Openers that are a part of what they open."""
+
 
 @dataclass(frozen=True, slots=True)
 class Markup:
@@ -37,7 +43,8 @@ LEADING_KEYS: Final = frozenset(("name", "type"))
 
 Verdict = Literal["more", "end", "outside", "bad"]
 """What a character meant: the section goes on; it ended with the character; it ended before the
-text in `unclaimed`; or it was no section, and all its text is content."""
+text in `unclaimed`, with which the next one may begin; or it was no section, and all its text is
+content."""
 
 _Mode = Literal["open", "call", "between", "closer", "rest"]
 
@@ -46,7 +53,8 @@ class CallSection:
     """Reads one section. Calls go to the sink as soon as they are certain.
 
     Where a section goes wrong after that, its calls stay calls and nothing is dropped: arguments
-    that are open get the rest up to the closer, else the rest is content.
+    that are open get the rest up to the closer, else the rest is content. A marker that opens a
+    section ends the one before it, whose closer the model left out.
 
     Args:
         opener: The one it began with.
@@ -59,8 +67,11 @@ class CallSection:
     ) -> None:
         self._is_enforced = is_enforced
         self._closer = markup.closer
+        closer = () if markup.closer is None else (markup.closer,)
+        self._ends = (*closer, *(each for each in markup.openers if each not in BARE_OPENERS))
+        """Marks behind which, or in front of which, the section has ended."""
         self._bare_names = markup.bare_names
-        self._leading_keys = LEADING_KEYS if opener == OBJECT_OPENER else None
+        self._leading_keys = LEADING_KEYS if opener in BARE_OPENERS else None
         self._names = names
         self._sink = sink
         self._mode: _Mode = "open"
@@ -69,10 +80,14 @@ class CallSection:
         self._is_handed_out = False
         """The sink knows of the reader's call."""
         self._matched = ""
-        """What was read of the closer, in modes `closer` and `rest`."""
+        """What was read of a mark that ends the section, in modes `closer` and `rest`."""
+        self._unclaimed: list[str] = []
         self.num_calls = 0
-        self.unclaimed = ""
+
+    @property
+    def unclaimed(self) -> str:
         """Text since the last certain part of a call; it is in no event yet."""
+        return "".join(self._unclaimed)
 
     @property
     def is_in_call(self) -> bool:
@@ -82,7 +97,7 @@ class CallSection:
     def push(self, char: str) -> Verdict:
         if self._mode == "rest":
             return self._push_rest(char)
-        self.unclaimed += char
+        self._unclaimed.append(char)
         match self._mode:
             case "open":
                 verdict = self._push_open(char)
@@ -112,7 +127,7 @@ class CallSection:
         if char == "[" and self._list == "none" and not self.num_calls:
             self._list = "open"
             return "more"
-        if char == "]" and self._list == "open":
+        if char == "]" and self._list == "open" and (self._leading_keys is None or self.num_calls):
             return self._end_list()
         if char == "{":
             self._reader = CallObject(self._names, self._leading_keys)
@@ -130,7 +145,7 @@ class CallSection:
         self._hand_out(reader)
         if not reader.is_done:
             return "more"
-        self._reader, self._mode, self.unclaimed = None, "between", ""
+        self._reader, self._mode, self._unclaimed = None, "between", []
         return "end" if self._closer is None and self._list == "none" else "more"
 
     def _hand_out(self, reader: CallReader) -> None:
@@ -143,7 +158,7 @@ class CallSection:
         arguments = reader.take_arguments()
         if arguments:
             self._sink.arguments(arguments)
-            self.unclaimed = ""
+            self._unclaimed.clear()
 
     def _push_between(self, char: str) -> Verdict:
         """Reads what follows a call or a list of them."""
@@ -160,14 +175,14 @@ class CallSection:
         return self._push_closer(char)
 
     def _end_list(self) -> Verdict:
-        self._list, self._mode, self.unclaimed = "closed", "between", ""
+        self._list, self._mode, self._unclaimed = "closed", "between", []
         return "end" if self._closer is None else "more"
 
     def _push_closer(self, char: str) -> Verdict:
         self._matched += char
-        if self._closer is None or not self._closer.startswith(self._matched):
-            return "bad"
-        return "end" if self._matched == self._closer else "more"
+        if self._matched in self._ends:
+            return "end" if self._matched == self._closer else "outside"
+        return "more" if any(end.startswith(self._matched) for end in self._ends) else "bad"
 
     def _give_up(self, char: str) -> Verdict:
         """What was read is no longer what it should be, but a call was handed out before."""
@@ -177,27 +192,25 @@ class CallSection:
         rest = char if in_arguments else self.unclaimed
         if not in_arguments:
             self._reader = None
-        self._mode, self._matched, self.unclaimed = "rest", "", ""
-        verdict: Verdict = "more"
+        self._mode, self._matched, self._unclaimed = "rest", "", []
         for index, each in enumerate(rest):
-            verdict = self._push_rest(each)
-            if verdict == "end":
-                self.unclaimed = rest[index + 1 :]
-                return "outside" if self.unclaimed else "end"
-        return verdict
+            if self._push_rest(each) != "more":
+                self._unclaimed += rest[index + 1 :]
+                return "outside" if self._unclaimed else "end"
+        return "more"
 
     def _push_rest(self, char: str) -> Verdict:
-        """Passes everything on, up to the closer."""
+        """Passes everything on, up to a mark that ends the section."""
         text = self._matched + char
-        if self._closer is None:
-            self._release(text)
-            return "more"
-        self._matched = longest_beginning(text, (self._closer,))
+        self._matched = longest_beginning(text, self._ends)
         self._release(text[: len(text) - len(self._matched)])
-        if self._matched == self._closer:
-            self._matched = ""
+        if self._matched not in self._ends:
+            return "more"
+        mark, self._matched = self._matched, ""
+        if mark == self._closer:
             return "end"
-        return "more"
+        self._unclaimed = [mark]
+        return "outside"
 
     def _release(self, text: str) -> None:
         if self._reader is not None:

@@ -129,6 +129,32 @@ async def test_calls_are_looked_for_behind_the_thinking(
     assert "".join(delta.get("reasoning_content") or "" for delta in deltas) == thought
 
 
+HERMES_BEGIN = '<tool_call>{"name": "f", "arguments": '
+HARMONY_BEGIN = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
+
+
+@SIZES
+@pytest.mark.parametrize(
+    ("template", "text", "arguments", "reason"),
+    [
+        (QWEN3, f'{HERMES_BEGIN}{{"a": "x STOP"}}}}</tool_call>', '{"a": "x ', "stop"),
+        (GPT_OSS, f'{HARMONY_BEGIN}{{"a": "x STOP"}}<|call|>', '{"a": "x ', "stop"),
+        (QWEN3, f"{HERMES_BEGIN}{{}}}}STOP</tool_call>", "{}", "tool_calls"),
+        (GPT_OSS, f"{HARMONY_BEGIN}{{}}STOP<|call|>", "{}", "tool_calls"),
+    ],
+)
+async def test_a_call_that_a_stop_string_cuts_is_none_to_carry_out(
+    template: str, text: str, arguments: str, reason: str, size: int
+) -> None:
+    """In every form, and in a stream too."""
+    fields: Json = {"stop": "STOP", "tools": TOOLS, "step_size": size}
+    (choice,) = (await answer(text, template, **fields)).json()["choices"]
+    (call,) = choice["message"]["tool_calls"]
+    assert (call["function"]["arguments"], choice["finish_reason"]) == (arguments, reason)
+    stream = chunks((await answer(text, template, stream=True, **fields)).text)
+    assert stream[-1]["choices"][0]["finish_reason"] == reason
+
+
 @pytest.mark.parametrize(
     ("form", "content"), [("think", "<|a|>"), ("harmony", "<think>x</think><|a|>")]
 )

@@ -54,6 +54,27 @@ async def test_thinking_that_is_cut_short() -> None:
     assert response["status"] == "incomplete"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("template", "begin"),
+    [
+        (QWEN3, '<tool_call>{"name": "f", "arguments": '),
+        (GPT_OSS, "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"),
+    ],
+)
+async def test_a_call_that_a_stop_string_cuts(template: str, begin: str, stream: bool) -> None:
+    """It is no whole one, in whatever form it is written."""
+    tools: list[Json] = [{"type": "function", "name": "f", "strict": False}]
+    body = {"input": "hi", "tools": tools, "stop": "STOP", "stream": stream}
+    engine = ScriptedEngine(steps_of(begin + '{"a": "x STOP"}'))
+    async with in_process(thinking_app(engine, template)) as client:
+        answered = await client.post(RESPONSES, json=body)
+    response = events(answered.text)[-1]["response"] if stream else answered.json()
+    (item,) = parse(response)["output"]
+    assert (item["type"], item["arguments"]) == ("function_call", '{"a": "x ')
+    assert (item["status"], response["status"]) == ("incomplete", "completed")
+
+
 async def test_events() -> None:
     async with in_process(thinking_app(ScriptedEngine(steps_of(THOUGHT)))) as client:
         stream = await client.post(RESPONSES, json={"input": "hi", "stream": True})

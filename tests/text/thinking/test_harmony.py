@@ -59,6 +59,18 @@ def call(name: str, arguments: str) -> str:
         ("to<|<|message|>a", "", "to<|<|message|>a", []),
         (f"{CHANNEL}final<{MESSAGE}a", "", "a", []),
         ("", "", "", []),
+        # Without what ends a message, or without what begins one.
+        (f"{ANALYSIS}a{FINAL}b", "a", "b", []),
+        (f"{ANALYSIS}a{ANALYSIS}b<|end|>{FINAL}c{FINAL}d", "a\n\nb", "c\n\nd", []),
+        (f"{ANALYSIS}a{call('functions.f', '{}')}<|call|>{FINAL}b", "a", "b", [("f", "{}")]),
+        (f"{ANALYSIS}a{CHANNEL} analysis to=python code{MESSAGE}1", "a\n\n1", "", []),
+        # A channel's mark that begins none.
+        (f"{FINAL}A {CHANNEL} is a mark, {CHANNEL}final is, {CHANNEL}other{MESSAGE}too",
+         "", f"A {CHANNEL} is a mark, {CHANNEL}final is, {CHANNEL}other{MESSAGE}too", []),
+        (f"{FINAL}A {CHANNEL}final to=x <|end|><|start|>assistant{FINAL}b",
+         "", f"A {CHANNEL}final to=x \n\nb", []),
+        (f"{FINAL}A {CHANNEL}fin", "", f"A {CHANNEL}fin", []),
+        (f"{FINAL}A {CHANNEL}{FINAL}b", "", f"A {CHANNEL}\n\nb", []),
     ],
 )  # fmt: skip
 def test_examples(text: str, thinking: str, content: str, calls: list[tuple[str, str]]) -> None:
@@ -66,11 +78,43 @@ def test_examples(text: str, thinking: str, content: str, calls: list[tuple[str,
     assert read(text) == (thinking, content, calls)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "behind", "expected"),
+    [
+        ("", "", True),
+        ('{"a": "b', "", True),
+        ('{"a": [}', "", True),
+        ('{"a": "}"}', "", False),
+        ('{"a": 1} and', "", False),
+        ('{"a": "b', "<|call|>", False),
+        ('{"a": "b', f"<|end|><|start|>assistant{FINAL}c", False),
+    ],
+)
+def test_whether_an_answer_ends_in_a_call(arguments: str, behind: str, expected: bool) -> None:
+    """As where a call is found by `ToolParser`: it ends with its arguments, or with its mark."""
+    form = FORMATS["harmony"]
+    for text in (call("functions.f", arguments) + behind, f"{ANALYSIS}a"):
+        parser = ThinkingParser(form.splitter("unknown", NAMES), None, form.marks)
+        for char in text:
+            parser.push(char)
+        parser.finish()
+        assert parser.ends_in_call == (expected and bool(parser.num_calls))
+
+
 _TEXTS = st.lists(
     st.one_of(
         st.sampled_from([*MARKS, ANALYSIS, FINAL, NEXT, call("functions.f", "{}")]),
         st.sampled_from(
-            ["assistant", "to=", "<<<|message|>", " to=functions.f", "<|", "x" * 505, "analysis"]
+            [
+                "assistant",
+                "to=",
+                "<<<|message|>",
+                " to=functions.f",
+                "<|",
+                "x" * 505,
+                "analysis",
+                "fi",
+            ]
         ),
         st.text("a<|>to= {}", max_size=5),
     ),

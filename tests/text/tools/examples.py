@@ -86,6 +86,37 @@ _CALLS = [
     Example("hermes", '<tool_call>{"name": "f", "arguments": null}', "", [("f", "{}")]),
     Example("hermes", f"<tool_call>{ONE}\n{ONE}</tool_call>", "", [("f", '{"a": 1}')] * 2),
     Example("hermes", f"<tool_call>[{ONE},]</tool_call>", "", [("f", '{"a": 1}')]),
+    Example(
+        "llama3",
+        f'Ok. [ \n{ONE},\n{{"name": "g", "parameters": {{}}}} ]\n',
+        "Ok. ",
+        [("f", '{"a": 1}'), ("g", "{}")],
+    ),
+    Example("llama3", f"[{ONE}] [{ONE}], {ONE}", "", [("f", '{"a": 1}')] * 3),
+    Example("llama3", f"[1][see](it) [[{ONE},], 2]", "[1][see](it) [, 2]", [("f", '{"a": 1}')]),
+    Example("llama3", f"<|python_tag|>[{ONE}]", "", [("f", '{"a": 1}')]),
+    # Without what should end a call: the next one does.
+    Example(
+        "hermes",
+        f'<tool_call>\n{ONE}\n<tool_call>\n{{"name": "g"}}\n</tool_call>',
+        "",
+        [("f", '{"a": 1}'), ("g", "{}")],
+    ),
+    Example("hermes", f"<tool_call>{ONE} hm<tool_call>{ONE}", " hm", [("f", '{"a": 1}')] * 2),
+    Example("hermes", f"<tool_call>{ONE} <tool_call> no", " <tool_call> no", [("f", '{"a": 1}')]),
+    Example(
+        "hermes",
+        f'<tool_call>{{"name": "f", "arguments": {{"a": True}}}}\n<tool_call>{ONE}</tool_call>',
+        "",
+        [("f", '{"a": True}}\n'), ("f", '{"a": 1}')],
+    ),
+    Example("smollm2", f"<tool_call>[{ONE}\n<tool_call>{ONE}", "\n", [("f", '{"a": 1}')] * 2),
+    Example(
+        "mistral_args",
+        '[TOOL_CALLS]f{"a": True}[TOOL_CALLS]g{}',
+        "",
+        [("f", '{"a": True}'), ("g", "{}")],
+    ),
     Example("hermes", f"<tool_call><tool_call>{ONE}", "<tool_call>", [("f", '{"a": 1}')]),
     # Calls with a mistake in them: nothing is lost, and they stay calls.
     Example(
@@ -119,9 +150,16 @@ _CALLS = [
         ", nonsense] ",
         [("f", '{"a": 1}'), ("g", "{}")],
     ),
+    Example(
+        "llama3",
+        f'[{ONE}, {{"name": "other"}}, [{ONE}]',
+        ', {"name": "other"}, ',
+        [("f", '{"a": 1}')] * 2,
+    ),
     # Cut short after a call: the beginning of markup is no content.
     Example("smollm2", f"<tool_call>[\n{ONE},\n", "", [("f", '{"a": 1}')]),
     Example("hermes", f"<tool_call>{ONE}\n</tool_c", "", [("f", '{"a": 1}')]),
+    Example("llama3", f"[{ONE},\n", "", [("f", '{"a": 1}')]),
 ]
 _CONTENT: list[tuple[FormatName, str]] = [
     ("hermes", ""),
@@ -141,6 +179,9 @@ _CONTENT: list[tuple[FormatName, str]] = [
     ("llama3", 'A tool is {"name": "f"}.'),
     ("llama3", '{"name": "Ada", "parameters": {}}'),
     ("llama3", "<|python_tag|>print(1)"),
+    ("llama3", "[1, 2], [[]], [ ], [a](b) and x[0] = [{}]"),
+    ("llama3", '[{"city": "Rome"}, {"name": "other", "parameters": {}}]'),
+    ("llama3", '[ {"name": "f"}, ['),
     ("mistral", "[TOOL_CALLS] none of them"),
     ("mistral", "[TOOL_CALLS]other{}"),
 ]

@@ -119,7 +119,7 @@ def test_the_name_comes_as_soon_as_it_is_certain_and_arguments_as_they_come() ->
 
 def test_objects_within_objects_are_not_held_back_where_calls_have_no_marker() -> None:
     """Each would be read to the end of the text: at 30 000 characters, for minutes."""
-    for text in ('{"type": [' * 3, '{"name": "f", "x": {' * 3 + "."):
+    for text in ('{"type": [' * 3 + ".", '{"name": "f", "x": {' * 3 + "."):
         assert FORMATS["llama3"].parser(NAMES).push(text) == [ContentDelta(text)]
 
 
@@ -134,6 +134,31 @@ WRITTEN = st.lists(
     max_size=3,
 )
 """Calls as a grammar lets the model write them."""
+
+
+@settings(deadline=None)
+@given(WRITTEN, CUTS, st.sampled_from([", ", ",", " ,\n"]))
+def test_a_list_needs_no_marker_where_a_call_needs_none(
+    calls: list[FunctionCall], cuts: list[int], separator: str
+) -> None:
+    objects = [FORMATS["llama3"].write([call]) for call in calls]
+    for text in (f"[{separator.join(objects)}]", f"[\n{separator.join(objects)}\n]\n"):
+        expected = [(call.name, call.arguments) for call in calls]
+        assert summary(read("llama3", pieces(f"Ok. {text}", cuts))) == ("Ok. ", expected)
+
+
+@settings(deadline=None)
+@given(WRITTEN, CUTS, st.sampled_from(["", "\n", " \n\n"]))
+def test_a_call_may_end_where_the_next_begins(
+    calls: list[FunctionCall], cuts: list[int], between: str
+) -> None:
+    text = between.join(f"<tool_call>{_object(call)}" for call in calls)
+    expected = [(call.name, call.arguments) for call in calls]
+    assert summary(read("hermes", pieces(text, cuts))) == ("", expected)
+
+
+def _object(call: FunctionCall) -> str:
+    return f'{{"name": "{call.name}", "arguments": {call.arguments}}}'
 
 
 def num_begun(form: FormatName, text: str) -> int:
