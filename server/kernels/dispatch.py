@@ -7,7 +7,9 @@ from typing import Protocol
 import torch
 
 from server.kernels import reference
-from server.kernels.cpu import decoder as native
+from server.kernels.cpu import decoder as native_decoder
+from server.kernels.cpu import linear as native_linear
+from server.kernels.cpu import rows as native_rows
 from server.kernels.cpu.attention import NativeAttention, supports_attention
 from server.kernels.cpu.glide import NativeGlide, supports_glide
 from server.kernels.linear import LinearFn, can_pack, packed_linear, reference_linear
@@ -118,7 +120,7 @@ def gpu_kernels() -> str:
 
 def has_native_products(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `linear` multiplies by native kernels there, which have threads of their own."""
-    return native.supports_products(device, dtype)
+    return native_linear.supports_products(device, dtype)
 
 
 def linear(weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype | None = None) -> LinearFn:
@@ -127,7 +129,7 @@ def linear(weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype | None 
     are."""
     if isinstance(weight, BlockWeight):
         weight = weight.dequantize().to(dtype)
-    if native.supports_linear(weight):
+    if native_linear.supports_linear(weight):
         return _native_linear(weight, bias)
     if can_pack(weight):
         return packed_linear(weight, bias)
@@ -136,7 +138,7 @@ def linear(weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype | None 
 
 def _native_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFn:
     """Like `reference_linear`, with a copy of the weight; the caller may drop its own."""
-    product, added = native.NativeLinear(weight, torch.get_num_threads()), bias
+    product, added = native_linear.NativeLinear(weight, torch.get_num_threads()), bias
 
     def apply(x: torch.Tensor) -> torch.Tensor:
         y = product(x)
@@ -147,8 +149,8 @@ def _native_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> LinearFn:
 
 def logits_linear(weight: Weight, dtype: torch.dtype | None = None) -> LinearFn:
     """The head: weight [vocab, hidden]; its result is float32."""
-    if native.supports_linear(weight):
-        return native.NativeLinear(weight, torch.get_num_threads())
+    if native_linear.supports_linear(weight):
+        return native_linear.NativeLinear(weight, torch.get_num_threads())
     apply = linear(weight, None, dtype)
     return lambda x: apply(x).float()
 
@@ -163,9 +165,9 @@ def greedy_tokens(logits: torch.Tensor, processed: torch.Tensor) -> list[int]:
     Raises:
         ValueError: a row of the model's has NaN: its weights or its precision are broken.
     """
-    if native.supports_best(logits) and native.supports_best(processed):
-        best = native.best_tokens(processed)
-        checked = best if processed is logits else native.best_tokens(logits)
+    if native_rows.supports_best(logits) and native_rows.supports_best(processed):
+        best = native_rows.best_tokens(processed)
+        checked = best if processed is logits else native_rows.best_tokens(logits)
         is_broken = min(checked, default=0) < 0
     else:
         best = kernels_for(logits).argmax(processed).tolist()
@@ -185,10 +187,10 @@ def fused_decoder(
         sample: any of the weights, for its format and device.
         layers: read one layer at a time, so that the model is never held twice.
     """
-    if not native.supports(shape, sample):
+    if not native_decoder.supports(shape, sample):
         return None
     quantized = isinstance(sample, BlockWeight)
-    decoder = native.NativeDecoder(shape, ends, quantized, torch.get_num_threads())
+    decoder = native_decoder.NativeDecoder(shape, ends, quantized, torch.get_num_threads())
     for index in range(shape.num_layers):
         decoder.set_layer(index, next(layers))
     return decoder

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from server.kernels import dispatch
-from server.kernels.cpu import decoder as native
+from server.kernels.cpu import decoder, linear
 from server.kernels.linear import can_pack, packed_linear, reference_linear
 from server.kernels.types import DecoderShape
 from server.models import decoder_layer
@@ -70,8 +70,8 @@ def test_float32_uses_plain_linears(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("float32 weights were handed to a bfloat16 kernel")
 
     monkeypatch.setattr(dispatch, "packed_linear", fail)
-    monkeypatch.setattr(native, "NativeLinear", fail)
-    monkeypatch.setattr(native, "NativeDecoder", fail)
+    monkeypatch.setattr(linear, "NativeLinear", fail)
+    monkeypatch.setattr(decoder, "NativeDecoder", fail)
     logits = PagedModel(torch_model("mha-64", torch.float32)).run(TOKENS, [30])
     assert logits.dtype is torch.float32
 
@@ -95,19 +95,19 @@ def test_bfloat16_takes_the_native_decoder_and_head(monkeypatch: pytest.MonkeyPa
 )
 def test_sizes_the_native_decoder_does_not_take(sizes: dict[str, int]) -> None:
     sample = torch.empty(4, 32, dtype=torch.bfloat16)
-    assert native.supports(SHAPE, sample)
-    assert not native.supports(replace(SHAPE, **sizes), sample)
+    assert decoder.supports(SHAPE, sample)
+    assert not decoder.supports(replace(SHAPE, **sizes), sample)
     assert dispatch.fused_decoder(replace(SHAPE, **sizes), ENDS, sample, iter([])) is None
 
 
 def test_nothing_is_native_without_the_library() -> None:
     with without_native_library():
         weight = torch.randn(6, 4).bfloat16()
-        assert not native.supports_linear(weight)
+        assert not linear.supports_linear(weight)
         assert dispatch.fused_decoder(SHAPE, ENDS, weight, iter([])) is None
         x = torch.randn(3, 4).bfloat16()
         logits = dispatch.logits_linear(weight)(x)
         assert logits.dtype is torch.float32
         torch.testing.assert_close(logits, x.float() @ weight.float().T, rtol=2.0**-7, atol=1e-2)
         with pytest.raises(RuntimeError, match="not available"):
-            native.NativeLinear(weight, 1)
+            linear.NativeLinear(weight, 1)

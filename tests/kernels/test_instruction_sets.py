@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from server.errors import ConfigError
-from server.kernels.cpu import library
+from server.kernels.cpu import abi, library
 from server.kernels.cpu.instruction_sets import (
     INSTRUCTION_SETS,
     VARIABLE,
@@ -171,11 +171,11 @@ def test_models_of_all_sets_in_one_process(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a structure that has grown since it was built, a step would read anything."""
 
-    class Grown(library.Round):
+    class Grown(abi.Round):
         _fields_ = (("more", ctypes.c_int64),)
 
-    structures = [*library._STRUCTURES[:-1], Grown]  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr(library, "_STRUCTURES", structures)
+    structures = [*library.STRUCTURES[:-1], Grown]
+    monkeypatch.setattr(library, "STRUCTURES", structures)
     for cached in (library._pick, library._load):  # pyright: ignore[reportPrivateUsage]
         monkeypatch.setattr(library, cached.__name__, cached.__wrapped__)
     with pytest.raises(ConfigError, match=r"='auto': .*built from other sources.*build it again"):

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from server.kernels.cpu.decoder import NativeDecoder, best_tokens
+from server.kernels.cpu.decoder import NativeDecoder
+from server.kernels.cpu.rows import best_tokens
 from server.kernels.tree import LayerCache
 from server.models.config import RopeConfig
 from server.models.llama import LlamaModel, decoder_shape

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.kernels.cpu.decoder import NativeLinear, supports_linear
-from server.kernels.cpu.library import Matrix, native_library
+from server.kernels.cpu.abi import Matrix
+from server.kernels.cpu.library import native_library
+from server.kernels.cpu.linear import NativeLinear, supports_linear
 from tests.kernels.native_models import needs_native
 
 pytestmark = needs_native()

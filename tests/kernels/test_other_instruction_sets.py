@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from server.kernels.cpu import library
-from server.kernels.cpu.decoder import NativeLinear
 from server.kernels.cpu.instruction_sets import VARIABLE, InstructionSet, built_libraries
+from server.kernels.cpu.linear import NativeLinear
 from server.kernels.quantized import GROUP, QuantizedWeight, RoundedKind
 from tests.kernels import (
     test_native_attention,

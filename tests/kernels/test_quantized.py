@@ -9,7 +9,7 @@ from gguf import quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.kernels.cpu.decoder import NativeLinear
+from server.kernels.cpu.linear import NativeLinear
 from server.kernels.quantized import (
     BLOCK_INPUTS,
     GROUP,

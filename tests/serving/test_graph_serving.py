@@ -12,6 +12,7 @@ from server.engine.outputs import RequestOutput
 from server.engine.speculation.lookup import TextIndexes
 from server.engine.types import PolicyName, Request, RequestId, SamplingParams, SpeculationParams
 from server.kernels import dispatch
+from server.kernels.cpu import decoder, linear
 from server.loading import model as loading
 from server.loading.model import LoadedModel, build_model
 from tests.engine.tiny import tokens
@@ -30,8 +31,8 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], LoadedMod
     """Loads it in float32, on torch's kernels; steps on the device or not. Nothing is looked up in
     the text: steps on the device draft without."""
     monkeypatch.setattr(TextIndexes, "find", lambda *_: None)
-    monkeypatch.setattr(dispatch.native, "supports", lambda *_: False)
-    monkeypatch.setattr(dispatch.native, "supports_linear", lambda *_: False)
+    monkeypatch.setattr(decoder, "supports", lambda *_: False)
+    monkeypatch.setattr(linear, "supports_linear", lambda *_: False)
     monkeypatch.setattr(dispatch, "supports_glide", lambda *_: False)
     settings = load_settings(
         ModelSettings, dtype="float32", quantization="none", max_num_seqs=4, kv_memory="1G"

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from server.kernels.cpu import library as abi
-from server.kernels.cpu.steps import NativeStep, destroy_with, library, native_step, pointer
+from server.kernels.cpu import abi, library
+from server.kernels.cpu.steps import NativeStep, destroy_with, loaded_library, native_step, pointer
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import ScoreRules
 
@@ -18,7 +18,7 @@ from server.kernels.types import ScoreRules
 def supports_attention(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether native attention runs over a cache in this precision on this device."""
     fits = device.type == "cpu" and dtype in (torch.bfloat16, torch.float32)
-    return fits and abi.native_library() is not None
+    return fits and library.native_library() is not None
 
 
 class _Layer(NamedTuple):
@@ -33,7 +33,7 @@ class NativeAttention:
     layers that come with the same batch."""
 
     def __init__(self, num_threads: int) -> None:
-        self._library = library()
+        self._library = loaded_library()
         self._handle = self._library.glidecape_attention_create(num_threads)
         destroy_with(self, self._library.glidecape_attention_destroy, self._handle)
         self._batch: TreeBatch | None = None

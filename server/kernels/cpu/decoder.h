@@ -1,4 +1,4 @@
-// The C ABI of the decoder stack; mirrored field by field in library.py.
+// The C ABI of the decoder stack; mirrored field by field in abi.py.
 #pragma once
 
 #include <cstdint>

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 import torch
 
-from server.kernels.cpu import library as abi
+from server.kernels.cpu import abi
 from server.kernels.cpu.decoder import native_layer, native_shape, supports
 from server.kernels.cpu.steps import (
     CachePointers,
     NativeStep,
     Numbers,
     destroy_with,
-    library,
+    loaded_library,
     matrix,
     native_step,
     pointer,
@@ -68,7 +68,7 @@ class NativeGlide:
             *(rotary(weights.rotary), rotary(weights.cross_rotary)),
         )
         self._num_tokens = len(weights.head)
-        self._library = library()
+        self._library = loaded_library()
         self._handle = self._library.glidecape_glide_create(native, native_weights, num_threads)
         del kept  # everything but the embedding was copied
         destroy_with(self, self._library.glidecape_glide_destroy, self._handle)

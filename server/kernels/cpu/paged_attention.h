@@ -1,5 +1,5 @@
 // The C ABI of attention alone, for layers whose products are computed elsewhere; mirrored field by field
-// in library.py.
+// in abi.py.
 #pragma once
 
 #include <cstdint>

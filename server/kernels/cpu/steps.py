@@ -9,18 +9,18 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from server.kernels.cpu import library as abi
+from server.kernels.cpu import abi, library
 from server.kernels.quantized import StackedWeight, Weight
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import RotaryAngles
 
 
-def library() -> ctypes.CDLL:
+def loaded_library() -> ctypes.CDLL:
     """The native library. Raises RuntimeError where there is none."""
-    library = abi.native_library()
-    if library is None:
+    found = library.native_library()
+    if found is None:
         raise RuntimeError("the native kernels are not available; ask supports() first")
-    return library
+    return found
 
 
 def pointer(tensor: torch.Tensor | None, dtype: torch.dtype) -> int | None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel as Model
 from transformers.utils import logging as hf_logging
 
 from server.errors import CheckpointError, UnsupportedModelError
-from server.kernels.cpu.decoder import supports_products
+from server.kernels.cpu.linear import supports_products
 from server.kernels.linear import LinearFn
 from server.kernels.quantized import PartWeight
 from server.kernels.scored_attention import scored_attention_for

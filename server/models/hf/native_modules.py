@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from server.kernels.cpu.decoder import NativeLinear, NativeNorm, NativeProducts, supports_norm
+from server.kernels.cpu.linear import NativeLinear, NativeProducts
+from server.kernels.cpu.rows import NativeNorm, supports_norm
 from server.models.hf.row_weights import RowWeight
 
 _EPSILONS = ("variance_epsilon", "eps", "epsilon")

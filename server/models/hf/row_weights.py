@@ -2,7 +2,7 @@
 
 torch's products round a row otherwise in another company: one row, or seventeen, are multiplied by
 other code. In bfloat16, speculation, which brings rows, could then change a token. The native
-products form a row's sums in the same order whatever is beside it (`kernels/cpu/decoder.py`), take
+products form a row's sums in the same order whatever is beside it (`kernels/cpu/linear.py`), take
 weights in blocks of 4 or 8 bits too, and are faster, twice as fast in float32.
 
 The models' code is left as it is: where it multiplies by such a weight, in `F.linear` or `@`, torch
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from server.kernels.cpu.decoder import NativeLinear, supports_linear
+from server.kernels.cpu.linear import NativeLinear, supports_linear
 from server.kernels.quantized import Weight
 from server.models.quantization import Quantization
 

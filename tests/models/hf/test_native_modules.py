@@ -8,7 +8,8 @@ from torch import nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from server.kernels.cpu.decoder import NativeLinear, NativeNorm, NativeProducts
+from server.kernels.cpu.linear import NativeLinear, NativeProducts
+from server.kernels.cpu.rows import NativeNorm
 from server.models.hf import model as loading
 from server.models.hf.native_modules import (
     RowLinear,

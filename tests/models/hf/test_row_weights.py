@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from server.errors import UnsupportedModelError
-from server.kernels.cpu.decoder import NativeLinear
+from server.kernels.cpu.linear import NativeLinear
 from server.models.hf.config import read_hf_model
 from server.models.hf.model import HFParameters, load_hf
 from server.models.hf.row_weights import RowWeight
