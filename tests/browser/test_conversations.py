@@ -11,6 +11,8 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import OpenPage
 from tests.browser.pages import Json, answered, ask, conversation, kept
+from tests.browser.servers import in_thread, scripted
+from tests.doubles import ScriptedEngine, one_by_one
 
 
 def titles(page: Page) -> list[str]:
@@ -39,6 +41,20 @@ def test_conversations_are_listed_and_opened(open_page: OpenPage, url: str) -> N
     answered(page)
     assert titles(page) == ["first question", "second question"]
     assert len(conversation(page)) == 4
+
+
+def test_the_open_one_can_be_clicked_while_it_is_answered(open_page: OpenPage) -> None:
+    engine = ScriptedEngine(one_by_one("abcdef"), hang_after=3)
+    with in_thread(lambda: scripted(engine)) as url:
+        page = open_page(url)
+        ask(page, "hi")
+        expect(page.locator(".answer")).to_have_text("abc")
+        page.locator(".conversation").click()
+        page.wait_for_timeout(300)
+        expect(page.locator("#send")).to_have_attribute("aria-label", "Stop")
+        assert engine.num_open == 1
+        page.get_by_role("button", name="Stop").click()
+        expect(answered(page).locator(".answer")).to_have_text("abc")
 
 
 def test_a_conversation_can_be_named_and_keeps_its_name(open_page: OpenPage, url: str) -> None:

@@ -220,6 +220,15 @@ def test_the_apis_page_shows_every_operation(
     assert outside(phone, ".operation > *, #operations a") == []
 
 
+@pytest.mark.parametrize("end", ["/", "//"])
+def test_the_apis_page_is_found_with_slashes_at_its_end(
+    open_page: OpenPage, url: str, end: str
+) -> None:
+    page = open_page(f"{url}/docs{end}#get-health", url=url)
+    expect(page).to_have_url(f"{url}/docs#get-health")
+    expect(page.locator("#get-health")).to_be_visible()
+
+
 def test_the_apis_page_says_when_the_server_is_gone(open_page: OpenPage, url: str) -> None:
     page = open_page(url, allow="500")
     page.route("**/openapi.json", lambda route: route.fulfill(status=500))

@@ -7,6 +7,7 @@ browser can't send one with a page. The playground asks for the key and sends it
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
+from starlette.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from server.api.door.security_headers import PAGE_POLICY
@@ -34,6 +35,10 @@ async def playground(request: Request) -> Response:
 async def docs(request: Request) -> Response:
     """The page of the API's operations, made of `/openapi.json`. FastAPI's own would load its parts
     from another host."""
+    raw_path: bytes = request.scope["raw_path"]  # with the slashes that count for nothing elsewhere
+    if num_slashes := len(raw_path) - len(raw_path.rstrip(b"/")):
+        # The page's links are relative, and so is this: a proxy may serve us below another path.
+        return RedirectResponse("../" * num_slashes + "docs", 308)
     return await _file("docs.html", request)
 
 

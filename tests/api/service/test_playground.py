@@ -31,6 +31,16 @@ async def test_a_page_needs_no_key_and_asks_no_other_origin(path: str) -> None:
     assert "https://" not in response.text
 
 
+@pytest.mark.parametrize("base", ["http://test", "http://test/behind/a/proxy"])
+@pytest.mark.parametrize("end", ["/", "/?a=b"])
+async def test_slashes_at_a_page_s_end_change_nothing(base: str, end: str) -> None:
+    """Its links are relative, and would lead elsewhere from below it."""
+    async with in_process(APP) as client:
+        response = await client.get(f"/docs{end}")
+    assert response.status_code == 308
+    assert httpx.URL(f"{base}/docs{end}").join(response.headers["location"]) == f"{base}/docs"
+
+
 def policy_of(response: httpx.Response) -> dict[str, str]:
     value = response.headers["content-security-policy"]
     return dict(part.split(" ", 1) for part in value.split("; "))

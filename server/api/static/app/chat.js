@@ -3,10 +3,12 @@
 import { ApiError } from "./api.js";
 import { measure, verdict } from "./comparison.js";
 import { Composer } from "./composer.js";
-import { loadConversation, newEntry, removeConversation, saveConversation, titleOf } from "./conversations.js";
+import { loadConversation, onOtherTab, tellOtherTabs } from "./conversations.js";
 import { byId, h } from "./dom.js";
+import { ending, keepAnswer, newAnswer, unfinished } from "./kept_answer.js";
+import { KeptConversation } from "./kept_conversation.js";
 import { AnswerMessage } from "./message_view.js";
-import { isLengthGiven, markInvalid, requestFields, systemPrompt } from "./settings.js";
+import { isLengthGiven, markInvalid } from "./settings.js";
 import { loadInTab, saveInTab } from "./store.js";
 import { streamAnswer } from "./stream_answer.js";
 import { toast } from "./toast.js";
@@ -14,13 +16,13 @@ import { UserMessage } from "./user_message.js";
 
 const NEAR_END = 80; // pixels from the end, within which the page follows the answer
 const SAVE_MS = 2000; // while an answer comes in, so that a page that is left loses little of it
-const LEFT = "This answer is not complete: the page was left before it was.";
 
 export class Chat {
   /** Called when the list of conversations may have changed. */
   onchange = () => {};
-  #entry = null; // of the list; null before the first question
+  #kept = new KeptConversation();
   #messages = [];
+  #cutOff = null; // {messages, index, text} of a cut in whose place nothing has come yet
   #running = null; // the AbortController of what is streaming
   #work = Promise.resolve(); // settles when nothing runs any more
 
@@ -31,10 +33,11 @@ export class Chat {
       onstop: () => this.stop(),
       onlast: () => this.#messages.findLast(({ role }) => role === "user")?.content,
     });
+    onOtherTab((id) => this.#follow(id));
   }
 
   get id() {
-    return this.#entry?.id ?? null;
+    return this.#kept.id;
   }
 
   /** The conversation that this tab had last. */
@@ -44,7 +47,9 @@ export class Chat {
     this.#become(kept?.entry ?? null, kept?.messages ?? []);
   }
 
+  /** The open one goes on as it is, even where it is being answered. */
   async open(id) {
+    if (id === this.id) return;
     await this.#end();
     const kept = await loadConversation(id);
     if (kept) this.#become(kept.entry, kept.messages);
@@ -55,10 +60,6 @@ export class Chat {
     await this.#end();
     this.#become(null, []);
     this.composer.focus();
-  }
-
-  renamed(id, title) {
-    if (id === this.id) this.#entry = { ...this.#entry, title, isNamed: true };
   }
 
   stop() {
@@ -79,8 +80,18 @@ export class Chat {
     await this.#work;
   }
 
+  /** Another tab has changed a conversation. Where it is open here it is shown anew, unless it is being
+   * answered or edited: then what is done here goes into a copy. */
+  async #follow(id) {
+    this.onchange();
+    const isIdle = () => id !== null && id === this.id && !this.#running && !this.log.querySelector("form");
+    if (!isIdle()) return;
+    const kept = await loadConversation(id);
+    if (kept && isIdle()) this.#become(kept.entry, kept.messages);
+  }
+
   #become(entry, messages) {
-    this.#entry = entry;
+    this.#kept = new KeptConversation(entry);
     this.#messages = messages;
     saveInTab("conversation", entry?.id ?? null);
     this.#error("");
@@ -89,10 +100,12 @@ export class Chat {
     this.onchange();
   }
 
+  /** The messages' views. */
   #redraw() {
     this.log.replaceChildren();
-    this.#messages.forEach((_, index) => this.#show(index));
+    const views = this.#messages.map((_, index) => this.#show(index));
     this.#showEmpty();
+    return views;
   }
 
   /** Only one thing at a time runs; where something does, nothing happens. */
@@ -111,23 +124,26 @@ export class Chat {
     } catch (error) {
       this.#explain(error);
     } finally {
+      this.#putBack();
       this.#running = null;
       this.composer.busy(false);
+      tellOtherTabs(this.id);
     }
   }
 
   /** Answers the conversation as it stands. */
   async #answer() {
-    const system = systemPrompt();
-    const kept = { role: "assistant", content: "", system, request: requestFields() };
+    const kept = newAnswer();
     const index = this.#messages.push(kept) - 1;
     const view = this.#show(index);
-    Object.assign(kept, { notice: LEFT, isBroken: true }); // until it ends
+    Object.assign(kept, unfinished); // until it ends
     this.#showEmpty();
     await this.#save();
     this.#scroll(true);
     const { answer, error } = await this.#streamWhatFits(index, view.main, kept);
+    if (error && this.#cutOff) throw error;
     if (error && error.name !== "AbortError" && !answer.text) return this.#takeBack(index, error);
+    this.#confirmCut();
     keepAnswer(kept, answer);
     Object.assign(kept, ending(error, answer));
     view.show(kept);
@@ -161,6 +177,7 @@ export class Chat {
     const result = await streamAnswer(body, this.#running.signal, (answer) => {
       view.update(answer);
       this.#scroll();
+      if (answer.text) this.#confirmCut();
       if (kept && performance.now() - saved > SAVE_MS) {
         saved = performance.now();
         keepAnswer(kept, answer);
@@ -192,26 +209,49 @@ export class Chat {
     await this.#save();
   }
 
-  /** Takes the messages from an index on away; they can be had back. */
-  #cut(index) {
-    const before = this.#messages;
-    const id = this.id;
-    const gone = before.slice(index).some(({ role, content }) => role === "assistant" && content);
-    this.#messages = before.slice(0, index);
+  /** Takes the messages from an index on off the page; `text`: the question that is asked instead, where
+   * it is another one. Nothing is lost before something has come in their place. */
+  #cut(index, text = null) {
+    this.#cutOff = { messages: this.#messages, index, text };
+    this.#messages = this.#messages.slice(0, index);
     this.#redraw();
-    if (!gone) return;
-    toast("The earlier answer was replaced.", async () => {
-      await this.#end();
-      if (this.id !== id) await this.open(id);
-      this.#messages = before;
-      this.#redraw();
-      await this.#save();
-    });
+  }
+
+  /** Nothing has come: all is as it was, and an edited question is still being edited. */
+  #putBack() {
+    if (!this.#cutOff) return;
+    const { messages, index, text } = this.#cutOff;
+    this.#cutOff = null;
+    this.#messages = messages;
+    const view = this.#redraw()[index];
+    if (text !== null) view.edit(text);
+    view.element.scrollIntoView({ block: "center" });
+  }
+
+  /** Something has come: what was cut off is gone, and can be had back for a while. */
+  #confirmCut() {
+    if (!this.#cutOff) return;
+    const { messages, index } = this.#cutOff;
+    this.#cutOff = null;
+    const gone = messages.slice(index).some(({ role, content }) => role === "assistant" && content);
+    const [id, length] = [this.id, this.#messages.length];
+    if (gone) toast("The earlier answer was replaced.", () => this.#undoCut(messages, id, length));
+  }
+
+  /** Where more was said since, what was before becomes a conversation of its own. */
+  async #undoCut(messages, id, length) {
+    await this.#end();
+    await this.open(id);
+    if (this.id !== id || this.#messages.length !== length) this.#kept = new KeptConversation();
+    this.#messages = messages;
+    this.#redraw();
+    await this.#save();
+    tellOtherTabs(this.id);
   }
 
   #edit(index, text) {
     return this.#exclusively(async () => {
-      this.#cut(index);
+      this.#cut(index, text);
       this.#messages.push({ role: "user", content: text });
       this.#show(index);
       await this.#answer();
@@ -296,16 +336,14 @@ export class Chat {
   }
 
   async #save() {
-    const messages = this.#messages;
-    const before = this.#entry;
-    this.#entry = messages.length ? dated(before ?? newEntry(), messages) : null;
-    saveInTab("conversation", this.id);
+    if (this.#cutOff) return; // it may have to be put back
     try {
-      if (this.#entry) await saveConversation(this.#entry, messages);
-      else if (before) await removeConversation(before.id);
+      const isCopy = await this.#kept.save(this.#messages);
+      if (isCopy) toast("Another tab went on with this conversation, so what is asked here is kept in a copy.");
     } catch {
       this.#error("This browser can’t keep the conversation.");
     }
+    saveInTab("conversation", this.id);
     this.onchange();
   }
 
@@ -318,25 +356,4 @@ export class Chat {
     const left = main.scrollHeight - main.scrollTop - main.clientHeight;
     if (always || left < NEAR_END + main.clientHeight / 4) main.scrollTop = main.scrollHeight;
   }
-}
-
-/** A list's entry as it is from now on. */
-function dated(entry, messages) {
-  const title = entry.isNamed ? entry.title : titleOf(messages);
-  return { ...entry, title, updated: Date.now() };
-}
-
-function keepAnswer(kept, answer) {
-  const { text, ...rest } = answer.toJSON();
-  Object.assign(kept, { content: text, ...rest });
-}
-
-/** What is to be said under an answer, by how it ended. */
-function ending(error, answer) {
-  if (error?.name === "AbortError") return { notice: "Stopped.", isBroken: false };
-  if (error) return { notice: `This answer is not complete. ${error.message}`, isBroken: true };
-  const isCut = answer.finishReason === "length";
-  const tokens = answer.usage?.completion_tokens;
-  const notice = isCut ? `Cut at ${tokens ?? "the most"} tokens; “Max tokens” in the settings allows more.` : "";
-  return { notice, isBroken: false };
 }

@@ -1,7 +1,7 @@
 // The list of conversations: open, rename, delete, export. What is deleted can be had back for a while.
 
 import {
-  listConversations, loadConversation, removeConversation, renameConversation, saveConversation,
+  listConversations, loadConversation, removeConversation, renameConversation, restoreConversation,
 } from "./conversations.js";
 import { byId, h, icon } from "./dom.js";
 import { toast } from "./toast.js";
@@ -57,10 +57,7 @@ export class ConversationList {
     const end = async (title) => {
       if (isOver) return;
       isOver = true;
-      if (title && title !== entry.title) {
-        await renameConversation(entry.id, title);
-        this.#chat.renamed(entry.id, title);
-      }
+      if (title && title !== entry.title) await renameConversation(entry.id, title);
       form.remove();
       await this.refresh();
     };
@@ -87,7 +84,7 @@ export class ConversationList {
     await this.refresh();
     if (!kept) return;
     toast(`Deleted “${title}”.`, async () => {
-      await saveConversation(kept.entry, kept.messages);
+      await restoreConversation(kept);
       if (isCurrent) await this.#chat.open(id);
       await this.refresh();
     });

@@ -1,7 +1,8 @@
 // Conversations in this browser's database: a list to choose from, and each one's messages apart from
 // it, since those are large.
 //
-// An entry of the list: {id, title, updated} and, once a person has named it, isNamed.
+// An entry of the list: {id, title, updated} and, once a person has named it, isNamed. `updated` says
+// whether another tab wrote to a conversation: it is then not what this one last read or saved.
 
 const LONGEST_TITLE = 60;
 
@@ -20,20 +21,29 @@ function open() {
   return database;
 }
 
-/** Runs `work(list, messages)` in one transaction; what its request found, once all is written. */
+/** Runs `work(list, messages)` in one transaction; what its requests found, once all is written. */
 async function transact(mode, work) {
   const transaction = (await open()).transaction(["list", "messages"], mode);
-  const request = work(transaction.objectStore("list"), transaction.objectStore("messages"));
+  const requests = work(transaction.objectStore("list"), transaction.objectStore("messages")) ?? [];
   return new Promise((resolve, reject) => {
-    transaction.oncomplete = () => resolve(request?.result);
+    transaction.oncomplete = () => resolve(requests.map(({ result }) => result));
     transaction.onabort = () => reject(transaction.error);
+  });
+}
+
+/** Runs `work(entry, list, messages)` with what the list has of an id, which no other tab can change
+ * meanwhile. */
+function change(id, work) {
+  return transact("readwrite", (list, all) => {
+    const request = list.get(id);
+    request.onsuccess = () => work(request.result, list, all);
   });
 }
 
 /** The entries, the one used last first; none where the browser keeps nothing. */
 export async function listConversations() {
   try {
-    const entries = await transact("readonly", (list) => list.getAll());
+    const [entries] = await transact("readonly", (list) => [list.getAll()]);
     return entries.sort((one, other) => other.updated - one.updated);
   } catch {
     return [];
@@ -43,25 +53,42 @@ export async function listConversations() {
 /** {entry, messages}; null where there is no such conversation. */
 export async function loadConversation(id) {
   try {
-    const entry = await transact("readonly", (list) => list.get(id));
-    const messages = await transact("readonly", (_, all) => all.get(id));
+    const [entry, messages] = await transact("readonly", (list, all) => [list.get(id), all.get(id)]);
     return entry && messages ? { entry, messages } : null;
   } catch {
     return null;
   }
 }
 
-/** Throws where the browser keeps nothing, or has no room. */
-export function saveConversation(entry, messages) {
-  return transact("readwrite", (list, all) => {
+/**
+ * The entry as it is from now on: that of a copy, where another tab wrote to the conversation.
+ *
+ * Throws where the browser keeps nothing, or has no room.
+ */
+export async function saveConversation(entry, messages) {
+  let saved = null;
+  await change(entry.id, (found, list, all) => {
+    const isOwn = !found || found.updated === entry.updated;
+    saved = isOwn ? dated(found ?? entry, messages) : copied(entry, messages);
+    list.put(saved);
+    all.put(messages, saved.id);
+  });
+  return saved;
+}
+
+/** As it was before it was deleted; one that another tab has kept on is left as it is. */
+export function restoreConversation({ entry, messages }) {
+  return change(entry.id, (found, list, all) => {
+    if (found) return;
     list.put(entry);
     all.put(messages, entry.id);
   });
 }
 
-export async function renameConversation(id, title) {
-  const entry = await transact("readonly", (list) => list.get(id));
-  if (entry) await transact("readwrite", (list) => list.put({ ...entry, title, isNamed: true }));
+export function renameConversation(id, title) {
+  return change(id, (found, list) => {
+    if (found) list.put({ ...found, title, isNamed: true });
+  });
 }
 
 export function removeConversation(id) {
@@ -71,8 +98,39 @@ export function removeConversation(id) {
   });
 }
 
+/** Removes what this tab has saved, unless another tab went on with it. */
+export function withdrawConversation({ id, updated }) {
+  return change(id, (found, list, all) => {
+    if (found?.updated !== updated) return;
+    list.delete(id);
+    all.delete(id);
+  });
+}
+
+const otherTabs = new BroadcastChannel("glidecape.conversations");
+
+/** Tells them that a conversation has changed. */
+export const tellOtherTabs = (id) => otherTabs.postMessage(id);
+
+/** Calls `listener(id)` when another tab has changed a conversation. */
+export function onOtherTab(listener) {
+  otherTabs.addEventListener("message", ({ data }) => listener(data));
+}
+
 /** An entry for what begins now. Not by `crypto.randomUUID`, which plain HTTP doesn't have. */
 export const newEntry = () => ({ id: `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}` });
+
+/** Later than before, even within a millisecond: what is equal was not changed. */
+function dated(entry, messages) {
+  const title = entry.isNamed ? entry.title : titleOf(messages);
+  return { ...entry, title, updated: Math.max(Date.now(), (entry.updated ?? 0) + 1) };
+}
+
+/** Named, since two conversations with one title can't be told apart. */
+function copied(entry, messages) {
+  const title = `Copy of ${entry.title}`;
+  return { ...dated(newEntry(), messages), title, isNamed: true };
+}
 
 /** The first question, cut where it is long. */
 export function titleOf(messages) {

@@ -16,15 +16,22 @@ const CHANGED = {
   text: "It works like a password, and goes along with every question you ask here.",
 };
 
-/** Whether a key was given; it is used from now on. */
-export function askForKey() {
-  return show(currentKey() === null ? ASKED : REFUSED);
+let answer = null; // of the dialog while it is open
+
+/**
+ * Whether there is another key than the refused one (null: none); it is used from now on.
+ *
+ * Two requests can be refused at once: both get the answer of one dialog.
+ */
+export async function askForKey(refused) {
+  if (currentKey() !== refused) return true; // given while the request was on its way
+  return ask(currentKey() === null ? ASKED : REFUSED);
 }
 
 /** The settings' part: which key is in use, and how to have another one, or none. */
 export function initKeySettings() {
   byId("key-change").addEventListener("click", async () => {
-    await show(CHANGED);
+    await ask(CHANGED);
   });
   byId("key-forget").addEventListener("click", () => {
     forgetKey();
@@ -41,6 +48,11 @@ function describe() {
   byId("key-state").textContent = words;
   byId("key-change").textContent = has ? "Change…" : "Enter a key…";
   byId("key-forget").hidden = !has;
+}
+
+function ask(words) {
+  answer ??= show(words).finally(() => (answer = null));
+  return answer;
 }
 
 function show({ title, text }) {

@@ -8,7 +8,7 @@ import { askForKey, initKeySettings } from "./key_dialog.js";
 import { Panel } from "./panel.js";
 import { initSettings } from "./settings.js";
 import { Status } from "./status.js";
-import { load, save } from "./store.js";
+import { currentKey, load, save } from "./store.js";
 
 initSettings();
 initKeySettings();
@@ -71,11 +71,12 @@ function onKey(event) {
 
 /** The model's name; asks for the key where one is needed. */
 async function showModel() {
+  const key = currentKey();
   try {
     byId("model").textContent = await servedModel();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    if (error.status === 401 && (await askForKey())) await showModel();
+    if (error.status === 401 && (await askForKey(key))) await showModel();
   }
 }
 

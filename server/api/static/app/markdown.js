@@ -11,7 +11,19 @@ const BOXES = { true: "☑ ", false: "☐ " };
 
 // A task's box is a sign and no input: forms have no place in an answer.
 const renderer = { checkbox: ({ checked }) => BOXES[Boolean(checked)] };
-const marked = new Marked({ gfm: true, breaks: true, renderer });
+
+// Tags that mean nothing but a look. All others are text: `vector<int>` and `<head>` are words of an
+// answer, which the sanitizer would take away.
+const PLAIN_TAG = /^<(?:br *\/?|\/?su[bp])>$/i;
+
+const tokenizer = {
+  html: () => undefined, // no blocks of it: what is between tags is Markdown like all else
+  tag(source) {
+    const [tag] = this.rules.inline.tag.exec(source) ?? [];
+    return tag && { type: PLAIN_TAG.test(tag) ? "html" : "text", raw: tag, text: tag, escaped: false };
+  },
+};
+const marked = new Marked({ gfm: true, breaks: true, renderer, tokenizer });
 
 const SAFE = {
   RETURN_DOM_FRAGMENT: true,

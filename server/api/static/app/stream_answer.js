@@ -3,10 +3,12 @@
 import { Answer } from "./answer.js";
 import { streamChat } from "./api.js";
 import { askForKey } from "./key_dialog.js";
+import { currentKey } from "./store.js";
 
 /** {answer, error}: the answer as far as it came; no error where it is complete. */
 export async function streamAnswer(body, signal, onupdate = () => {}) {
   for (;;) {
+    const key = currentKey();
     const answer = new Answer(); // its clock starts now
     try {
       for await (const chunk of streamChat(body, signal)) {
@@ -15,7 +17,7 @@ export async function streamAnswer(body, signal, onupdate = () => {}) {
       }
       return { answer, error: null };
     } catch (error) {
-      if (error.status !== 401 || !(await askForKey())) return { answer, error };
+      if (error.status !== 401 || !(await askForKey(key))) return { answer, error };
     }
   }
 }

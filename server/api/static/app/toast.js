@@ -12,15 +12,15 @@ function close() {
   byId("toast").replaceChildren();
 }
 
-/** `onundo` is called at most once. */
-export function toast(text, onundo) {
+/** `onundo` is called at most once; null where there is nothing to undo. */
+export function toast(text, onundo = null) {
   const box = byId("toast");
-  const undo = h("button", { type: "button", class: "quiet text" }, "Undo");
-  undo.addEventListener("click", () => {
+  const undo = () => {
     close();
     onundo();
-  });
-  box.replaceChildren(h("span", {}, text), undo);
+  };
+  const button = onundo && h("button", { type: "button", class: "quiet text", onclick: undo }, "Undo");
+  box.replaceChildren(h("span", {}, text), ...(button ? [button] : []));
   box.hidden = false;
   clearTimeout(timer);
   timer = setTimeout(close, SECONDS * 1000);

@@ -21,7 +21,7 @@ export class UserMessage {
     copy.addEventListener("click", () => copyText(this.#text, copy));
     const edit = h(
       "button",
-      { type: "button", class: "quiet", "aria-label": "Edit the question", title: "Edit and ask again", onclick: () => this.#edit() },
+      { type: "button", class: "quiet", "aria-label": "Edit the question", title: "Edit and ask again", onclick: () => this.edit() },
       icon("edit"),
     );
     this.element.replaceChildren(
@@ -31,9 +31,10 @@ export class UserMessage {
     );
   }
 
-  #edit() {
+  /** Opens it to be edited; `text`: other words than it has so far. */
+  edit(text = this.#text) {
     const field = h("textarea", { "aria-label": "Question", rows: 1 });
-    field.value = this.#text;
+    field.value = text;
     const cancel = h("button", { type: "button", class: "plain", onclick: () => this.#show() }, "Cancel");
     const form = h(
       "form",
