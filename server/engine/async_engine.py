@@ -119,8 +119,9 @@ class AsyncEngine:
         self._check(request)
         # Held until the request is over, so that the engine's thread never has to compile.
         _held = await self._compiled(request)
-        # After the line above, which waits: the engine may have died meanwhile, and would not tell.
-        self._check_open()
+        # Again after the line above, which waits: the engine may have died meanwhile, and would not
+        # tell, or another request may have come with this id.
+        self._check_open(request.request_id)
         stream = self._streams[request.request_id] = asyncio.Queue()
         self._loop.submit(request)
         finished = False
@@ -138,10 +139,15 @@ class AsyncEngine:
             if not finished:
                 self.finish(request.request_id, "abort")
 
-    def _check_open(self) -> None:
+    def _check_open(self, request_id: RequestId) -> None:
         self.check_health()
         if self._is_closed:
             raise ShuttingDownError
+        self._check_id(request_id)
+
+    def _check_id(self, request_id: RequestId) -> None:
+        if request_id in self._streams:
+            raise InvalidRequestError(f"request id {request_id!r} is taken")
 
     async def _compiled(self, request: Request) -> CompiledGrammar | None:
         if request.params.grammar is None:
@@ -153,8 +159,7 @@ class AsyncEngine:
     def _check(self, request: Request) -> None:
         """Raises here what the scheduler would refuse: an error in the engine's thread ends it."""
         check_request(request, self.max_model_len)
-        if request.request_id in self._streams:
-            raise InvalidRequestError(f"request id {request.request_id!r} is taken")
+        self._check_id(request.request_id)
 
     def finish(self, request_id: RequestId, reason: FinishReason) -> None:
         """Ends a request from outside, for example at a stop string. It yields no more output;

@@ -166,7 +166,7 @@ class EngineLoop:
         started = time.monotonic()
         plan = None if self._stopping else self._scheduler.schedule(started)
         if plan is None:
-            self._scheduler.check_integrity()
+            self._check_blocks()
             self._tell(self._scheduler.take_stats(None, 0.0))
             return
         result = self._runner.execute(plan)
@@ -178,6 +178,14 @@ class EngineLoop:
         # Figures first: whoever has its answer finds it counted.
         self._tell(self._scheduler.take_stats(plan, now - started, result.speculation))
         self._publish(outputs)
+
+    def _check_blocks(self) -> None:
+        """Raises RuntimeError if blocks leaked. Not whenever it is idle in full: that takes up to a
+        second for a large pool, and the next request would wait for it."""
+        if self._stopping:
+            self._scheduler.check_integrity()
+        else:
+            self._scheduler.check_idle()
 
     def _tell(self, stats: StepStats) -> None:
         try:

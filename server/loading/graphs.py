@@ -7,6 +7,7 @@ import torch
 
 from server.config import ModelSettings
 from server.engine.schedule.planner import SchedulerConfig
+from server.engine.speculation.proposal import NUM_CANDIDATES
 from server.engine.speculation.tiers import AUTO_TIERS, PLAIN, Sampling, StepShape, Tier, TierCosts
 from server.engine.step.device.assemble import graph_runner
 from server.engine.step.device.capture import Graphs
@@ -52,7 +53,9 @@ def build_graphs(
     costs = TierCosts(stored_tiers(path))
     hidden = hidden_size, placement.dtype
     config = policy_config(settings)
-    found = graph_runner(runner, limits, hidden, costs, _tiers(settings), config)
+    found = graph_runner(
+        runner, limits, hidden, costs, _tiers(settings), config, settings.speculation_nodes
+    )
     _capture(found.graphs, found.sizes, settings, report)
     store_tiers(path, costs)
     return found
@@ -68,10 +71,19 @@ def _first_tiers(settings: ModelSettings, sizes: Sizes) -> Sequence[Tier]:
 
 
 def _tiers(settings: ModelSettings) -> tuple[Tier, ...]:
-    """The tiers of `auto` within what a step may propose."""
+    """The tiers of `auto`, cut to what the settings let a step propose, and one as large as they
+    allow."""
     depth = settings.speculation_depth or max(tier.depth for tier in AUTO_TIERS)
-    nodes = settings.speculation_nodes
-    return tuple(tier for tier in AUTO_TIERS if tier.depth <= depth and tier.nodes <= nodes)
+    largest = Tier(depth, settings.speculation_nodes)
+    return tuple(dict.fromkeys(_within(tier, largest) for tier in (*AUTO_TIERS, largest)))
+
+
+def _within(tier: Tier, largest: Tier) -> Tier:
+    """A tier cut to the largest one's depth and nodes: to a depth that its nodes can reach, and to
+    nodes that so deep a chain can have."""
+    nodes = min(tier.nodes, largest.nodes)
+    depth = min(tier.depth, largest.depth, nodes - 1)
+    return tier_for(depth, min(nodes, 1 + depth * NUM_CANDIDATES))
 
 
 def _capture(graphs: Graphs, sizes: Sizes, settings: ModelSettings, report: Report) -> None:

@@ -161,7 +161,8 @@ class SpeculationMetrics:
     def _make_seconds(self, make: MetricFactory) -> None:
         self._draft_seconds, self._verify_seconds, self._other_seconds = make.counters(
             "spec_decode_seconds",
-            "Seconds of steps with proposals, by part: draft, verify (the model), other.",
+            "Seconds of all steps, with proposals or without, by part: draft, verify (the model),"
+            " other. Over step_duration_seconds_count they are the mean step's.",
             ["part"],
             [("draft",), ("verify",), ("other",)],
         )

@@ -8,6 +8,7 @@ import torch
 
 from server.config import ModelSettings, load_settings
 from server.engine.speculation.tiers import AUTO_TIERS, PLAIN, StepShape, Tier
+from server.engine.step.device.sizes import tier_for
 from server.loading import graphs as build_graphs
 from server.loading.draft import Draft
 from server.loading.graphs import build_graphs as built
@@ -88,8 +89,13 @@ def test_auto_captures_all_tiers_of_all_batches_the_largest_first(
 @pytest.mark.parametrize(
     ("settings", "tiers"),
     [
-        ({"speculation_nodes": 8}, {PLAIN, Tier(2, 4), Tier(4, 8)}),
-        ({"speculation_depth": 3}, {PLAIN, Tier(2, 4)}),
+        ({"speculation_nodes": 8}, {PLAIN, Tier(2, 4), Tier(4, 8), Tier(6, 8), Tier(7, 8)}),
+        ({"speculation_nodes": 3}, {PLAIN, Tier(2, 4)}),
+        ({"speculation_nodes": 2}, {PLAIN, Tier(1, 2)}),
+        ({"speculation_nodes": 64}, {*AUTO_TIERS, Tier(8, 64)}),
+        ({"speculation_depth": 3}, {PLAIN, Tier(2, 4), Tier(3, 8), Tier(3, 16), Tier(3, 32)}),
+        ({"speculation_depth": 1}, {PLAIN, Tier(1, 4), Tier(1, 8), Tier(1, 16)}),
+        ({"speculation_depth": 16}, {*AUTO_TIERS, Tier(16, 32)}),
         ({"speculation_policy": "chain"}, {Tier(5, 8)}),
         ({"speculation_policy": "cape", "speculation_depth": 2}, {Tier(2, 32)}),
         ({"speculation_policy": "off"}, {PLAIN}),
@@ -104,6 +110,19 @@ def test_what_is_captured_is_what_the_settings_ask_for(
 ) -> None:
     build(**settings)
     assert {shape.tier for shape in prepared} == tiers
+
+
+@pytest.mark.parametrize("depth", [None, 1, 2, 7, 16])
+@pytest.mark.parametrize("nodes", [2, 3, 5, 33, 64])
+def test_auto_drafts_as_deep_as_any_settings_allow_and_no_deeper(
+    depth: int | None, nodes: int, build: Build, prepared: list[StepShape]
+) -> None:
+    """As on the host. A step's shape is made by `tier_for`, under which its cost is found too."""
+    build(speculation_depth=depth, speculation_nodes=nodes)
+    tiers = {shape.tier for shape in prepared}
+    assert max(tier.depth for tier in tiers) == min(depth or 8, nodes - 1)
+    assert all(tier == tier_for(*tier) for tier in tiers)
+    assert PLAIN in tiers
 
 
 def test_costs_are_remembered(

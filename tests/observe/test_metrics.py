@@ -137,6 +137,18 @@ def test_two_speculative_steps(name: str, labels: dict[str, str], expected: floa
     assert value(metrics, f"spec_decode_{name}", **labels) == pytest.approx(expected)
 
 
+def test_the_seconds_by_part_are_of_all_steps_and_say_so() -> None:
+    """The status page and the dashboard divide them by the number of all steps."""
+    metrics = Metrics("tiny")
+    metrics.record(replace(STEP, speculation=replace(SPECULATION, num_drafts=0)))
+    metrics.record(replace(STEP, speculation=SPECULATION))
+    for part, seconds in (("draft", 0.25), ("verify", 0.5), ("other", 0.125)):
+        assert value(metrics, "spec_decode_seconds_total", part=part) == 2 * seconds
+    assert value(metrics, "step_duration_seconds_count") == 2
+    said = "spec_decode_seconds_total Seconds of all steps, with proposals or without, "
+    assert said in metrics.render().decode()
+
+
 def test_every_proposed_token_is_in_one_bin() -> None:
     metrics = Metrics("tiny")
     calibration = tuple((index / 1000, True) for index in range(1001))

@@ -1,6 +1,7 @@
 """What new tokens mean for a sequence: appended one by one until one of them ends it, and added to
 the summary of its speculation."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from server.engine.outputs import RequestOutput, SpeculationSummary, TokenLogprobs
@@ -18,6 +19,13 @@ def stop_ids(params: SamplingParams, eos_token_ids: frozenset[int]) -> frozenset
     if params.ignore_eos and params.grammar is None:
         return params.stop_token_ids
     return params.stop_token_ids | eos_token_ids
+
+
+def num_emitted(token_ids: Collection[int], stops: frozenset[int]) -> int:
+    """How many of a step's tokens are emitted: those up to the first that ends the answer. No path
+    of proposed tokens overruns max_tokens or the context."""
+    ends = (place for place, token_id in enumerate(token_ids, start=1) if token_id in stops)
+    return next(ends, len(token_ids))
 
 
 def append_tokens(

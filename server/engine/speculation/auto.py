@@ -44,7 +44,7 @@ class DraftPlan(NamedTuple):
     """How far to draft."""
 
     depth: int
-    """Most tokens of a chain, 0 for no draft."""
+    """Most tokens of a chain where a request doesn't say; 0 for no draft."""
     least_survival: float
     """A chain that survives with less is not continued."""
     num_sequences: int
@@ -78,7 +78,7 @@ class AutoPolicy:
 
     Args:
         costs: of this server; kept up to date by whoever times the steps.
-        max_depth: longest draft that is considered.
+        max_depth: longest draft that is considered where a request doesn't say.
     """
 
     def __init__(self, costs: LiveCosts, max_depth: int = 8) -> None:

@@ -79,8 +79,9 @@ def still_hold(costs: StepCosts, target: Profiled) -> bool:
 
 
 def _sequence(index: int, blocks: Sequence[BlockId]) -> PlannedSequence:
-    request = Request(RequestId(f"profile-{index}"), (1,), SamplingParams(max_tokens=1))
     tokens = [1] * (_CONTEXT + 1)
+    # All of it is prompt: what would be an answer, prompt lookup may keep among the recent ones.
+    request = Request(RequestId(f"profile-{index}"), tuple(tokens), SamplingParams(max_tokens=1))
     return PlannedSequence(request, tokens, _CONTEXT, 1, blocks, max_nodes=5, max_depth=4)
 
 

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from server.engine.grammar.compile.compiler import Compiler, Vocabulary
-from server.engine.grammar.compile.service import GrammarCompiler
+from server.engine.grammar.compile.service import CACHE_BYTES, GrammarCompiler
 from server.engine.grammar.compile.worker import Answer, Job, prove
 
 
@@ -24,5 +24,5 @@ class InProcess:
         return future
 
 
-def in_process(vocabulary: Vocabulary) -> GrammarCompiler:
-    return GrammarCompiler(vocabulary, InProcess(vocabulary))
+def in_process(vocabulary: Vocabulary, cache_bytes: int = CACHE_BYTES) -> GrammarCompiler:
+    return GrammarCompiler(vocabulary, InProcess(vocabulary), cache_bytes=cache_bytes)

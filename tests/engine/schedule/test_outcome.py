@@ -1,7 +1,7 @@
 """A request's summary, step by step by hand."""
 
 from server.engine.outputs import ProposalSource, SourceFigures, SpeculationSummary, TokenSource
-from server.engine.schedule.outcome import add_step
+from server.engine.schedule.outcome import add_step, num_emitted
 from server.engine.schedule.plan import StepSeconds, StepSpeculation
 
 SECONDS = StepSeconds(draft=0.25, verify=1.0, other=0.125)
@@ -68,3 +68,11 @@ def test_a_first_step_without_any_hit() -> None:
     assert (summary.num_steps, summary.accepted_per_position) == (1, ())
     assert summary.tokens_per_step == 1.0
     assert SpeculationSummary().tokens_per_step == 0.0
+
+
+def test_tokens_up_to_the_first_that_ends_the_answer_are_emitted() -> None:
+    stops = frozenset({7, 9})
+    assert num_emitted((), stops) == 0
+    assert num_emitted((7,), stops) == 1
+    assert num_emitted((1, 2, 9, 3, 7), stops) == 3
+    assert num_emitted((1, 2, 3), stops) == 3

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from server.engine.drafters.ngram import NgramDrafter
 from server.engine.speculation.costs import CostCurve, StepCosts
+from server.engine.speculation.recent import RecentOutputs
 from server.engine.step import profile
 from server.engine.step.profile import (
     DRAFT_ROWS,
@@ -56,6 +58,13 @@ def test_serving_after_a_measurement_gives_the_same_tokens(name: str) -> None:
     request = replace(requests()[0], speculation=speculating)
     got = engine.run([request])[request.request_id]
     assert tokens(got) == tokens(alone()[request.request_id])
+
+
+def test_recent_answers_are_those_of_requests() -> None:
+    caches, recent = tiny_caches(CONFIG), RecentOutputs(10_000)
+    target = Profiled(tiny_model(), caches, CONFIG.block_size, CPU)
+    measure_costs(target, NgramDrafter(recent=recent))
+    assert (recent.num_tokens, recent.num_places) == (0, 0)
 
 
 @pytest.mark.parametrize(

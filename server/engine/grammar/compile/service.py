@@ -7,13 +7,12 @@ than it took there, and doesn't hold Python's lock.
 """
 
 import asyncio
-import itertools
 import os
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from server.engine.grammar.compile.compiler import CompiledGrammar, Compiler, Tokens, Vocabulary
@@ -39,6 +38,14 @@ class Proves(Protocol):
     ) -> "Future[Any]": ...
 
 
+class _Kept(NamedTuple):
+    """A grammar among the latest ones."""
+
+    compiled: CompiledGrammar
+    size: int
+    """Bytes, counted once: asking xgrammar for them at each look-up would take too long."""
+
+
 class GrammarCompiler:
     """Compiles and keeps grammars as the module describes.
 
@@ -61,9 +68,14 @@ class GrammarCompiler:
         self._seconds = seconds
         self._cache_bytes = cache_bytes
         self._lock = threading.RLock()
+        """Guards the dictionaries. The event loop takes it, so nothing is done under it that takes
+        long."""
+        self._building = threading.Lock()
+        """Guards the compiler, whose building takes seconds; for the processes' threads alone."""
         self._compiler: Compiler | None = None
         self._held: WeakValueDictionary[Grammar, CompiledGrammar] = WeakValueDictionary()
-        self._latest: OrderedDict[Grammar, CompiledGrammar] = OrderedDict()
+        self._latest: OrderedDict[Grammar, _Kept] = OrderedDict()
+        self._latest_bytes = 0
         self._running: dict[Grammar, Future[CompiledGrammar]] = {}
         self._num_waiting = Counter[Grammar]()
 
@@ -169,14 +181,18 @@ class GrammarCompiler:
         return result
 
     def _remember(self, grammar: Grammar, compiled: CompiledGrammar) -> None:
-        self._latest[grammar] = compiled
-        self._latest.move_to_end(grammar)
-        size = sum(itertools.starmap(_size, self._latest.items()))
-        while size > self._cache_bytes and len(self._latest) > 1:
-            size -= _size(*self._latest.popitem(last=False))
+        kept = self._latest.pop(grammar, None)
+        if kept is None or kept.compiled is not compiled:
+            self._latest_bytes -= 0 if kept is None else kept.size
+            kept = _Kept(compiled, compiled.compiled.memory_size_bytes + len(grammar.text))
+            self._latest_bytes += kept.size
+        self._latest[grammar] = kept  # behind all others
+        while self._latest_bytes > self._cache_bytes and len(self._latest) > 1:
+            _, oldest = self._latest.popitem(last=False)
+            self._latest_bytes -= oldest.size
 
     def _own_compiler(self) -> Compiler:
-        with self._lock:
+        with self._building:
             if self._compiler is None:
                 self._compiler = Compiler(self.vocabulary.tokens())
                 _ = self._compiler.backend
@@ -185,10 +201,6 @@ class GrammarCompiler:
     def _tokens(self) -> Tokens:
         """The vocabulary's tokens. Imports xgrammar here too, while a process starts."""
         return self._own_compiler().tokens
-
-
-def _size(grammar: Grammar, compiled: CompiledGrammar) -> int:
-    return compiled.compiled.memory_size_bytes + len(grammar.text)
 
 
 def _proven(answer: Answer) -> Proven:

@@ -5,6 +5,7 @@ from dataclasses import fields
 from functools import reduce
 
 from server.engine.outputs import StepSpeculationStats
+from server.engine.schedule.outcome import num_emitted, stop_ids
 from server.engine.schedule.plan import PlannedSequence, StepPlan, StepSeconds
 from server.engine.speculation.sources import add_sources
 from server.engine.speculation.tiers import PLAIN, TierChoice, TierCosts
@@ -28,12 +29,20 @@ class Learned:
         speculator: its calibration learns from each step; None where there is no draft.
         choice: learns from what was drafted.
         widths: the device's copy of the calibration.
+        eos_token_ids: tokens that end an answer.
     """
 
-    def __init__(self, speculator: Speculator | None, choice: TierChoice, widths: Widths) -> None:
+    def __init__(
+        self,
+        speculator: Speculator | None,
+        choice: TierChoice,
+        widths: Widths,
+        eos_token_ids: frozenset[int],
+    ) -> None:
         self.speculator = speculator
         self.choice = choice
         self.widths = widths
+        self.eos_token_ids = eos_token_ids
         self._num_steps = 0
 
     def tell(self) -> None:
@@ -60,9 +69,14 @@ class Learned:
                 if index < _OBSERVED:
                     self.choice.observe(outcome.proposal)
         plan = StepPlan(tuple(planned for planned, _, _ in walks), 0, 0, 0)
+        nums_emitted = [
+            num_emitted(walk.token_ids, stop_ids(planned.request.params, self.eos_token_ids))
+            for planned, walk, _ in walks
+        ]
         return step_stats(
             plan,
             [walk for _, walk, _ in walks],
+            nums_emitted,
             observations,
             seconds,
             lambda num_rows: costs(num_rows, PLAIN),

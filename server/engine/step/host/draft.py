@@ -104,6 +104,8 @@ class Drafting:
     def _passed_over(self, autos: Sequence[PlannedSequence], plan: DraftPlan) -> set[RequestId]:
         """Sequences that are not drafted where the plan is for fewer. They change from trial to
         trial, so that each sequence is tried in turn."""
+        if plan.depth == 0:
+            return {planned.request_id for planned in autos}
         if plan.num_sequences >= len(autos):
             return set()
         start, self._turn = self._turn % len(autos), self._turn + plan.num_sequences
@@ -147,11 +149,12 @@ class Drafting:
     def _depth(self, planned: PlannedSequence, auto_depth: int) -> int:
         """Tokens to draft: what the request says, else the policy's own depth, within the plan."""
         speculation = planned.request.speculation
-        if speculation.policy == "auto":
-            depth = auto_depth
-        else:
-            own = {"chain": self.config.chain_depth, "cape": self.config.cape_depth}
-            depth = speculation.max_depth or own[speculation.policy]
+        own = {
+            "chain": self.config.chain_depth,
+            "cape": self.config.cape_depth,
+            "auto": auto_depth,
+        }
+        depth = speculation.max_depth or own[speculation.policy]
         return min(depth, planned.max_depth, planned.max_nodes - 1)
 
     def _beams(

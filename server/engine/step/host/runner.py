@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from server.engine.grammar.state import AnswerState, GrammarStates
+from server.engine.schedule.outcome import num_emitted, stop_ids
 from server.engine.schedule.plan import (
     PlannedSequence,
     SequenceResult,
@@ -93,7 +94,8 @@ class Runner:
         seconds = StepSeconds(*(after - before for before, after in itertools.pairwise(times)))
         stats = None
         if speculator is not None:
-            stats = speculator.stats(plan, proposed, walks, observations, seconds)
+            nums_emitted = self._nums_emitted(verified, results)
+            stats = speculator.stats(plan, proposed, walks, nums_emitted, observations, seconds)
         return StepResult(results, seconds, stats)
 
     def _given_up(
@@ -127,6 +129,16 @@ class Runner:
             else:
                 results[name] = walk_result(planned, walk, logprobs)
         return results
+
+    def _nums_emitted(
+        self, verified: Verified, results: Mapping[RequestId, SequenceResult]
+    ) -> list[int]:
+        """How many of each walk's tokens are emitted."""
+        eos = self.verify.eos_token_ids
+        return [
+            num_emitted(results[p.request_id].token_ids, stop_ids(p.request.params, eos))
+            for p, _ in verified.walks
+        ]
 
     def _grammars_of(self, plan: StepPlan) -> dict[RequestId, AnswerState]:
         """What constrains the sequences that want a token, behind each one's last token."""

@@ -104,13 +104,19 @@ class Speculator:
         plan: StepPlan,
         proposed: Proposed,
         walks: Sequence[TreeWalk],
+        nums_emitted: Sequence[int],
         observations: Sequence[Observation],
         seconds: StepSeconds,
     ) -> StepSpeculationStats:
-        """Figures of the step that was just committed; `auto` learns from its times."""
+        """Figures of the step that was just committed; `auto` learns from its times.
+
+        Args:
+            nums_emitted: how many of each walk's tokens are emitted.
+        """
         costs = self.auto.costs
+        figures = plan, walks, nums_emitted, observations, seconds, costs.verify
         if any(p.num_nodes > 1 or not p.wants_token for p in plan.sequences):
-            return step_stats(plan, walks, observations, seconds, costs.verify)
+            return step_stats(*figures)
         num_rows = sum(len(walk.tree) for walk in walks)
         lengths = proposed.drafted.lengths
         num_forwards = max(lengths, default=0)
@@ -123,7 +129,7 @@ class Speculator:
         costs.observe_verify(num_rows, seconds.verify + seconds.other)
         if num_forwards:
             costs.observe_draft(len(lengths), num_forwards, seconds.draft)
-        stats = step_stats(plan, walks, observations, seconds, costs.verify)
+        stats = step_stats(*figures)
         return replace(stats, expected_tokens=expected_tokens, expected_seconds=expected_seconds)
 
     def forget(self, request_id: RequestId) -> None:

@@ -8,9 +8,11 @@ import sys
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import xgrammar
 
 from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.compile.compiler import (
@@ -20,8 +22,8 @@ from server.engine.grammar.compile.compiler import (
 )
 from server.engine.grammar.compile.service import GrammarCompiler
 from server.engine.grammar.compile.worker import Answer, Job
-from server.engine.types import Grammar
-from server.errors import GrammarError, RateLimitError
+from server.engine.types import FinishReason, Grammar
+from server.errors import GrammarError, InvalidRequestError, RateLimitError
 from tests.engine.grammar.bytes import BYTES, matches
 from tests.engine.grammar.in_process import InProcess, in_process
 from tests.engine.grammar.vocabulary import GRAMMARS, compiler, states
@@ -177,6 +179,52 @@ async def test_the_memory_is_bounded_but_what_is_held_stays() -> None:
     assert compiler.find(first) is None
 
 
+def test_sizes_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a grammar is looked up; and the total stays right as grammars come and go."""
+    num_asked = 0
+
+    def size(_: object) -> int:
+        nonlocal num_asked
+        num_asked += 1
+        return 100
+
+    monkeypatch.setattr(xgrammar.CompiledGrammar, "memory_size_bytes", property(size))
+    compiler = in_process(BYTES, cache_bytes=3 * 101)
+    regexes = [Grammar("regex", text) for text in "abcde"]
+    for regex in regexes[:3]:
+        compiler.get(regex)
+    assert all(compiler.find(regexes[i % 3]) is not None for i in range(1, 10))
+    assert num_asked == 3
+    compiler.get(regexes[3])
+    compiler.get(regexes[4])
+    gc.collect()
+    known = [compiler.find(regex) is not None for regex in regexes]
+    assert known == [True, False, False, True, True]
+    assert num_asked == 5
+
+
+async def test_the_event_loop_does_not_wait_while_the_compiler_is_built() -> None:
+    """Another thread stands for the loop's, so that the test fails where it would wait."""
+    is_building, go_on = threading.Event(), threading.Event()
+
+    def slowly(token_id: int) -> bytes:
+        is_building.set()
+        go_on.wait(60)
+        return BYTES.token_bytes(token_id)
+
+    compiler = GrammarCompiler(replace(BYTES, token_bytes=slowly), Counting())
+    first = asyncio.create_task(compiler.compile(Grammar("regex", "a")))
+    try:
+        await asyncio.to_thread(is_building.wait, 60)
+        found = asyncio.to_thread(compiler.find, Grammar("regex", "b"))
+        assert await asyncio.wait_for(found, 20) is None
+        second = asyncio.create_task(compiler.compile(Grammar("regex", "b")))
+        await asyncio.sleep(0)
+    finally:
+        go_on.set()
+    await asyncio.gather(first, second)
+
+
 async def test_schemas_are_checked_and_named_by_their_number() -> None:
     compiler = in_process(BYTES)
     await compiler.check_schemas([{"type": "object"}, True])
@@ -195,6 +243,29 @@ async def test_the_engine_holds_the_grammars_of_its_requests() -> None:
     broken = make_request("s", [1, 2], grammar=Grammar("regex", "("))
     with pytest.raises(GrammarError):
         _ = [output async for output in engine.generate(broken)]
+    await engine.stop()
+
+
+async def test_an_id_that_is_taken_while_its_grammar_compiles() -> None:
+    """Both requests come before either is with the engine, which the second one must not end."""
+    tiny, counting = TinyEngine(grammars=states()), Counting()
+    grammars = GrammarCompiler(BYTES, counting)
+    engine = AsyncEngine(tiny.scheduler, tiny.runner, lambda stats: None, grammars)
+    engine.start()
+    counting.may_compile.clear()
+    request = make_request("r", [1, 2], max_tokens=60, grammar=GRAMMARS["choice"])
+
+    async def reason() -> FinishReason | None:
+        return [output async for output in engine.generate(request)][-1].finish_reason
+
+    both = [asyncio.create_task(reason()) for _ in range(2)]
+    await asyncio.sleep(0)
+    counting.may_compile.set()
+    ended = asyncio.gather(*both, return_exceptions=True)
+    first, second = await asyncio.wait_for(ended, 20)
+    assert first == "stop"
+    assert isinstance(second, InvalidRequestError)
+    assert await reason() == "stop"
     await engine.stop()
 
 

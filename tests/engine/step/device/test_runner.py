@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from server.engine.drafters.glide import GlideDrafter
+from server.engine.outputs import StepSpeculationStats
 from server.engine.schedule.plan import StepPlan, StepResult
 from server.engine.speculation.cape import CapeConfig
 from server.engine.speculation.tiers import StepShape, Tier
@@ -15,6 +16,7 @@ from server.engine.step.device import accept
 from server.engine.step.device.draft import DeviceDraft
 from server.engine.step.device.expand import Widths
 from server.engine.step.device.seats import POLICIES, DeviceSeats, Seat, SeatMap
+from server.engine.step.device.stats import merged
 from server.engine.step.device.step import DeviceStep
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import PolicyName, Request, RequestId, SpeculationParams
@@ -105,6 +107,32 @@ def test_stops_within_a_path_end_the_answer_there() -> None:
         outputs = engine.run([replace(request, params=params)])[RequestId(name)]
         assert tokens(outputs) == whole[: whole.index(whole[9]) + 1]
         assert outputs[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("make", [TinyEngine, DeviceEngine])
+@pytest.mark.parametrize("name", ["r0", "r4"])
+def test_metrics_count_no_token_behind_a_stop(make: type[TinyEngine], name: str) -> None:
+    """As the request's own summary, with graphs and without."""
+    (request,) = speculated("chain", (name,))
+    params = replace(request.params, stop_token_ids=frozenset({tokens(alone()[name])[9]}))
+    engine = make(CONFIG, oracle("T"))
+    executor, steps = engine.executor or engine.runner, list[StepSpeculationStats]()
+    execute = executor.execute
+
+    def noted(plan: StepPlan) -> StepResult:
+        result = execute(plan)
+        assert result.speculation is not None
+        steps.append(result.speculation)
+        return result
+
+    executor.execute = noted
+    summary = engine.run([replace(request, params=params)])[RequestId(name)][-1].speculation
+    total = merged(steps)
+    assert summary is not None
+    assert total is not None
+    assert total.num_accepted_tokens == summary.num_accepted > 0
+    assert total.accepted_per_position == summary.accepted_per_position
+    assert total.by_source == summary.by_source
 
 
 @pytest.mark.parametrize("policy", ["off", "chain", "auto"])

@@ -227,6 +227,20 @@ def test_max_nodes_and_max_depth_are_kept() -> None:
     assert max(len(output.token_ids) for output in outputs) <= 3
 
 
+@pytest.mark.parametrize(("asked", "deepest"), [(None, 8), (3, 3), (16, 16)])
+def test_auto_proposes_as_deep_as_is_asked(asked: int | None, deepest: int) -> None:
+    """Where drafts are sure; where nobody says, up to eight."""
+    request = replace(requests()[0], speculation=SpeculationParams("auto", max_depth=asked))
+    answer = tokens(alone()[request.request_id])
+    assert len(answer) > 18
+
+    def sure(config: SchedulerConfig, caches: list[LayerCache]) -> Drafter:
+        return OracleDrafter({request.request_id: answer}, ["T" * 16], confidence=0.99)
+
+    outputs = TinyEngine(CONFIG, sure).run([request])[request.request_id]
+    assert max(len(output.token_ids) for output in outputs) == deepest + 1
+
+
 @pytest.mark.parametrize("max_tokens", [1, 2, 3])
 def test_not_one_token_too_many(max_tokens: int) -> None:
     for request in speculated("cape", ("r0", "r2")):

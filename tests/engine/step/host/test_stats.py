@@ -1,11 +1,12 @@
 """A step's figures, worked out by hand."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from server.engine.drafters.ngram import NgramDrafter
-from server.engine.outputs import StepSpeculationStats
+from server.engine.outputs import SourceFigures, StepSpeculationStats
 from server.engine.schedule.plan import PlannedSequence, StepPlan, StepSeconds
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.costs import CostCurve, LiveCosts, LiveCurve, StepCosts
@@ -36,9 +37,15 @@ def walk(tree: TokenTree, path: list[int]) -> TreeWalk:
     return TreeWalk(tree, path, [0] * len(path))
 
 
-def stats(planned_sequences: list[PlannedSequence], *walks: TreeWalk) -> StepSpeculationStats:
+def stats(
+    planned_sequences: list[PlannedSequence],
+    *walks: TreeWalk,
+    nums_emitted: Sequence[int] | None = None,
+) -> StepSpeculationStats:
+    """nums_emitted: left out, all tokens of each walk."""
     plan = StepPlan(tuple(planned_sequences), 0, 0, 0)
-    return step_stats(plan, walks, [(0.5, True)], SECONDS, LiveCurve(COST))
+    nums_emitted = nums_emitted or [len(walk.token_ids) for walk in walks]
+    return step_stats(plan, walks, nums_emitted, [(0.5, True)], SECONDS, LiveCurve(COST))
 
 
 def test_proposals_of_three_sequences_and_one_without() -> None:
@@ -57,6 +64,21 @@ def test_proposals_of_three_sequences_and_one_without() -> None:
     assert got.accepted_per_position == (2, 2, 1)
     assert got.depths == (2, 2, 3)
     assert got.calibration == ((0.5, True),)
+
+
+def test_tokens_behind_a_stop_were_not_accepted() -> None:
+    """Of a chain that was right, two tokens are emitted, the second of them a stop; of another all,
+    where the stop is the target's own token; of the third none, whose grammar was given up."""
+    chain = comb(1, (2, 3, 4), ())
+    got = stats(
+        [DECODING] * 3,
+        *(walk(chain, [0, 1, 2, 3]), walk(chain, [0, 1]), walk(chain, [0, 1])),
+        nums_emitted=[2, 2, 0],
+    )
+    assert got.num_accepted_tokens == 2 + 1 + 0
+    assert got.accepted_per_position == (2, 1)
+    assert got.by_source == {"beam": SourceFigures(9, 3)}
+    assert got.plain_seconds == pytest.approx(11.0 + 11.0)
 
 
 def test_plain_decoding_of_the_same_tokens() -> None:
@@ -104,5 +126,6 @@ def test_auto_says_what_it_expected(
     walks = [walk(COMB, [0, 1]), *(walk(lone_root(1), [0]) for p in others if p.wants_token)]
     plan = StepPlan((replace(DECODING, request=AUTO), *others), 0, 0, 0)
     proposed = Proposed({}, Drafted({}, {}, (2,), {}), expected_gain=0.75)
-    got = speculator.stats(plan, proposed, walks, [], SECONDS)
+    nums_emitted = [len(walk.token_ids) for walk in walks]
+    got = speculator.stats(plan, proposed, walks, nums_emitted, [], SECONDS)
     assert (got.expected_tokens, got.expected_seconds) == pytest.approx(expected)
