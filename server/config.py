@@ -389,4 +389,7 @@ def load_settings(cls: type[S], **overrides: object) -> S:
         reason = first["msg"].removeprefix("Value error, ")
         if not key:  # of several settings at once; their values may be secrets
             raise StartupError(reason) from None
+        name = str(first["loc"][0])
+        if name not in given:
+            reason += f" ({ENV_PREFIX}{name.upper()})"
         raise ConfigError(key, first["input"], reason) from None

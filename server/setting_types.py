@@ -54,6 +54,15 @@ def parse_texts(value: object) -> object:
     return [text for part in value.split(",") if (text := part.strip())]
 
 
+def parse_secrets(value: object) -> object:
+    """As `parse_texts`, but a text without an entry is a mistake, such as a variable that is set to
+    another one that is not: it would leave open what the secret is to close."""
+    texts = parse_texts(value)
+    if isinstance(value, str) and not texts:
+        raise ValueError("is set but has no entry; where none is needed, leave it out")
+    return texts
+
+
 def parse_range(value: object) -> object:
     """`"1:4"` → `(1, 4)`."""
     if not isinstance(value, str):
@@ -83,4 +92,4 @@ Range = Annotated[
 ]
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_texts)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_texts), Repeatable()]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(parse_texts), Repeatable()]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(parse_secrets), Repeatable()]

@@ -49,6 +49,12 @@ def test_bad_values_are_named(key: str, value: str) -> None:
     assert f"{key}={value!r}" in str(caught.value)
 
 
+def test_a_bad_value_of_a_variable_names_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIDECAPE_BLOCK_SIZE", "many")
+    with pytest.raises(ConfigError, match=r"^block_size='many': .* \(GLIDECAPE_BLOCK_SIZE\)$"):
+        load_settings(ModelSettings)
+
+
 def test_every_setting_has_help() -> None:
     for name, field in ServerSettings.model_fields.items():
         assert field.description, name

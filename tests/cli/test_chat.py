@@ -4,16 +4,18 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
 from server.cli.chat.chat import chat
-from server.errors import ConfigError
+from server.cli.chat.client import ChatError, Piece, connect, model_name, pieces
+from server.errors import ConfigError, StartupError
 
 MODELS = json.dumps({"data": [{"id": "tiny"}]}).encode()
 
@@ -56,13 +58,18 @@ def locked(
             thread.join()
 
 
-def run_chat(monkeypatch: pytest.MonkeyPatch, *arguments: str, **variables: str) -> Result:
+def run_chat(
+    monkeypatch: pytest.MonkeyPatch,
+    *arguments: str,
+    lines: Sequence[str] = ("hi", "/quit"),
+    **variables: str,
+) -> Result:
     for name in ("GLIDECAPE_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    lines = iter(["hi", "/quit"])
-    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    typed = iter(lines)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
     command = typer.Typer()
     command.command()(chat)
     return CliRunner().invoke(command, arguments)
@@ -228,3 +235,108 @@ def test_thinking_is_shown_beside_the_answer(monkeypatch: pytest.MonkeyPatch) ->
     assert result.exit_code == 0, result.output
     assert result.stdout == "Yes.\n"
     assert "Hm.\n\n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_PROXY", "http://user:hush@[::1"),
+        ("http_proxy", "nonsense://user:hush@x"),
+        ("ALL_PROXY", "bad://x"),
+        ("NO_PROXY", "[::1"),
+        ("SSL_CERT_FILE", "/no/such/file"),
+        ("SSL_CERT_FILE", __file__),
+    ],
+)
+def test_what_the_environment_says_of_connections_and_is_wrong(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line that names the variable, and not its value: a proxy's has a password."""
+    for other in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_DIR"):
+        monkeypatch.delenv(other, raising=False)
+        monkeypatch.delenv(other.lower(), raising=False)
+    result = run_chat(monkeypatch, "--url", "http://10.0.0.1:1", **{name: value})
+    assert isinstance(result.exception, StartupError)
+    assert str(result.exception).startswith(f"can't connect by {name}: ")
+    assert "hush" not in str(result.exception)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://a:b", "http://a\nb", "http://256.1.1.1"])
+def test_an_address_that_is_none(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^url='http.*: is no address: "):
+        chat(url=url)
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://x", f"http://{'a' * 70}.x:1"])
+def test_an_address_that_no_client_can_ask(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^url='.*: no server answers there: "):
+        chat(url=url)
+
+
+def client_of(body: bytes) -> httpx.Client:
+    """Of a server whose every answer is the same."""
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=body))
+    return httpx.Client(transport=transport, base_url="http://test")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>", b"[]", b"null", b'{"data": []}', b'{"data": ["a"]}', b"\xff", b"[" * 9999],
+)
+def test_a_list_of_models_in_another_form(body: bytes) -> None:
+    with client_of(body) as client, pytest.raises(ConfigError, match="it lists no models"):
+        model_name(client, "http://test")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"not JSON",
+        b"[]",
+        b"{}",
+        b'{"choices": [1]}',
+        b'{"choices": [{"delta": null}]}',
+        b'{"choices": [{"delta": {"content": ["a"]}}]}',
+        b'{"choices": [], "usage": {"completion_tokens": []}}',
+        b'{"choices": [], "speculation": {"drafted_tokens": 1}}',
+        b'{"error": "upstream"}',
+    ],
+)
+def test_a_stream_in_another_form(data: bytes) -> None:
+    with client_of(b"data: " + data + b"\n\n") as client:
+        with pytest.raises(ChatError, match=r"^the server sent no piece of an answer: "):
+            list(pieces(client, {}))
+
+
+def test_what_no_terminal_can_show_is_a_question_mark() -> None:
+    with client_of(stream_of({"choices": [{"delta": {"content": "a\ud800"}}]})) as client:
+        assert list(pieces(client, {})) == [Piece(text="a?", has_choice=True)]
+
+
+def test_a_key_in_a_list_is_the_first() -> None:
+    with connect("http://test/v1/", "a, b") as client:
+        assert client.headers["authorization"] == "Bearer a"
+        assert str(client.base_url) == "http://test"
+
+
+def test_what_fails_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three answers the second fails, and so does the first try to get it again."""
+    asked: list[list[str]] = []
+    yes = stream_of({"choices": [{"delta": {"content": "yes"}}]})
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, content=MODELS)
+        asked.append([each["content"] for each in json.loads(request.content)["messages"]])
+        is_broken = len(asked) in (2, 3)
+        return httpx.Response(200, content=b"data: broken\n\n" if is_broken else yes)
+
+    transport = httpx.MockTransport(answer)
+    client = httpx.Client(transport=transport, base_url="http://test")
+    # By its name in a path, the module is hidden by the command.
+    monkeypatch.setattr(sys.modules[chat.__module__], "connect", lambda *_: client)
+    lines = ("one", "two", "/retry", "/retry", "/retry", "three", "/quit")
+    result = run_chat(monkeypatch, lines=lines)
+    again = ["one", "yes", "two"]
+    assert asked == [["one"], again, again, again, again, [*again, "yes", "three"]]
+    assert result.output.count("no piece of an answer") == 2

@@ -18,26 +18,56 @@ DONE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 def talked(**given: object) -> Conversation:
     conversation = Conversation(**given)  # pyright: ignore[reportArgumentType]
-    conversation.add("a", "b")
+    conversation.ask("a")
+    conversation.answer("b")
     return conversation
 
 
 def test_a_request_has_all_that_was_said() -> None:
-    body = talked(system="short", options={"temperature": 0.5}).body("c")
+    body = talked(system="short", options={"temperature": 0.5}).ask("c")
     system, question = {"role": "system", "content": "short"}, {"role": "user", "content": "c"}
     assert body == {"messages": [system, *DONE, question], "temperature": 0.5}
-    assert Conversation().body("c") == {"messages": [question]}
+    assert Conversation().ask("c") == {"messages": [question]}
 
 
-def test_starting_over_and_asking_again() -> None:
+def test_starting_over() -> None:
     conversation = talked(system="short")
-    assert conversation.take_back() == "a"
-    with pytest.raises(CommandError, match="nothing has been asked"):
-        conversation.take_back()
     for line, system in (("/new", "short"), ("/system  be kind ", "be kind"), ("/system", None)):
-        conversation.add("a", "b")
+        conversation.ask("a")
+        conversation.answer("b")
         assert "a new conversation" in conversation.command(line)
         assert (conversation.turns, conversation.system) == ([], system)
+        with pytest.raises(CommandError, match="nothing has been asked"):
+            conversation.ask_again()
+
+
+def test_another_answer_takes_the_place_of_the_first() -> None:
+    conversation = talked()
+    for text in ("c", "d"):
+        assert conversation.ask_again() == {"messages": DONE[:1]}
+        conversation.answer(text)
+        assert conversation.turns == [DONE[0], {"role": "assistant", "content": text}]
+
+
+def test_asking_again_after_an_answer_that_failed() -> None:
+    """It is that question that is asked again, and what was said before it stays."""
+    conversation = talked()
+    question = {"role": "user", "content": "c"}
+    conversation.ask("c")
+    for _ in range(2):
+        assert conversation.ask_again() == {"messages": [*DONE, question]}
+        assert conversation.turns == DONE
+    conversation.answer("d")
+    assert conversation.turns == [*DONE, question, {"role": "assistant", "content": "d"}]
+
+
+def test_another_answer_that_fails_leaves_the_first() -> None:
+    conversation = talked()
+    for _ in range(2):
+        assert conversation.ask_again() == {"messages": DONE[:1]}
+        assert conversation.turns == DONE
+    next_one = {"role": "user", "content": "c"}
+    assert conversation.ask("c") == {"messages": [*DONE, next_one]}
 
 
 def test_settings() -> None:

@@ -126,10 +126,11 @@ def test_compose_serves_with_settings_that_exist() -> None:
     environment = {
         name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", text)
         for name, text in server["environment"].items()
+        if text is not None  # passed on where the shell has it
     }
     assert environment.pop("HF_TOKEN") == ""
     settings = settings_of(server["command"], environment)
-    assert front_door(settings).api_keys is None  # the empty text is no key
+    assert front_door(settings).api_keys is None
     assert settings.log_format == "json"
     assert (DOCKER / server["build"]["context"] / "Dockerfile").is_file()
     assert set(server["build"]["args"]) == {"DEVICE"}
@@ -162,3 +163,9 @@ def test_grafana_finds_its_dashboard() -> None:
     folder = mounts[provider["options"]["path"]]
     home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
     assert (folder / home.name).is_file()
+
+
+def test_no_key_is_passed_on_where_none_is_set() -> None:
+    """An empty one is refused: it would open the server to all."""
+    given = compose()["glidecape"]["environment"]
+    assert {name for name, text in given.items() if text is None} == {"GLIDECAPE_API_KEY"}

@@ -48,7 +48,7 @@ async def chat_jobs(
         RequestError: the body asks for something that can't be done.
     """
     check_common(body, parts)
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise InvalidRequestError("top_logprobs: needs logprobs to be true", "top_logprobs")
     tools = await _tools(body, parts)
     prompt, thinking = await _prompt(body, tools, parts)

@@ -52,7 +52,6 @@ class MessageShape:
         self._content = MessageContent(
             has_text=allows_content(call_mode) and max_tokens > 0, thoughts_shown=thoughts_shown
         )
-        self._last: Progress | None = None
         self._traced: list[Progress] = []
 
     def begin(self, first: Progress | None) -> Iterator[Event]:
@@ -68,7 +67,6 @@ class MessageShape:
         yield MessageStart(message=message)
 
     def add(self, piece: Progress) -> Iterator[Event]:
-        self._last = piece
         if piece.sources is not None:
             self._traced.append(piece)
         if self._token_ids is not None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,10 +12,12 @@ from server.api.deps import Parts
 from server.api.generation.answer import Started, start
 from server.api.generation.job_group import JobGroup, JobProgress, collect_group
 from server.api.http.errors import describe
+from server.api.http.long_work import LongWork
 from server.api.http.receiving import unless_disconnected
 from server.api.http.sse import TOLD_ELSEWHERE, EventStream, named_event
 from server.api.responses.items import kept
-from server.api.responses.schema.answer import ResponseError
+from server.api.responses.schema.answer import ResponseError, ResponseObject
+from server.api.responses.schema.events import Event
 from server.api.responses.shape import ResponseShape
 from server.api.responses.store import KeptResponse, Owner, ResponseStore, Turn
 from server.errors import RequestError
@@ -29,26 +32,37 @@ class Record:
         store: None if the response is not to be kept.
     """
 
-    def __init__(self, store: ResponseStore | None, owner: Owner, turn: Turn) -> None:
+    def __init__(
+        self, store: ResponseStore | None, owner: Owner, turn: Turn, long_work: LongWork
+    ) -> None:
         self._store = store
         self._owner = owner
         self._turn = turn
+        self._long_work = long_work
         self._current: KeptResponse | None = None
 
-    def save(self, shape: ResponseShape) -> None:
-        """Keeps the response as it is now."""
+    async def save(self, shape: ResponseShape) -> bytes:
+        """Keeps the response as it is now, and returns its JSON. It is kept once this returns, and
+        not if it is cancelled."""
+        write = partial(self._written, shape.response)
+        new = await self._long_work.run(shape.is_long, write)
         if self._store is None:
-            return
-        response = shape.response
-        outputs = [kept(item) for item in response.output]
-        turn = Turn(self._turn.parent, self._turn.inputs, outputs)
-        body = response.model_dump_json().encode()
-        new = KeptResponse(self._owner, response.id, response.status, body, turn)
+            return new.body
+        # Back in the event loop, whose the store is.
         if self._current is None:
             self._store.put(new)
         else:
             self._store.replace(self._current, new)
         self._current = new
+        return new.body
+
+    def _written(self, response: ResponseObject) -> KeptResponse:
+        body = response.model_dump_json().encode()
+        turn = self._turn
+        if self._store is not None:
+            outputs = [kept(item) for item in response.output]
+            turn = Turn(turn.parent, turn.inputs, outputs)
+        return KeptResponse(self._owner, response.id, response.status, body, turn)
 
 
 async def send_whole(
@@ -63,8 +77,7 @@ async def send_whole(
     for piece in await unless_disconnected(http_request, collect_group(parts.engine, group)):
         list(shape.add(piece))  # the events are for streams
     list(shape.finish())
-    record.save(shape)
-    return Response(shape.response.model_dump_json(), media_type="application/json")
+    return Response(await record.save(shape), media_type="application/json")
 
 
 async def send_stream(
@@ -76,23 +89,32 @@ async def send_stream(
         EngineDeadError: before anything was sent. Later failures become an event.
     """
     started = await start(http_request, parts, group)
-    stream = _Stream(started, shape, record)
+    stream = _Stream(started, shape, record, parts.long_work)
     return EventStream(stream.events(), stream, parts.info.sse_ping_seconds)
 
 
 class _Stream:
     """A response on its way to the client."""
 
-    def __init__(self, started: Started[JobProgress], shape: ResponseShape, record: Record) -> None:
+    def __init__(
+        self,
+        started: Started[JobProgress],
+        shape: ResponseShape,
+        record: Record,
+        long_work: LongWork,
+    ) -> None:
         self._started = started
         self._shape = shape
         self._record = record
+        self._long_work = long_work
         self._is_open = False
+        """Whether a state is kept that is not the last one."""
+        self._has_ended = False
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Yields the stream. Each state is stored before its event is sent, so that a client that
         sees a response end can go on from it."""
-        self._record.save(self._shape)
+        await self._record.save(self._shape)
         self._is_open = True
         for event in self._shape.begin():
             yield named_event(event.type, event)
@@ -104,20 +126,30 @@ class _Stream:
             last = list(self._shape.finish())
         except Exception as error:
             last = [self._shape.fail(_error(error))]
-        self._close()
+        self._has_ended = True
+        await self._close()
         for event in last:
-            yield named_event(event.type, event)
+            yield await self._framed(event)
 
     async def aclose(self) -> None:
         """Ends the stream. If the response is not complete, the client has left."""
-        if self._is_open:
-            self._shape.cancel()
-            self._close()
-        await self._started.aclose()
+        try:
+            await self._started.aclose()
+        finally:
+            # Also where it left while its last state was on the way to the store.
+            if self._is_open:
+                if not self._has_ended:
+                    self._shape.cancel()
+                await self._close()
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
+        await self._record.save(self._shape)
         self._is_open = False
-        self._record.save(self._shape)
+
+    async def _framed(self, event: Event) -> bytes:
+        """An event that has all of the output so far."""
+        frame = partial(named_event, event.type, event)
+        return await self._long_work.run(self._shape.is_long, frame)
 
 
 def _error(error: Exception) -> ResponseError:

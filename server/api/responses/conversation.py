@@ -1,11 +1,24 @@
 """A request's place in a conversation: what came before it, and all of it as a chat's messages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from server.api.deps import Parts
+from server.api.generation.json_schema import is_large
 from server.api.http.errors import shown
 from server.api.responses.items import input_items, kept, read
+from server.api.responses.schema.input import (
+    FunctionCallItem,
+    FunctionCallOutputItem,
+    InputItem,
+    ItemReference,
+    MessageItem,
+    Part,
+    Reasoning,
+    Refusal,
+)
 from server.api.responses.schema.items import (
     AnyItem,
     FunctionCall,
@@ -18,11 +31,15 @@ from server.api.responses.schema.items import (
     RefusalContent,
 )
 from server.api.responses.schema.request import InputTokensRequest, ResponseFields, ResponseRequest
-from server.api.responses.store import KeptResponse, Owner, ResponseStore, Turn
+from server.api.responses.store import KeptItem, KeptResponse, Owner, ResponseStore, Turn
 from server.errors import InvalidRequestError, PreviousResponseError
+from server.text.tokenizer import LONG_TEXT
 
 Message = dict[str, Any]
 """A message as bodies of `/v1/chat/completions` have it."""
+
+_ITEM_LENGTH = 64
+"""Characters that take as long as what an item costs beside its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +56,100 @@ class Conversation:
     turn: Turn
     """Its last turn, which has no answer yet."""
     chat: ChatMessages
+    is_long: bool
+    """Whether going through it takes longer than a token of another request may wait."""
 
 
-def conversation(
-    body: ResponseRequest | InputTokensRequest, store: ResponseStore, owner: Owner
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a request needs of the store."""
+
+    parent: Turn | None
+    """The last turn before it."""
+    referred: Mapping[str, KeptItem]
+    """The items that it refers to, by id."""
+
+
+async def read_conversation(
+    body: ResponseRequest | InputTokensRequest, parts: Parts, owner: Owner
 ) -> Conversation:
-    """Reads a request together with the responses before it.
+    """Reads a request together with the responses before it, long ones in a thread.
 
     Raises:
         PreviousResponseError: the response to go on from is not kept here.
         RequestError: that one has no answer; a bad item; an item that comes twice.
     """
+    # The store is the event loop's; nothing in a thread may ask it.
+    found = _look_up(body, parts.response_store, owner)
+    is_long = _is_long(body, found)
+    return await parts.long_work.run(is_long, partial(_conversation, body, found, is_long))
+
+
+def _look_up(
+    body: ResponseRequest | InputTokensRequest, store: ResponseStore, owner: Owner
+) -> _Kept:
     parent = _parent(body.previous_response_id, store, owner)
+    referred: dict[str, KeptItem] = {}
+    for item in _given_items(body):
+        found = store.find_item(owner, item.id) if isinstance(item, ItemReference) else None
+        if found is not None:
+            referred[found.id] = found
+    return _Kept(parent, referred)
+
+
+def _given_items(body: ResponseRequest | InputTokensRequest) -> Sequence[InputItem]:
+    return body.input if isinstance(body.input, list) else ()
+
+
+def _is_long(body: ResponseRequest | InputTokensRequest, found: _Kept) -> bool:
+    """See `Conversation.is_long`. Goes through no more than about what is not long."""
+    given = _given_items(body)
+    length = _ITEM_LENGTH * len(given) + sum(len(item.json) for item in found.referred.values())
+    if length > LONG_TEXT or is_long_turn(found.parent):
+        return True
+    text = body.input if isinstance(body.input, str) else None
+    return is_large(body.instructions, text, [_values(item) for item in given])
+
+
+def is_long_turn(last: Turn | None) -> bool:
+    """Whether going through the turns up to one takes longer than a token of another request may
+    wait."""
+    length, turn = 0, last
+    while turn is not None:
+        for item in turn.items():
+            length += len(item.json)
+            if length > LONG_TEXT:
+                return True
+        turn = turn.parent
+    return False
+
+
+def _values(item: InputItem) -> list[Any]:
+    """What there is to go through of an item, in types of JSON."""
+    match item:
+        case MessageItem(content=content) | FunctionCallOutputItem(output=content):
+            return [content] if isinstance(content, str) else [_text(p) for p in content or ()]
+        case FunctionCallItem(arguments=arguments):
+            return [arguments]
+        case Reasoning():
+            return [item.summary, item.content, item.encrypted_content]
+        case _:
+            return []
+
+
+def _text(part: Part) -> str:
+    return part.refusal if isinstance(part, Refusal) else part.text
+
+
+def _conversation(
+    body: ResponseRequest | InputTokensRequest, found: _Kept, is_long: bool
+) -> Conversation:
+    parent = found.parent
     earlier = [] if parent is None else [item for turn in parent.chain() for item in turn.items()]
-    given = input_items(body.input, store, owner)
+    given = input_items(body.input, found.referred)
     _check_ids({item.id for item in earlier}, given)
     turn = Turn(parent, [kept(item) for item in given])
-    return Conversation(turn, _chat_messages(body, read(earlier), given))
+    return Conversation(turn, _chat_messages(body, read(earlier), given), is_long)
 
 
 def _parent(response_id: str | None, store: ResponseStore, owner: Owner) -> Turn | None:

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.api.generation.json_schema import check_values
@@ -31,7 +31,7 @@ from server.api.responses.schema.items import (
     ReasoningItem,
     RefusalContent,
 )
-from server.api.responses.store import KeptItem, Owner, ResponseStore
+from server.api.responses.store import KeptItem
 from server.errors import InvalidRequestError, NotFoundError
 
 
@@ -48,9 +48,12 @@ def read(items: Sequence[KeptItem]) -> list[AnyItem]:
 
 
 def input_items(
-    given: str | Sequence[InputItem] | None, store: ResponseStore, owner: Owner
+    given: str | Sequence[InputItem] | None, referred: Mapping[str, KeptItem]
 ) -> list[AnyItem]:
     """The items of a request, each with an id: its own, or a new one.
+
+    Args:
+        referred: The items that it refers to, by id; those that are kept.
 
     Raises:
         InvalidRequestError: a part doesn't belong into its message.
@@ -59,10 +62,10 @@ def input_items(
     if isinstance(given, str):
         content = [InputTextContent(text=given)]
         return [InputMessage(id=new_id("msg"), role="user", content=content)]
-    return [_item(item, f"input.{index}", store, owner) for index, item in enumerate(given or ())]
+    return [_item(item, f"input.{index}", referred) for index, item in enumerate(given or ())]
 
 
-def _item(item: InputItem, path: str, store: ResponseStore, owner: Owner) -> AnyItem:
+def _item(item: InputItem, path: str, referred: Mapping[str, KeptItem]) -> AnyItem:
     match item:
         case MessageItem():
             return _message(item, path)
@@ -86,7 +89,7 @@ def _item(item: InputItem, path: str, store: ResponseStore, owner: Owner) -> Any
         case Reasoning():
             return _reasoning(item, path)
         case ItemReference():
-            return _referenced(item.id, path, store, owner)
+            return _referenced(item.id, path, referred)
         case _:
             raise InvalidRequestError(f"{path}.type: is not supported", f"{path}.type")
 
@@ -110,8 +113,8 @@ def _reasoning(item: Reasoning, path: str) -> ReasoningItem:
     )
 
 
-def _referenced(item_id: str, path: str, store: ResponseStore, owner: Owner) -> AnyItem:
-    found = store.find_item(owner, item_id)
+def _referenced(item_id: str, path: str, referred: Mapping[str, KeptItem]) -> AnyItem:
+    found = referred.get(item_id)
     if found is None:
         raise NotFoundError(
             f"{path}.id: item {shown(item_id)} is not found; only items of stored responses are",

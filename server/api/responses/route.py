@@ -3,20 +3,20 @@
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from server.api.body.route import BodyRoute
 from server.api.chat.from_others import renamed_fields
-from server.api.chat.translate import chat_prompt
 from server.api.deps import Parts, PartsDep
 from server.api.door.auth import key_owner
 from server.api.generation.tools import say_dropped
 from server.api.http.errors import ERRORS, shown
 from server.api.http.receiving import unless_disconnected
 from server.api.responses.answer import Record, send_stream, send_whole
-from server.api.responses.conversation import conversation
+from server.api.responses.conversation import is_long_turn, read_conversation
 from server.api.responses.items import read
 from server.api.responses.schema.answer import DeletedResponse, InputTokens, ResponseObject
 from server.api.responses.schema.items import ItemList
@@ -27,8 +27,8 @@ from server.api.responses.schema.request import (
     RetrieveQuery,
 )
 from server.api.responses.shape import ResponseShape, first_state
-from server.api.responses.store import KeptItem, KeptResponse
-from server.api.responses.translate import chat_request, field_names, response_jobs
+from server.api.responses.store import KeptItem, KeptResponse, Turn
+from server.api.responses.translate import field_names, response_jobs, response_prompt
 from server.errors import InvalidRequestError, NotFoundError, UnsupportedFieldError
 
 router = APIRouter(route_class=BodyRoute)
@@ -43,8 +43,8 @@ async def create_response(
     which has the whole response."""
     store = parts.response_store if _is_kept(body, parts) else None
     owner = key_owner(http_request.scope)
-    talk = conversation(body, parts.response_store, owner)
-    group = await unless_disconnected(http_request, response_jobs(body, talk.chat, parts))
+    talk = await unless_disconnected(http_request, read_conversation(body, parts, owner))
+    group = await unless_disconnected(http_request, response_jobs(body, talk, parts))
     group = replace(group, id=group.id.replace("chatcmpl-", "resp_"))
     _logger.debug("%s user=%r metadata=%r", group.id, body.user, body.metadata or {})
     (prompt,) = group.prompts
@@ -55,8 +55,9 @@ async def create_response(
         prompt.token_ids,
         with_token_ids=bool(body.return_token_ids),
         call_mode=prompt.jobs[0].call_mode,
+        num_logprobs=(body.top_logprobs or 0) if body.with_logprobs else None,
     )
-    record = Record(store, owner, talk.turn)
+    record = Record(store, owner, talk.turn, parts.long_work)
     with renamed_fields(field_names(talk.chat)):
         send = send_stream if body.stream else send_whole
         answer = await send(http_request, parts, group, shape, record)
@@ -69,9 +70,8 @@ async def count_input_tokens(
     body: InputTokensRequest, http_request: Request, http_response: Response, parts: PartsDep
 ) -> InputTokens:
     """How many tokens the prompt of such a request has, without answering it."""
-    talk = conversation(body, parts.response_store, key_owner(http_request.scope))
-    with renamed_fields(field_names(talk.chat)):
-        token_ids = await chat_prompt(chat_request(body, talk.chat), parts)
+    talk = await read_conversation(body, parts, key_owner(http_request.scope))
+    token_ids = await response_prompt(body, talk, parts)
     say_dropped(http_response, body.tools)
     return InputTokens(input_tokens=len(token_ids))
 
@@ -106,25 +106,32 @@ async def delete_response(
     return DeletedResponse(id=found.id)
 
 
-@router.get("/v1/responses/{response_id}/input_items", responses=ERRORS)
+@router.get("/v1/responses/{response_id}/input_items", response_model=ItemList, responses=ERRORS)
 async def list_input_items(
     response_id: str,
     http_request: Request,
     parts: PartsDep,
     query: Annotated[InputItemsQuery, Query()],
-) -> ItemList:
+) -> Response:
     """What a kept response was made from, earlier responses of its conversation included."""
-    items = _kept(response_id, http_request, parts).turn.context()
+    turn = _kept(response_id, http_request, parts).turn
+    page = await parts.long_work.run(is_long_turn(turn), partial(_page, turn, query))
+    return Response(page, media_type="application/json")
+
+
+def _page(turn: Turn, query: InputItemsQuery) -> str:
+    items = turn.context()
     if query.order == "desc":
         items.reverse()
     begin = 0 if query.after is None else _index(items, query.after) + 1
     page = items[begin : begin + query.limit]
-    return ItemList(
+    found = ItemList(
         data=read(page),
         first_id=page[0].id if page else None,
         last_id=page[-1].id if page else None,
         has_more=begin + len(page) < len(items),
     )
+    return found.model_dump_json()
 
 
 def _kept(response_id: str, http_request: Request, parts: Parts) -> KeptResponse:

@@ -27,6 +27,10 @@ from server.api.responses.store import ResponseStatus
 from server.api.responses.translate import is_strict
 from server.text.tokenizer import Tokenizer
 
+_LOGPROB_VALUES = 8
+"""Values of JSON in a token's logprob: its text, its bytes."""
+_MANY_VALUES = 10_000
+
 
 class ResponseShape:
     """One response. Call `begin`, `add` for every piece, and one of the ends. Without a stream the
@@ -37,6 +41,7 @@ class ResponseShape:
         prompt_token_ids: Counted in its usage.
         with_token_ids: The request asked for them, and for those of the output.
         call_mode: Which calls of functions the answer may have.
+        num_logprobs: Alternatives that each token of its text comes with; None for no logprobs.
     """
 
     def __init__(
@@ -47,16 +52,27 @@ class ResponseShape:
         *,
         with_token_ids: bool = False,
         call_mode: CallMode = "none",
+        num_logprobs: int | None = None,
     ) -> None:
         self.response = response
         """The response in its latest state."""
         self._prompt_token_ids = prompt_token_ids
         self._token_ids: list[int] | None = [] if with_token_ids else None
+        self._values_per_token = 1
+        if num_logprobs is not None:
+            self._values_per_token += _LOGPROB_VALUES * (1 + num_logprobs)
         self._numbers = count()
         only_calls = not allows_content(call_mode)
         self._output = ResponseOutput(tokenizer, self._numbers, only_calls=only_calls)
         self._last: Progress | None = None
         self._traced: list[Progress] = []
+
+    @property
+    def is_long(self) -> bool:
+        """Whether writing the output as JSON takes longer than a token of another request may
+        wait."""
+        num_tokens = 0 if self._last is None else self._last.num_output_tokens
+        return num_tokens * self._values_per_token > _MANY_VALUES
 
     def begin(self) -> Iterator[Event]:
         yield self._state("response.created")

@@ -8,7 +8,9 @@ A turn stays as long as a kept response, or a turn of one, comes after it: that 
 deleted or pushed out does not break C. All of it counts once, however many responses share it.
 
 Everything is kept as JSON, whose length is what the memory limit counts. Room is shared by owner:
-no owner's responses go to make room for those of one that has more. For one event loop.
+no owner's responses go to make room for those of one that has more.
+
+For one event loop. What turns and items say never changes: threads may read them, and make more.
 """
 
 import logging
@@ -54,7 +56,7 @@ class Turn:
         parent: The turn before.
     """
 
-    __slots__ = ("inputs", "num_holders", "outputs", "parent")
+    __slots__ = ("inputs", "num_bytes", "num_holders", "outputs", "parent")
 
     def __init__(
         self,
@@ -65,13 +67,10 @@ class Turn:
         self.parent = parent
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
+        self.num_bytes = sum(len(item.json) + _ITEM_OVERHEAD for item in self.items())
+        """Size of its items."""
         self.num_holders = 0
         """Kept responses and turns that need it; the store's business."""
-
-    @property
-    def num_bytes(self) -> int:
-        items = (*self.inputs, *self.outputs)
-        return sum(len(item.json) + _ITEM_OVERHEAD for item in items)
 
     def chain(self) -> list["Turn"]:
         """The conversation, from its first turn to this one."""
@@ -143,8 +142,9 @@ class ResponseStore:
         self._responses: dict[tuple[Owner, str], KeptResponse] = {}  # by time of expiry
         self._shares: dict[Owner, _Share] = {}
         """Shares of the owners that have any response."""
-        self._turns_of_item: dict[tuple[Owner, str], list[Turn]] = {}
-        """An item is in several turns where clients send the answers before back themselves."""
+        self._items: dict[tuple[Owner, str], dict[Turn, KeptItem]] = {}
+        """Each item, by the turns that have it: several where clients send the answers before back
+        themselves."""
         self._num_bytes = 0
 
     def __len__(self) -> int:
@@ -192,10 +192,8 @@ class ResponseStore:
     def find_item(self, owner: Owner, item_id: str) -> KeptItem | None:
         """An item of any kept conversation of this owner."""
         self._drop_expired()
-        turns = self._turns_of_item.get((owner, item_id))
-        if turns is None:
-            return None
-        return next(item for item in turns[-1].items() if item.id == item_id)
+        found = self._items.get((owner, item_id))
+        return None if found is None else next(reversed(found.values()))
 
     def _is_too_full(self) -> bool:
         too_many = len(self._responses) > self.limits.max_responses
@@ -260,7 +258,7 @@ class ResponseStore:
                 return
             self._count(self._shares[owner], turn.num_bytes)
             for item in turn.items():
-                self._turns_of_item.setdefault((owner, item.id), []).append(turn)
+                self._items.setdefault((owner, item.id), {})[turn] = item
             turn = turn.parent
 
     def _release(self, owner: Owner, last: Turn) -> None:
@@ -271,8 +269,8 @@ class ResponseStore:
                 return
             self._count(self._shares[owner], -turn.num_bytes)
             for item in turn.items():
-                turns = self._turns_of_item[owner, item.id]
-                turns.remove(turn)
-                if not turns:
-                    del self._turns_of_item[owner, item.id]
+                places = self._items[owner, item.id]
+                del places[turn]
+                if not places:
+                    del self._items[owner, item.id]
             turn = turn.parent

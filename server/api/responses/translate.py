@@ -6,17 +6,19 @@ With `truncation: auto` a conversation that is too long loses its oldest items u
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from server.api.chat.from_others import chat_of, rename_beginning, renamed_fields
 from server.api.chat.schema import ChatRequest
-from server.api.chat.translate import chat_jobs
+from server.api.chat.translate import chat_jobs, chat_prompt
 from server.api.deps import Parts
 from server.api.generation.job_group import JobGroup
 from server.api.generation.schema.common import SamplingFields
 from server.api.generation.schema.structured import JsonObjectFormat, StructuredFields, TextFormat
 from server.api.generation.structured import asked_by_names
-from server.api.responses.conversation import ChatMessages
+from server.api.responses.conversation import ChatMessages, Conversation
 from server.api.responses.schema.request import (
     AllowedToolsChoice,
     ResponseFields,
@@ -44,34 +46,67 @@ _RENAMED: Final = (
 """Beginnings of the chat's field names, as patterns, and what they are here."""
 
 
-async def response_jobs(body: ResponseRequest, chat: ChatMessages, parts: Parts) -> JobGroup:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is asked, as a chat."""
+
+    chat: ChatMessages
+    request: ChatRequest
+    """Its messages are the chat's, one to one."""
+
+    def end(self, begin: int) -> "_Asked":
+        """The same of the conversation from a message on, behind all its system messages. Messages
+        that were valid are not looked at again: a conversation may have thousands."""
+        kept = [i for i in range(begin) if _is_system(self.chat, i)]
+        kept += range(begin, len(self.chat.messages))
+        chat = ChatMessages(
+            [self.chat.messages[i] for i in kept], [self.chat.places[i] for i in kept]
+        )
+        messages = [self.request.messages[i] for i in kept]
+        return _Asked(chat, self.request.model_copy(update={"messages": messages}))
+
+
+async def response_jobs(body: ResponseRequest, talk: Conversation, parts: Parts) -> JobGroup:
     """The jobs of a response; with `truncation: auto` of the longest end of its conversation that
     fits the context, behind its system messages.
 
     Raises:
         RequestError: the body asks for something that can't be done; errors name its fields.
     """
+    asked = _Asked(talk.chat, await _request(body, talk, parts))
     try:
-        return await _jobs(body, chat, parts)
+        return await _jobs(asked, parts)
     except ContextLengthError as error:
         if body.truncation != "auto":
             raise
-        return await _jobs_of_an_end(body, chat, parts, error)
+        return await _jobs_of_an_end(asked, parts, error)
 
 
-async def _jobs_of_an_end(
-    body: ResponseRequest, chat: ChatMessages, parts: Parts, error: ContextLengthError
-) -> JobGroup:
-    for begins in (_user_turns(chat), _turns(chat)):
-        found = await _longest_end(body, chat, parts, begins)
+async def response_prompt(body: ResponseFields, talk: Conversation, parts: Parts) -> list[int]:
+    """The token ids that the model is shown, however many.
+
+    Raises:
+        RequestError: the body asks for something that can't be done; errors name its fields.
+    """
+    request = await _request(body, talk, parts)
+    with renamed_fields(field_names(talk.chat)):
+        return await chat_prompt(request, parts)
+
+
+async def _request(body: ResponseFields, talk: Conversation, parts: Parts) -> ChatRequest:
+    with renamed_fields(field_names(talk.chat)):
+        return await parts.long_work.run(talk.is_long, partial(chat_request, body, talk.chat))
+
+
+async def _jobs_of_an_end(asked: _Asked, parts: Parts, error: ContextLengthError) -> JobGroup:
+    for begins in (_user_turns(asked.chat), _turns(asked.chat)):
+        found = await _longest_end(asked, parts, begins)
         if found is not None:
             return found
     raise error
 
 
-async def _longest_end(
-    body: ResponseRequest, chat: ChatMessages, parts: Parts, begins: list[int]
-) -> JobGroup | None:
+async def _longest_end(asked: _Asked, parts: Parts, begins: list[int]) -> JobGroup | None:
     """Finds the longest end that fits, by bisection: each try costs a tokenization.
 
     Args:
@@ -82,16 +117,16 @@ async def _longest_end(
     while low < high:
         middle = (low + high) // 2
         try:
-            found = await _jobs(body, _end(chat, begins[middle]), parts)
+            found = await _jobs(asked.end(begins[middle]), parts)
             high = middle
         except ContextLengthError:
             low = middle + 1
     return found
 
 
-async def _jobs(body: ResponseRequest, chat: ChatMessages, parts: Parts) -> JobGroup:
-    with renamed_fields(field_names(chat)):
-        return await chat_jobs(chat_request(body, chat), parts)
+async def _jobs(asked: _Asked, parts: Parts) -> JobGroup:
+    with renamed_fields(field_names(asked.chat)):
+        return await chat_jobs(asked.request, parts)
 
 
 def _is_system(chat: ChatMessages, index: int) -> bool:
@@ -110,12 +145,6 @@ def _turns(chat: ChatMessages) -> list[int]:
         for index, message in enumerate(chat.messages)
         if message["role"] != "tool" and not _is_system(chat, index)
     ]
-
-
-def _end(chat: ChatMessages, begin: int) -> ChatMessages:
-    """The conversation from a message on, behind all its system messages."""
-    kept = [i for i in range(len(chat.messages)) if i >= begin or _is_system(chat, i)]
-    return ChatMessages([chat.messages[i] for i in kept], [chat.places[i] for i in kept])
 
 
 def chat_request(body: ResponseFields, chat: ChatMessages) -> ChatRequest:

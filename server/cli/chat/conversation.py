@@ -34,31 +34,40 @@ class Conversation:
     """Fields of a request beside its messages."""
     turns: list[Message] = field(default_factory=list[Message])
     """The user's and the assistant's, in turn."""
+    asked: str | None = None
+    """The last question, also where its answer failed."""
+    _place: int = 0
+    """Where that question is in `turns`, or will be once it is answered."""
 
-    def body(self, question: str) -> dict[str, Any]:
+    def ask(self, question: str) -> dict[str, Any]:
         """A request for the answer to one more question."""
-        start = [{"role": "system", "content": self.system}] if self.system else []
-        asked = {"role": "user", "content": question}
-        return {"messages": [*start, *self.turns, asked], **self.options}
+        self.asked, self._place = question, len(self.turns)
+        return self._body(question)
 
-    def add(self, question: str, answer: str) -> None:
-        """Appends a question and its answer."""
-        self.turns += [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": answer},
-        ]
-
-    def take_back(self) -> str:
-        """Forgets the last question with its answer, and returns it.
+    def ask_again(self) -> dict[str, Any]:
+        """A request for another answer to the last question. One that it has stays until `answer`.
 
         Raises:
-            CommandError: there is none.
+            CommandError: nothing has been asked.
         """
-        if not self.turns:
+        if self.asked is None:
             raise CommandError("nothing has been asked yet")
-        question = self.turns[-2]["content"]
-        del self.turns[-2:]
-        return question
+        return self._body(self.asked)
+
+    def answer(self, text: str) -> None:
+        """Keeps the answer to the last question, in place of one that it has."""
+        asked = {"role": "user", "content": self.asked or ""}
+        self.turns[self._place :] = [asked, {"role": "assistant", "content": text}]
+
+    def _body(self, question: str) -> dict[str, Any]:
+        start = [{"role": "system", "content": self.system}] if self.system else []
+        earlier = self.turns[: self._place]
+        asked = {"role": "user", "content": question}
+        return {"messages": [*start, *earlier, asked], **self.options}
+
+    def _start_over(self) -> None:
+        self.turns.clear()
+        self.asked, self._place = None, 0
 
     def command(self, line: str) -> str:
         """Carries out a line that begins with a slash, and returns what to show the user.
@@ -72,11 +81,11 @@ class Conversation:
             case "/help":
                 return HELP
             case "/new":
-                self.turns.clear()
+                self._start_over()
                 return "a new conversation"
             case "/system":
                 self.system = value or None
-                self.turns.clear()
+                self._start_over()
                 return "a new conversation" + (f"; system prompt: {value}" if value else "")
             case "/temperature":
                 return self._set("temperature", value, float, 0, 2)

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.api.harness import CHAT, INFO, MODEL, chat_body, chunks, post
+from tests.api.harness import CHAT, INFO, MODEL, Json, chat_body, chunks, post
 from tests.doubles import EOS_ID, ScriptedEngine, ids, one_by_one
 
 
@@ -118,6 +118,16 @@ async def test_logprobs_are_null_unless_asked_for() -> None:
     assert engine.requests[0].params.logprobs is None
     await post(engine, CHAT, chat_body(logprobs=True))
     assert engine.requests[1].params.logprobs == 0
+
+
+@pytest.mark.parametrize("fields", [{}, {"logprobs": False}, {"logprobs": None}])
+async def test_no_alternatives_are_asked_for_without_logprobs(fields: Json) -> None:
+    """Clients send their default, 0, with every request."""
+    engine = ScriptedEngine(one_by_one("a"))
+    response = await post(engine, CHAT, chat_body(top_logprobs=0, **fields))
+    assert response.status_code == 200, response.text
+    assert response.json()["choices"][0]["logprobs"] is None
+    assert engine.requests[0].params.logprobs is None
 
 
 async def test_streamed_logprobs_come_with_their_text() -> None:

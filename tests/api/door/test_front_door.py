@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from server.api.door.front_door import front_door
+from server.api.http.certificates import check_tls
 from server.config import ServerSettings, load_settings
 from server.errors import ConfigError
 
@@ -36,10 +37,39 @@ def test_keys_are_not_printed_with_the_settings() -> None:
     assert "sesame" not in repr(settings(api_key=["sesame"]))
 
 
-def test_no_keys_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `GLIDECAPE_API_KEY= glidecape serve`: a key that is the empty text would be none."""
-    monkeypatch.setenv("GLIDECAPE_API_KEY", "")
-    assert front_door(settings()).api_keys is None
+@pytest.mark.parametrize("text", ["", " , "])
+def test_a_variable_without_a_key_opens_no_server(
+    text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As `GLIDECAPE_API_KEY=$UNSET glidecape serve`, also beside a file with keys."""
+    file = tmp_path / "keys"
+    file.write_text("filed\n")
+    monkeypatch.setenv("GLIDECAPE_API_KEY", text)
+    for given in ({}, {"api_key_file": str(file)}):
+        with pytest.raises(ConfigError, match=r"^api_key=.*has no entry.*\(GLIDECAPE_API_KEY\)$"):
+            settings(**given)
+    keys = front_door(settings(api_key=["option"])).api_keys
+    assert keys is not None and keys.find(b"option") is not None
+
+
+def test_a_list_without_a_key_opens_no_server() -> None:
+    """As Ray's file of settings might have it."""
+    with pytest.raises(
+        ConfigError, match=r"^api_key='': is set but has no entry; .* leave it out$"
+    ):
+        settings(api_key="")
+
+
+@pytest.mark.parametrize("name", ["api_key_file", "ssl_certfile", "ssl_keyfile"])
+def test_an_empty_name_of_a_file_is_no_missing_one(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable that is empty must not take away keys or TLS without a word."""
+    monkeypatch.setenv(f"GLIDECAPE_{name.upper()}", "")
+    with pytest.raises(ConfigError, match=f"^{name}='.'"):
+        given = settings()
+        check_tls(given.ssl_certfile, given.ssl_keyfile)
+        front_door(given)
 
 
 def test_limits() -> None:

@@ -128,7 +128,8 @@ class FunctionCallOutputItem(CallFields):
 
 
 class Reasoning(RequestModel):
-    """What another model thought. Says nothing to this one."""
+    """What a model thought earlier. The `reasoning_text` of its content is shown to this one as
+    thoughts of the assistant; the summary, and what another server has encrypted, say nothing."""
 
     type: Literal["reasoning"]
     id: ItemId | None = None
