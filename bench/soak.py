@@ -132,7 +132,7 @@ async def soak(
 
 async def _twice(model: LoadedModel, tally: Tally, name: str, choices: random.Random) -> None:
     """One random request, given up or not, and the same again without speculation."""
-    request = random_request(name, model.vocab_size, choices)
+    request = random_request(name, model.facts.vocab_size, choices)
     limit = choices.randrange(1, 40) if choices.random() < 1 / 3 else None
     first = await _tokens(model, request, limit)
     plain = SpeculationParams(policy="off")

@@ -73,7 +73,7 @@ def build(settings: ServerSettings, report: Report) -> Served:
         reason = "counts only with replicas; one engine takes tensor_parallel_size"
         raise ConfigError("num_gpus_per_replica", settings.num_gpus_per_replica, reason)
     app, model = build_app(settings, report)
-    return Served(app, model.engine, served_name(settings), model.speculation.policy)
+    return Served(app, model.engine, served_name(settings), model.facts.speculation.policy)
 
 
 def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, LoadedModel]:

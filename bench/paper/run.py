@@ -162,7 +162,9 @@ def _about(model: LoadedModel, settings: ModelSettings, new_tokens: int) -> Abou
     drafter, _ = glide_of(model)
     num_threads = settings.threads or default_threads()
     draft = _draft_name(settings)
-    return describe(model.name, draft, model.precision, drafter.device, num_threads, new_tokens)
+    return describe(
+        model.facts.name, draft, model.facts.precision, drafter.device, num_threads, new_tokens
+    )
 
 
 def _begin(journal: Journal, identity: Identity, about: About, sets: DataSets) -> About:

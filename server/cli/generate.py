@@ -49,7 +49,7 @@ def generate(
     if room < 1 or not token_ids:
         reason = f"{len(token_ids)} tokens, but the context holds {model.engine.max_model_len}"
         raise ConfigError("prompt", prompt[:40], reason)
-    sampling = model.default_sampling
+    sampling = model.facts.default_sampling
     if temperature is not None:
         sampling = replace(sampling, temperature=temperature)
     params = SamplingParams(
@@ -57,7 +57,7 @@ def generate(
         max_tokens=min(max_tokens, room),
         seed=random.getrandbits(63) if seed is None else seed,
     )
-    speculation = replace(model.speculation, traced=trace)
+    speculation = replace(model.facts.speculation, traced=trace)
     request = Request(RequestId("generate"), token_ids, params, speculation=speculation)
     asyncio.run(_stream(model, request, raw))
 

@@ -6,7 +6,7 @@ wire     pool, draft's costs, grammars, runner, graphs, engine
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,89 +21,49 @@ from server.engine.schedule.scheduler import Scheduler
 from server.engine.step.host.runner import Runner
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.host.verify import Model
-from server.engine.step.kv_cache import CacheShape, allocate_kv, copy_kv
-from server.engine.types import SamplingDefaults, SpeculationParams
-from server.loading.draft import Draft, build_speculator, load_draft
+from server.engine.step.kv_cache import allocate_kv, copy_kv
+from server.engine.types import SpeculationParams
+from server.loading.draft import build_speculator
 from server.loading.facts import ModelFacts
 from server.loading.graphs import build_graphs, has_graphs
 from server.loading.machine import (
-    cpu_kernels,
-    describe_foreign_kernels,
-    describe_kernels,
     pick_device,
     pick_dtype,
 )
 from server.loading.memory import check_memory_settings, share_memory
-from server.loading.ranks import free_everywhere, guarded, rank_threads, start_workers
-from server.loading.target import (
-    LoadedTarget,
-    TargetFiles,
-    choose_form,
-    describe_backend,
-    load_target,
-)
+from server.loading.place import Placed, place
+from server.loading.ranks import free_everywhere, rank_threads, start_workers
 from server.loading.text import ModelText, load_text
 from server.memory import give_back_memory
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
 from server.models.shard import WHOLE
 from server.parallel.remote import RemoteCopies, RemoteModel
 from server.parallel.workers import Workers
 from server.report import Report
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer
-from weights.checkpoint import checkpoint_identity
-from weights.model_names import model_name
-from weights.quantization import describe_rounded
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """Everything a command needs to run a model."""
 
-    name: str
-    identity: str
-    """Tells checkpoints, precisions and devices apart."""
-    precision: str
-    """For people: such as `bfloat16`, or `q4_k and q6_k weights in bfloat16`."""
-    speculation: SpeculationParams
-    """Values for requests that don't set them; policy off where there is no draft."""
-    vocab_size: int
-    """Ids the model knows; the tokenizer's may be fewer."""
+    facts: ModelFacts
     limits: SchedulerConfig
     """The sizes of the KV cache and of a step."""
     engine: AsyncEngine
     runner: Runner
     """What the engine runs; for measurements that need the model itself. Its speculator may be
     exchanged while no request is open."""
-    speculator: Speculator | None
     grammars: GrammarCompiler
     tokenizer: Tokenizer
     chat_template: ChatTemplate
-    default_sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
-    """Values for requests that don't set them."""
-    workers: Workers | None = None
+    workers: Workers | None
     """The other ranks of tensor parallelism."""
-    draft: str = "none"
-    """The draft's name, for people."""
-    kernels: str = ""
-    """What computes the model's layers, for people."""
 
     @property
-    def facts(self) -> ModelFacts:
-        """What can be said without it."""
-        return ModelFacts(
-            name=self.name,
-            identity=self.identity,
-            precision=self.precision,
-            kernels=self.kernels,
-            draft=self.draft,
-            speculation=self.speculation,
-            can_speculate=self.speculator is not None,
-            vocab_size=self.vocab_size,
-            max_model_len=self.engine.max_model_len,
-            default_sampling=self.default_sampling,
-        )
+    def speculator(self) -> Speculator | None:
+        return self.runner.speculator
 
     def close(self) -> None:
         """Ends the processes beside this one; to be called when the engine has stopped. A process
@@ -149,7 +109,7 @@ def _build_model(
     torch.set_num_threads(rank_threads(settings))
     text = load_text(settings, dtype, report)
     placement = Placement(device, dtype, workers.join() if workers else WHOLE)
-    placed = _place(settings, text.files, placement, workers, report)
+    placed = place(settings, text.files, placement, workers, report)
     give_back_memory()
     report(f"sampling, where a request says nothing: {text.default_sampling}")
     limits = _size(settings, placed, text, report)
@@ -157,107 +117,38 @@ def _build_model(
     engine = AsyncEngine(Scheduler(limits), wired.executor, observe, wired.grammars, step_timeout)
     if workers is not None:
         workers.watch(engine.fail)
+    facts = _facts(settings, placed, text, engine.max_model_len)
     return LoadedModel(
+        *(facts, limits, engine, wired.runner, wired.grammars),
+        *(text.tokenizer, text.chat_template, workers),
+    )
+
+
+def _facts(
+    settings: ModelSettings, placed: Placed, text: ModelText, max_model_len: int
+) -> ModelFacts:
+    draft = placed.draft
+    policy = "off" if draft is None else settings.speculation_policy
+    speculation = policy, settings.speculation_depth, settings.speculation_nodes
+    return ModelFacts(
         name=text.name,
         identity=placed.identity,
         precision=placed.form,
-        speculation=_default_speculation(settings, placed.draft),
-        vocab_size=text.files.config.vocab_size,
-        limits=limits,
-        engine=engine,
-        runner=wired.runner,
-        speculator=wired.runner.speculator,
-        grammars=wired.grammars,
-        tokenizer=text.tokenizer,
-        chat_template=text.chat_template,
-        default_sampling=text.default_sampling,
-        workers=workers,
-        draft="none" if placed.draft is None else placed.draft.name,
         kernels=placed.kernels,
+        draft="none" if draft is None else draft.name,
+        speculation=SpeculationParams(*speculation),
+        can_speculate=draft is not None,
+        vocab_size=text.files.config.vocab_size,
+        max_model_len=max_model_len,
+        default_sampling=text.default_sampling,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """Target and draft in memory, ready to run."""
-
-    target: LlamaModel
-    kv_shape: CacheShape
-    """The target's KV of a token, on this rank."""
-    form: str
-    """The format of the target's weights, for people."""
-    draft: Draft | None
-    workers: Workers | None
-    identity: str
-    """Identifies the target with its precision, device and threads."""
-    kernels: str
-    """What computes the target's layers, for people."""
-    is_native: bool
-    """Whether the target's code is ours. Steps of other code are not captured: it may ask the GPU
-    for values in between."""
-
-    @property
-    def placement(self) -> Placement:
-        return self.target.placement
-
-
-def _place(
-    settings: ModelSettings,
-    files: TargetFiles,
-    placement: Placement,
-    workers: Workers | None,
-    report: Report,
-) -> _Placed:
-    quantization = None
-    if workers is None:  # blocks of weights are for the native kernels, which run whole models
-        quantization = choose_form(files, placement, settings.quantization)
-    target = load_target(files, placement, quantization)
-    layers = f"{files.config.num_layers} layers, {target.form} on {placement.device}"
-    report(f"loaded {model_name(settings.model)}: {layers}, {describe_backend(files)}")
-    for line in describe_rounded(quantization):
-        report(line)
-    draft = guarded(
-        workers, lambda: load_draft(settings, target.parameters, placement, quantization, report)
-    )
-    model = target.freeze()
-    if files.hf is None:
-        kernels = describe_kernels(placement, model.is_fused)
-    else:
-        if files.hf.note:
-            report(files.hf.note)
-        described = files.hf.scored_in_torch
-        kernels = describe_foreign_kernels(placement, described, model.has_threads)
-    report(kernels)
-    if model.has_threads:
-        # After each parallel operation torch's threads spin for milliseconds, on the cores that the
-        # native kernels' own threads need; what is left to torch is small.
-        torch.set_num_threads(1)
-    identity = _identity(target, model, rank_threads(settings), workers)
-    if files.hf is not None:
-        identity += f"|{files.hf.described}"
-    return _Placed(
-        model, target.kv_shape, target.form, draft, workers, identity, kernels, files.hf is None
-    )
-
-
-def _identity(
-    target: LoadedTarget, model: LlamaModel, num_threads: int, workers: Workers | None
-) -> str:
-    """Tells checkpoints, forms of weights, kernels, devices, threads and ranks apart."""
-    kind = target.quantization and target.quantization.kind
-    form = f"{target.form}|{kind}|{_kernels_identity(model)}"
-    device = model.placement.device.type
-    identity = f"{checkpoint_identity(target.files.folder)}|{form}|{device}|{num_threads} threads"
-    return identity + (f"|{workers.size} ranks" if workers else "")
 
 
 def _size(
-    settings: ModelSettings, placed: _Placed, text: ModelText, report: Report
+    settings: ModelSettings, placed: Placed, text: ModelText, report: Report
 ) -> SchedulerConfig:
     config, device, draft = placed.target.config, placed.placement.device, placed.draft
-    token_bytes = placed.kv_shape.bytes_per_token
-    if draft is not None and draft.shape is not None:
-        token_bytes += draft.shape.bytes_per_token
+    token_bytes = placed.token_bytes
     on_device = placed.is_native and has_graphs(settings, device, draft)
     free = free_everywhere(placed.workers, device)
     limits = share_memory(settings, config, placed.placement, token_bytes, free, on_device, report)
@@ -281,7 +172,7 @@ class _Wired:
 
 def _wire(
     settings: ModelSettings,
-    placed: _Placed,
+    placed: Placed,
     limits: SchedulerConfig,
     text: ModelText,
     report: Report,
@@ -317,18 +208,3 @@ def _wire(
             settings, runner, limits, placed.placement, identity, config.hidden_size, report
         )
     return _Wired(runner, executor, grammars)
-
-
-def _kernels_identity(model: LlamaModel) -> str:
-    """Costs and rounding differ between instruction sets. AVX-512 is not named: what was stored
-    before there were others was measured with it."""
-    kernels = cpu_kernels() if model.has_threads else None
-    suffix = "" if kernels in (None, "avx512") else f" {kernels}"
-    if model.has_threads and not model.is_fused:
-        suffix += " products"
-    return f"fused {model.is_fused}{suffix}"
-
-
-def _default_speculation(settings: ModelSettings, draft: Draft | None) -> SpeculationParams:
-    policy = "off" if draft is None else settings.speculation_policy
-    return SpeculationParams(policy, settings.speculation_depth, settings.speculation_nodes)

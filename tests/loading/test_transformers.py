@@ -16,9 +16,9 @@ from server.errors import CheckpointError, ConfigError, UnsupportedModelError
 from server.kernels.cpu.library import native_library
 from server.loading.model import (
     LoadedModel,
-    _kernels_identity,  # pyright: ignore[reportPrivateUsage]
     build_model,
 )
+from server.loading.place import _kernels_identity  # pyright: ignore[reportPrivateUsage]
 from server.loading.target import choose_form, load_target, read_target
 from server.models.layers import Placement
 from tests.doubles import BOS, EOS, EOS_ID, byte_backend
@@ -82,7 +82,7 @@ async def test_serves_with_speculation(dtype: str, gemma: Path, tmp_path: Path) 
     (line,) = [line for line in report if line.startswith("loaded")]
     assert "code of transformers" in line
     assert "(gemma3_text)" in line
-    assert "transformers" in loaded.identity
+    assert "transformers" in loaded.facts.identity
 
 
 def test_auto_takes_native_code_where_there_is_some(llama: Path, gemma: Path) -> None:
@@ -125,7 +125,7 @@ def test_identity_names_the_instructions_of_native_products(
         model = load_target(read_target(gemma), Placement(CPU, dtype)).freeze()
         named = set[str]()
         for kernels in ("avx512", "avx2", "scalar"):
-            monkeypatch.setattr("server.loading.model.cpu_kernels", lambda name=kernels: name)
+            monkeypatch.setattr("server.loading.place.cpu_kernels", lambda name=kernels: name)
             named.add(_kernels_identity(model))
         assert len(named) == (1 if native_library() is None else 3)
 

@@ -35,7 +35,7 @@ def run_identity(
     return {
         "draft": f"{about.draft} {_digest(settings.draft)}",
         "draft_model": "none" if draft_model is None else f"{draft_model} {_digest(draft_model)}",
-        "target": f"{about.target} {model.identity}",
+        "target": f"{about.target} {model.facts.identity}",
         "methods": ", ".join(method.name for method in methods),
         "tokens": str(about.new_tokens),
         "machine": f"{about.device}, {about.processor}, {about.num_cpus} CPUs",

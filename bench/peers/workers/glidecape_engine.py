@@ -21,10 +21,10 @@ def load(options: dict[str, Any]) -> System:
     settings = load_settings(ModelSettings, **options["settings"])
     model = build_model(settings, report, lambda stats: None)
     engine = Engine(model)
-    policy = model.speculation.policy
+    policy = model.facts.speculation.policy
     about = {
         "version": __version__,
-        "weights": model.precision,
+        "weights": model.facts.precision,
         "way": "continuous batching"
         + ("" if policy == "off" else f", speculation by policy {policy}"),
     }
@@ -75,7 +75,7 @@ class Engine:
             RequestId(f"bench-{next(self._ids)}"),
             tuple(ids),
             params,
-            speculation=self._model.speculation,
+            speculation=self._model.facts.speculation,
             cache_salt=salt,
         )
         return [output async for output in self._model.engine.generate(request)]

@@ -17,7 +17,8 @@ from server.engine.speculation.policies import PolicyConfig
 from server.engine.step.host.runner import Runner
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import CacheShape, allocate_kv
-from server.engine.types import SpeculationParams
+from server.engine.types import SamplingDefaults, SpeculationParams
+from server.loading.facts import ModelFacts
 from server.loading.model import LoadedModel
 from tests.doubles import PlainTemplate, byte_tokenizer
 from tests.engine.step.host.test_exactness import tiny_glide
@@ -49,16 +50,21 @@ def tiny_loaded(observe: Callable[[StepStats], None]) -> LoadedModel:
     tokenizer: Any = FoldedTokenizer()
     compiler_vocabulary = Vocabulary(61, bytes, frozenset(), frozenset({EOS}), lambda text: [])
     return LoadedModel(
-        name="tiny",
-        identity="tiny",
-        precision="float32",
-        speculation=SpeculationParams(),
-        vocab_size=61,
+        facts=ModelFacts(
+            *("tiny", "tiny", "float32"),
+            kernels="",
+            draft="none",
+            speculation=SpeculationParams(),
+            can_speculate=True,
+            vocab_size=61,
+            max_model_len=limits.max_model_len,
+            default_sampling=SamplingDefaults(),
+        ),
         limits=limits,
         engine=AsyncEngine(Scheduler(limits), runner, observe),
         runner=runner,
-        speculator=speculator,
         grammars=GrammarCompiler(compiler_vocabulary),
         tokenizer=tokenizer,
         chat_template=PlainTemplate(),
+        workers=None,
     )
