@@ -8,12 +8,13 @@ import torch
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
 from server.loading.target import load_target, read_target
+from server.models.causal_lm import CausalLM
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape
 from server.models.glide_parameters import GlideParameters
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, LlamaParameters
+from server.models.llama import LlamaParameters
 from server.models.parameters import Parameters
 
 BLOCK_SIZE = 16
@@ -53,7 +54,7 @@ SHAPES = {
 class Pair:
     """A target with its KV pool, and a draft that reads it."""
 
-    target: LlamaModel
+    target: CausalLM
     caches: list[LayerCache]
     draft: GlideModel
     draft_caches: list[LayerCache]

@@ -26,10 +26,10 @@ from server.errors import UnsupportedModelError
 from server.kernels.tree import LayerCache
 from server.loading.costs import profile_path, step_costs
 from server.loading.target import load_target, read_target
+from server.models.causal_lm import CausalLM
 from server.models.config import ModelConfig
 from server.models.glide import GlideModel
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
 from server.models.parameters import Parameters
 from server.models.quantization import DRAFT_QUANTIZATION, Quantization
 from server.parallel.remote import RemoteGlide, RemoteModel
@@ -47,7 +47,7 @@ from weights.quantization import can_quantize
 class Draft:
     """A loaded draft before it has KV."""
 
-    model: GlideModel | LlamaModel | None
+    model: GlideModel | CausalLM | None
     """The loaded model; None for prompt lookup."""
     shape: CacheShape | None
     """KV per token, in the same pool of blocks as the target's."""
@@ -94,7 +94,7 @@ def load_draft_model(
     placement: Placement,
     quantization: Quantization | None,
     report: Report,
-) -> tuple[LlamaModel, CacheShape]:
+) -> tuple[CausalLM, CacheShape]:
     """A language model as draft, and its KV per token; arguments and errors as above."""
     files = read_target(folder)
     config = files.config

@@ -16,8 +16,8 @@ from server.loading.target import (
     describe_backend,
     load_target,
 )
+from server.models.causal_lm import CausalLM
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
 from server.parallel.workers import Workers
 from server.report import Report
 from weights.checkpoint import checkpoint_identity
@@ -29,7 +29,7 @@ from weights.quantization import describe_rounded
 class Placed:
     """Target and draft in memory, ready to run."""
 
-    target: LlamaModel
+    target: CausalLM
     kv_shape: CacheShape
     """The target's KV of a token, on this rank."""
     form: str
@@ -102,7 +102,7 @@ def place(
 
 
 def _identity(
-    target: LoadedTarget, model: LlamaModel, num_threads: int, workers: Workers | None
+    target: LoadedTarget, model: CausalLM, num_threads: int, workers: Workers | None
 ) -> str:
     """Tells checkpoints, forms of weights, kernels, devices, threads and ranks apart."""
     kind = target.quantization and target.quantization.kind
@@ -112,7 +112,7 @@ def _identity(
     return identity + (f"|{workers.size} ranks" if workers else "")
 
 
-def _kernels_identity(model: LlamaModel) -> str:
+def _kernels_identity(model: CausalLM) -> str:
     """Costs and rounding differ between instruction sets. AVX-512 is not named: what was stored
     before there were others was measured with it."""
     kernels = cpu_kernels() if model.has_threads else None

@@ -15,10 +15,11 @@ import torch
 from server.config import ModelSettings
 from server.engine.step.kv_cache import CacheShape
 from server.errors import UnsupportedModelError
+from server.models.causal_lm import CausalLM
 from server.models.config import ModelConfig, model_config
 from server.models.decoder_layer import local_config
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, LlamaParameters
+from server.models.llama import LlamaParameters
 from server.models.parameters import Parameters
 from server.models.quantization import Quantization
 from server.report import Report
@@ -66,7 +67,7 @@ class LoadedTarget:
         sizes = local.num_layers, local.num_kv_heads, local.head_dim
         return CacheShape(*sizes, placement.dtype, local.kv_shapes)
 
-    def freeze(self) -> LlamaModel:
+    def freeze(self) -> CausalLM:
         """The model, with the weights in the machine's fastest layout."""
         return self.parameters.freeze(self.quantization)
 

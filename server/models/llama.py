@@ -10,10 +10,10 @@ from collections.abc import Container, Iterator, Sequence
 import torch
 
 from server.kernels import dispatch as kernels
-from server.kernels.linear import LinearFn
 from server.kernels.quantized import PartWeight
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import DecoderEnds, DecoderShape, ForwardFn
+from server.models.causal_lm import CausalLM
 from server.models.config import ModelConfig
 from server.models.decoder_layer import DecoderLayer, LayerParameters, decoder_layout
 from server.models.layers import Placement, RMSNorm, Slots
@@ -80,7 +80,7 @@ class LlamaParameters:
         name = "model.embed_tokens.weight" if tied else "lm_head.weight"
         return quantization.of_one(name, self.head_weight)
 
-    def freeze(self, quantization: Quantization | None = None) -> "LlamaModel":
+    def freeze(self, quantization: Quantization | None = None) -> "CausalLM":
         """The model, with the weights in the machine's fastest layout. Uses the parameters up.
 
         Args:
@@ -99,7 +99,7 @@ class LlamaParameters:
         apply_head = kernels.logits_linear(head, placement.dtype)
         is_fused = fused is not None
         has_threads = is_fused or kernels.has_native_products(placement.device, placement.dtype)
-        return LlamaModel(config, placement, forward, apply_head, is_fused, has_threads)
+        return CausalLM(config, placement, forward, apply_head, is_fused, has_threads)
 
     def _in_turn(self, rotary: RotaryEmbedding, quantization: Quantization | None) -> ForwardFn:
         """A function that runs embedding, layers and norm one after another."""
@@ -122,46 +122,6 @@ class LlamaParameters:
         """Yields the layers in order and drops each, so that most weights exist only once."""
         while self.layers:
             yield self.layers.pop(0)
-
-
-class LlamaModel:
-    """A model that is ready to run.
-
-    Args:
-        forward: everything but the head.
-        apply_head: hidden states to this rank's logits, in float32.
-        is_fused: `forward` is a native kernel.
-        has_threads: `forward` does its products in threads of its own, and torch's would be in
-            their way.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        placement: Placement,
-        forward: ForwardFn,
-        apply_head: LinearFn,
-        is_fused: bool,
-        has_threads: bool,
-    ) -> None:
-        self.config = config
-        self.placement = placement
-        self.is_fused = is_fused
-        self.has_threads = has_threads
-        self._forward = forward
-        self._apply_head = apply_head
-
-    def __call__(
-        self, token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
-    ) -> torch.Tensor:
-        """Runs the rows and writes their KV. token_ids: [rows] -> final hidden states [rows,
-        hidden], normed."""
-        return self._forward(token_ids, caches, batch)
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[rows, hidden] -> [rows, vocab_size] float32; on ranks other than 0, only of the rank's
-        own tokens."""
-        return self.placement.shard.gather_columns(self._apply_head(hidden), self.config.vocab_size)
 
 
 def decoder_shape(config: ModelConfig) -> DecoderShape:

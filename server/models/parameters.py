@@ -6,9 +6,10 @@ from typing import Protocol
 import torch
 
 from server.kernels.quantized import PartWeight
+from server.models.causal_lm import CausalLM
 from server.models.config import ModelConfig
 from server.models.layers import Placement, Slots
-from server.models.llama import LlamaModel, LlamaParameters
+from server.models.llama import LlamaParameters
 from server.models.quantization import Quantization
 
 
@@ -31,7 +32,7 @@ class ForeignParameters(Protocol):
         """The head's weight in the form it is kept in."""
         ...
 
-    def freeze(self, quantization: Quantization | None = None) -> LlamaModel:
+    def freeze(self, quantization: Quantization | None = None) -> CausalLM:
         """The model, ready to run. Uses the parameters up."""
         ...
 

@@ -11,8 +11,8 @@ import torch
 from server.engine.step.kv_cache import copy_kv
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import Caches, ChainEnds, DraftStep, Filling, Roots
+from server.models.causal_lm import CausalLM
 from server.models.glide import GlideModel
-from server.models.llama import LlamaModel
 from server.parallel.calls import Call, CallName
 from server.parallel.workers import Workers
 
@@ -25,7 +25,7 @@ class RemoteModel:
     """
 
     def __init__(
-        self, model: LlamaModel, workers: Workers, forward: CallName = "forward",
+        self, model: CausalLM, workers: Workers, forward: CallName = "forward",
         logits: CallName = "logits",
     ) -> None:  # fmt: skip
         self.model, self.workers = model, workers

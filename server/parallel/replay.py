@@ -9,8 +9,8 @@ import torch
 from server.engine.step.kv_cache import copy_kv
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import Caches, DraftStep
+from server.models.causal_lm import CausalLM
 from server.models.glide import GlideModel
-from server.models.llama import LlamaModel
 from server.parallel.calls import Call, receive
 
 
@@ -18,9 +18,9 @@ from server.parallel.calls import Call, receive
 class Replayed:
     """The models that a worker runs, with their KV in the blocks that rank 0 hands out."""
 
-    target: LlamaModel
+    target: CausalLM
     caches: Sequence[LayerCache]
-    draft: GlideModel | LlamaModel | None = None
+    draft: GlideModel | CausalLM | None = None
     draft_caches: Sequence[LayerCache] = ()
 
     @property
@@ -42,9 +42,9 @@ class Replayed:
     def _run_draft(self, call: Call) -> None:
         first = _given(call.tensors[0])
         match call.name, self.draft:
-            case "draft_forward", LlamaModel() as model:
+            case "draft_forward", CausalLM() as model:
                 model(first, self.draft_caches, _batch(call))
-            case "draft_logits", LlamaModel() as model:
+            case "draft_logits", CausalLM() as model:
                 model.logits(first)
             case "fill", GlideModel() as glide:
                 glide.fill(first, _batch(call), self._kv)

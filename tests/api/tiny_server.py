@@ -17,8 +17,9 @@ from server.engine.grammar.state import GrammarStates
 from server.engine.outputs import StepStats
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
+from server.models.causal_lm import CausalLM
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, LlamaParameters
+from server.models.llama import LlamaParameters
 from server.text.chat_template import ChatTemplate
 from tests.api.harness import DOOR, INFO, byte_grammars, in_process, make_app
 from tests.doubles import EOS_ID
@@ -31,7 +32,7 @@ SPEAKING = replace(INFO, can_speculate=True)
 
 
 @cache
-def byte_model(max_position: int = MODEL.max_position) -> LlamaModel:
+def byte_model(max_position: int = MODEL.max_position) -> CausalLM:
     """Random weights over the tokens of `tests.doubles.byte_tokenizer`."""
     config = replace(
         MODEL, vocab_size=EOS_ID + 1, max_position=max_position, eos_token_ids=(EOS_ID,)

@@ -22,9 +22,10 @@ from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import Request, RequestId, SamplingParams
 from server.kernels.tree import LayerCache
+from server.models.causal_lm import CausalLM
 from server.models.config import ModelConfig, RopeConfig
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, LlamaParameters
+from server.models.llama import LlamaParameters
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 61
@@ -57,7 +58,7 @@ CONFIG = SchedulerConfig(
 
 
 @cache
-def tiny_model() -> LlamaModel:
+def tiny_model() -> CausalLM:
     """Random weights, sharp enough that tokens depend on their whole context."""
     parameters = LlamaParameters(MODEL, Placement(CPU, torch.float32))
     generator = torch.Generator().manual_seed(7)
@@ -69,7 +70,7 @@ def tiny_model() -> LlamaModel:
     return parameters.freeze()
 
 
-def caches_of(model: LlamaModel, config: SchedulerConfig) -> list[LayerCache]:
+def caches_of(model: CausalLM, config: SchedulerConfig) -> list[LayerCache]:
     sizes = (model.config.num_layers, model.config.num_kv_heads, model.config.head_dim)
     shape = CacheShape(*sizes, model.placement.dtype)
     return allocate_kv(shape, config.num_allocated_blocks, config.block_size, CPU)
@@ -108,7 +109,7 @@ class TinyEngine:
         self,
         config: SchedulerConfig = CONFIG,
         make_drafter: MakeDrafter | None = None,
-        model: LlamaModel | None = None,
+        model: CausalLM | None = None,
         lookup: NgramDrafter | None = None,
         grammars: GrammarStates | None = None,
     ) -> None:

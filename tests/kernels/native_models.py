@@ -16,9 +16,10 @@ from server.kernels.cpu.instruction_sets import (
     built_libraries,
 )
 from server.kernels.types import DecoderEnds
+from server.models.causal_lm import CausalLM
 from server.models.config import ModelConfig, RopeConfig
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, LlamaParameters
+from server.models.llama import LlamaParameters
 from server.models.rope import RotaryEmbedding
 from tests.kernels.paged import CPU, make_model
 
@@ -113,12 +114,12 @@ def without_native_library() -> Generator[None]:
         yield
 
 
-def native_model(name: str, num_threads: int = 2) -> LlamaModel:
+def native_model(name: str, num_threads: int = 2) -> CausalLM:
     with torch_threads(num_threads):
         return make_model(VARIANTS[name], random_weights(name), torch.bfloat16)
 
 
-def torch_model(name: str, dtype: torch.dtype) -> LlamaModel:
+def torch_model(name: str, dtype: torch.dtype) -> CausalLM:
     """The same weights over the reference layers."""
     with without_native_library():
         return make_model(VARIANTS[name], random_weights(name), dtype)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from server.kernels.tree import LayerCache, TreeBatch
+from server.models.causal_lm import CausalLM
 from server.models.config import ModelConfig
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, LlamaParameters
+from server.models.llama import LlamaParameters
 from server.models.quantization import Quantization
 
 CPU = torch.device("cpu")
@@ -80,7 +81,7 @@ class PagedModel:
     """A model with a pool for a few sequences."""
 
     def __init__(
-        self, model: LlamaModel, num_sequences: int = 1, max_tokens: int = 96, block_size: int = 4
+        self, model: CausalLM, num_sequences: int = 1, max_tokens: int = 96, block_size: int = 4
     ) -> None:
         self.model, self.block_size = model, block_size
         num_blocks = -(-max_tokens // block_size)
@@ -124,7 +125,7 @@ def make_model(
     weights: dict[str, torch.Tensor],
     dtype: torch.dtype,
     quantization: Quantization | None = None,
-) -> LlamaModel:
+) -> CausalLM:
     """A frozen model; `weights` must name exactly its slots."""
     parameters = LlamaParameters(config, Placement(CPU, dtype))
     slots = parameters.slots()

@@ -7,8 +7,8 @@ from functools import cache
 import torch
 
 from server.kernels.quantized import GROUP, RoundedKind, quantize
+from server.models.causal_lm import CausalLM
 from server.models.config import ModelConfig
-from server.models.llama import LlamaModel
 from server.models.quantization import Quantization
 from tests.kernels import native_models
 from tests.kernels.native_models import draw_weights, torch_threads, without_native_library
@@ -31,22 +31,20 @@ def is_linear(name: str, weight: torch.Tensor) -> bool:
     return weight.dim() == 2 and "embed_tokens" not in name
 
 
-def quantized_model(name: str, kind: RoundedKind, num_threads: int = 2) -> LlamaModel:
+def quantized_model(name: str, kind: RoundedKind, num_threads: int = 2) -> CausalLM:
     """Over the native kernels, where there are any."""
     with torch_threads(num_threads):
         weights = random_weights(name)
         return make_model(VARIANTS[name], weights, torch.bfloat16, Quantization(kind))
 
 
-def fallback_model(name: str, kind: RoundedKind) -> LlamaModel:
+def fallback_model(name: str, kind: RoundedKind) -> CausalLM:
     """The same, on a machine without the native library."""
     with without_native_library():
         return quantized_model(name, kind)
 
 
-def dequantized_model(
-    name: str, kind: RoundedKind, dtype: torch.dtype = torch.float32
-) -> LlamaModel:
+def dequantized_model(name: str, kind: RoundedKind, dtype: torch.dtype = torch.float32) -> CausalLM:
     """What the quantized one computes, over the reference layers: the same rounded weights as
     floats. A tied head is rounded, the embedding it is tied to is not."""
     config, weights = VARIANTS[name], dict(random_weights(name))

@@ -11,8 +11,9 @@ import torch
 from server.kernels.cpu.decoder import NativeDecoder
 from server.kernels.cpu.rows import best_tokens
 from server.kernels.tree import LayerCache
+from server.models.causal_lm import CausalLM
 from server.models.config import RopeConfig
-from server.models.llama import LlamaModel, decoder_shape
+from server.models.llama import decoder_shape
 from tests.kernels.native_models import (
     VARIANTS,
     decoder_ends,
@@ -44,7 +45,7 @@ TOKENS = random_tokens(60)
 TREE_TOKENS = random_tokens(len(TREE), seed=1)
 
 
-def workload(model: LlamaModel, block_size: int) -> torch.Tensor:
+def workload(model: CausalLM, block_size: int) -> torch.Tensor:
     """Prefill of two sequences, trees on both, then a chain: logits of all rows."""
     pool = PagedModel(model, num_sequences=2, max_tokens=96, block_size=block_size)
     return torch.cat(
@@ -72,12 +73,12 @@ def test_error_is_that_of_torch_in_bfloat16(name: str, block_size: int) -> None:
     assert native <= 1.5 * plain
 
 
-def one_by_one(model: LlamaModel, tokens: Sequence[int]) -> torch.Tensor:
+def one_by_one(model: CausalLM, tokens: Sequence[int]) -> torch.Tensor:
     return PagedModel(model, block_size=16).run(tokens, [1] * len(tokens))
 
 
 @pytest.fixture(params=VARIANTS, scope="module")
-def variant(request: pytest.FixtureRequest) -> tuple[LlamaModel, torch.Tensor]:
+def variant(request: pytest.FixtureRequest) -> tuple[CausalLM, torch.Tensor]:
     """A model of one thread, and its logits for TOKENS, one step per token."""
     model = native_model(request.param, num_threads=1)
     return model, one_by_one(model, TOKENS)
@@ -86,7 +87,7 @@ def variant(request: pytest.FixtureRequest) -> tuple[LlamaModel, torch.Tensor]:
 @pytest.mark.parametrize("block_size", [1, 3, 16])
 @pytest.mark.parametrize("chunks", [[60], [1, 59], [7, 6, 5, 42], [49, 11]], ids=str)
 def test_chunking_changes_no_bit(
-    variant: tuple[LlamaModel, torch.Tensor], chunks: list[int], block_size: int
+    variant: tuple[CausalLM, torch.Tensor], chunks: list[int], block_size: int
 ) -> None:
     model, expected = variant
     assert torch.equal(PagedModel(model, block_size=block_size).run(TOKENS, chunks), expected)
@@ -101,7 +102,7 @@ def test_threads_change_no_bit(name: str, num_threads: int) -> None:
         assert torch.equal(workload(model, block_size=4), expected)
 
 
-def test_company_changes_no_bit(variant: tuple[LlamaModel, torch.Tensor]) -> None:
+def test_company_changes_no_bit(variant: tuple[CausalLM, torch.Tensor]) -> None:
     """The sequence decodes between others: prefills, trees and chains of every length."""
     model, expected = variant
     pool = PagedModel(model, num_sequences=4, block_size=4)
@@ -121,7 +122,7 @@ def path_to(node: int) -> list[int]:
 @pytest.mark.parametrize("context", [CONTEXT, CONTEXT + 1])
 @pytest.mark.parametrize("block_size", [1, 3, 16])
 def test_tree_equals_the_chain_of_each_path(
-    variant: tuple[LlamaModel, torch.Tensor], block_size: int, context: int
+    variant: tuple[CausalLM, torch.Tensor], block_size: int, context: int
 ) -> None:
     """Behind odd and even numbers of tokens: attention may add the values of positions in pairs."""
     model, _ = variant
@@ -134,7 +135,7 @@ def test_tree_equals_the_chain_of_each_path(
         assert torch.equal(tree[path], chain)
 
 
-def test_accepted_leaves_moved_to_their_slots(variant: tuple[LlamaModel, torch.Tensor]) -> None:
+def test_accepted_leaves_moved_to_their_slots(variant: tuple[CausalLM, torch.Tensor]) -> None:
     """Path 0 4 6 7 is accepted: each node's KV is copied from its tree slot to its place."""
     model, _ = variant
     path, bonus = path_to(7), [11, 12]

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from server.models.causal_lm import CausalLM
 from server.models.config import ModelConfig
-from server.models.llama import LlamaModel
 from tests.kernels import test_native_decoder
 from tests.kernels.native_models import (
     VARIANTS,
@@ -36,7 +36,7 @@ CASES = {
 }
 
 
-def made(name: str, num_threads: int = 1) -> LlamaModel:
+def made(name: str, num_threads: int = 1) -> CausalLM:
     config, dtype = CASES[name]
     with torch_threads(num_threads):
         model = make_model(config, draw_weights(config), dtype)

@@ -14,8 +14,9 @@ from server.kernels.quantized import (
     Weight,
     quantize,
 )
+from server.models.causal_lm import CausalLM
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, LlamaParameters, decoder_shape
+from server.models.llama import LlamaParameters, decoder_shape
 from server.models.quantization import Quantization
 from tests.kernels.native_models import (
     decoder_ends,
@@ -74,7 +75,7 @@ def test_fallback_is_torch_with_dequantized_weights(name: str, kind: RoundedKind
 
 
 @pytest.fixture(params=CASES, ids="-".join, scope="module")
-def variant(request: pytest.FixtureRequest) -> tuple[LlamaModel, torch.Tensor]:
+def variant(request: pytest.FixtureRequest) -> tuple[CausalLM, torch.Tensor]:
     """A model of one thread, and its logits for TOKENS, one step per token."""
     model = quantized_model(*request.param, num_threads=1)
     return model, one_by_one(model, TOKENS)
@@ -84,7 +85,7 @@ def variant(request: pytest.FixtureRequest) -> tuple[LlamaModel, torch.Tensor]:
 @pytest.mark.parametrize("block_size", [1, 16])
 @pytest.mark.parametrize("chunks", [[60], [1, 59], [7, 6, 5, 42], [17, 16, 15, 12]], ids=str)
 def test_chunking_changes_no_bit(
-    variant: tuple[LlamaModel, torch.Tensor], chunks: list[int], block_size: int
+    variant: tuple[CausalLM, torch.Tensor], chunks: list[int], block_size: int
 ) -> None:
     model, expected = variant
     assert torch.equal(PagedModel(model, block_size=block_size).run(TOKENS, chunks), expected)
@@ -101,7 +102,7 @@ def test_threads_change_no_bit(name: str, kind: RoundedKind, num_threads: int) -
 
 
 @needs_native()
-def test_company_changes_no_bit(variant: tuple[LlamaModel, torch.Tensor]) -> None:
+def test_company_changes_no_bit(variant: tuple[CausalLM, torch.Tensor]) -> None:
     """The sequence decodes between others: prefills, trees and chains of every length."""
     model, expected = variant
     pool = PagedModel(model, num_sequences=4, block_size=4)
@@ -117,7 +118,7 @@ def test_company_changes_no_bit(variant: tuple[LlamaModel, torch.Tensor]) -> Non
 @needs_native()
 @pytest.mark.parametrize("block_size", [1, 16])
 def test_tree_equals_the_chain_of_each_path(
-    variant: tuple[LlamaModel, torch.Tensor], block_size: int
+    variant: tuple[CausalLM, torch.Tensor], block_size: int
 ) -> None:
     model, _ = variant
     pool = PagedModel(model, block_size=block_size)

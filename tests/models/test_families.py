@@ -15,8 +15,8 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from server.models.causal_lm import CausalLM
 from server.models.config import model_config, rope_config
-from server.models.llama import LlamaModel
 from server.models.rope import RotaryEmbedding
 from tests.kernels.paged import CPU, Nodes, PagedModel, make_model
 
@@ -107,7 +107,7 @@ def raw_config(reference: Any, **changes: Any) -> dict[str, Any]:
     return {**reference.config.to_dict(), "architectures": [type(reference).__name__], **changes}
 
 
-def our_model(reference: Any, raw: Mapping[str, Any] | None = None) -> LlamaModel:
+def our_model(reference: Any, raw: Mapping[str, Any] | None = None) -> CausalLM:
     config = model_config(raw or raw_config(reference))
     return make_model(config, dict(reference.state_dict()), torch.float32)
 
@@ -138,12 +138,12 @@ def prefill_and_decode(reference: Any, tokens: list[int]) -> torch.Tensor:
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
-def pair(request: pytest.FixtureRequest) -> tuple[Any, LlamaModel]:
+def pair(request: pytest.FixtureRequest) -> tuple[Any, CausalLM]:
     reference = reference_model(FAMILIES[request.param])
     return reference, our_model(reference)
 
 
-def test_prefill_and_decoding(pair: tuple[Any, LlamaModel]) -> None:
+def test_prefill_and_decoding(pair: tuple[Any, CausalLM]) -> None:
     reference, model = pair
     expected = prefill_and_decode(reference, text())
     actual = PagedModel(model).run(text(), [PREFILL] + [1] * STEPS)
@@ -151,14 +151,14 @@ def test_prefill_and_decoding(pair: tuple[Any, LlamaModel]) -> None:
 
 
 @pytest.mark.parametrize("chunks", [[60], [1, 2, 3, 54], [17, 33, 10]], ids=str)
-def test_chunked_prefill(pair: tuple[Any, LlamaModel], chunks: list[int]) -> None:
+def test_chunked_prefill(pair: tuple[Any, CausalLM], chunks: list[int]) -> None:
     reference, model = pair
     with torch.no_grad():
         expected = reference(torch.tensor([text()])).logits[0]
     assert_same_logits(PagedModel(model).run(text(), chunks), expected)
 
 
-def test_batch_of_two_lengths(pair: tuple[Any, LlamaModel]) -> None:
+def test_batch_of_two_lengths(pair: tuple[Any, CausalLM]) -> None:
     _, model = pair
     long, short = text(), text(SHORT + STEPS, seed=6)
     alone = (

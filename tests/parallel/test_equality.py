@@ -25,8 +25,8 @@ from server.engine.step.host.speculator import Speculator
 from server.engine.step.kv_cache import copy_kv
 from server.engine.types import PolicyName, Request, SpeculationParams
 from server.kernels.tree import LayerCache
+from server.models.causal_lm import CausalLM
 from server.models.glide import GlideModel
-from server.models.llama import LlamaModel
 from server.models.shard import WHOLE, Shard
 from server.parallel.remote import RemoteCopies, RemoteGlide, RemoteModel
 from server.parallel.workers import Workers
@@ -65,7 +65,7 @@ class RankedEngine(TinyEngine):
 
 
 def _drafter(
-    draft: GlideModel | LlamaModel,
+    draft: GlideModel | CausalLM,
     own: list[LayerCache],
     caches: list[LayerCache],
     block_size: int,

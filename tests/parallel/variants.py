@@ -16,13 +16,14 @@ import torch
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
+from server.models.causal_lm import CausalLM
 from server.models.config import ModelConfig
 from server.models.decoder_layer import local_config
 from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape
 from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, LlamaParameters
+from server.models.llama import LlamaParameters
 from server.models.shard import WHOLE, Shard
 from server.parallel.rank import Rank
 from server.parallel.replay import Replayed, replay
@@ -122,7 +123,7 @@ def _parameters(
     return target, LlamaParameters(variant.draft, placement)
 
 
-def models(name: str, shard: Shard) -> tuple[LlamaModel, GlideModel | LlamaModel]:
+def models(name: str, shard: Shard) -> tuple[CausalLM, GlideModel | CausalLM]:
     """Target and draft, ready to run."""
     target, draft = _parameters(name, shard)
     _fill(target, weights(name, "target"))
@@ -144,13 +145,13 @@ def _fill(
 
 
 def pools(
-    target: LlamaModel, draft: GlideModel | LlamaModel, config: SchedulerConfig = CONFIG
+    target: CausalLM, draft: GlideModel | CausalLM, config: SchedulerConfig = CONFIG
 ) -> tuple[list[LayerCache], list[LayerCache]]:
     """KV of target and draft: this rank's heads."""
     return _pool(target, config), _pool(draft, config)
 
 
-def _pool(model: LlamaModel | GlideModel, config: SchedulerConfig) -> list[LayerCache]:
+def _pool(model: CausalLM | GlideModel, config: SchedulerConfig) -> list[LayerCache]:
     if isinstance(model, GlideModel):
         shape = CacheShape(*model.cache_shape, torch.float64)
     else:

@@ -23,10 +23,10 @@ from server.engine.types import SpeculationParams
 from server.errors import ConfigError
 from server.loading.draft import load_draft_model, locate_draft, policy_config
 from server.loading.model import LoadedModel
+from server.models.causal_lm import CausalLM
 from server.models.glide import GlideModel
 from server.models.glide_config import MODEL_TYPE
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
 from server.report import Report
 from weights.checkpoint import read_json
 
@@ -159,7 +159,7 @@ def _small_model(
     if config.is_file() and read_json(config).get("model_type") == MODEL_TYPE:
         raise ConfigError("draft_model", name, "is a GliDe draft; that is what --draft takes")
     target = model.runner.model
-    if not isinstance(target, LlamaModel):
+    if not isinstance(target, CausalLM):
         raise RuntimeError("the target is no Llama-family model")
     if name in ("none", "ngram", "auto"):
         raise ConfigError("draft_model", name, "expected a small language model")

@@ -19,6 +19,7 @@ from server.kernels.quantized import PartWeight
 from server.kernels.scored_attention import scored_attention_for
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import ForwardFn, ScoredAttention, ScoreRules
+from server.models.causal_lm import CausalLM
 from server.models.hf.attention import ATTENTION, STEP, PagedStep, take_tuning
 from server.models.hf.config import WIDENED, HFModel, first_line
 from server.models.hf.longrope import fix_frequencies
@@ -27,7 +28,6 @@ from server.models.hf.row_weights import multiply_natively
 from server.models.hf.split import split
 from server.models.hf.torch_products import TorchProducts
 from server.models.layers import Placement, Slots
-from server.models.llama import LlamaModel
 from server.models.quantization import Quantization
 
 _NAMES_SHOWN = 8
@@ -58,7 +58,7 @@ class HFParameters:
             self.head_weight if quantization is None else quantization.of_one("", self.head_weight)
         )
 
-    def freeze(self, quantization: Quantization | None = None) -> LlamaModel:
+    def freeze(self, quantization: Quantization | None = None) -> CausalLM:
         """The model, ready to run."""
         names: Any = self._model
         output = names.get_output_embeddings()  # asked of the whole model: its parts don't know it
@@ -76,7 +76,7 @@ class HFParameters:
         attend = scored_attention_for(self.placement.device, dtype)
         forward = _forward(decoder, self.found, attend, dtype)
         apply_head = _head(head)
-        model = LlamaModel(
+        model = CausalLM(
             self.config, self.placement, forward, apply_head, is_fused=False, has_threads=is_native
         )
         products = TorchProducts(decoder, head)
@@ -189,7 +189,7 @@ def _head(head: Model) -> LinearFn:
 
 
 @torch.no_grad()
-def _try_out(model: LlamaModel) -> torch.Tensor:
+def _try_out(model: CausalLM) -> torch.Tensor:
     """Runs two tokens, so that code which does not run here fails at start.
 
     Returns:

@@ -36,10 +36,10 @@ from transformers import (
     Starcoder2Config,
 )
 
+from server.models.causal_lm import CausalLM
 from server.models.hf.config import read_hf_model
 from server.models.hf.model import load_hf
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
 from weights.checkpoint import read_config
 
 VOCAB_SIZE = 97
@@ -158,7 +158,7 @@ def reference_model(config: PreTrainedConfig) -> Any:
     return model.eval()
 
 
-def our_model(folder: Path, dtype: torch.dtype = torch.float32) -> LlamaModel:
+def our_model(folder: Path, dtype: torch.dtype = torch.float32) -> CausalLM:
     """The same from its checkpoint."""
     found = read_hf_model(folder, read_config(folder))
     return load_hf(folder, found, Placement(torch.device("cpu"), dtype)).freeze()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from server.models.llama import LlamaModel
+from server.models.causal_lm import CausalLM
 from tests.kernels.paged import Nodes, PagedModel, ancestor_mask
 from tests.models.hf.families import FAMILIES, VOCAB_SIZE, our_model, reference_model
 
@@ -17,7 +17,7 @@ PARENTS = [-1, 0, 1, 2, 0, 1, 1]
 
 class Pair(NamedTuple):
     reference: Any
-    model: LlamaModel
+    model: CausalLM
 
 
 def tokens(count: int, seed: int = 5) -> list[int]:

@@ -8,10 +8,10 @@ import torch
 from transformers import LlamaConfig, Phi3Config
 
 from server.errors import UnsupportedModelError
+from server.models.causal_lm import CausalLM
 from server.models.hf.config import read_hf_model
 from server.models.hf.model import load_hf
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
 from tests.kernels.paged import CPU, PagedModel
 from tests.models.hf.families import reference_model, sizes
 from tests.models.hf.test_families import assert_same, their_logits, tokens
@@ -43,7 +43,7 @@ def reference() -> Any:
     return reference_model(PHI)
 
 
-def loaded(folder: Path, max_model_len: int | None) -> LlamaModel:
+def loaded(folder: Path, max_model_len: int | None) -> CausalLM:
     found = read_hf_model(folder, read_config(folder), max_model_len)
     return load_hf(folder, found, Placement(CPU, torch.float32)).freeze()
 

@@ -25,12 +25,12 @@ from transformers import (
 
 from server.errors import UnsupportedModelError
 from server.kernels.cpu.linear import NativeLinear
+from server.models.causal_lm import CausalLM
 from server.models.hf.config import read_hf_model
 from server.models.hf.model import HFParameters, load_hf
 from server.models.hf.row_weights import RowWeight
 from server.models.hf.torch_products import TorchProducts
 from server.models.layers import Placement
-from server.models.llama import LlamaModel
 from server.models.quantization import Quantization
 from tests.kernels.native_models import needs_native
 from tests.kernels.paged import CPU, Nodes, PagedModel
@@ -47,7 +47,7 @@ narrower than keys."""
 
 class Pair(NamedTuple):
     reference: Any
-    model: LlamaModel
+    model: CausalLM
 
 
 @pytest.fixture(params=NAMES, scope="module")

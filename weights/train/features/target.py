@@ -6,9 +6,10 @@ from hashlib import blake2b
 
 import torch
 
+from server.models.causal_lm import CausalLM
 from server.models.config import ModelConfig
 from server.models.layers import Slots
-from server.models.llama import LlamaModel, LlamaParameters
+from server.models.llama import LlamaParameters
 from server.models.parameters import Parameters
 from server.models.quantization import Quantization
 from weights.quantization import describe
@@ -18,7 +19,7 @@ from weights.quantization import describe
 class TrainTarget:
     """A target that is ready to run, and what the draft takes over from it."""
 
-    model: LlamaModel
+    model: CausalLM
     embedding: torch.Tensor
     """[vocab_size, hidden]"""
     head: torch.Tensor

@@ -24,8 +24,9 @@ from server.engine.grammar.schema.converter import enforceable
 from server.engine.grammar.state import GrammarStates
 from server.engine.types import Grammar, SpeculationParams
 from server.errors import GrammarError
+from server.models.causal_lm import CausalLM
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, LlamaParameters
+from server.models.llama import LlamaParameters
 from tests.engine.grammar.in_process import in_process
 from tests.engine.tiny import CONFIG, CPU, MODEL, TinyEngine, make_request, tokens
 
@@ -126,7 +127,7 @@ def schemas() -> list[dict[str, Any]]:
 
 
 @cache
-def model() -> LlamaModel:
+def model() -> CausalLM:
     config = replace(MODEL, vocab_size=EOS + 1, num_layers=1, max_position=2 * MAX_TOKENS,
                      sliding_windows=(24,), eos_token_ids=(EOS,))  # fmt: skip
     parameters = LlamaParameters(config, Placement(CPU, torch.float32))

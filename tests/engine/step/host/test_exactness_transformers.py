@@ -18,7 +18,7 @@ from server.engine.outputs import RequestOutput
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.types import PolicyName, RequestId
 from server.kernels.tree import LayerCache
-from server.models.llama import LlamaModel
+from server.models.causal_lm import CausalLM
 from tests.engine.drafters.oracle import OracleDrafter
 from tests.engine.step.host.test_exactness import (
     ALL_PATTERNS,
@@ -60,7 +60,7 @@ NAMES = ("r0", "r1", "r2", "r3", "r6", "r7")
 
 
 @cache
-def model(shape: str) -> LlamaModel:
+def model(shape: str) -> CausalLM:
     with TemporaryDirectory() as folder:
         reference_model(SHAPES[shape]).save_pretrained(folder)
         return our_model(Path(folder))

@@ -21,11 +21,12 @@ from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import PolicyName, Request, SpeculationParams
 from server.kernels.quantized import PartWeight, RoundedKind
 from server.kernels.tree import LayerCache
+from server.models.causal_lm import CausalLM
 from server.models.glide import GlideModel
 from server.models.glide_config import GlideConfig, target_shape
 from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
-from server.models.llama import LlamaModel, LlamaParameters
+from server.models.llama import LlamaParameters
 from server.models.quantization import Quantization
 from tests.engine.drafters.oracle import OracleDrafter
 from tests.engine.test_equality import logprobs, requests
@@ -50,7 +51,7 @@ ALL_PATTERNS = ["".join(p) for n in range(4) for p in itertools.product("TLx", r
 
 
 class Models(NamedTuple):
-    target: LlamaModel
+    target: CausalLM
     draft: GlideModel
 
 
