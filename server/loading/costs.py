@@ -14,7 +14,7 @@ from server.config import ModelSettings
 from server.engine.drafters.drafter import Drafter
 from server.engine.speculation.costs import CostCurve, StepCosts
 from server.engine.speculation.tiers import Tier, TierCosts
-from server.engine.step.profile import Profiled, measure_costs, still_hold
+from server.loading.profile import Profiled, measure_costs, still_hold
 from server.report import Report
 
 _DAMAGES = ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError

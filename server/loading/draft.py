@@ -21,10 +21,10 @@ from server.engine.speculation.recent import RecentOutputs
 from server.engine.step.host.speculator import Speculator
 from server.engine.step.host.verify import Model
 from server.engine.step.kv_cache import CacheShape, allocate_kv
-from server.engine.step.profile import Profiled
 from server.errors import UnsupportedModelError
 from server.kernels.tree import LayerCache
 from server.loading.costs import profile_path, step_costs
+from server.loading.profile import Profiled
 from server.loading.target import load_target, read_target
 from server.models.causal_lm import CausalLM
 from server.models.config import ModelConfig

@@ -13,7 +13,7 @@ import torch
 from server.config import ModelSettings
 from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.compile.service import GrammarCompiler
-from server.engine.grammar.state import GrammarStates
+from server.engine.grammar.states import GrammarStates
 from server.engine.loop import Executes
 from server.engine.outputs import StepStats
 from server.engine.schedule.planner import SchedulerConfig

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from server.api.deps import ServingInfo
 from server.api.door.front_door import FrontDoor
 from server.engine.async_engine import AsyncEngine
-from server.engine.grammar.state import GrammarStates
+from server.engine.grammar.states import GrammarStates
 from server.engine.outputs import StepStats
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler

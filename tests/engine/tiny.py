@@ -9,7 +9,7 @@ import torch
 
 from server.engine.drafters.drafter import Drafter
 from server.engine.drafters.ngram import NgramDrafter
-from server.engine.grammar.state import GrammarStates
+from server.engine.grammar.states import GrammarStates
 from server.engine.loop import Executes
 from server.engine.outputs import RequestOutput
 from server.engine.schedule.planner import SchedulerConfig

@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 
 from server.engine.async_engine import AsyncEngine
-from server.engine.grammar.state import GrammarStates
+from server.engine.grammar.states import GrammarStates
 from server.engine.types import Grammar
 from tests.api.harness import INFO, byte_grammars, live_app, make_app
 from tests.api.tiny_server import LIMITS, byte_model

@@ -8,18 +8,15 @@ it changes no token but those that it forces.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 
 from server.engine.grammar.budget import Meter
 from server.engine.grammar.compile.compiler import Vocabulary
 from server.engine.grammar.compile.spilling import SpillingTokens
+from server.engine.grammar.state import GrammarState
 from server.engine.grammar.thinking_place import Place, first_place, forced_token, next_place
 from server.engine.types import Thinking
-
-if TYPE_CHECKING:
-    from server.engine.grammar.state import GrammarState
 
 
 class ThinkingState:
@@ -38,7 +35,7 @@ class ThinkingState:
         thinking: Thinking,
         vocabulary: Vocabulary,
         spilling: SpillingTokens,
-        grammar: "GrammarState | None",
+        grammar: GrammarState | None,
         stop_ids: frozenset[int],
     ) -> None:
         self.meter = Meter() if grammar is None else grammar.meter

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from server.engine.drafters.drafter import Drafter
-from server.engine.grammar.state import AnswerState
+from server.engine.grammar.states import AnswerState
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.types import Grammar, PolicyName, Request, SpeculationParams, Thinking
 from server.kernels.tree import LayerCache

@@ -5,7 +5,8 @@ from functools import cache
 
 from server.engine.grammar.compile.compiler import Vocabulary
 from server.engine.grammar.compile.service import GrammarCompiler
-from server.engine.grammar.state import GrammarState, GrammarStates
+from server.engine.grammar.state import GrammarState
+from server.engine.grammar.states import GrammarStates
 from server.engine.types import Grammar
 from tests.engine.grammar.in_process import in_process
 from tests.engine.tiny import EOS

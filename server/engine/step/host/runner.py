@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from server.engine.grammar.state import AnswerState, GrammarStates
+from server.engine.grammar.states import AnswerState, GrammarStates
 from server.engine.schedule.outcome import num_emitted, stop_ids
 from server.engine.schedule.plan import (
     PlannedSequence,

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from server.engine.grammar.state import AnswerState
+from server.engine.grammar.states import AnswerState
 from server.engine.schedule.outcome import stop_ids
 from server.engine.schedule.plan import PlannedSequence, StepPlan
 from server.engine.speculation.proposal import Proposal

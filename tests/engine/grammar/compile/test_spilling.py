@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from server.engine.grammar.compile.spilling import SpillingTokens
-from server.engine.grammar.state import GrammarStates
+from server.engine.grammar.states import GrammarStates
 from server.engine.types import Thinking
 from tests.engine.grammar.in_process import in_process
 from tests.engine.grammar.vocabulary import EOS, GRAMMARS, VOCABULARY, encode

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from server.engine.drafters.ngram import NgramDrafter
 from server.engine.grammar.compile.compiler import Vocabulary
 from server.engine.grammar.schema.converter import enforceable
-from server.engine.grammar.state import GrammarStates
+from server.engine.grammar.states import GrammarStates
 from server.engine.types import Grammar, SpeculationParams
 from server.errors import GrammarError
 from server.models.causal_lm import CausalLM

@@ -8,8 +8,8 @@ import pytest
 from server.engine.drafters.ngram import NgramDrafter
 from server.engine.speculation.costs import CostCurve, StepCosts
 from server.engine.speculation.recent import RecentOutputs
-from server.engine.step import profile
-from server.engine.step.profile import (
+from server.loading import profile
+from server.loading.profile import (
     DRAFT_ROWS,
     VERIFY_ROWS,
     Profiled,
