@@ -19,8 +19,8 @@ from server.engine.speculation.lookup import TextIndexes
 from server.engine.speculation.policies import PolicyConfig
 from server.engine.speculation.recent import RecentOutputs
 from server.engine.step.host.speculator import Speculator
-from server.engine.step.host.verify import Model
 from server.engine.step.kv_cache import CacheShape, allocate_kv
+from server.engine.step.model import Model
 from server.errors import UnsupportedModelError
 from server.kernels.tree import LayerCache
 from server.loading.costs import profile_path, step_costs

@@ -20,8 +20,8 @@ from server.engine.schedule.planner import SchedulerConfig
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.step.host.runner import Runner
 from server.engine.step.host.speculator import Speculator
-from server.engine.step.host.verify import Model
 from server.engine.step.kv_cache import allocate_kv, copy_kv
+from server.engine.step.model import Model
 from server.engine.types import SpeculationParams
 from server.loading.draft import build_speculator
 from server.loading.facts import ModelFacts

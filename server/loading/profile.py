@@ -9,8 +9,8 @@ import torch
 from server.engine.drafters.drafter import Committed, Drafter, EarlyStop
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation.costs import CostCurve, StepCosts, monotone
-from server.engine.step.host.verify import Model
 from server.engine.step.inputs import Nodes, build_inputs
+from server.engine.step.model import Model
 from server.engine.types import BlockId, Request, RequestId, SamplingParams
 from server.kernels.tree import LayerCache
 

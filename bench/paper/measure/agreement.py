@@ -24,9 +24,9 @@ import torch
 
 from server.engine.drafters.context_tokens import own_token_ids, token_columns
 from server.engine.speculation.lookup import Match, matches, source
-from server.engine.step.host.verify import Model
 from server.engine.step.inputs import Nodes, StepInputs, build_inputs
 from server.engine.step.kv_cache import CacheShape, allocate_kv
+from server.engine.step.model import Model
 from server.kernels.tree import LayerCache
 from server.kernels.types import Caches, CopyHints, DraftStep, OwnTokens
 from server.models.glide import GlideModel

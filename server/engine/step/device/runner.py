@@ -14,13 +14,13 @@ from server.engine.schedule.plan import (
 )
 from server.engine.speculation.tiers import StepShape
 from server.engine.step.device.capture import Graphs, Running
-from server.engine.step.device.results import Outcome, unpack
+from server.engine.step.device.packing import Outcome, unpack
 from server.engine.step.device.seats import POLICIES, Controls, DeviceSeats, Seat, SeatMap
 from server.engine.step.device.sizes import Sizes
 from server.engine.step.device.stats import Learned, merged
-from server.engine.step.host.accept import TreeWalk
-from server.engine.step.host.results import walk_result
 from server.engine.step.host.speculator import Speculator
+from server.engine.step.results import walk_result
+from server.engine.step.walk import TreeWalk
 from server.engine.types import BlockId, RequestId
 from server.kernels.uniform import signed
 

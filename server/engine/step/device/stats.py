@@ -1,4 +1,4 @@
-"""What steps on the device teach the policies, and their figures. Twin: `step/host/stats.py`."""
+"""What steps on the device teach the policies, and their figures."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -10,10 +10,10 @@ from server.engine.schedule.plan import PlannedSequence, StepPlan, StepSeconds
 from server.engine.speculation.sources import add_sources
 from server.engine.speculation.tiers import PLAIN, TierChoice, TierCosts
 from server.engine.step.device.expand import Widths
-from server.engine.step.device.results import Outcome
-from server.engine.step.host.accept import TreeWalk
+from server.engine.step.device.packing import Outcome
 from server.engine.step.host.speculator import Speculator
-from server.engine.step.host.stats import step_stats
+from server.engine.step.stats import step_stats
+from server.engine.step.walk import TreeWalk
 
 _TOLD_EVERY = 16
 """Steps between two updates of the device's chances of acceptance, which move slowly."""

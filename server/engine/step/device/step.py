@@ -12,9 +12,9 @@ from server.engine.step.device.accept import Walks, draw, follow
 from server.engine.step.device.addresses import Addresses
 from server.engine.step.device.draft import DeviceDraft, nothing_drafted
 from server.engine.step.device.expand import Trees, Widths, expand
-from server.engine.step.device.results import pack
+from server.engine.step.device.packing import pack
 from server.engine.step.device.seats import DeviceSeats, Rows
-from server.engine.step.host.verify import Model
+from server.engine.step.model import Model
 from server.kernels.dispatch import kernels_for
 from server.kernels.tree import LayerCache
 

@@ -9,41 +9,13 @@ mask is made for the path's nodes alone, each behind the tokens drawn above it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
-from server.engine.outputs import ProposalSource, TokenLogprobs
-from server.engine.speculation.proposal import Proposal
-from server.engine.speculation.sources import node_source
-from server.engine.speculation.tree import ROOT, TokenTree
 from server.engine.step.inputs import rows_of
 from server.engine.step.sampler import SamplerRow, sample
-
-
-@dataclass(slots=True)
-class TreeWalk:
-    """One sequence's walk through its verified tree."""
-
-    tree: TokenTree
-    path: list[int] = field(default_factory=lambda: [ROOT])
-    """Nodes that are committed, the root first."""
-    token_ids: list[int] = field(default_factory=list[int])
-    """Drawn tokens: one per node of the path. The last is the bonus token, in no node."""
-    logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
-    proposal: Proposal | None = None
-    """The proposal that the tree was made from; None for beams and lone roots."""
-
-    def proposed(self) -> tuple[ProposalSource, ...]:
-        """The source of each proposed node, in the tree's order."""
-        return tuple(self._source(node) for node in range(1, len(self.tree)))
-
-    def accepted(self) -> tuple[ProposalSource, ...]:
-        """The source of each accepted node, along the path."""
-        return tuple(self._source(node) for node in self.path[1:])
-
-    def _source(self, node: int) -> ProposalSource:
-        return node_source(self.tree, node, self.proposal)
+from server.engine.step.walk import TreeWalk
 
 
 @dataclass(slots=True, kw_only=True)

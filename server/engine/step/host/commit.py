@@ -9,9 +9,9 @@ import torch
 
 from server.engine.drafters.drafter import Committed
 from server.engine.schedule.plan import PlannedSequence
-from server.engine.step.host.accept import TreeWalk
 from server.engine.step.inputs import slots_of
 from server.engine.step.kv_cache import CopyKV, copy_kv
+from server.engine.step.walk import TreeWalk
 from server.kernels.tree import LayerCache
 
 Walk = tuple[PlannedSequence, TreeWalk]

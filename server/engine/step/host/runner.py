@@ -27,12 +27,13 @@ from server.engine.schedule.plan import (
 )
 from server.engine.step.host.accept import accept
 from server.engine.step.host.commit import move_accepted
-from server.engine.step.host.results import chunk_result, walk_result
 from server.engine.step.host.speculator import NOTHING, Speculator
-from server.engine.step.host.stats import Observation
-from server.engine.step.host.verify import Model, Verified, Verifier
+from server.engine.step.host.verify import Verified, Verifier
 from server.engine.step.kv_cache import CopyKV, copy_kv
 from server.engine.step.logprobs import score_prompts
+from server.engine.step.model import Model
+from server.engine.step.results import chunk_result, walk_result
+from server.engine.step.stats import Observation
 from server.engine.types import RequestId
 from server.kernels.tree import LayerCache
 

@@ -11,12 +11,12 @@ from server.engine.schedule.plan import StepPlan, StepSeconds
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.policies import PolicyConfig
 from server.engine.speculation.tree import TokenTree
-from server.engine.step.host.accept import TreeWalk
 from server.engine.step.host.commit import Walk, committed_chunk, committed_tokens
 from server.engine.step.host.draft import Drafted, Drafting, Grammars
 from server.engine.step.host.expand import expand
-from server.engine.step.host.stats import Observation, step_stats
 from server.engine.step.host.verify import Verified
+from server.engine.step.stats import Observation, step_stats
+from server.engine.step.walk import TreeWalk
 from server.engine.types import RequestId
 
 

@@ -5,7 +5,7 @@ Its twin is `verify` in `step/device/step.py`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
@@ -16,19 +16,10 @@ from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.tree import TokenTree, lone_root
 from server.engine.step.host.accept import Verification
 from server.engine.step.inputs import build_inputs, planned_nodes, rows_of
+from server.engine.step.model import Model
 from server.engine.step.sampler import SamplerRow
 from server.engine.types import RequestId
-from server.kernels.tree import LayerCache, TreeBatch
-
-
-class Model(Protocol):
-    """What a step needs of a target model (`models/llama.py`)."""
-
-    def __call__(
-        self, token_ids: torch.Tensor, caches: Sequence[LayerCache], batch: TreeBatch
-    ) -> torch.Tensor: ...
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor: ...
+from server.kernels.tree import LayerCache
 
 
 class Verified(NamedTuple):

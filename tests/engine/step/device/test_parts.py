@@ -13,7 +13,7 @@ from server.engine.speculation.tree import TokenTree, comb
 from server.engine.step.device.accept import follow
 from server.engine.step.device.draft import Drafted
 from server.engine.step.device.expand import Trees, Widths, expand
-from server.engine.step.device.results import pack, unpack
+from server.engine.step.device.packing import pack, unpack
 from server.engine.step.device.seats import POLICIES, Controls, DeviceSeats, Rows, Seat, SeatMap
 from server.engine.step.truncation import keep_mask, keep_mask_of_best
 from server.engine.types import BlockId, PolicyName, RequestId

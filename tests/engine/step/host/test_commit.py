@@ -7,9 +7,9 @@ import torch
 
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation.tree import TokenTree, comb
-from server.engine.step.host.accept import TreeWalk
 from server.engine.step.host.commit import committed_chunk, committed_tokens, move_accepted
 from server.engine.step.kv_cache import CacheShape, allocate_kv
+from server.engine.step.walk import TreeWalk
 from server.engine.types import BlockId, Request, RequestId, SamplingParams
 from server.kernels.tree import LayerCache
 

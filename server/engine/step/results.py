@@ -1,11 +1,11 @@
-"""What a step did for a sequence, as the scheduler takes it. Twin: `step/device/results.py`."""
+"""What a step did for a sequence, as the scheduler takes it."""
 
 from collections.abc import Sequence
 
 from server.engine.outputs import TokenLogprobs, TokenSource
 from server.engine.schedule.plan import PlannedSequence, SequenceResult, StepSpeculation
 from server.engine.speculation.trace import trace_step
-from server.engine.step.host.accept import TreeWalk
+from server.engine.step.walk import TreeWalk
 
 
 def chunk_result(

@@ -1,5 +1,5 @@
 """What a step on the device gives back to the host: one tensor of int64, a row per sequence, from
-which proposals, trees and walks are made. Its twin is `step/host/results.py`."""
+which proposals, trees and walks are made."""
 
 from typing import NamedTuple
 

@@ -1,7 +1,4 @@
-"""What speculation did in one step, over all sequences, for metrics.
-
-Its twin is `step/device/stats.py`, which also merges the figures of partial steps.
-"""
+"""What speculation did in one step, over all sequences, for metrics."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
@@ -10,7 +7,7 @@ from itertools import starmap
 from server.engine.outputs import ProposalSource, SourceFigures, StepSpeculationStats
 from server.engine.schedule.plan import StepPlan, StepSeconds
 from server.engine.speculation.sources import add_sources, count_sources
-from server.engine.step.host.accept import TreeWalk
+from server.engine.step.walk import TreeWalk
 
 Observation = tuple[float, bool]
 """(confidence, right) of a draft's candidate whose parent was right."""

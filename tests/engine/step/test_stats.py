@@ -12,10 +12,10 @@ from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.costs import CostCurve, LiveCosts, LiveCurve, StepCosts
 from server.engine.speculation.policies import PolicyConfig
 from server.engine.speculation.tree import TokenTree, comb, lone_root
-from server.engine.step.host.accept import TreeWalk
 from server.engine.step.host.draft import Drafted
 from server.engine.step.host.speculator import Proposed, Speculator
-from server.engine.step.host.stats import step_stats
+from server.engine.step.stats import step_stats
+from server.engine.step.walk import TreeWalk
 from server.engine.types import BlockId, Request, RequestId, SamplingParams, SpeculationParams
 
 SECONDS = StepSeconds(draft=0.25, verify=1.0, other=0.125)
