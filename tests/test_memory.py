@@ -31,3 +31,29 @@ def test_a_long_text_leaves_no_memory_behind() -> None:
         [sys.executable, "-c", _ENCODE], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) < 40e6
+
+
+_FREEZE = """
+import gc
+from server.memory import freeze_loaded
+
+class Ring:
+    def __init__(self):
+        self.own = self
+
+kept, _ = [Ring() for _ in range(1000)], [Ring() for _ in range(1000)]
+del _
+freeze_loaded()
+rings = [each for each in gc.get_objects() if isinstance(each, Ring)]
+print(len(rings), gc.get_freeze_count() > 1000)
+rings.append(Ring())
+print(sum(isinstance(each, Ring) for each in gc.get_objects()))
+"""
+
+
+def test_what_is_loaded_is_looked_through_no_more() -> None:
+    """What nobody holds is freed before; what comes later is seen."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FREEZE], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["0", "True", "1"]

@@ -19,6 +19,7 @@ from server.cli.options import with_settings
 from server.cli.terminal import report, stderr
 from server.config import ServerSettings
 from server.errors import ConfigError
+from server.memory import freeze_loaded
 from server.observe.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def serve(settings: ServerSettings) -> None:
     from server.build import build
 
     served = build(settings, report)
+    freeze_loaded()
     report(f"speculation policy: {served.policy}")
     run(served, settings, listener)
 

@@ -17,6 +17,7 @@ from server.engine.types import RequestId
 from server.errors import GlidecapeError
 from server.loading.facts import ModelFacts
 from server.loading.model import LoadedModel, build_model
+from server.memory import freeze_loaded
 from server.observe.merged import render_labelled
 from server.observe.metrics import Metrics
 from server.replicas.calls import AddressedCall, Finish, FrontAddress, PackedError, RunCall
@@ -66,6 +67,7 @@ class EngineReplica:
         )
         limits = self._model.limits
         self._metrics.describe_cache(limits.block_size, limits.num_blocks)
+        freeze_loaded()
 
     def __del__(self) -> None:
         """Serve calls it before it ends the process."""
