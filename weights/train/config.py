@@ -39,7 +39,7 @@ class TrainConfig:
     forgotten_copies: float = 0.1
     """Share of tokens behind which training hides that, for steps that look nothing up."""
     copied_share: float = 0.01
-    """Share of the learnt tokens that are random ones said a second time (`text/copies.py`)."""
+    """Share of the learnt tokens that are random ones said a second time (`text/repeated.py`)."""
     draft_vocab_size: int = 8192
     """Tokens the draft can propose anywhere: the most frequent ones of the text."""
     context_vocab_size: int = 128

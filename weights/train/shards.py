@@ -6,7 +6,7 @@ import numpy as np
 
 from weights.train.config import TrainConfig
 from weights.train.features.store import Shard, plan_shards, shard_of
-from weights.train.text.copies import copies_beside
+from weights.train.text.repeated import copies_beside
 from weights.train.text.samples import PromptIds, read_samples
 
 

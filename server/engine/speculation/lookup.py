@@ -2,7 +2,7 @@
 
 Saxena, "Prompt Lookup Decoding", 2023. What is found is proposed as it is (`drafters/ngram.py`),
 and is the hint of a draft that takes one, in training by the same rule
-(`weights/train/fit/copies.py`).
+(`weights/train/fit/copy_hints.py`).
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from weights.train.features.labels import SoftLabels
 from weights.train.features.store import FeatureStore, Shard, group_by_tokens
-from weights.train.fit.copies import CopySources, side_by_side, sources_of
+from weights.train.fit.copy_hints import CopySources, side_by_side, sources_of
 from weights.train.fit.vocabulary import OwnTokens, Vocabulary
 from weights.train.text.samples import Sample
 

@@ -36,7 +36,7 @@ class Sample(NamedTuple):
     document: bytes | None = None
     """Of text without a prompt, a digest of all of it: it may be cut into several samples."""
     is_random: bool = False
-    """Random tokens (`copies.py`), which say nothing about the text to come."""
+    """Random tokens (`repeated.py`), which say nothing about the text to come."""
 
     @property
     def num_tokens(self) -> int:

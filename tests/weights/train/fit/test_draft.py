@@ -30,7 +30,7 @@ from tests.models.test_glide_reference import (
 )
 from weights.train.features.labels import SoftLabels
 from weights.train.fit.batches import TrainBatch
-from weights.train.fit.copies import NOWHERE, CopySources, side_by_side, sources_of
+from weights.train.fit.copy_hints import NOWHERE, CopySources, side_by_side, sources_of
 from weights.train.fit.draft import TrainableDraft
 from weights.train.fit.vocabulary import OwnTokens, Vocabulary
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.weights.train.tiny import VOCABULARY, no_prompt, tiny_config
 from weights.train.shards import read_shards
-from weights.train.text.copies import copies_beside
+from weights.train.text.repeated import copies_beside
 from weights.train.text.samples import Sample
 
 AVOIDED = {0, 60}
