@@ -27,7 +27,7 @@ This module does not know HTTP frameworks: `server/api/http/errors.py` turns the
 responses.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -70,12 +70,31 @@ class ConfigError(StartupError):
         self.key = key
 
 
+_NAMES_SHOWN = 8
+"""Of tensors; the others are counted."""
+
+
 class CheckpointError(StartupError):
     """A checkpoint can't be loaded; names the file and the reason."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
+
+    @staticmethod
+    def refuse_tensors(path: Path, problem: str, names: Iterable[str]) -> None:
+        """Raises a CheckpointError that names the tensors, if there are any.
+
+        Args:
+            problem: such as "is missing".
+        """
+        found = list(names)
+        if not found:
+            return
+        shown = ", ".join(found[:_NAMES_SHOWN])
+        rest = f" and {len(found) - _NAMES_SHOWN} more" if len(found) > _NAMES_SHOWN else ""
+        plural = "tensor" if len(found) == 1 else "tensors"
+        raise CheckpointError(path, f"{problem} {len(found)} {plural}: {shown}{rest}")
 
 
 class UnsupportedModelError(StartupError):

@@ -4,3 +4,7 @@ from collections.abc import Callable
 
 Report = Callable[[str], None]
 """Takes a line that says what is under way or what came of it."""
+
+
+def say_nothing(line: str) -> None:
+    """A `Report` where others tell the same."""

@@ -29,6 +29,7 @@ from server.replicas.deployment import shared_out
 from server.replicas.outputs import OutputReceiver
 from server.replicas.sizes import share_out
 from server.replicas.start import connect
+from server.report import say_nothing
 
 _REPLACEMENT_SECONDS = 600.0
 """How long there may be no replica; nobody here knows how long the first ones took."""
@@ -68,7 +69,8 @@ class Front:
         facts_of: Any = self._engine.facts
         facts = await facts_of.remote()
         dtype = pick_dtype(settings.dtype, torch.device(self._device))
-        text = await asyncio.to_thread(load_text, settings, dtype, _say_nothing)
+        # Ray's logs have the replicas' own reports.
+        text = await asyncio.to_thread(load_text, settings, dtype, say_nothing)
         observers = Observers(settings, name, counts_steps=False)
         replicas = connect(
             settings,
@@ -111,10 +113,6 @@ def build(args: dict[str, Any]) -> serve.Application:
         graceful_shutdown_timeout_s=settings.drain_seconds,
     )
     return front(as_ingress(Front)).bind(args, share.device, engine)
-
-
-def _say_nothing(line: str) -> None:
-    """Ray's logs have the replicas' own reports."""
 
 
 def _leave() -> None:

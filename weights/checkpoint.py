@@ -5,7 +5,7 @@ Knows tensor names and shapes, not models: the model offers its slots, this fill
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,6 @@ from weights.blocks import fill_from_blocks, read_blocks
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-_NAMES_SHOWN = 8
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -95,9 +94,9 @@ def load_weights(
     """
     files, blocks = weight_files(folder), read_blocks(folder).weights
     held = files.keys() | blocks.keys()
-    _refuse_names(folder, "is missing", (name for name in slots if name not in held))
+    CheckpointError.refuse_tensors(folder, "is missing", (n for n in slots if n not in held))
     leftover = (n for n in (*files, *blocks) if n not in slots and not ignorable(n))
-    _refuse_names(folder, "has left-over", leftover)
+    CheckpointError.refuse_tensors(folder, "has left-over", leftover)
     wanted = {name: slot for name, slot in slots.items() if not slot.is_meta}
     for path in dict.fromkeys(files[name] for name in wanted if name in files):
         here = {name: slot for name, slot in wanted.items() if files.get(name) == path}
@@ -162,7 +161,7 @@ def _indexed_files(folder: Path) -> dict[str, Path]:
             raise CheckpointError(path, f"shard named in {INDEX_FILE} is absent")
         held = set(_tensor_names(path))
         absent = (name for name, file in files.items() if file == shard and name not in held)
-        _refuse_names(path, f"lacks what {INDEX_FILE} promises:", absent)
+        CheckpointError.refuse_tensors(path, f"lacks what {INDEX_FILE} promises:", absent)
     return {name: folder / shard for name, shard in files.items()}
 
 
@@ -172,16 +171,6 @@ def _tensor_names(path: Path) -> list[str]:
             return list(file.keys())
     except (SafetensorError, OSError) as error:
         raise CheckpointError(path, _first_line(error)) from None
-
-
-def _refuse_names(path: Path, problem: str, names: Iterable[str]) -> None:
-    found = list(names)
-    if not found:
-        return
-    shown = ", ".join(found[:_NAMES_SHOWN])
-    rest = f" and {len(found) - _NAMES_SHOWN} more" if len(found) > _NAMES_SHOWN else ""
-    plural = "tensor" if len(found) == 1 else "tensors"
-    raise CheckpointError(path, f"{problem} {len(found)} {plural}: {shown}{rest}")
 
 
 def _why_no_safetensors(folder: Path) -> str:

@@ -21,8 +21,6 @@ from server.models.layers import Placement
 from weights.checkpoint import SINGLE_FILE, load_weights, read_json, weight_files
 from weights.glide_formats import read_published
 
-_NAMES_SHOWN = 8
-
 
 def load_glide(
     folder: Path,
@@ -145,13 +143,8 @@ def _check_complete(
 ) -> None:
     """Exactly the draft's tensors, in its shapes."""
     slots = GlideParameters(config, target, Placement(torch.device("meta"), torch.float32)).slots()
-    for problem, found in (
-        ("is missing", [name for name in slots if name not in tensors]),
-        ("has left-over", [name for name in tensors if name not in slots]),
-    ):
-        if found:
-            shown = ", ".join(found[:_NAMES_SHOWN])
-            raise CheckpointError(source, f"{problem} {len(found)} tensors: {shown}")
+    CheckpointError.refuse_tensors(source, "is missing", (n for n in slots if n not in tensors))
+    CheckpointError.refuse_tensors(source, "has left-over", (n for n in tensors if n not in slots))
     for name, slot in slots.items():
         stored, expected = list(tensors[name].shape), list(slot.shape)
         if stored != expected:

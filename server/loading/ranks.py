@@ -19,7 +19,7 @@ from server.models.shard import Shard
 from server.parallel.rank import Rank
 from server.parallel.replay import Replayed, replay
 from server.parallel.workers import Workers
-from server.report import Report
+from server.report import Report, say_nothing
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ class Work:
         torch.set_num_threads(rank_threads(self.settings))
         placement = Placement(rank.device, self.dtype, rank.join())
         loaded = load_target(read_target(self.folder), placement)
-        draft = load_draft(self.settings, loaded.parameters, placement, None, _say_nothing)
+        draft = load_draft(self.settings, loaded.parameters, placement, None, say_nothing)
         target, kv_shape = loaded.freeze(), loaded.kv_shape
         del loaded
         if target.has_threads:
@@ -126,7 +126,3 @@ class Work:
             return
         own = allocate_kv(draft.shape, *size, rank.device)
         replay(rank.pipe, rank.device, Replayed(target, caches, draft.model, own))
-
-
-def _say_nothing(line: str) -> None:
-    """Rank 0 reports the same."""

@@ -148,7 +148,7 @@ def load_hf(folder: Path, found: HFModel, placement: Placement) -> HFParameters:
         told = [str(name) for name in names]
         if found.is_half and problem == "has left-over":
             told = _of_own_parts(model, told)
-        _refuse(folder, problem, told)
+        CheckpointError.refuse_tensors(folder, problem, sorted(told))
     return HFParameters(found, model.eval().to(placement.device), placement)
 
 
@@ -157,13 +157,6 @@ def _of_own_parts(model: Model, names: Sequence[str]) -> list[str]:
     leaves of its checkpoint. All others belong to the other media."""
     own = {tuple(name.split(".")[:2]) for name, _ in model.named_parameters()}
     return [name for name in names if tuple(name.split(".")[:2]) in own]
-
-
-def _refuse(folder: Path, problem: str, names: list[str]) -> None:
-    if names:
-        shown = ", ".join(sorted(names)[:_NAMES_SHOWN])
-        plural = "tensor" if len(names) == 1 else "tensors"
-        raise CheckpointError(folder, f"{problem} {len(names)} {plural}: {shown}")
 
 
 @contextmanager
