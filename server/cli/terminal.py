@@ -68,7 +68,7 @@ class Stopwatch:
         """num_tokens: all tokens of the answer. The rate leaves out the first one, whose time is
         the prompt's."""
         now = time.perf_counter()
-        if self._first is None:
+        if self._first is None or not num_tokens:
             return "no tokens"
         noun = "token" if num_tokens == 1 else "tokens"
         line = f"{num_tokens} {noun}, first after {(self._first - self._started) * 1000:.0f} ms"

@@ -226,6 +226,24 @@ def test_the_summary_says_what_speculation_did(
     assert summary.endswith(f"tokens/s{shown}")
 
 
+@pytest.mark.parametrize(
+    ("usage", "shown"),
+    [
+        ({"completion_tokens": 0}, "no tokens"),
+        (None, "tokens not counted"),
+        ({}, "tokens not counted"),
+    ],
+)
+def test_an_answer_that_ends_at_once_was_not_stopped(
+    usage: dict[str, int] | None, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first token may be its end; some servers count nothing."""
+    last = {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage}
+    with locked("secret", stream_of(last)) as (url, _):
+        result = run_chat(monkeypatch, "--url", url, "--api-key", "secret")
+    assert result.output.split("\n")[-2] == shown
+
+
 def test_thinking_is_shown_beside_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     deltas = [{"reasoning_content": "Hm"}, {"reasoning_content": "."}, {"content": "Yes."}]
     lines = [json.dumps({"choices": [{"delta": delta}]}) for delta in deltas]

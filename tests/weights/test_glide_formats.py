@@ -184,12 +184,12 @@ LAYER = "model.layers.0"
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (drop("lm_head.weight"), r"is missing 1 tensors: lm_head\.weight"),
+        (drop("lm_head.weight"), r"is missing 1 tensor: lm_head\.weight"),
         (drop("model.embed_tokens.weight"), r"is missing 1 tensor: model\.embed_tokens"),
         (drop(f"{LAYER}.cross_attn.o_proj.weight"), r"is missing .*cross_attn\.o_proj"),
         (drop(f"{LAYER}.self_attn.q_proj.weight"), r"is missing .*self_attn\.q_proj"),
         (reshape("model.layers.1.mlp.up_proj.weight", 44, 30), r"is missing 10 tensors"),
-        (reshape("model.layers.0.extra", 3), r"has left-over 1 tensors: model\.layers\.0\.extra"),
+        (reshape("model.layers.0.extra", 3), r"has left-over 1 tensor: model\.layers\.0\.extra"),
         (
             reshape("model.norm.weight", 31),
             r"norm\.weight has shape \[31\], the model needs \[30\]",
@@ -226,7 +226,7 @@ def test_heads_must_be_told(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (drop("self_attn.v_proj.weight"), r"is missing 1 tensors: .*self_attn\.v_proj"),
+        (drop("self_attn.v_proj.weight"), r"is missing 1 tensor: .*self_attn\.v_proj"),
         (drop("post_cross_attention_layernorm.weight"), "post_attention_layernorm"),
         (drop("cross_attn.q_proj.weight"), r"cross_attn\.q_proj\.weight"),
         (reshape("self_attn.k_proj.weight", 15, 24), "15 rows, which 8"),

@@ -93,7 +93,8 @@ def _ask(client: httpx.Client, conversation: Conversation, body: dict[str, Any])
 def _answer(client: httpx.Client, body: dict[str, Any]) -> str | None:
     """Streams one answer to the terminal and returns it; Ctrl-C keeps what came, None if nothing
     did."""
-    text, num_tokens, watch, thinks = "", 0, Stopwatch(), False
+    text, watch, thinks = "", Stopwatch(), False
+    num_tokens: int | None = None
     speculation, is_stopped = "", False
     with closing(pieces(client, body)) as stream:
         try:
@@ -113,6 +114,8 @@ def _answer(client: httpx.Client, body: dict[str, Any]) -> str | None:
         except KeyboardInterrupt:
             is_stopped = True
     write_answer("\n")
-    summary = watch.summary(num_tokens) + speculation if num_tokens else "stopped"
+    # Servers count at the end: an answer that is stopped has no figures.
+    uncounted = "stopped" if is_stopped else "tokens not counted"
+    summary = uncounted if num_tokens is None else watch.summary(num_tokens) + speculation
     stderr.print(summary, style="dim")
     return None if is_stopped and not text else text
