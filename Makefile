@@ -35,7 +35,10 @@ help: ## list the targets
 #   range would let pip pick a build with several gigabytes of CUDA libraries.
 # - The package itself, without its dependencies, which compiles the kernels meanwhile.
 # - The default model.
-# Nothing is compiled to bytecode: that takes half a minute, and most of it is never imported.
+# Nothing is compiled to bytecode: that takes half a minute, and most of it is never imported. What is
+# imported has to be kept, though some containers ask Python not to: importing torch would take five
+# seconds in every process instead of two.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := install --no-compile
 SIDE_BY_SIDE = $(MAKE) --no-print-directory --jobs=3
 RUNTIME := $(VENV)/packages $(VENV)/kernels
