@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from server import __version__
 from server.api.app import create_app
 from server.api.deps import Engine, Parts, ServingInfo
-from server.api.door.front_door import FrontDoor, front_door
+from server.api.middleware.stack import MiddlewareConfig, middleware_config
 from server.api.responses.store import ResponseStore, StoreLimits
 from server.config import ServerSettings
 from server.engine.grammar.compile.service import GrammarCompiler
@@ -83,7 +83,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
     Raises:
         StartupError: as `build_model`.
     """
-    door = front_door(settings)  # before the seconds that loading takes
+    middleware = middleware_config(settings)  # before the seconds that loading takes
     observers = Observers(settings, served_name(settings))
     model = build_model(settings, report, observers.record, settings.step_timeout)
     observers.start_log(settings, model.tokenizer)
@@ -108,7 +108,7 @@ def build_app(settings: ServerSettings, report: Report) -> tuple[FastAPI, Loaded
             model.workers.kill()  # a worker waits for the step that hangs
         await asyncio.to_thread(observers.close)
 
-    return create_app(parts, door, lifespan), model
+    return create_app(parts, middleware, lifespan), model
 
 
 def build_replicated(settings: ServerSettings, report: Report) -> Served:
@@ -119,17 +119,20 @@ def build_replicated(settings: ServerSettings, report: Report) -> Served:
     """
     from server.replicas.start import start_replicas  # needs Ray
 
-    door = front_door(settings)
+    middleware = middleware_config(settings)
     observers = Observers(settings, served_name(settings), counts_steps=False)
     tell = partial(tell_ended, observers)
     replicas = start_replicas(settings, served_name(settings), tell, report)
-    app = replicated_app(settings, door, observers, replicas)
+    app = replicated_app(settings, middleware, observers, replicas)
     facts = replicas.facts
     return Served(app, replicas.engine, served_name(settings), facts.speculation.policy)
 
 
 def replicated_app(
-    settings: ServerSettings, door: FrontDoor, observers: Observers, replicas: "Replicas"
+    settings: ServerSettings,
+    middleware: MiddlewareConfig,
+    observers: Observers,
+    replicas: "Replicas",
 ) -> FastAPI:
     """The HTTP app around replicas that serve; its lifespan ends them."""
     from server.replicas.scrape import Scrape
@@ -154,7 +157,7 @@ def replicated_app(
         await asyncio.to_thread(replicas.close)
         await asyncio.to_thread(observers.close)
 
-    return create_app(parts, door, lifespan)
+    return create_app(parts, middleware, lifespan)
 
 
 def tell_ended(observers: Observers, finished: tuple[FinishedRequest, ...]) -> None:

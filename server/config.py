@@ -253,14 +253,14 @@ class ServerSettings(ModelSettings):
 
     max_concurrent_requests: Annotated[int, Field(ge=1)] = 1024
     """Most generation requests handed to the engine at once: it runs max_num_seqs of them and takes
-    the others by priority. More wait at the door, first come first served."""
+    the others by priority. More wait for a place, first come first served."""
 
     max_concurrent_per_key: Annotated[int, Field(ge=1)] | None = None
     """Most generation requests of one API key handed to the engine at once; as many again may wait.
     Default: no limit of its own."""
 
     max_queued_requests: Annotated[int, Field(ge=0)] = 1024
-    """Most generation requests that wait at the door; more are answered 429."""
+    """Most generation requests that wait for a place; more are answered 429."""
 
     tool_parser: ToolParserName = "auto"
     """Form in which the model writes function calls; auto goes by its chat template."""

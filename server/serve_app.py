@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from server.api.door.front_door import front_door
+from server.api.middleware.stack import middleware_config
 from server.build import replicated_app, served_name, tell_ended
 from server.config import ServerSettings, load_settings
 from server.errors import ConfigError
@@ -83,7 +83,7 @@ class Front:
             tell_ended=partial(tell_ended, observers),
             close=_leave,
         )
-        return replicated_app(settings, front_door(settings), observers, replicas)
+        return replicated_app(settings, middleware_config(settings), observers, replicas)
 
 
 def build(args: dict[str, Any]) -> serve.Application:

@@ -9,12 +9,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from server import __version__
-from server.api.door.api_keys import ApiKeys
 from server.api.http.certificates import check_tls
 from server.api.http.connection import http_options
 from server.api.http.descriptors import open_files_limit
 from server.api.http.limits import connection_limits
 from server.api.http.server import HttpServer, at_any_end, end_at_once, leave
+from server.api.middleware.api_keys import ApiKeys
 from server.cli.options import with_settings
 from server.cli.terminal import report, stderr
 from server.config import ServerSettings

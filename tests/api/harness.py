@@ -13,9 +13,9 @@ from fastapi import FastAPI
 
 from server.api.app import create_app
 from server.api.deps import Engine, Parts, ServingInfo
-from server.api.door.front_door import FrontDoor, front_door
 from server.api.http.connection import http_options
 from server.api.http.limits import ConnectionLimits, connection_limits
+from server.api.middleware.stack import MiddlewareConfig, middleware_config
 from server.config import ServerSettings
 from server.engine.grammar.compile.compiler import Vocabulary
 from server.engine.grammar.compile.service import GrammarCompiler
@@ -41,7 +41,7 @@ INFO = ServingInfo(
     sse_ping_seconds=0.05,
 )
 
-DOOR = front_door(ServerSettings.model_construct())
+MIDDLEWARE = middleware_config(ServerSettings.model_construct())
 """That of the default settings, whatever the environment says."""
 
 CONNECTION_LIMITS = connection_limits(ServerSettings.model_construct(), open_files=1024)
@@ -54,13 +54,15 @@ def make_app(
     *,
     chat_template: ChatTemplate | None = None,
     info: ServingInfo = INFO,
-    door: FrontDoor = DOOR,
+    middleware: MiddlewareConfig = MIDDLEWARE,
 ) -> FastAPI:
     tokenizer = tokenizer or byte_tokenizer()
     template = chat_template or PlainTemplate()
     metrics = Metrics(info.model_name)
     grammars, infill = byte_grammars(), find_infill(tokenizer, info.vocab_size)
-    return create_app(Parts(engine, tokenizer, template, metrics, info, grammars, infill), door)
+    return create_app(
+        Parts(engine, tokenizer, template, metrics, info, grammars, infill), middleware
+    )
 
 
 @cache

@@ -11,7 +11,7 @@ import torch
 from fastapi import FastAPI
 
 from server.api.deps import ServingInfo
-from server.api.door.front_door import FrontDoor
+from server.api.middleware.stack import MiddlewareConfig
 from server.engine.async_engine import AsyncEngine
 from server.engine.grammar.states import GrammarStates
 from server.engine.outputs import StepStats
@@ -21,7 +21,7 @@ from server.models.causal_lm import CausalLM
 from server.models.layers import Placement
 from server.models.llama import LlamaParameters
 from server.text.chat_template import ChatTemplate
-from tests.api.harness import DOOR, INFO, byte_grammars, in_process, make_app
+from tests.api.harness import INFO, MIDDLEWARE, byte_grammars, in_process, make_app
 from tests.doubles import EOS_ID
 from tests.engine.step.host.test_exactness import ngram
 from tests.engine.tiny import CONFIG, CPU, MODEL, TinyEngine
@@ -68,7 +68,7 @@ class TinyServer:
 async def tiny_server(
     config: SchedulerConfig = LIMITS,
     info: ServingInfo = SPEAKING,
-    door: FrontDoor = DOOR,
+    middleware: MiddlewareConfig = MIDDLEWARE,
     chat_template: ChatTemplate | None = None,
 ) -> AsyncGenerator[TinyServer]:
     """When it ends nothing must run any more, and all blocks must be free and whole."""
@@ -78,7 +78,7 @@ async def tiny_server(
     engine = AsyncEngine(parts.scheduler, parts.runner, steps.append, byte_grammars())
     engine.start()
     try:
-        app = make_app(engine, info=info, door=door, chat_template=chat_template)
+        app = make_app(engine, info=info, middleware=middleware, chat_template=chat_template)
         async with in_process(app) as client:
             yield TinyServer(parts.scheduler, app, steps, client)
     finally:

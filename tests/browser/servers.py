@@ -9,20 +9,24 @@ from dataclasses import dataclass, replace
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, StreamingResponse
 
-from server.api.door.api_keys import ApiKeys
-from server.api.door.front_door import FrontDoor
+from server.api.middleware.api_keys import ApiKeys
+from server.api.middleware.stack import MiddlewareConfig
 from server.api.service import playground
 from server.engine.async_engine import AsyncEngine
 from server.engine.types import SpeculationParams
-from tests.api.harness import DOOR, live_app, make_app
+from tests.api.harness import MIDDLEWARE, live_app, make_app
 from tests.api.tiny_server import LIMITS, SPEAKING, byte_model
 from tests.doubles import ScriptedEngine
 from tests.engine.step.host.test_exactness import ngram
 from tests.engine.tiny import TinyEngine
 
 KEY = "let-me-in"
-LOCKED = FrontDoor(
-    ApiKeys([KEY]), DOOR.cors_origins, DOOR.max_body_size, DOOR.limits, DOOR.drops_unknown_fields
+LOCKED = MiddlewareConfig(
+    ApiKeys([KEY]),
+    MIDDLEWARE.cors_origins,
+    MIDDLEWARE.max_body_size,
+    MIDDLEWARE.limits,
+    MIDDLEWARE.drops_unknown_fields,
 )
 
 
@@ -51,7 +55,7 @@ def in_thread(serve: Callable[[], AbstractAsyncContextManager[str]]) -> Generato
 
 
 @asynccontextmanager
-async def real_engine(door: FrontDoor = DOOR) -> AsyncGenerator[str]:
+async def real_engine(middleware: MiddlewareConfig = MIDDLEWARE) -> AsyncGenerator[str]:
     """A tiny random model that speaks bytes, speculating by prompt lookup."""
     parts = TinyEngine(LIMITS, ngram, byte_model())
     apps: list[FastAPI] = []
@@ -59,7 +63,7 @@ async def real_engine(door: FrontDoor = DOOR) -> AsyncGenerator[str]:
         parts.scheduler, parts.runner, lambda step: apps[0].state.parts.metrics.record(step)
     )
     info = replace(SPEAKING, default_speculation=SpeculationParams("auto"))
-    apps.append(make_app(engine, info=info, door=door))
+    apps.append(make_app(engine, info=info, middleware=middleware))
     engine.start()
     try:
         async with live_app(apps[0]) as url:
@@ -69,8 +73,10 @@ async def real_engine(door: FrontDoor = DOOR) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def scripted(engine: ScriptedEngine, door: FrontDoor = DOOR) -> AsyncGenerator[str]:
-    async with live_app(make_app(engine, info=SPEAKING, door=door)) as url:
+async def scripted(
+    engine: ScriptedEngine, middleware: MiddlewareConfig = MIDDLEWARE
+) -> AsyncGenerator[str]:
+    async with live_app(make_app(engine, info=SPEAKING, middleware=middleware)) as url:
         yield url
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from server.api.door.front_door import front_door
 from server.api.http.server import PARTS_SECONDS
+from server.api.middleware.stack import middleware_config
 from server.api.service import health
 from server.config import ServerSettings, load_settings
 
@@ -130,7 +130,7 @@ def test_compose_serves_with_settings_that_exist() -> None:
     }
     assert environment.pop("HF_TOKEN") == ""
     settings = settings_of(server["command"], environment)
-    assert front_door(settings).api_keys is None
+    assert middleware_config(settings).api_keys is None
     assert settings.log_format == "json"
     assert (DOCKER / server["build"]["context"] / "Dockerfile").is_file()
     assert set(server["build"]["args"]) == {"DEVICE"}

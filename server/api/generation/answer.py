@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.deps import Parts, ServingInfo
-from server.api.door.concurrency import take_places
 from server.api.generation.job import Progress
 from server.api.generation.job_group import (
     JobGroup,
@@ -30,6 +29,7 @@ from server.api.generation.shape import ChoiceT, Envelope, Shape
 from server.api.generation.speculation import whole_report
 from server.api.http.receiving import unless_disconnected
 from server.api.http.sse import DONE, EventStream, TextEvent, event, with_error_event
+from server.api.middleware.concurrency import take_places
 from server.text.tools.events import ContentDelta
 
 T = TypeVar("T")

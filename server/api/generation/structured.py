@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from server.api.deps import Parts
-from server.api.door.auth import current_owner
 from server.api.generation.json_schema import check_object_schema
 from server.api.generation.schema.structured import (
     MAX_GRAMMAR_BYTES,
@@ -17,6 +16,7 @@ from server.api.generation.schema.structured import (
     StructuredRequest,
 )
 from server.api.http.errors import shown
+from server.api.middleware.auth import current_owner
 from server.api.schema.field_path import shown_name
 from server.engine.types import Grammar
 from server.errors import GrammarError, InvalidRequestError

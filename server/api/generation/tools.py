@@ -9,7 +9,6 @@ from typing import Any, Final, Literal
 
 from starlette.responses import Response
 
-from server.api.door.request import DROPPED_TOOLS_HEADER
 from server.api.generation.json_schema import check_object_schema
 from server.api.generation.schema.tools import (
     AllowedToolChoice,
@@ -18,6 +17,7 @@ from server.api.generation.schema.tools import (
     OtherTool,
 )
 from server.api.http.errors import shown
+from server.api.middleware.request import DROPPED_TOOLS_HEADER
 from server.api.schema.field_path import MAX_NAME
 from server.engine.types import Grammar
 from server.errors import InvalidRequestError, UnsupportedFieldError

@@ -10,8 +10,6 @@ import uuid
 from dataclasses import replace
 
 from server.api.deps import Parts, ServingInfo
-from server.api.door.auth import current_owner
-from server.api.door.request import current_origin
 from server.api.generation.job import Job
 from server.api.generation.job_group import choice_seed
 from server.api.generation.prompt_tokens import check_token_ids
@@ -20,6 +18,8 @@ from server.api.generation.schema.speculation import SpeculationOptions
 from server.api.generation.thinking import ThinkingUse
 from server.api.generation.tools import ToolUse
 from server.api.http.errors import shown
+from server.api.middleware.auth import current_owner
+from server.api.middleware.request import current_origin
 from server.engine.types import Request, RequestId, SamplingParams, SpeculationParams
 from server.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
 from server.text.stream import TextStream

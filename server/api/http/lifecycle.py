@@ -67,7 +67,7 @@ class Lifecycle:
         self._engine.end_requests()
         for request in self._open:
             if not request.has_begun:
-                # Wherever it waits: for its body, at the door, for a grammar.
+                # Wherever it waits: for its body, a place, a grammar.
                 request.task.cancel()
 
     def enter(self) -> OpenRequest:

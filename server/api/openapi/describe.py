@@ -8,9 +8,9 @@ from pydantic import TypeAdapter
 
 from server.api.chat.schema import ChatChunk
 from server.api.completions.schema import Completion
-from server.api.door.auth import OPEN_PATHS
 from server.api.http.anthropic_errors import is_anthropic_path
 from server.api.messages.schema.events import Event as MessageEvent
+from server.api.middleware.auth import OPEN_PATHS
 from server.api.openapi.errors import ERROR_EXAMPLES, anthropic_example
 from server.api.openapi.examples import EXAMPLES
 from server.api.responses.schema.events import Event as ResponseEvent

@@ -11,10 +11,10 @@ from fastapi import APIRouter, Query, Request, Response
 from server.api.body.route import BodyRoute
 from server.api.chat.from_others import renamed_fields
 from server.api.deps import Parts, PartsDep
-from server.api.door.auth import key_owner
 from server.api.generation.tools import say_dropped
 from server.api.http.errors import ERRORS, shown
 from server.api.http.receiving import unless_disconnected
+from server.api.middleware.auth import key_owner
 from server.api.responses.answer import Record, send_stream, send_whole
 from server.api.responses.conversation import is_long_turn, read_conversation
 from server.api.responses.items import read

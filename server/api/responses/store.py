@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from server.api.door.api_keys import KeyDigest
+from server.api.middleware.api_keys import KeyDigest
 
 _logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from server.api.door.security_headers import PAGE_POLICY
+from server.api.middleware.security_headers import PAGE_POLICY
 
 router = APIRouter(include_in_schema=False)
 

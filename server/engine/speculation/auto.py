@@ -169,17 +169,11 @@ class AutoPolicy:
         return observed
 
     def _gains(self, index: int, planned: PlannedSequence, proposal: Proposal) -> list[_Gain]:
-        gains, survival, chance = list[_Gain](), 1.0, self.calibration.chance
-        depths = zip(proposal.confidences, proposal.kinds, strict=True)
-        for depth, (confidences, kinds) in enumerate(depths, start=1):
-            first = chance(confidences[0], kinds[0])
-            gains.append(_Gain(-survival * first, depth, 0, index))
-            for rank in range(1, len(confidences)):
-                # A leaf beside the trunk can't be likelier than what the trunk leaves over.
-                tokens = survival * min(chance(confidences[rank], kinds[rank]), 1 - first)
-                if tokens > _LEAST_TOKENS:
-                    gains.append(_Gain(-tokens, depth, rank, index))
-            survival *= first
+        gains = [
+            _Gain(-tokens, depth, rank, index)
+            for tokens, depth, rank in self.calibration.gains(proposal)
+            if rank == 0 or tokens > _LEAST_TOKENS
+        ]
         return sorted(gains)[: planned.max_nodes - 1]
 
     def _affords_trial(self, num_rows: int) -> bool:

@@ -5,10 +5,11 @@ probability 0.5 may be right four times in five. Counts are kept per kind and co
 and forget slowly, so that the estimate follows the traffic.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, get_args
 
-from server.engine.speculation.proposal import Kind
+from server.engine.speculation.proposal import Kind, Proposal
 
 NUM_BINS = 10
 _PRIOR_WEIGHT = 8.0
@@ -47,6 +48,21 @@ class Calibration:
         entry = self._bin(confidence, kind)
         total = entry.accepted + _PRIOR_WEIGHT * confidence
         return min(total / (entry.seen + _PRIOR_WEIGHT), 1.0)
+
+    def gains(self, proposal: Proposal) -> Iterator[tuple[float, int, int]]:
+        """Expected tokens that each candidate brings, its depth from 1, and its rank, 0 for the
+        trunk's. The trunk's token is reached and right with the product of the chances down to it;
+        one beside it with that of the tokens above times its own chance, which can't be more than
+        what the trunk leaves over."""
+        survival = 1.0
+        depths = zip(proposal.confidences, proposal.kinds, strict=True)
+        for depth, (confidences, kinds) in enumerate(depths, start=1):
+            first = self.chance(confidences[0], kinds[0])
+            yield survival * first, depth, 0
+            for rank in range(1, len(confidences)):
+                chance = min(self.chance(confidences[rank], kinds[rank]), 1 - first)
+                yield survival * chance, depth, rank
+            survival *= first
 
     def lines(self, kind: Kind) -> Lines:
         """The chances of all tokens of a kind, as `chance` gives them."""

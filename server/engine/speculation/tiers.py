@@ -5,7 +5,7 @@ tier with the best expected tokens per second is taken:
 
     batch x (1 + the mean sum of the nodes - 1 best gains) / seconds of a step of the tier
 
-where a candidate's gain is the chance that it is reached and right (`speculation/auto.py`), and
+where a candidate's gain is the chance that it is reached and right (`Calibration.gains`), and
 seconds are measured, first when the graph is captured and then with every step. Plain decoding is a
 tier. Pure.
 """
@@ -134,16 +134,12 @@ class TierChoice:
     def observe(self, proposal: Proposal) -> None:
         """Adds a chain that was drafted. Beyond its end it is assumed to go on as its tokens were
         in the mean."""
-        gains, survival = list[_Gain](), 1.0
-        for depth, confidences in enumerate(proposal.confidences, start=1):
-            first = self.calibration.chance(confidences[0], "trunk")
-            chances = (self.calibration.chance(c, "leaf") for c in confidences[1:])
-            gains += [_Gain(survival * min(chance, 1 - first), depth) for chance in chances]
-            survival *= first
-            gains.append(_Gain(survival, depth))
         length = len(proposal.confidences)
         if length == 0:
             return
+        found = list(self.calibration.gains(proposal))
+        gains = [_Gain(tokens, depth) for tokens, depth, _ in found]
+        survival = next(tokens for tokens, depth, rank in found if (depth, rank) == (length, 0))
         usual = survival ** (1 / length)
         for depth in range(length + 1, max(tier.depth for tier in self.tiers) + 1):
             survival *= usual

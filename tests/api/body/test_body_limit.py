@@ -11,7 +11,7 @@ import pytest
 
 from tests.api.harness import (
     CHAT,
-    DOOR,
+    MIDDLEWARE,
     assert_error,
     chat_body,
     in_process,
@@ -22,8 +22,8 @@ from tests.doubles import ScriptedEngine, one_by_one
 
 JSON = {"content-type": "application/json"}
 BODY = json.dumps(chat_body()).encode()
-EXACT = replace(DOOR, max_body_size=len(BODY))
-SHORTER = replace(DOOR, max_body_size=len(BODY) - 1)
+EXACT = replace(MIDDLEWARE, max_body_size=len(BODY))
+SHORTER = replace(MIDDLEWARE, max_body_size=len(BODY) - 1)
 
 
 async def in_chunks(content: bytes, size: int = 7) -> AsyncGenerator[bytes, None]:
@@ -33,7 +33,7 @@ async def in_chunks(content: bytes, size: int = 7) -> AsyncGenerator[bytes, None
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_exactly_the_limit_passes(chunked: bool) -> None:
-    app = make_app(ScriptedEngine(one_by_one("a")), door=EXACT)
+    app = make_app(ScriptedEngine(one_by_one("a")), middleware=EXACT)
     async with live_app(app) as url, httpx.AsyncClient(base_url=url) as client:
         content = in_chunks(BODY) if chunked else BODY
         response = await client.post(CHAT, content=content, headers=JSON)
@@ -44,7 +44,7 @@ async def test_exactly_the_limit_passes(chunked: bool) -> None:
 @pytest.mark.parametrize("path", [CHAT, "/no/such/path"])
 async def test_one_byte_more_is_refused(chunked: bool, path: str) -> None:
     engine = ScriptedEngine(one_by_one("a"))
-    app = make_app(engine, door=SHORTER)
+    app = make_app(engine, middleware=SHORTER)
     async with live_app(app) as url, httpx.AsyncClient(base_url=url) as client:
         content = in_chunks(BODY) if chunked else BODY
         response = await client.post(path, content=content, headers=JSON)
@@ -65,7 +65,7 @@ async def test_an_endless_body_is_refused_before_it_ends() -> None:
             sent += 100
             yield b" " * 100
 
-    async with in_process(make_app(ScriptedEngine([]), door=SHORTER)) as client:
+    async with in_process(make_app(ScriptedEngine([]), middleware=SHORTER)) as client:
         assert_error(await client.post(CHAT, content=endless()), 413, "request_too_large")
     assert sent <= len(BODY) + 100
 
@@ -73,7 +73,7 @@ async def test_an_endless_body_is_refused_before_it_ends() -> None:
 @pytest.mark.parametrize("length", ["-1", "x", "9" * 5000, "²"])
 async def test_a_senseless_length_is_not_believed(length: str) -> None:
     """HTTP servers refuse those; if one doesn't, what comes is counted."""
-    async with in_process(make_app(ScriptedEngine([]), door=SHORTER)) as client:
+    async with in_process(make_app(ScriptedEngine([]), middleware=SHORTER)) as client:
         request = client.build_request("POST", CHAT, content=in_chunks(BODY))
         request.headers = httpx.Headers([(b"content-length", length.encode("latin-1"))])
         assert_error(await client.send(request), 413, "request_too_large")
@@ -100,7 +100,7 @@ async def test_a_body_that_says_it_is_not_compressed(encoding: str) -> None:
 
 async def test_a_client_that_asks_first_sends_nothing() -> None:
     """curl does so with long bodies: `Expect: 100-continue`."""
-    async with live_app(make_app(ScriptedEngine([]), door=SHORTER)) as url:
+    async with live_app(make_app(ScriptedEngine([]), middleware=SHORTER)) as url:
         host, port = url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n"

@@ -37,7 +37,7 @@ from server.api.service.tokenize import DetokenizeRequest, TokenizeRequest
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,
-    DOOR,
+    MIDDLEWARE,
     Json,
     assert_error,
     chat_body,
@@ -104,7 +104,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
 async def test_a_hostile_body_costs_little(name: str, drops_unknown: bool) -> None:
     path, body = HOSTILE[name]
     engine = ScriptedEngine([], max_model_len=8192)
-    app = make_app(engine, door=replace(DOOR, drops_unknown_fields=drops_unknown))
+    app = make_app(engine, middleware=replace(MIDDLEWARE, drops_unknown_fields=drops_unknown))
     async with in_process(app) as client:
         content = body.encode()
         before = time.process_time()
@@ -226,7 +226,7 @@ async def test_as_many_as_there_may_be(body: Json) -> None:
 async def test_unknown_fields_of_many_messages_are_left_out() -> None:
     """Each in its own round would take a round for each message."""
     engine = ScriptedEngine(one_by_one("a"), max_model_len=65536)
-    app = make_app(engine, door=replace(DOOR, drops_unknown_fields=True))
+    app = make_app(engine, middleware=replace(MIDDLEWARE, drops_unknown_fields=True))
     messages = [{"role": "user", "content": "a", f"k{number}": 0} for number in range(500)]
     async with in_process(app) as client:
         response = await client.post(CHAT, json={"messages": messages})
@@ -235,11 +235,11 @@ async def test_unknown_fields_of_many_messages_are_left_out() -> None:
 
 async def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_limit, "MAX_LONGEST_BODIES", 2)
-    door = replace(DOOR, max_body_size=1000)
+    middleware = replace(MIDDLEWARE, max_body_size=1000)
     body = json.dumps(chat_body()).encode().ljust(1000)
     head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n".encode()
     closing = head + b"connection: close\r\ncontent-length: 1000\r\n\r\n"
-    async with live_app(make_app(ScriptedEngine(one_by_one("a")), door=door)) as url:
+    async with live_app(make_app(ScriptedEngine(one_by_one("a")), middleware=middleware)) as url:
         address = address_of(url)
         held = [await asyncio.open_connection(*address) for _ in range(2)]
         for _, writer in held:

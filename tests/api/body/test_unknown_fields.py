@@ -18,7 +18,7 @@ from server.api.schema.fields import RequestModel
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,
-    DOOR,
+    MIDDLEWARE,
     Json,
     assert_error,
     chat_body,
@@ -29,7 +29,7 @@ from tests.api.harness import (
 )
 from tests.doubles import ScriptedEngine, ids, one_by_one
 
-WARN = replace(DOOR, drops_unknown_fields=True)
+WARN = replace(MIDDLEWARE, drops_unknown_fields=True)
 
 PART = {"type": "text", "text": "hi"}
 UNKNOWN: list[tuple[str, Json, str]] = [
@@ -49,7 +49,7 @@ UNKNOWN: list[tuple[str, Json, str]] = [
 
 async def warned(path: str, body: object, engine: ScriptedEngine | None = None) -> httpx.Response:
     engine = engine or ScriptedEngine(one_by_one("a"))
-    async with in_process(make_app(engine, door=WARN)) as client:
+    async with in_process(make_app(engine, middleware=WARN)) as client:
         # Not `json=`, which refuses to send half a surrogate pair.
         headers = {"content-type": "application/json"}
         return await client.post(path, content=json.dumps(body), headers=headers)
@@ -123,7 +123,7 @@ async def test_what_else_is_wrong_is_still_refused() -> None:
 
 async def test_each_field_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     messages = [{"role": "user", "content": "hi", "mood": 1}] * 3
-    async with in_process(make_app(ScriptedEngine(one_by_one("a")), door=WARN)) as client:
+    async with in_process(make_app(ScriptedEngine(one_by_one("a")), middleware=WARN)) as client:
         for _ in range(3):
             await client.post(CHAT, json={"messages": messages, "a": 1})
             await client.post(COMPLETIONS, json={"prompt": "x", "a": 1})
@@ -159,7 +159,7 @@ def test_invented_names_fill_neither_log_nor_memory(caplog: pytest.LogCaptureFix
 async def test_a_client_that_leaves_is_noticed() -> None:
     """The body was replaced; what comes after it was not."""
     engine = ScriptedEngine(one_by_one("abc"), hang_after=1)
-    app = make_app(engine, door=WARN)
+    app = make_app(engine, middleware=WARN)
     async with live_app(app) as url, httpx.AsyncClient(base_url=url) as client:
         request = asyncio.create_task(client.post(CHAT, json=chat_body(mood=1)))
         await asyncio.wait_for(engine.hangs.wait(), 60)

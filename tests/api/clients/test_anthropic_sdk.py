@@ -8,9 +8,9 @@ import pytest
 from anthropic import Anthropic, AsyncAnthropic
 from anthropic.types import MessageParam
 
-from server.api.door.admission import AdmissionLimits
-from server.api.door.api_keys import ApiKeys
-from tests.api.harness import DOOR, INFO, MODEL, live_app, live_server, make_app
+from server.api.middleware.admission import AdmissionLimits
+from server.api.middleware.api_keys import ApiKeys
+from tests.api.harness import INFO, MIDDLEWARE, MODEL, live_app, live_server, make_app
 from tests.doubles import ScriptedEngine, one_by_one
 
 TEXT = "Grüße 你好 🙂"
@@ -115,7 +115,9 @@ async def test_the_synchronous_client() -> None:
 
 async def test_errors_are_the_clients_own_exceptions() -> None:
     engine = ScriptedEngine(one_by_one("a"), max_model_len=64)
-    app = make_app(engine, door=replace(DOOR, api_keys=ApiKeys(["k"]), max_body_size=10_000))
+    app = make_app(
+        engine, middleware=replace(MIDDLEWARE, api_keys=ApiKeys(["k"]), max_body_size=10_000)
+    )
     async with live_app(app) as url, sdk(url, "k") as client:
         create = client.messages.create
         with pytest.raises(anthropic.BadRequestError) as bad:
@@ -141,7 +143,7 @@ async def test_errors_are_the_clients_own_exceptions() -> None:
 
 async def test_too_many_requests() -> None:
     engine = ScriptedEngine(one_by_one("ab"), hang_after=1)
-    app = make_app(engine, door=replace(DOOR, limits=AdmissionLimits(1, 0)))
+    app = make_app(engine, middleware=replace(MIDDLEWARE, limits=AdmissionLimits(1, 0)))
     async with live_app(app) as url, sdk(url) as client, asyncio.TaskGroup() as group:
         group.create_task(client.messages.create(model=MODEL, max_tokens=8, messages=HI))
         await engine.hangs.wait()

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from server.api.door.api_keys import ApiKeys
-from tests.api.harness import CHAT, COMPLETIONS, DOOR, Json, chat_body, chunks, post
+from server.api.middleware.api_keys import ApiKeys
+from tests.api.harness import CHAT, COMPLETIONS, MIDDLEWARE, Json, chat_body, chunks, post
 from tests.api.tiny_server import SPEAKING, tiny_server
 from tests.doubles import EOS_ID, ScriptedEngine, ids, one_by_one
 
@@ -32,8 +32,11 @@ async def test_only_the_same_salt_shares_a_prefix() -> None:
 async def test_a_key_sees_nothing_of_what_another_has_asked(salts_by_key: bool) -> None:
     """Whatever salt it gives, be it what the other's own would look like; unless the cache is
     shared."""
-    info, door = replace(SPEAKING, salts_by_key=salts_by_key), replace(DOOR, api_keys=KEYS)
-    async with tiny_server(info=info, door=door) as server:
+    info, middleware = (
+        replace(SPEAKING, salts_by_key=salts_by_key),
+        replace(MIDDLEWARE, api_keys=KEYS),
+    )
+    async with tiny_server(info=info, middleware=middleware) as server:
 
         async def cached(key: str, **fields: object) -> int:
             body = {"prompt": "Sixteen letters!x", "max_tokens": 1, **fields}

@@ -11,13 +11,13 @@ from httpx import AsyncClient
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from server.api.door.api_keys import ApiKeys
 from server.api.generation.structured import schema_grammar
+from server.api.middleware.api_keys import ApiKeys
 from server.engine.types import Grammar
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,
-    DOOR,
+    MIDDLEWARE,
     MODEL,
     Json,
     assert_error,
@@ -231,7 +231,7 @@ async def test_compiling_is_the_key_owners() -> None:
 
     keys = ApiKeys(["anna", "berta"])
     engine = ScriptedEngine(one_by_one("a"), max_model_len=2048)
-    app = make_app(engine, door=replace(DOOR, api_keys=keys))
+    app = make_app(engine, middleware=replace(MIDDLEWARE, api_keys=keys))
     app.state.parts = replace(app.state.parts, grammars=Noting())
     tool = {"type": "function", "function": {"name": "f", "strict": True}}
     async with in_process(app) as client:

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 
 from server.api.app import create_app
 from server.api.deps import Parts, ServingInfo
-from server.api.door.front_door import front_door
+from server.api.middleware.stack import middleware_config
 from server.build import Served
 from server.cli.options import with_settings
 from server.cli.serve import bind, run
@@ -119,7 +119,7 @@ def serve(settings: ServerSettings) -> None:
         yield
         await engine.stop(1.0)
 
-    app = create_app(parts, front_door(settings), lifespan)
+    app = create_app(parts, middleware_config(settings), lifespan)
     run(Served(app, engine, MODEL, "off"), settings, listener)
 
 

@@ -128,7 +128,7 @@ async def test_a_signal_lets_open_requests_finish() -> None:
 
 
 async def test_what_does_not_finish_is_ended_with_an_error() -> None:
-    """Wherever it is: in the engine, at the door, before its body is here, unread by its client."""
+    """Wherever it is: in the engine, for a place, before its body is here, unread by its client."""
     options = ("--drain-seconds", "0.5", "--max-concurrent-requests", "7")
     with faulty(*options) as server:
         async with Client(server) as client:
@@ -145,7 +145,7 @@ async def test_what_does_not_finish_is_ended_with_an_error() -> None:
             waiting = [client.ask(), client.ask(stream=True)]
             slow_reader, slow_writer = await connection(server)
             slow_writer.write(head(CHAT, b'{"messages": [')[:-5])
-            # Streams have to have begun; waiting requests have to be at the door.
+            # Streams have to have begun; waiting requests have to be for a place.
             await asyncio.sleep(0.5)
             server.process.send_signal(signal.SIGTERM)
             for cut in await asyncio.gather(*streams):

@@ -11,14 +11,14 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from server.api.door.admission import AdmissionLimits
-from server.api.door.api_keys import ApiKeys
 from server.api.generation.schema.tools import MAX_CALLS
+from server.api.middleware.admission import AdmissionLimits
+from server.api.middleware.api_keys import ApiKeys
 from server.api.schema.fields import MAX_MESSAGES, MAX_PARTS
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,
-    DOOR,
+    MIDDLEWARE,
     Json,
     assert_error,
     chat_body,
@@ -131,7 +131,9 @@ async def test_other_blocks_are_named() -> None:
 
 
 async def test_unknown_fields_can_be_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    app = make_app(ScriptedEngine(one_by_one("a")), door=replace(DOOR, drops_unknown_fields=True))
+    app = make_app(
+        ScriptedEngine(one_by_one("a")), middleware=replace(MIDDLEWARE, drops_unknown_fields=True)
+    )
     body = message_body(mood=1, messages=[user({"type": "text", "text": "a", "mood": 2})])
     with caplog.at_level(logging.WARNING):
         async with in_process(app) as client:
@@ -219,8 +221,8 @@ def post(path: str = MESSAGES, **fields: Any) -> Ask:
     return lambda client: client.post(path, **request)
 
 
-def app(**door: Any) -> FastAPI:
-    return make_app(ScriptedEngine(one_by_one("a")), door=replace(DOOR, **door))
+def app(**middleware: Any) -> FastAPI:
+    return make_app(ScriptedEngine(one_by_one("a")), middleware=replace(MIDDLEWARE, **middleware))
 
 
 def draining() -> FastAPI:
@@ -270,7 +272,7 @@ async def test_other_statuses(
 
 async def test_too_many_requests() -> None:
     engine = ScriptedEngine(one_by_one("a"), hang_after=0)
-    full = make_app(engine, door=replace(DOOR, limits=AdmissionLimits(1, 0)))
+    full = make_app(engine, middleware=replace(MIDDLEWARE, limits=AdmissionLimits(1, 0)))
     async with in_process(full) as client, asyncio.TaskGroup() as group:
         group.create_task(client.post(MESSAGES, json=message_body()))
         await engine.hangs.wait()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.api.door.request import DROPPED_TOOLS_HEADER
+from server.api.middleware.request import DROPPED_TOOLS_HEADER
 from server.engine.types import Grammar
 from tests.api.harness import CHAT, INFO, Json, in_process, make_app
 from tests.api.message_types import (

@@ -17,9 +17,9 @@ from pydantic.fields import FieldInfo
 
 from server.api.chat.schema import ChatRequest
 from server.api.completions.schema import CompletionRequest
-from server.api.door.admission import AdmissionLimits
-from server.api.door.api_keys import ApiKeys
-from server.api.door.auth import OPEN_PATHS
+from server.api.middleware.admission import AdmissionLimits
+from server.api.middleware.api_keys import ApiKeys
+from server.api.middleware.auth import OPEN_PATHS
 from server.api.schema.fields import AdvisoryMark
 from server.api.service.tokenize import DetokenizeRequest, TokenizeRequest
 from server.config import DEFAULT_MODEL, ServerSettings
@@ -28,8 +28,8 @@ from server.setting_types import parse_bytes
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,
-    DOOR,
     INFO,
+    MIDDLEWARE,
     chat_body,
     in_process,
     live_app,
@@ -201,7 +201,7 @@ async def compressed() -> httpx.Response:
 
 async def too_many() -> httpx.Response:
     engine = ScriptedEngine(one_by_one("a"), hang_after=0)
-    app = make_app(engine, door=replace(DOOR, limits=AdmissionLimits(1, 0)))
+    app = make_app(engine, middleware=replace(MIDDLEWARE, limits=AdmissionLimits(1, 0)))
     async with in_process(app) as client, asyncio.TaskGroup() as group:
         group.create_task(client.post(CHAT, json=chat_body()))
         await engine.hangs.wait()
@@ -232,11 +232,15 @@ CASES: dict[tuple[int, str], Case] = {
     (400, "previous_response_not_found"): posting(
         {"input": "a", "previous_response_id": "resp_1"}, "/v1/responses"
     ),
-    (401, "invalid_api_key"): posting(chat_body(), door=replace(DOOR, api_keys=ApiKeys(["k"]))),
+    (401, "invalid_api_key"): posting(
+        chat_body(), middleware=replace(MIDDLEWARE, api_keys=ApiKeys(["k"]))
+    ),
     (404, "model_not_found"): posting(chat_body(model="gpt-4")),
     (404, "not_found"): getting("/v2"),
     (405, "method_not_allowed"): getting(CHAT),
-    (413, "request_too_large"): posting(chat_body(), door=replace(DOOR, max_body_size=9)),
+    (413, "request_too_large"): posting(
+        chat_body(), middleware=replace(MIDDLEWARE, max_body_size=9)
+    ),
     (415, "unsupported_media_type"): compressed,
     (429, "rate_limit_exceeded"): too_many,
     (500, "internal_error"): dying,

@@ -7,11 +7,11 @@ import pytest
 
 from server.api.chat.schema import ChatCompletion
 from server.api.completions.schema import Completion
-from server.api.door.api_keys import ApiKeys
-from server.api.door.auth import OPEN_PATHS
 from server.api.http.anthropic_errors import AnthropicErrorBody
 from server.api.http.errors import ErrorBody
 from server.api.messages.schema.answer import Message, TokenCount
+from server.api.middleware.api_keys import ApiKeys
+from server.api.middleware.auth import OPEN_PATHS
 from server.api.openapi.errors import ERROR_EXAMPLES, anthropic_example
 from server.api.openapi.examples import EXAMPLES
 from server.api.responses.schema.answer import ResponseObject
@@ -20,13 +20,22 @@ from server.api.service.models import ModelCard, ModelList
 from server.api.service.tokenize import DetokenizeResponse, TokenizeResponse, TokenizerInfo
 from server.config import DEFAULT_MODEL
 from tests.api import openai_types
-from tests.api.harness import CHAT, COMPLETIONS, DOOR, INFO, Json, events, in_process, make_app
+from tests.api.harness import (
+    CHAT,
+    COMPLETIONS,
+    INFO,
+    MIDDLEWARE,
+    Json,
+    events,
+    in_process,
+    make_app,
+)
 from tests.api.message_types import COUNT, MESSAGES, stream_events
 from tests.api.message_types import parse as parse_message
 from tests.api.response_types import RESPONSES
 from tests.doubles import ScriptedEngine, one_by_one
 
-LOCKED = replace(DOOR, api_keys=ApiKeys(["k"]))
+LOCKED = replace(MIDDLEWARE, api_keys=ApiKeys(["k"]))
 
 
 async def document(**app: Any) -> Json:
@@ -43,7 +52,7 @@ def operations(found: Json) -> dict[tuple[str, str], Json]:
 
 
 async def test_the_key_is_shown_where_one_is_needed() -> None:
-    found = await document(door=LOCKED)
+    found = await document(middleware=LOCKED)
     assert found["components"]["securitySchemes"] == {
         "apiKey": {"type": "http", "scheme": "bearer"}
     }
@@ -61,7 +70,7 @@ async def test_no_key_is_shown_where_none_is_needed() -> None:
 
 
 async def test_errors_of_each_operation() -> None:
-    found = operations(await document(door=LOCKED))
+    found = operations(await document(middleware=LOCKED))
     statuses = {name: set(operation["responses"]) for name, operation in found.items()}
     generates = {"200", "400", "401", "404", "413", "415", "429", "500", "503"}
     assert statuses["post", CHAT] == statuses["post", COMPLETIONS] == generates

@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from server.api.deps import Parts
-from server.api.door.api_keys import ApiKeys
+from server.api.middleware.api_keys import ApiKeys
 from server.api.responses.store import ResponseStore, StoreLimits
-from tests.api.harness import DOOR, Json, assert_error, in_process, make_app
+from tests.api.harness import MIDDLEWARE, Json, assert_error, in_process, make_app
 from tests.api.response_types import RESPONSES, ask, parse, parse_page, prompt_text
 from tests.doubles import ScriptedEngine, one_by_one
 
@@ -107,8 +107,8 @@ async def test_items_can_be_sent_back_or_referred_to() -> None:
 
 
 async def test_another_keys_responses_do_not_exist() -> None:
-    door = replace(DOOR, api_keys=ApiKeys(["ann", "bob"]))
-    async with client_of(engine_saying("A"), door=door) as client:
+    middleware = replace(MIDDLEWARE, api_keys=ApiKeys(["ann", "bob"]))
+    async with client_of(engine_saying("A"), middleware=middleware) as client:
         client.headers["authorization"] = "Bearer ann"
         mine = await ask(client, "secret")
         client.headers["authorization"] = "Bearer bob"

@@ -304,10 +304,10 @@ async def test_fields_that_ask_for_nothing(fields: Json) -> None:
 async def test_unknown_fields_can_be_left_out() -> None:
     from dataclasses import replace
 
-    from tests.api.harness import DOOR
+    from tests.api.harness import MIDDLEWARE
 
     engine = ScriptedEngine(one_by_one("a"))
-    app = make_app(engine, door=replace(DOOR, drops_unknown_fields=True))
+    app = make_app(engine, middleware=replace(MIDDLEWARE, drops_unknown_fields=True))
     async with in_process(app) as client:
         await ask(client, message(mood="good"), mood="good")
     assert prompt_text(engine) == "user:a\n"

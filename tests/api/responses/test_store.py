@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from server.api.door.api_keys import KeyDigest
+from server.api.middleware.api_keys import KeyDigest
 from server.api.responses.store import (
     KeptItem,
     KeptResponse,

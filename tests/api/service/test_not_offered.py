@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from server.api.door.request import DROPPED_TOOLS_HEADER
+from server.api.middleware.request import DROPPED_TOOLS_HEADER
 from server.api.service.not_offered import NOT_OFFERED
 from tests.api.harness import CHAT, INFO, Json, assert_error, in_process, make_app
 from tests.api.message_types import assert_message_error

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from server.api.door.admission import AdmissionLimits
-from tests.api.harness import CHAT, DOOR, MODEL, assert_error, chat_body, in_process, make_app
+from server.api.middleware.admission import AdmissionLimits
+from tests.api.harness import CHAT, MIDDLEWARE, MODEL, assert_error, chat_body, in_process, make_app
 from tests.doubles import ScriptedEngine, one_by_one
 
 
@@ -71,11 +71,11 @@ async def test_request_id_comes_back() -> None:
 
 
 async def test_every_answer_has_the_request_id() -> None:
-    """Whole, streamed, refused by a route, by the framework, and by the front door."""
+    """Whole, streamed, refused by a route, by the framework, and by the middleware."""
     headers = {"x-request-id": "!abc~-" + "x" * 122}
-    door = replace(DOOR, max_body_size=200, limits=AdmissionLimits(1, 0))
+    middleware = replace(MIDDLEWARE, max_body_size=200, limits=AdmissionLimits(1, 0))
     engine = ScriptedEngine(one_by_one("a"), hang_after=1)
-    app = make_app(engine, door=door)
+    app = make_app(engine, middleware=middleware)
     async with in_process(app) as client, asyncio.TaskGroup() as group:
         body = chat_body(stream=True)
         stream = group.create_task(client.post(CHAT, json=body, headers=headers))

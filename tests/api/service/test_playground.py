@@ -6,14 +6,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.api.door.api_keys import ApiKeys
+from server.api.middleware.api_keys import ApiKeys
 from server.api.service.playground import FOLDER
-from tests.api.harness import CHAT, DOOR, assert_error, chat_body, in_process, make_app
+from tests.api.harness import CHAT, MIDDLEWARE, assert_error, chat_body, in_process, make_app
 from tests.doubles import ScriptedEngine, one_by_one
 
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file())
-LOCKED = replace(DOOR, api_keys=ApiKeys(["secret"]))
-APP = make_app(ScriptedEngine([]), door=LOCKED)
+LOCKED = replace(MIDDLEWARE, api_keys=ApiKeys(["secret"]))
+APP = make_app(ScriptedEngine([]), middleware=LOCKED)
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

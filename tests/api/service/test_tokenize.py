@@ -6,11 +6,11 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from server.api.door.api_keys import ApiKeys
+from server.api.middleware.api_keys import ApiKeys
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,
-    DOOR,
+    MIDDLEWARE,
     Json,
     assert_error,
     in_process,
@@ -148,8 +148,8 @@ async def test_another_model(path: str) -> None:
 
 
 async def test_they_need_a_key() -> None:
-    locked = replace(DOOR, api_keys=ApiKeys(["k"]))
-    async with in_process(make_app(ScriptedEngine([]), door=locked)) as client:
+    locked = replace(MIDDLEWARE, api_keys=ApiKeys(["k"]))
+    async with in_process(make_app(ScriptedEngine([]), middleware=locked)) as client:
         refused = await client.post("/tokenize", json={"prompt": "x"})
         allowed = await client.post(
             "/tokenize", json={"prompt": "x"}, headers={"authorization": "Bearer k"}

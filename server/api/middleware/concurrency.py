@@ -8,9 +8,9 @@ import asyncio
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.door.admission import Admission, Place
-from server.api.door.auth import key_owner
 from server.api.http.receiving import disconnected, replayed, unless_disconnected
+from server.api.middleware.admission import Admission, Place
+from server.api.middleware.auth import key_owner
 
 _PLACE = "place"
 

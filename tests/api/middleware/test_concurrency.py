@@ -8,14 +8,14 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from server.api.door.admission import Admission, AdmissionLimits
-from server.api.door.api_keys import ApiKeys
-from server.api.door.front_door import FrontDoor
 from server.api.generation import answer
+from server.api.middleware.admission import Admission, AdmissionLimits
+from server.api.middleware.api_keys import ApiKeys
+from server.api.middleware.stack import MiddlewareConfig
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,
-    DOOR,
+    MIDDLEWARE,
     assert_error,
     chat_body,
     in_process,
@@ -25,8 +25,8 @@ from tests.api.harness import (
 from tests.doubles import ScriptedEngine, one_by_one
 
 
-def door(max_running: int, max_waiting: int, max_per_key: int | None = None) -> FrontDoor:
-    return replace(DOOR, limits=AdmissionLimits(max_running, max_waiting, max_per_key))
+def limited(max_running: int, max_waiting: int, max_per_key: int | None = None) -> MiddlewareConfig:
+    return replace(MIDDLEWARE, limits=AdmissionLimits(max_running, max_waiting, max_per_key))
 
 
 def counts(app: FastAPI) -> tuple[int, int]:
@@ -45,7 +45,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_full(path: str, stream: bool) -> None:
     engine = ScriptedEngine(one_by_one("ab"), hang_after=1)
-    app = make_app(engine, door=door(1, 1))
+    app = make_app(engine, middleware=limited(1, 1))
     body = chat_body(stream=stream) if path == CHAT else {"prompt": "x", "stream": stream}
     async with asyncio.timeout(60), in_process(app) as client, asyncio.TaskGroup() as group:
         running = group.create_task(client.post(path, json=body))
@@ -67,7 +67,7 @@ async def test_full(path: str, stream: bool) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_several_answers_take_several_places(stream: bool) -> None:
     engine = ScriptedEngine(one_by_one("ab"), hang_after=1)
-    app = make_app(engine, door=door(4, 1))
+    app = make_app(engine, middleware=limited(4, 1))
     async with asyncio.timeout(60), in_process(app) as client, asyncio.TaskGroup() as group:
         group.create_task(client.post(CHAT, json=chat_body(n=3, stream=stream)))
         await until(lambda: len(engine.requests) == 3)
@@ -86,7 +86,7 @@ async def test_several_answers_take_several_places(stream: bool) -> None:
 
 async def test_a_client_that_leaves_while_it_waits_again() -> None:
     engine = ScriptedEngine(one_by_one("ab"), hang_after=1)
-    app = make_app(engine, door=door(2, 1))
+    app = make_app(engine, middleware=limited(2, 1))
     async with live_app(app) as url, httpx.AsyncClient(base_url=url) as client:
         running = asyncio.create_task(client.post(CHAT, json=chat_body()))
         await engine.hangs.wait()
@@ -101,8 +101,8 @@ async def test_a_client_that_leaves_while_it_waits_again() -> None:
 
 async def test_per_key() -> None:
     engine = ScriptedEngine(one_by_one("ab"), hang_after=1)
-    locked = replace(door(9, 9, 1), api_keys=ApiKeys(["anna", "berta"]))
-    app = make_app(engine, door=locked)
+    locked = replace(limited(9, 9, 1), api_keys=ApiKeys(["anna", "berta"]))
+    app = make_app(engine, middleware=locked)
     anna, berta = ({"authorization": f"Bearer {key}"} for key in ("anna", "berta"))
     async with asyncio.timeout(60), in_process(app) as client, asyncio.TaskGroup() as group:
         for expected in ((1, 0), (1, 1)):
@@ -124,7 +124,7 @@ async def test_per_key() -> None:
 )
 @pytest.mark.parametrize("die_after", [None, 0, 2])
 async def test_every_answer_gives_its_place_back(body: object, die_after: int | None) -> None:
-    app = make_app(ScriptedEngine(one_by_one("abc"), die_after=die_after), door=door(1, 0))
+    app = make_app(ScriptedEngine(one_by_one("abc"), die_after=die_after), middleware=limited(1, 0))
     async with in_process(app) as client:
         for path in (CHAT, COMPLETIONS, "/v1/nothing"):
             assert (await client.post(path, json=body)).status_code != 429
@@ -132,7 +132,7 @@ async def test_every_answer_gives_its_place_back(body: object, die_after: int | 
 
 
 async def test_many_at_once_leave_nothing() -> None:
-    app = make_app(ScriptedEngine(one_by_one("abc")), door=door(3, 10))
+    app = make_app(ScriptedEngine(one_by_one("abc")), middleware=limited(3, 10))
     async with in_process(app) as client:
         posts = (client.post(CHAT, json=chat_body(stream=n % 2 == 0)) for n in range(40))
         statuses = [response.status_code for response in await asyncio.gather(*posts)]
@@ -143,7 +143,7 @@ async def test_many_at_once_leave_nothing() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_gives_its_place_to_the_next(stream: bool) -> None:
     engine = ScriptedEngine(one_by_one("abc"), hang_after=2)
-    app = make_app(engine, door=door(1, 1))
+    app = make_app(engine, middleware=limited(1, 1))
     async with live_app(app) as url, httpx.AsyncClient(base_url=url) as client:
         leaving = asyncio.create_task(client.post(CHAT, json=chat_body(stream=stream)))
         await engine.hangs.wait()
@@ -158,7 +158,7 @@ async def test_a_client_that_leaves_gives_its_place_to_the_next(stream: bool) ->
 
 async def test_a_client_that_leaves_in_mid_stream() -> None:
     engine = ScriptedEngine(one_by_one("abc"), hang_after=2)
-    app = make_app(engine, door=door(1, 0))
+    app = make_app(engine, middleware=limited(1, 0))
     async with live_app(app) as url, httpx.AsyncClient(base_url=url) as client:
         async with client.stream("POST", CHAT, json=chat_body(stream=True)) as response:
             async for line in response.aiter_lines():
@@ -170,7 +170,7 @@ async def test_a_client_that_leaves_in_mid_stream() -> None:
 
 async def test_a_client_that_leaves_the_queue() -> None:
     engine = ScriptedEngine(one_by_one("abc"), hang_after=1)
-    app = make_app(engine, door=door(1, 1))
+    app = make_app(engine, middleware=limited(1, 1))
     async with live_app(app) as url, httpx.AsyncClient(base_url=url) as client:
         running = asyncio.create_task(client.post(CHAT, json=chat_body()))
         await engine.hangs.wait()
@@ -188,7 +188,7 @@ async def test_a_client_that_leaves_the_queue() -> None:
 async def test_a_cancelled_request_leaves_nothing() -> None:
     """As the HTTP server does when its time to shut down is up; running and waiting."""
     engine = ScriptedEngine(one_by_one("abc"), hang_after=1)
-    app = make_app(engine, door=door(1, 1))
+    app = make_app(engine, middleware=limited(1, 1))
     async with in_process(app) as client:
         tasks = [asyncio.create_task(client.post(CHAT, json=chat_body())) for _ in range(2)]
         await until(lambda: counts(app) == (1, 1))
@@ -199,7 +199,7 @@ async def test_a_cancelled_request_leaves_nothing() -> None:
 
 
 async def test_a_slow_upload_holds_no_place() -> None:
-    app = make_app(ScriptedEngine(one_by_one("a")), door=door(1, 0))
+    app = make_app(ScriptedEngine(one_by_one("a")), middleware=limited(1, 0))
     async with live_app(app) as url, httpx.AsyncClient(base_url=url) as client:
         host, port = url.removeprefix("http://").split(":")
         _, writer = await asyncio.open_connection(host, int(port))
@@ -213,7 +213,7 @@ async def test_a_stream_that_waited_is_complete(monkeypatch: pytest.MonkeyPatch)
     """What came while waiting (nothing, but the body has been read) is not lost."""
     monkeypatch.setattr(answer, "FIRST_PIECE_SECONDS", 0.01)
     engine = ScriptedEngine(one_by_one("ab"), hang_after=1)
-    app = make_app(engine, door=door(1, 1))
+    app = make_app(engine, middleware=limited(1, 1))
     async with live_app(app) as url, httpx.AsyncClient(base_url=url) as client:
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             group.create_task(client.post(CHAT, json=chat_body()))

@@ -5,7 +5,7 @@ from contextvars import ContextVar
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.api.door.api_keys import ApiKeys, KeyDigest
+from server.api.middleware.api_keys import ApiKeys, KeyDigest
 from server.errors import AuthenticationError
 
 OPEN_PATHS = frozenset(("/", "/health", "/ready", "/version", "/metrics", "/docs", "/openapi.json"))

@@ -11,20 +11,20 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
 
 from server.api.body.limit import BodyLimitMiddleware
-from server.api.door.admission import Admission, AdmissionLimits
-from server.api.door.api_keys import ApiKeys
-from server.api.door.auth import ApiKeyMiddleware
-from server.api.door.concurrency import ConcurrencyMiddleware
-from server.api.door.request import (
+from server.api.http.errors import EXCEPTION_HANDLERS, error_response, shown
+from server.api.http.lifecycle import Lifecycle, LifecycleMiddleware
+from server.api.middleware.admission import Admission, AdmissionLimits
+from server.api.middleware.api_keys import ApiKeys
+from server.api.middleware.auth import ApiKeyMiddleware
+from server.api.middleware.concurrency import ConcurrencyMiddleware
+from server.api.middleware.request import (
     ANTHROPIC_ID_HEADER,
     DROPPED_TOOLS_HEADER,
     REQUEST_ID_HEADER,
     RequestMiddleware,
 )
-from server.api.door.security_headers import SecurityHeadersMiddleware
-from server.api.door.uniform_request import UniformRequestMiddleware
-from server.api.http.errors import EXCEPTION_HANDLERS, error_response, shown
-from server.api.http.lifecycle import Lifecycle, LifecycleMiddleware
+from server.api.middleware.security_headers import SecurityHeadersMiddleware
+from server.api.middleware.uniform_request import UniformRequestMiddleware
 from server.config import ServerSettings
 from server.errors import ConfigError, InvalidRequestError
 from server.observe.front_metrics import FrontMetrics
@@ -36,7 +36,7 @@ _THIS_MACHINE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 @dataclass(frozen=True, slots=True)
-class FrontDoor:
+class MiddlewareConfig:
     """Who may come in, from where, with how much."""
 
     api_keys: ApiKeys | None
@@ -50,7 +50,7 @@ class FrontDoor:
     """They are logged and left out; else refused."""
 
 
-def front_door(settings: ServerSettings) -> FrontDoor:
+def middleware_config(settings: ServerSettings) -> MiddlewareConfig:
     """Makes keys and limits from the settings.
 
     Raises:
@@ -68,7 +68,7 @@ def front_door(settings: ServerSettings) -> FrontDoor:
         )
     for origin in settings.cors_origins:
         _check_origin(origin)
-    return FrontDoor(
+    return MiddlewareConfig(
         api_keys=api_keys,
         cors_origins=settings.cors_origins,
         max_body_size=settings.max_body_size,
@@ -93,8 +93,8 @@ def _check_origin(origin: str) -> None:
         )
 
 
-def middleware(
-    door: FrontDoor,
+def middleware_stack(
+    config: MiddlewareConfig,
     lifecycle: Lifecycle,
     admission: Admission,
     metrics: FrontMetrics,
@@ -110,15 +110,15 @@ def middleware(
         Middleware(SecurityHeadersMiddleware),
         Middleware(RequestMiddleware, metrics=metrics, paths=frozenset(paths)),
     ]
-    if door.cors_origins:
+    if config.cors_origins:
         # Outside of errors and keys: a browser shows a page only what has CORS headers, a 401 and a
         # 500 too, and asks its preflight question without a key.
-        layers.append(_cors(door.cors_origins))
+        layers.append(_cors(config.cors_origins))
     layers.append(Middleware(ExceptionMiddleware, handlers=EXCEPTION_HANDLERS))
     layers.append(Middleware(LifecycleMiddleware, lifecycle=lifecycle))
-    if door.api_keys is not None:
-        layers.append(Middleware(ApiKeyMiddleware, keys=door.api_keys))
-    layers.append(Middleware(BodyLimitMiddleware, max_body_size=door.max_body_size))
+    if config.api_keys is not None:
+        layers.append(Middleware(ApiKeyMiddleware, keys=config.api_keys))
+    layers.append(Middleware(BodyLimitMiddleware, max_body_size=config.max_body_size))
     layers.append(Middleware(ConcurrencyMiddleware, admission=admission))
     return layers
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from openai import AsyncOpenAI, AuthenticationError
 
-from server.api.door.api_keys import ApiKeys
-from server.api.door.auth import OPEN_PATHS
+from server.api.middleware.api_keys import ApiKeys
+from server.api.middleware.auth import OPEN_PATHS
 from tests.api.harness import (
     CHAT,
     COMPLETIONS,
-    DOOR,
+    MIDDLEWARE,
     MODEL,
     assert_error,
     chat_body,
@@ -21,7 +21,7 @@ from tests.api.harness import (
 )
 from tests.doubles import ScriptedEngine, one_by_one
 
-LOCKED = replace(DOOR, api_keys=ApiKeys(["sesame", "other"]))
+LOCKED = replace(MIDDLEWARE, api_keys=ApiKeys(["sesame", "other"]))
 
 
 def good(key: str = "sesame") -> dict[str, str]:
@@ -46,7 +46,7 @@ def good(key: str = "sesame") -> dict[str, str]:
 )
 async def test_everything_else_needs_a_key(method: str, path: str) -> None:
     engine = ScriptedEngine(one_by_one("a"))
-    async with in_process(make_app(engine, door=LOCKED)) as client:
+    async with in_process(make_app(engine, middleware=LOCKED)) as client:
         response = await client.request(method, path, json=chat_body())
     error = assert_error(response, 401, "invalid_api_key")
     assert response.headers["www-authenticate"] == "Bearer"
@@ -56,13 +56,13 @@ async def test_everything_else_needs_a_key(method: str, path: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(OPEN_PATHS))
 async def test_open_paths(path: str) -> None:
-    async with in_process(make_app(ScriptedEngine([]), door=LOCKED)) as client:
+    async with in_process(make_app(ScriptedEngine([]), middleware=LOCKED)) as client:
         assert (await client.get(path)).status_code == 200
 
 
 @pytest.mark.parametrize("key", ["sesame", "other"])
 async def test_a_valid_key(key: str) -> None:
-    async with in_process(make_app(ScriptedEngine(one_by_one("a")), door=LOCKED)) as client:
+    async with in_process(make_app(ScriptedEngine(one_by_one("a")), middleware=LOCKED)) as client:
         headers = good(key)
         assert (await client.post(CHAT, json=chat_body(), headers=headers)).status_code == 200
         headers = {"authorization": f"bearer  {key} "}
@@ -84,7 +84,7 @@ async def test_a_valid_key(key: str) -> None:
     ],
 )
 async def test_a_wrong_key(given: bytes) -> None:
-    async with in_process(make_app(ScriptedEngine([]), door=LOCKED)) as client:
+    async with in_process(make_app(ScriptedEngine([]), middleware=LOCKED)) as client:
         response = await client.get("/v1/models", headers=[(b"authorization", given)])
     assert_error(response, 401, "invalid_api_key")
     assert "sesam" not in response.text  # never sent back
@@ -98,13 +98,13 @@ async def test_the_body_of_a_stranger_is_not_read() -> None:
         num_read += 1
         yield b"{}"
 
-    async with in_process(make_app(ScriptedEngine([]), door=LOCKED)) as client:
+    async with in_process(make_app(ScriptedEngine([]), middleware=LOCKED)) as client:
         assert_error(await client.post(CHAT, content=body()), 401, "invalid_api_key")
     assert num_read == 0
 
 
 async def test_refusals_are_counted_by_route() -> None:
-    async with in_process(make_app(ScriptedEngine([]), door=LOCKED)) as client:
+    async with in_process(make_app(ScriptedEngine([]), middleware=LOCKED)) as client:
         await client.post(CHAT, json=chat_body())
         await client.get("/invented/1")
         metrics = (await client.get("/metrics")).text
@@ -113,7 +113,7 @@ async def test_refusals_are_counted_by_route() -> None:
 
 
 async def test_the_official_client() -> None:
-    app = make_app(ScriptedEngine(one_by_one("a")), door=LOCKED)
+    app = make_app(ScriptedEngine(one_by_one("a")), middleware=LOCKED)
     async with live_app(app) as url:
         async with AsyncOpenAI(base_url=f"{url}/v1", api_key="sesame") as client:
             assert (await client.completions.create(model=MODEL, prompt="x")).choices
@@ -133,7 +133,7 @@ async def test_the_official_client() -> None:
     ],
 )
 async def test_the_other_header_for_keys(headers: dict[str, str]) -> None:
-    async with in_process(make_app(ScriptedEngine([]), door=LOCKED)) as client:
+    async with in_process(make_app(ScriptedEngine([]), middleware=LOCKED)) as client:
         assert (await client.get("/v1/models", headers=headers)).status_code == 200
 
 
@@ -146,13 +146,13 @@ async def test_the_other_header_for_keys(headers: dict[str, str]) -> None:
     ],
 )
 async def test_a_wrong_key_in_the_other_header(headers: dict[str, str]) -> None:
-    async with in_process(make_app(ScriptedEngine([]), door=LOCKED)) as client:
+    async with in_process(make_app(ScriptedEngine([]), middleware=LOCKED)) as client:
         response = await client.get("/v1/models", headers=headers)
     assert_error(response, 401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_an_open_path_takes_no_body_of_a_stranger(method: str) -> None:
-    async with in_process(make_app(ScriptedEngine([]), door=LOCKED)) as client:
+    async with in_process(make_app(ScriptedEngine([]), middleware=LOCKED)) as client:
         response = await client.request(method, "/health", content=b"a" * 100)
         assert_error(response, 401, "invalid_api_key")

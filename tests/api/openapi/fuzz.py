@@ -1,7 +1,10 @@
 """schemathesis over `/openapi.json`: bodies that fit the document, and bodies that don't.
 
-`GLIDECAPE_FUZZ_EXAMPLES=200` runs so many examples of each operation; 40 are what a test run has
-time for. A failure prints the request as a curl command.
+    GLIDECAPE_FUZZ_EXAMPLES=200 pytest tests/api/openapi/fuzz.py
+
+runs so many examples of each operation; 40 are what a test run has time for. A failure prints the
+request as a curl command. `test_fuzz.py` runs it: schemathesis works out its cases while tests are
+collected, which takes seconds, and every worker collects all of the suite's.
 """
 
 import os

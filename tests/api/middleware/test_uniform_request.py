@@ -7,7 +7,7 @@ from asyncio import to_thread
 import pytest
 from fastapi import FastAPI
 
-from server.api.door.uniform_request import uniform_path
+from server.api.middleware.uniform_request import uniform_path
 from tests.api.harness import CHAT, COMPLETIONS, MODEL, chat_body, in_process, live_app
 from tests.api.harness import make_app as make
 from tests.api.raw_http import address_of, exchange

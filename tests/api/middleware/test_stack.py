@@ -1,11 +1,11 @@
-"""Settings of the front door, and what is wrong with them said at the start."""
+"""Settings of the middleware, and what is wrong with them said at the start."""
 
 from pathlib import Path
 
 import pytest
 
-from server.api.door.front_door import front_door
 from server.api.http.certificates import check_tls
+from server.api.middleware.stack import middleware_config
 from server.config import ServerSettings, load_settings
 from server.errors import ConfigError
 
@@ -15,11 +15,11 @@ def settings(**given: object) -> ServerSettings:
 
 
 def test_the_default_is_open() -> None:
-    door = front_door(settings())
-    assert door.api_keys is None
-    assert door.cors_origins == ()
-    assert not door.drops_unknown_fields
-    assert door.limits.max_per_key is None
+    middleware = middleware_config(settings())
+    assert middleware.api_keys is None
+    assert middleware.cors_origins == ()
+    assert not middleware.drops_unknown_fields
+    assert middleware.limits.max_per_key is None
 
 
 def test_keys_from_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_keys_from_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     file.write_text("filed\n")
     monkeypatch.setenv("GLIDECAPE_API_KEY", "one, two")
     monkeypatch.setenv("GLIDECAPE_API_KEY_FILE", str(file))
-    keys = front_door(settings()).api_keys
+    keys = middleware_config(settings()).api_keys
     assert keys is not None
     for key in (b"one", b"two", b"filed"):
         assert keys.find(key) is not None
@@ -48,7 +48,7 @@ def test_a_variable_without_a_key_opens_no_server(
     for given in ({}, {"api_key_file": str(file)}):
         with pytest.raises(ConfigError, match=r"^api_key=.*has no entry.*\(GLIDECAPE_API_KEY\)$"):
             settings(**given)
-    keys = front_door(settings(api_key=["option"])).api_keys
+    keys = middleware_config(settings(api_key=["option"])).api_keys
     assert keys is not None and keys.find(b"option") is not None
 
 
@@ -69,11 +69,11 @@ def test_an_empty_name_of_a_file_is_no_missing_one(
     with pytest.raises(ConfigError, match=f"^{name}='.'"):
         given = settings()
         check_tls(given.ssl_certfile, given.ssl_keyfile)
-        front_door(given)
+        middleware_config(given)
 
 
 def test_limits() -> None:
-    door = front_door(
+    middleware = middleware_config(
         settings(
             api_key=["k"],
             max_body_size="512K",
@@ -83,21 +83,21 @@ def test_limits() -> None:
             unknown_fields="warn",
         )
     )
-    assert door.max_body_size == 512 * 1024
-    limits = door.limits
+    assert middleware.max_body_size == 512 * 1024
+    limits = middleware.limits
     assert (limits.max_running, limits.max_waiting, limits.max_per_key) == (3, 0, 2)
-    assert door.drops_unknown_fields
+    assert middleware.drops_unknown_fields
 
 
 def test_a_limit_per_key_needs_keys() -> None:
     with pytest.raises(ConfigError, match="max_concurrent_per_key=2: needs api_key"):
-        front_door(settings(max_concurrent_per_key="2"))
+        middleware_config(settings(max_concurrent_per_key="2"))
 
 
 def test_origins() -> None:
     given = "https://a.example.com, http://localhost:3000,localhost,*"
     expected = ("https://a.example.com", "http://localhost:3000", "localhost", "*")
-    assert front_door(settings(cors_origins=given)).cors_origins == expected
+    assert middleware_config(settings(cors_origins=given)).cors_origins == expected
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_origins() -> None:
 )
 def test_an_origin_that_no_browser_sends(origin: str) -> None:
     with pytest.raises(ConfigError, match="cors_origins") as caught:
-        front_door(settings(cors_origins=origin))
+        middleware_config(settings(cors_origins=origin))
     assert repr(origin) in str(caught.value)
 
 

@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
-from server.api.door.api_keys import KeyDigest
+from server.api.middleware.api_keys import KeyDigest
 from server.errors import RateLimitError
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from server.api.door import api_keys
-from server.api.door.api_keys import ApiKeys, parse_keys
+from server.api.middleware import api_keys
+from server.api.middleware.api_keys import ApiKeys, parse_keys
 from server.errors import ConfigError
 
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from server.api.door.api_keys import ApiKeys
+from server.api.middleware.api_keys import ApiKeys
 from server.engine.outputs import RequestOutput
 from server.engine.types import Request
-from tests.api.harness import CHAT, DOOR, assert_error, chat_body, in_process, make_app
+from tests.api.harness import CHAT, MIDDLEWARE, assert_error, chat_body, in_process, make_app
 from tests.doubles import ScriptedEngine, one_by_one
 
 PAGE = "https://app.example.com"
-OPEN = replace(DOOR, cors_origins=(PAGE,))
+OPEN = replace(MIDDLEWARE, cors_origins=(PAGE,))
 PREFLIGHT = {
     "origin": PAGE,
     "access-control-request-method": "POST",
@@ -36,8 +36,8 @@ async def test_off_by_default() -> None:
 
 
 async def test_preflight_needs_no_key_and_has_a_request_id() -> None:
-    door = replace(OPEN, api_keys=ApiKeys(["key"]))
-    async with in_process(make_app(ScriptedEngine([]), door=door)) as client:
+    middleware = replace(OPEN, api_keys=ApiKeys(["key"]))
+    async with in_process(make_app(ScriptedEngine([]), middleware=middleware)) as client:
         response = await client.options(CHAT, headers={**PREFLIGHT, "x-request-id": "abc"})
     assert response.status_code == 200
     assert response.headers[ALLOWED] == PAGE
@@ -46,7 +46,7 @@ async def test_preflight_needs_no_key_and_has_a_request_id() -> None:
 
 
 async def test_another_origin() -> None:
-    async with in_process(make_app(ScriptedEngine([]), door=OPEN)) as client:
+    async with in_process(make_app(ScriptedEngine([]), middleware=OPEN)) as client:
         stranger = {"origin": "https://evil.example.com"}
         response = await client.options(CHAT, headers={**PREFLIGHT, **stranger})
         error = assert_error(response, 400, "invalid_value")
@@ -58,8 +58,8 @@ async def test_another_origin() -> None:
 
 
 async def test_any_origin() -> None:
-    door = replace(DOOR, cors_origins=("*",))
-    async with in_process(make_app(ScriptedEngine([]), door=door)) as client:
+    middleware = replace(MIDDLEWARE, cors_origins=("*",))
+    async with in_process(make_app(ScriptedEngine([]), middleware=middleware)) as client:
         response = await client.get("/health", headers={"origin": "https://else.example.com"})
     assert response.headers[ALLOWED] == "*"
     assert "access-control-allow-credentials" not in response.headers
@@ -79,8 +79,8 @@ FOREIGN = (
 
 @pytest.mark.parametrize("origin", [*LOCAL, *FOREIGN])
 async def test_pages_of_this_machine(origin: str) -> None:
-    door = replace(DOOR, cors_origins=("localhost", PAGE))
-    async with in_process(make_app(ScriptedEngine([]), door=door)) as client:
+    middleware = replace(MIDDLEWARE, cors_origins=("localhost", PAGE))
+    async with in_process(make_app(ScriptedEngine([]), middleware=middleware)) as client:
         response = await client.options(CHAT, headers={**PREFLIGHT, "origin": origin})
         named = await client.options(CHAT, headers=PREFLIGHT)
     assert (response.status_code == 200) is (origin in LOCAL)
@@ -90,15 +90,15 @@ async def test_pages_of_this_machine(origin: str) -> None:
 
 async def test_answers_streams_and_errors_can_be_read_by_the_page() -> None:
     """Else a page sees "failed to fetch" in place of the reason."""
-    door = replace(OPEN, api_keys=ApiKeys(["key"]))
+    middleware = replace(OPEN, api_keys=ApiKeys(["key"]))
     headers = {"origin": PAGE, "authorization": "Bearer key"}
-    app = make_app(ScriptedEngine(one_by_one("a")), door=door)
+    app = make_app(ScriptedEngine(one_by_one("a")), middleware=middleware)
     async with in_process(app) as client:
         whole = await client.post(CHAT, json=chat_body(), headers=headers)
         stream = await client.post(CHAT, json=chat_body(stream=True), headers=headers)
         bad = await client.post(CHAT, json=chat_body(top_p=5), headers=headers)
         stranger = await client.post(CHAT, json=chat_body(), headers={"origin": PAGE})
-    async with in_process(make_app(BuggyEngine([]), door=door)) as client:
+    async with in_process(make_app(BuggyEngine([]), middleware=middleware)) as client:
         bug = await client.post(CHAT, json=chat_body(), headers=headers)
     statuses = [response.status_code for response in (whole, stream, bad, stranger, bug)]
     assert statuses == [200, 200, 400, 401, 500]
