@@ -23,7 +23,7 @@ from server.models.llama import LlamaParameters
 from server.text.chat_template import ChatTemplate
 from tests.api.harness import INFO, MIDDLEWARE, byte_grammars, in_process, make_app
 from tests.doubles import EOS_ID
-from tests.engine.step.host.test_exactness import ngram
+from tests.engine.drafting import ngram
 from tests.engine.tiny import CONFIG, CPU, MODEL, TinyEngine
 
 Json = dict[str, Any]

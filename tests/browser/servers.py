@@ -17,7 +17,7 @@ from server.engine.types import SpeculationParams
 from tests.api.harness import MIDDLEWARE, live_app, make_app
 from tests.api.tiny_server import LIMITS, SPEAKING, byte_model
 from tests.doubles import ScriptedEngine
-from tests.engine.step.host.test_exactness import ngram
+from tests.engine.drafting import ngram
 from tests.engine.tiny import TinyEngine
 
 KEY = "let-me-in"

@@ -10,8 +10,8 @@ import pytest
 from server.engine.outputs import RequestOutput
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.types import FinishReason, PolicyName, Request, RequestId, SpeculationParams
-from tests.engine.step.host.test_exactness import POLICIES, glide, ngram
-from tests.engine.test_equality import ENGINES, logprobs
+from tests.engine.answers import ENGINES, logprobs
+from tests.engine.drafting import POLICIES, glide, ngram
 from tests.engine.tiny import CONFIG, TinyEngine, make_request, tokens
 
 PROMPT = (*range(30), *range(7), *range(12, 0, -1))

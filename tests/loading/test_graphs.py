@@ -14,8 +14,8 @@ from server.loading.draft import Draft
 from server.loading.graphs import build_graphs as built
 from server.loading.graphs import has_graphs
 from server.models.layers import Placement
+from tests.engine.drafting import glide, ngram, tiny_glide
 from tests.engine.step.device.device import DeviceEngine
-from tests.engine.step.host.test_exactness import glide, ngram, tiny_glide
 from tests.engine.tiny import CONFIG, CPU, MODEL, TinyEngine
 
 CUDA = torch.device("cuda")

@@ -16,8 +16,8 @@ from server.loading.profile import (
     measure_costs,
     still_hold,
 )
-from tests.engine.step.host.test_exactness import DRAFTERS, oracle
-from tests.engine.test_equality import alone, requests
+from tests.engine.answers import alone, requests
+from tests.engine.drafting import DRAFTERS, oracle
 from tests.engine.tiny import CONFIG, CPU, TinyEngine, tiny_caches, tiny_model, tokens
 
 MEASURED = [name for name, make in DRAFTERS.items() if make is not oracle]

@@ -13,7 +13,7 @@ from server.engine.grammar.states import GrammarStates
 from server.engine.types import Grammar
 from tests.api.harness import INFO, byte_grammars, live_app, make_app
 from tests.api.tiny_server import LIMITS, byte_model
-from tests.engine.step.host.test_exactness import ngram
+from tests.engine.drafting import ngram
 from tests.engine.tiny import TinyEngine
 
 MAX_MODEL_LEN = 4096

@@ -30,7 +30,7 @@ from server.models.glide import GlideModel
 from server.models.shard import WHOLE, Shard
 from server.parallel.remote import RemoteCopies, RemoteGlide, RemoteModel
 from server.parallel.workers import Workers
-from tests.engine.test_equality import logprobs, requests
+from tests.engine.answers import logprobs, requests
 from tests.engine.tiny import CONFIG, CPU, FREE_DRAFTS, TinyEngine, make_request, tokens
 from tests.parallel.variants import VARIANTS, models, play, pools
 

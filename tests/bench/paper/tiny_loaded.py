@@ -21,7 +21,7 @@ from server.engine.types import SamplingDefaults, SpeculationParams
 from server.loading.facts import ModelFacts
 from server.loading.model import LoadedModel
 from tests.doubles import PlainTemplate, byte_tokenizer
-from tests.engine.step.host.test_exactness import tiny_glide
+from tests.engine.drafting import tiny_glide
 from tests.engine.tiny import CONFIG, CPU, EOS, FREE_DRAFTS, tiny_caches, tiny_model
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from server.engine.types import PolicyName, Request, RequestId, SpeculationParams
-from tests.engine.step.host.test_exactness import speculated
+from tests.engine.answers import alone
+from tests.engine.drafting import speculated
 from tests.engine.step.host.test_lookup_beside_draft import Said, listening
-from tests.engine.test_equality import alone
 from tests.engine.tiny import CONFIG, TinyEngine, tokens
 
 

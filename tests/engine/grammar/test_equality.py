@@ -19,6 +19,7 @@ from server.engine.schedule.planner import SchedulerConfig
 from server.engine.types import PolicyName, Request, SpeculationParams
 from server.kernels.tree import LayerCache
 from tests.engine.drafters.oracle import OracleDrafter
+from tests.engine.drafting import ALL_PATTERNS, glide, ngram, same_model
 from tests.engine.grammar.vocabulary import (
     GRAMMARS,
     PERSON,
@@ -27,7 +28,6 @@ from tests.engine.grammar.vocabulary import (
     states,
     text_of,
 )
-from tests.engine.step.host.test_exactness import ALL_PATTERNS, glide, ngram, same_model
 from tests.engine.tiny import CONFIG, EOS, MakeDrafter, TinyEngine, make_request, tokens
 
 LESS_SPACE = {PIECES.index(b" "): -8.0, PIECES.index(b"\n"): -8.0}

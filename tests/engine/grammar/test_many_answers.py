@@ -16,10 +16,10 @@ from server.engine.outputs import RequestOutput
 from server.engine.schedule.planner import SchedulerConfig
 from server.engine.types import Grammar, PolicyName, Request, RequestId, SpeculationParams
 from server.kernels.tree import LayerCache
+from tests.engine.answers import logprobs
 from tests.engine.drafters.oracle import OracleDrafter
+from tests.engine.drafting import ALL_PATTERNS, POLICIES, glide, ngram
 from tests.engine.grammar.vocabulary import GRAMMARS, PIECES, states, text_of
-from tests.engine.step.host.test_exactness import ALL_PATTERNS, POLICIES, glide, ngram
-from tests.engine.test_equality import logprobs
 from tests.engine.tiny import CONFIG, EOS, MakeDrafter, TinyEngine, make_request, tokens
 
 NUM_ANSWERS = 4

@@ -16,9 +16,9 @@ from server.engine.schedule.planner import SchedulerConfig
 from server.engine.types import Grammar, PolicyName, Request, SpeculationParams, Thinking
 from server.kernels.tree import LayerCache
 from tests.engine.drafters.oracle import OracleDrafter
+from tests.engine.drafting import ALL_PATTERNS
 from tests.engine.grammar.test_equality import DRAFTERS, ENGINES, LESS_SPACE, run
 from tests.engine.grammar.vocabulary import GRAMMARS, PIECES, encode, states, token_bytes
-from tests.engine.step.host.test_exactness import ALL_PATTERNS
 from tests.engine.tiny import CONFIG, EOS, TinyEngine, make_request, tokens
 
 

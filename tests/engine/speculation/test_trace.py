@@ -10,7 +10,7 @@ from server.engine.speculation.proposal import Proposal, found
 from server.engine.speculation.trace import finished_trace, trace_step
 from server.engine.speculation.tree import comb, lone_root
 from server.engine.types import PolicyName
-from tests.engine.step.host.test_exactness import DRAFTERS, speculated
+from tests.engine.drafting import DRAFTERS, speculated
 from tests.engine.tiny import CONFIG, TinyEngine
 
 PROPOSAL = Proposal(

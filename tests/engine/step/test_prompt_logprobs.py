@@ -10,7 +10,7 @@ import pytest
 
 from server.engine.outputs import RequestOutput, TokenLogprobs
 from server.engine.types import Request
-from tests.engine.test_equality import ENGINES
+from tests.engine.answers import ENGINES
 from tests.engine.tiny import CONFIG, EOS, TinyEngine, make_request, tokens
 
 NUM_TOP = 3

@@ -9,8 +9,8 @@ import torch
 
 from server.engine.types import PolicyName, Request, SpeculationParams
 from server.kernels import dispatch
-from tests.engine.step.host.test_exactness import POLICIES, glide
-from tests.engine.test_equality import requests
+from tests.engine.answers import requests
+from tests.engine.drafting import POLICIES, glide
 from tests.engine.tiny import CONFIG, TinyEngine, tokens
 
 pytestmark = pytest.mark.skipif(

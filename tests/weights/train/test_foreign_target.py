@@ -14,7 +14,7 @@ from server.loading.target import load_target, read_target
 from server.models.layers import Placement
 from server.models.parameters import Parameters
 from server.setting_types import ModelBackend
-from tests.engine.step.host.test_exactness import glide_drafter
+from tests.engine.drafting import glide_drafter
 from tests.engine.tiny import CONFIG, TinyEngine, make_request, tokens
 from tests.models.hf.families import ALTERNATING, EXPERTS, reference_model, sizes
 from tests.weights.train.tiny import (

@@ -14,7 +14,7 @@ from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.engine.types import SpeculationParams
 from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import Caches, DraftStep
-from tests.engine.step.host.test_exactness import tiny_glide
+from tests.engine.drafting import tiny_glide
 from tests.engine.tiny import CONFIG, CPU, TinyEngine, make_request, tiny_caches, tiny_model, tokens
 from tests.models.test_glide import DRAFTS, dense_chain, text, with_vocabulary
 from tests.models.test_glide_reference import KV, Draft, random_target_kv

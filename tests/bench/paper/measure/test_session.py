@@ -15,8 +15,8 @@ from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.policies import PolicyConfig
 from server.engine.step.host.runner import Runner
 from server.engine.types import RequestId
+from tests.engine.answers import alone
 from tests.engine.drafters.oracle import OracleDrafter, Pattern
-from tests.engine.test_equality import alone
 from tests.engine.tiny import (
     CONFIG,
     CPU,

@@ -13,10 +13,10 @@ from server.engine.schedule.planner import SchedulerConfig
 from server.engine.types import PolicyName, Request, RequestId, SpeculationParams
 from server.kernels import dispatch
 from server.kernels.tree import LayerCache
+from tests.engine.answers import alone, assert_equal, requests
+from tests.engine.drafting import ENGINES, POLICIES, glide, speculated
 from tests.engine.step.device.device import DeviceEngine
 from tests.engine.step.device.oracle_glide import oracle_drafter
-from tests.engine.step.host.test_exactness import ENGINES, POLICIES, glide, speculated
-from tests.engine.test_equality import alone, assert_equal, requests
 from tests.engine.tiny import CONFIG, MakeDrafter, TinyEngine, make_request, tokens
 
 PATTERNS = ("TTTTTL", "TLTTL", "TxL")

@@ -25,10 +25,10 @@ from server.kernels.types import Caches
 from server.models.glide_parameters import GlideParameters
 from server.models.layers import Placement
 from server.models.llama import LlamaParameters
+from tests.engine.answers import alone
+from tests.engine.drafting import glide, speculated, tiny_glide
 from tests.engine.step.device.device import DeviceEngine
 from tests.engine.step.device.test_exactness import oracle
-from tests.engine.step.host.test_exactness import glide, speculated, tiny_glide
-from tests.engine.test_equality import alone
 from tests.engine.tiny import CONFIG, MODEL, TinyEngine, make_request, tokens
 
 META = torch.device("meta")

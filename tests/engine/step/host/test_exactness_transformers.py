@@ -19,15 +19,15 @@ from server.engine.schedule.planner import SchedulerConfig
 from server.engine.types import PolicyName, RequestId
 from server.kernels.tree import LayerCache
 from server.models.causal_lm import CausalLM
+from tests.engine.answers import logprobs, requests
 from tests.engine.drafters.oracle import OracleDrafter
-from tests.engine.step.host.test_exactness import (
+from tests.engine.drafting import (
     ALL_PATTERNS,
     POLICIES,
     glide_of_own_tokens,
     same_model,
     speculated,
 )
-from tests.engine.test_equality import logprobs, requests
 from tests.engine.tiny import CONFIG, EOS, MODEL, TinyEngine, tokens
 from tests.models.hf.families import our_model, reference_model
 

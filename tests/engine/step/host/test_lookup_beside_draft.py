@@ -14,8 +14,8 @@ from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.recent import RecentOutputs
 from server.engine.types import BlockId, PolicyName, RequestId
 from server.kernels.tree import LayerCache
-from tests.engine.step.host.test_exactness import ENGINES, glide, speculated
-from tests.engine.test_equality import assert_equal
+from tests.engine.answers import assert_equal
+from tests.engine.drafting import ENGINES, glide, speculated
 from tests.engine.tiny import CONFIG, TinyEngine
 
 Said = dict[tuple[str, int], Proposal]

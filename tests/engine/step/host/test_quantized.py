@@ -28,8 +28,8 @@ from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
 from server.models.llama import LlamaParameters
 from server.models.quantization import Quantization
+from tests.engine.answers import logprobs, requests
 from tests.engine.drafters.oracle import OracleDrafter
-from tests.engine.test_equality import logprobs, requests
 from tests.engine.tiny import CONFIG, CPU, MODEL, MakeDrafter, TinyEngine, tokens
 from tests.kernels.native_models import needs_native, torch_threads
 from tests.kernels.quantized_models import KINDS
