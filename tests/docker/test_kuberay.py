@@ -11,7 +11,7 @@ import yaml
 
 from server.config import ServerSettings, load_settings
 from tests.docker.custom_resources import SCHEMAS
-from tests.docker.test_container import named
+from tests.docker.settings import named
 
 ROOT = Path(__file__).parents[2]
 MANIFEST: dict[str, Any] = yaml.safe_load((ROOT / "docker/ray/rayservice.yaml").read_text())

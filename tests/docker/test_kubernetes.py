@@ -16,7 +16,7 @@ from server.config import ServerSettings, load_settings
 from server.observe.metrics import Metrics
 from tests.docker.custom_resources import SCHEMAS
 from tests.docker.kustomize import Manifest, build, documents, find
-from tests.docker.test_container import named, settings_of
+from tests.docker.settings import named, settings_of
 from tests.docker.test_prometheus import promtool
 from tests.test_config import kubernetes_variables
 

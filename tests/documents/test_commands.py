@@ -20,8 +20,8 @@ import httpx
 import pytest
 
 from tests.live import GLIDECAPE, run_glidecape, serve
-from tests.parallel.test_serving import write_draft
-from tests.weights.test_glide_formats import authors_tensors, write_authors, write_target
+from tests.parallel.drafts import write_draft
+from tests.weights.foreign_drafts import authors_tensors, write_authors, write_target
 from tests.weights.train.checkpoints import write_checkpoint
 
 ROOT = Path(__file__).parents[2]

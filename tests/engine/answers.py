@@ -20,11 +20,7 @@ ENGINES: dict[str, SchedulerConfig] = {
     "few blocks, chunks of 7": replace(CONFIG, num_blocks=64, max_num_batched_tokens=7),
     "blocks of 1": replace(CONFIG, num_blocks=1024, block_size=1),
 }
-
-
 SAMPLED: dict[str, object] = {"temperature": 1.0, "top_p": 0.9}
-
-
 PENALISED: dict[str, object] = {
     "presence_penalty": 0.7,
     "frequency_penalty": 0.3,

@@ -24,11 +24,7 @@ from tests.engine.drafters.oracle import OracleDrafter
 from tests.engine.tiny import CONFIG, CPU, MODEL, tiny_caches, tiny_model, tokens
 
 POLICIES: tuple[PolicyName, ...] = ("off", "chain", "cape", "beam", "auto")
-
-
 ALL_PATTERNS = ["".join(p) for n in range(4) for p in itertools.product("TLx", repeat=n)]
-
-
 ENGINES: dict[str, SchedulerConfig] = {
     "roomy": CONFIG,
     "no prefix cache": replace(CONFIG, prefix_caching=False),

@@ -2,7 +2,6 @@
 comes to be computed."""
 
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -25,42 +24,24 @@ from tests.kernels.native_models import (
     without_native_library,
 )
 from tests.kernels.paged import Nodes, PagedModel, make_model, tree_batch
+from tests.kernels.workload import (
+    CONTEXT,
+    TOKENS,
+    TREE,
+    TREE_TOKENS,
+    error,
+    one_by_one,
+    path_to,
+    workload,
+)
 
 pytestmark = needs_native()
 
-TREE = (-1, 0, 1, 2, 0, 1, 4, 6)
-"""Trunk 0 1 2 3; leaves 4 and 5 beside it; 6 and 7 hang on leaf 4.
-
-    0 - 1 - 2 - 3
-    |   '-- 5
-    '-- 4 - 6 - 7
-"""
 ROPE_SCALINGS = (
     RopeConfig(theta=1000.0, type="linear", factor=2.0),
     RopeConfig(theta=1000.0, type="dynamic", factor=4.0, original_max_position=16),
     RopeConfig(theta=1000.0, type="yarn", factor=4.0, original_max_position=16),
 )
-CONTEXT = 37
-TOKENS = random_tokens(60)
-TREE_TOKENS = random_tokens(len(TREE), seed=1)
-
-
-def workload(model: CausalLM, block_size: int) -> torch.Tensor:
-    """Prefill of two sequences, trees on both, then a chain: logits of all rows."""
-    pool = PagedModel(model, num_sequences=2, max_tokens=96, block_size=block_size)
-    return torch.cat(
-        (
-            pool.step(Nodes(0, 0, TOKENS[:CONTEXT]), Nodes(1, 0, TOKENS[:5])),
-            pool.step(
-                Nodes(0, CONTEXT, TREE_TOKENS, TREE), Nodes(1, 5, TREE_TOKENS[:3], (-1, 0, 0))
-            ),
-            pool.step(Nodes(1, 5, TOKENS[5:50]), Nodes(0, CONTEXT, TOKENS[:1])),
-        )
-    )
-
-
-def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((actual - expected).square().mean().sqrt())
 
 
 @pytest.mark.parametrize("block_size", [1, 3, 16])
@@ -71,10 +52,6 @@ def test_error_is_that_of_torch_in_bfloat16(name: str, block_size: int) -> None:
     native = error(workload(native_model(name), block_size), exact)
     assert 0 < plain < 0.1 * exact.std(), "the yardstick itself is broken"
     assert native <= 1.5 * plain
-
-
-def one_by_one(model: CausalLM, tokens: Sequence[int]) -> torch.Tensor:
-    return PagedModel(model, block_size=16).run(tokens, [1] * len(tokens))
 
 
 @pytest.fixture(params=VARIANTS, scope="module")
@@ -113,10 +90,6 @@ def test_company_changes_no_bit(variant: tuple[CausalLM, torch.Tensor]) -> None:
         first = sum(len(nodes.token_ids) for nodes in before[: start % 3])
         logits = pool.step(*before[: start % 3], mine, *after)
         assert torch.equal(logits[first : first + 3], expected[start : start + 3])
-
-
-def path_to(node: int) -> list[int]:
-    return [*(path_to(TREE[node]) if TREE[node] >= 0 else []), node]
 
 
 @pytest.mark.parametrize("context", [CONTEXT, CONTEXT + 1])

@@ -19,7 +19,7 @@ from tests.kernels.native_models import (
     without_native_library,
 )
 from tests.kernels.paged import make_model
-from tests.kernels.test_native_decoder import CONTEXT, TOKENS, error, one_by_one, workload
+from tests.kernels.workload import CONTEXT, TOKENS, error, one_by_one, workload
 
 pytestmark = needs_native()
 

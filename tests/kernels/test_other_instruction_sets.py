@@ -23,7 +23,7 @@ from tests.kernels.block_weights import ALL_KINDS, random_blocks
 from tests.kernels.compiled import COMPILED_HERE, REENCODED, SOURCES, compile_native
 from tests.kernels.native_models import INSTRUCTION_SETS_HERE, native_model
 from tests.kernels.quantized_models import KINDS, quantized_model
-from tests.kernels.test_native_decoder import CONTEXT, TOKENS, one_by_one
+from tests.kernels.workload import CONTEXT, TOKENS, one_by_one
 from tests.models import test_glide_native, test_glide_quantized
 
 PLAIN = ("all-96", "gqa3-32-tied")

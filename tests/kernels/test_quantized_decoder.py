@@ -33,7 +33,7 @@ from tests.kernels.quantized_models import (
     quantized_model,
     random_weights,
 )
-from tests.kernels.test_native_decoder import (
+from tests.kernels.workload import (
     CONTEXT,
     TOKENS,
     TREE,

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests.kernels.paged import Nodes
-from tests.models.test_glide import (
+from tests.models.dense_glide import make_draft, random_target_kv
+from tests.models.glide_drafts import (
     DRAFTS,
     STEPS,
     VERIFIED,
@@ -15,7 +16,6 @@ from tests.models.test_glide import (
     paged_chain,
     text,
 )
-from tests.models.test_glide_reference import make_draft, random_target_kv
 
 SHORT = 6
 SOME = ("paper", "two-layers-glimpses", "target-window", "mha-target", "hidden-two-layers")

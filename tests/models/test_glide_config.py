@@ -12,7 +12,7 @@ from server.models.config import RopeConfig
 from server.models.glide_config import GlideConfig, check_fits, config_dict, glide_config
 from server.models.glide_parameters import GlideParameters
 from server.models.layers import Placement
-from tests.models.test_glide_reference import CPU, make_draft, target_config
+from tests.models.dense_glide import CPU, make_draft, target_config
 
 TARGET = target_config()
 PLAIN = make_draft().config

@@ -13,7 +13,8 @@ from server.models.layers import Placement
 from tests.kernels.native_models import needs_native, without_native_library
 from tests.kernels.paged import CPU
 from tests.kernels.quantized_models import KINDS
-from tests.models.test_glide import (
+from tests.models.dense_glide import Draft, random_target_kv
+from tests.models.glide_drafts import (
     VERIFIED,
     PagedDraft,
     dense_chain,
@@ -21,13 +22,12 @@ from tests.models.test_glide import (
     paged_chain,
     text,
 )
-from tests.models.test_glide_native import (
+from tests.models.native_glide_drafts import (
     assert_chains_are_single_steps,
     rms,
     wide_draft,
     wide_target,
 )
-from tests.models.test_glide_reference import Draft, random_target_kv
 
 TARGET = wide_target(hidden_size=96)
 DRAFTS: dict[str, Draft] = {

@@ -19,7 +19,7 @@ from server.observe.request_log import RequestLog
 from server.observe.tracing import RequestTracer
 from tests.collector import collector
 from tests.doubles import byte_tokenizer
-from tests.observe.test_metrics import FINISHED, REQUEST, STEP
+from tests.observe.figures import FINISHED, REQUEST, STEP
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ORIGIN = Origin("http-1", "/v1/completions", f"00-{TRACE}-{SPAN}-01")

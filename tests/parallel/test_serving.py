@@ -5,22 +5,15 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import torch
 
-from server.models.config import model_config
-from server.models.glide_config import GlideConfig, target_shape
-from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
-from server.models.layers import Placement
-from tests.engine.tiny import CPU
 from tests.live import LiveServer, run_glidecape, serve
+from tests.parallel.drafts import write_draft
 from tests.parallel.test_workers import gone
-from tests.weights.train.checkpoints import CONFIG, write_checkpoint
-from weights.glide import save_glide
+from tests.weights.train.checkpoints import write_checkpoint
 
 TWO = "--tensor-parallel-size", "2"
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi!"}], "max_tokens": 32}
@@ -34,31 +27,6 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     write_draft(folder / "draft")
     named = {"--model": model, "--draft": folder / "draft", "--cache-dir": folder / "cache"}
     return *(str(part) for pair in named.items() for part in pair), "--dtype", "float32"
-
-
-def write_draft(folder: Path) -> None:
-    target = model_config(CONFIG)
-    config = GlideConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_layers=1,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
-        rms_norm_eps=1e-5,
-        target=target_shape(target),
-        glimpse_layers=((0, -1),),
-        glimpse_hidden=True,
-        draft_vocab_size=101,
-    )
-    tensors = GlideParameters(config, target, Placement(CPU, torch.float32)).slots()
-    generator = torch.Generator().manual_seed(5)
-    for name, slot in tensors.items():
-        if name == TOKEN_TABLE:
-            slot.copy_(torch.randperm(258, generator=generator)[: len(slot)])
-        else:
-            slot.normal_(0.0, 0.2, generator=generator)
-    save_glide(folder, config, tensors)
 
 
 def ask(server: LiveServer, **fields: object) -> httpx.Response:

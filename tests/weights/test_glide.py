@@ -12,7 +12,8 @@ from server.errors import CheckpointError, UnsupportedModelError
 from server.models.glide import GlideModel
 from server.models.layers import Placement
 from tests.kernels.paged import Nodes
-from tests.models.test_glide import (
+from tests.models.dense_glide import CPU, Draft, make_draft, random_target_kv
+from tests.models.glide_drafts import (
     STEPS,
     VERIFIED,
     PagedDraft,
@@ -20,12 +21,6 @@ from tests.models.test_glide import (
     dense_chain,
     final_hidden,
     text,
-)
-from tests.models.test_glide_reference import (
-    CPU,
-    Draft,
-    make_draft,
-    random_target_kv,
 )
 from weights.glide import load_glide, save_glide
 

@@ -11,7 +11,7 @@ from server.api.generation.schema.structured import StructuredFields, Structured
 from server.api.generation.structured import NAMES
 from server.engine.types import Grammar
 from tests.api.harness import CHAT, COMPLETIONS, Json, assert_error, chat_body, in_process, make_app
-from tests.api.openapi.test_docs import is_advisory, is_refused
+from tests.api.openapi.documented import is_advisory, is_refused
 from tests.api.response_types import RESPONSES
 from tests.doubles import ScriptedEngine, one_by_one
 

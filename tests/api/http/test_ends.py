@@ -9,41 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.api.harness import CHAT, COMPLETIONS, assert_error, chat_body, events
+from tests.api.http.faulty import SECONDS, eventually, exit_code, faulty
 from tests.api.http.faulty_server import COMMAND
-from tests.live import LiveServer, serve
+from tests.live import LiveServer
 
 Json = dict[str, Any]
 RESPONSES = "/v1/responses"
 LONG: Json = {"max_tokens": 4000, "ignore_eos": True}
-
-SECONDS = 60.0
-"""Longest wait, on a busy machine."""
-
-
-@contextmanager
-def faulty(*arguments: str) -> Generator[LiveServer]:
-    with serve(*arguments, command=COMMAND) as server:
-        yield server
-
-
-def exit_code(server: LiveServer) -> int:
-    """Waits for the server's end, which may leave no traceback, whatever it was."""
-    return server.process.wait(timeout=SECONDS)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.02)
 
 
 class Client(httpx.AsyncClient):

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 
 from tests.api.harness import CHAT, chat_body, events
+from tests.api.http.faulty import SECONDS, eventually, exit_code, faulty
 from tests.api.http.faulty_server import COMMAND
-from tests.api.http.test_ends import SECONDS, eventually, exit_code, faulty
 from tests.certificates import make_certificate
 from tests.live import LiveServer
 

@@ -2,25 +2,21 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, get_args
 
 import httpx
 import pytest
 from openai.types import completion_create_params as openai_completion
 from openai.types.chat import completion_create_params as openai_chat
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from server.api.chat.schema import ChatRequest
 from server.api.completions.schema import CompletionRequest
 from server.api.middleware.admission import AdmissionLimits
 from server.api.middleware.api_keys import ApiKeys
 from server.api.middleware.auth import OPEN_PATHS
-from server.api.schema.fields import AdvisoryMark
 from server.api.service.tokenize import DetokenizeRequest, TokenizeRequest
 from server.config import DEFAULT_MODEL, ServerSettings
 from server.errors import ErrorCode
@@ -35,16 +31,8 @@ from tests.api.harness import (
     live_app,
     make_app,
 )
+from tests.api.openapi.documented import DOCS, fields, is_advisory, is_refused, table
 from tests.doubles import ScriptedEngine, one_by_one
-
-DOCS = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
-
-
-def table(heading: str) -> list[list[str]]:
-    """The rows of the first table after a heading, without their marks of code."""
-    section = DOCS.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")][2:]
-    return [[cell.strip().replace("`", "") for cell in row.strip("|").split("|")] for row in rows]
 
 
 async def test_endpoints() -> None:
@@ -61,29 +49,6 @@ async def test_endpoints() -> None:
             written.add((method, path))
             assert (needs_key == "no") == (path in OPEN_PATHS), path
     assert written - {("GET", path) for path in ("/", "/openapi.json", "/docs")} == served
-
-
-class Field(NamedTuple):
-    endpoint: str
-    path: str
-    info: FieldInfo
-
-
-def fields(endpoint: str, model: type[BaseModel], prefix: str = "") -> Iterator[Field]:
-    """A body's fields and those of the objects in it."""
-    for name, info in model.model_fields.items():
-        path = prefix + (info.alias or name)
-        yield Field(endpoint, path, info)
-        for nested, inside in nested_models(info.annotation, path):
-            yield from fields(endpoint, nested, f"{inside}.")
-
-
-def nested_models(annotation: Any, path: str) -> Iterator[tuple[type[BaseModel], str]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation, path
-    inside = f"{path}.*" if get_origin(annotation) is list else path
-    for argument in get_args(annotation):
-        yield from nested_models(argument, inside)
 
 
 FIELDS = [*fields("chat", ChatRequest), *fields("completions", CompletionRequest)]
@@ -112,14 +77,6 @@ def test_fields_of_tokenizing() -> None:
         *(("tokenize", name) for name in TokenizeRequest.model_fields),
         *(("detokenize", name) for name in DetokenizeRequest.model_fields),
     }
-
-
-def is_refused(info: FieldInfo) -> bool:
-    return any("refuse_unless" in repr(mark) for mark in info.metadata)
-
-
-def is_advisory(info: FieldInfo) -> bool:
-    return any(isinstance(mark, AdvisoryMark) for mark in info.metadata)
 
 
 def openai_fields(endpoint: str) -> set[str]:

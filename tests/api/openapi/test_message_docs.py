@@ -6,7 +6,7 @@ from anthropic.types import message_create_params as params
 from anthropic.types.beta import message_create_params as beta_params
 
 from server.api.messages.schema.request import MessageRequest
-from tests.api.openapi.test_docs import Field, fields, is_advisory, is_refused, table
+from tests.api.openapi.documented import Field, fields, is_advisory, is_refused, table
 
 FIELDS: dict[str, list[Field]] = {}
 for each in fields("messages", MessageRequest):

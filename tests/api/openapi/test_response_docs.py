@@ -3,7 +3,7 @@
 from openai.types.responses import response_create_params as params
 
 from server.api.responses.schema.request import ResponseRequest
-from tests.api.openapi.test_docs import Field, fields, is_advisory, is_refused, table
+from tests.api.openapi.documented import Field, fields, is_advisory, is_refused, table
 
 FIELDS: dict[str, list[Field]] = {}
 for each in fields("responses", ResponseRequest):

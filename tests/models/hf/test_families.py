@@ -8,21 +8,15 @@ import torch
 
 from server.models.causal_lm import CausalLM
 from tests.kernels.paged import Nodes, PagedModel, ancestor_mask
-from tests.models.hf.families import FAMILIES, VOCAB_SIZE, our_model, reference_model
+from tests.models.hf.families import FAMILIES, our_model, reference_model
+from tests.models.hf.theirs import PARENTS, assert_same, their_logits, tokens
 
 PREFILL, STEPS = 40, 20
-PARENTS = [-1, 0, 1, 2, 0, 1, 1]
-"""Root, a trunk of three, a leaf beside its first token and two beside its second."""
 
 
 class Pair(NamedTuple):
     reference: Any
     model: CausalLM
-
-
-def tokens(count: int, seed: int = 5) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(VOCAB_SIZE, (count,), generator=generator).tolist()
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
@@ -34,12 +28,6 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @torch.no_grad()
-def their_logits(reference: Any, token_ids: list[int]) -> torch.Tensor:
-    """[tokens, vocab_size], in one forward."""
-    return reference(torch.tensor([token_ids])).logits[0]
-
-
-@torch.no_grad()
 def their_decoding(reference: Any, token_ids: list[int]) -> torch.Tensor:
     """The same by one prefill, then single steps with transformers' cache."""
     first = reference(torch.tensor([token_ids[:PREFILL]]), use_cache=True)
@@ -48,11 +36,6 @@ def their_decoding(reference: Any, token_ids: list[int]) -> torch.Tensor:
         step = reference(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
         rows.append(step.logits[0])
     return torch.cat(rows)
-
-
-def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    assert expected.std() > 0.3, "logits too flat to tell models apart"
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_prefill_and_decoding(pair: Pair) -> None:

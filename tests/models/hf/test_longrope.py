@@ -14,7 +14,7 @@ from server.models.hf.model import load_hf
 from server.models.layers import Placement
 from tests.kernels.paged import CPU, PagedModel
 from tests.models.hf.families import reference_model, sizes
-from tests.models.hf.test_families import assert_same, their_logits, tokens
+from tests.models.hf.theirs import assert_same, their_logits, tokens
 from weights.checkpoint import read_config
 
 TRAINED, LONGEST = 40, 96

@@ -10,7 +10,7 @@ from transformers import GptOssConfig
 from server.loading.target import describe_backend, read_target
 from tests.kernels.paged import PagedModel
 from tests.models.hf.families import ROPE, our_model, reference_model, sizes
-from tests.models.hf.test_families import assert_same, their_logits, tokens
+from tests.models.hf.theirs import assert_same, their_logits, tokens
 
 FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 VALUES = torch.cat((FP4, -FP4))

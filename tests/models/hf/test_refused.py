@@ -42,7 +42,7 @@ from server.loading.target import read_target
 from server.models.hf.config import read_hf_model
 from tests.kernels.paged import PagedModel
 from tests.models.hf.families import FAMILIES, our_model, sizes
-from tests.models.hf.test_families import assert_same, their_logits, tokens
+from tests.models.hf.theirs import assert_same, their_logits, tokens
 
 REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
     "t5": (T5Config(), "t5 is an encoder-decoder"),

@@ -35,7 +35,7 @@ from server.models.quantization import Quantization
 from tests.kernels.native_models import needs_native
 from tests.kernels.paged import CPU, Nodes, PagedModel
 from tests.models.hf.families import FAMILIES, our_model, reference_model, sizes
-from tests.models.hf.test_families import PARENTS, tokens
+from tests.models.hf.theirs import PARENTS, tokens
 from weights.checkpoint import read_config
 
 pytestmark = needs_native()

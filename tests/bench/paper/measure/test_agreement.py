@@ -1,4 +1,4 @@
-"""Agreement along a text: every root and delay against the plain GliDe of `test_glide_reference`,
+"""Agreement along a text: every root and delay against the plain GliDe of `dense_glide.py`,
 and against what the engine computes while it serves."""
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from server.kernels.tree import LayerCache, TreeBatch
 from server.kernels.types import Caches, DraftStep
 from tests.engine.drafting import tiny_glide
 from tests.engine.tiny import CONFIG, CPU, TinyEngine, make_request, tiny_caches, tiny_model, tokens
-from tests.models.test_glide import DRAFTS, dense_chain, text, with_vocabulary
-from tests.models.test_glide_reference import KV, Draft, random_target_kv
+from tests.models.dense_glide import KV, Draft, random_target_kv
+from tests.models.glide_drafts import DRAFTS, dense_chain, text, with_vocabulary
 
 DEPTH = 3
 PROMPT, LENGTH = 4, 41

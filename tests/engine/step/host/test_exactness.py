@@ -1,7 +1,7 @@
 """Speculation never changes a token: every policy and drafter against plain decoding.
 
 Tiny random model in float32, exact tokens, logprobs to 1e-5. The requests and their plain answers
-are those of `test_equality.py`: greedy, sampled, and penalised ones.
+are those of `tests/engine/answers.py`: greedy, sampled, and penalised ones.
 """
 
 from collections.abc import Sequence

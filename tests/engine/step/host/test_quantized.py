@@ -1,6 +1,6 @@
 """Speculation changes no token of a quantized model on the native kernels, alone or in a batch.
 
-The requests are the first 8 of `test_equality.py`: greedy and seeded, plain and penalised.
+The requests are the first 8 of `tests/engine/answers.py`: greedy and seeded, plain and penalised.
 """
 
 import itertools

@@ -18,8 +18,7 @@ from server.models.config import RopeConfig
 from server.models.glide_parameters import TOKEN_TABLE
 from tests.engine.drafters.test_ngram import sequence
 from tests.kernels.paged import Nodes
-from tests.models.test_glide import PagedDraft, paged_chain
-from tests.models.test_glide_reference import (
+from tests.models.dense_glide import (
     CPU,
     KV,
     VOCABULARY,
@@ -28,6 +27,7 @@ from tests.models.test_glide_reference import (
     random_target_kv,
     target_config,
 )
+from tests.models.glide_drafts import PagedDraft, paged_chain
 from weights.train.features.labels import SoftLabels
 from weights.train.fit.batches import TrainBatch
 from weights.train.fit.copy_hints import NOWHERE, CopySources, side_by_side, sources_of

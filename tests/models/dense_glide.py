@@ -1,12 +1,10 @@
 """The GliDe draft written down plainly, for the tests: dense, one row at a time, float64, no pages,
-no fused weights. Here it is checked itself: without a glimpse it is a Llama layer.
-"""
+no fused weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from server.models.config import ModelConfig, RopeConfig
 from server.models.glide import GlideModel
@@ -14,9 +12,14 @@ from server.models.glide_config import GlideConfig, target_shape
 from server.models.glide_parameters import TOKEN_TABLE, GlideParameters
 from server.models.layers import Placement
 
-CPU = torch.device("cpu")
-VOCABULARY = 53
 Weights = Mapping[str, torch.Tensor]
+
+CPU = torch.device("cpu")
+
+
+VOCABULARY = 53
+
+
 KV = tuple[torch.Tensor, torch.Tensor]
 """Keys (rotated) and values of one layer, [tokens, kv_heads, head_dim] each."""
 
@@ -198,28 +201,3 @@ def random_target_kv(target: ModelConfig, tokens: int, seed: int = 1) -> list[KV
     shape = (target.num_layers, 2, tokens, target.num_kv_heads, target.head_dim)
     kv = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return [(keys, values) for keys, values in kv]
-
-
-def test_without_glimpse_it_is_a_llama_layer() -> None:
-    """The glimpse's output projection is zero; everything else is transformers' own layer."""
-    target = target_config(rope=RopeConfig(theta=300.0))
-    draft = make_draft(
-        target, num_layers=2, own_embedding=True, own_head=True, attention_bias=False
-    )
-    for name, weight in draft.weights.items():
-        if "cross_attn" in name:
-            weight.zero_()
-    settings = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=24, intermediate_size=36, num_hidden_layers=2,
-        num_attention_heads=6, num_key_value_heads=3, head_dim=8, rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 300.0}, tie_word_embeddings=False,
-    )  # fmt: skip
-    llama = LlamaForCausalLM(settings)
-    weights = {name: tensor for name, tensor in draft.weights.items() if "cross" not in name}
-    llama.load_state_dict(weights)
-    tokens = [5, 17, 3, 44, 5, 9]
-    with torch.no_grad():
-        expected = llama(torch.tensor([tokens])).logits[0]
-    dense = Dense(draft, random_target_kv(target, len(tokens)))
-    actual = torch.stack([dense.row(token, at) for at, token in enumerate(tokens)])
-    torch.testing.assert_close(actual.float(), expected, rtol=1e-4, atol=1e-4)
