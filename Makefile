@@ -93,15 +93,15 @@ serve: ## serve on PORT (8000) the model MODEL, by REPLICAS (1) engines
 	@$(BIN)/glidecape serve --port $(PORT) --model "$(MODEL)" $(if $(DRAFT),--draft "$(DRAFT)") \
 	  $(if $(filter-out 1,$(REPLICAS)),--replicas "$(REPLICAS)")
 
-# The playground is tested in Debian's Chromium; tests find it on the PATH. The fonts have the characters
-# that most languages and emoji need.
+# The playground is tested in Debian's Chromium; tests find it on the PATH, best without its windows. The
+# fonts have the characters that most languages and emoji need.
 browser: ## install Chromium for the tests, where it is missing (Debian; as root or with sudo)
-	@command -v chromium >/dev/null || { \
+	@command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null || { \
 	  echo "installing chromium …"; \
 	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
 	  $$sudo apt-get update -qq && \
 	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	    chromium fonts-noto-cjk fonts-noto-color-emoji >/dev/null; }
+	    chromium-headless-shell fonts-noto-cjk fonts-noto-color-emoji >/dev/null; }
 
 # Taken out of Debian's package, not installed: that would start a service. promtool comes with it.
 prometheus: $(VENV)/made ## fetch Prometheus for the tests, where it is missing (Debian; as root or with sudo)

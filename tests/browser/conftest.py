@@ -15,7 +15,8 @@ OpenPage = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Generator[Browser]:
-    chromium = shutil.which("chromium")
+    # The shell is the same browser without its windows, and opens pages in half the time.
+    chromium = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     if chromium is None:
         pytest.fail("chromium is not installed: `make browser` installs it")
     with sync_playwright() as playwright:
