@@ -38,9 +38,11 @@ def test_sanitizer_finds_nothing(
 ) -> None:
     sanitizer = [f"-fsanitize={kinds}", "-fno-sanitize-recover=all"]
     require_sanitizer(sanitizer, tmp_path)
-    program = tmp_path / "native_steps"
+    program, whole = tmp_path / "native_steps", tmp_path / "whole.cpp"
+    # As one file: what several of them include is compiled once, in a fifth less time.
     sources = [HERE / "native_steps.cpp", *sorted(SOURCES.glob("*.cpp"))]
-    compile_native(program, kernels, FLAGS + sanitizer, sources)
+    whole.write_text("".join(f'#include "{source}"\n' for source in sources))
+    compile_native(program, kernels, FLAGS + sanitizer, [whole])
     done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
