@@ -3,6 +3,8 @@ order of the files."""
 
 import inspect
 import os
+from collections import Counter
+from collections.abc import Sequence
 
 import httpx
 import pytest
@@ -43,6 +45,14 @@ LONGEST = (
 )
 """Files and folders that take longest come first, so that no worker has a long one alone at the
 end. Within a file the order stays as it is."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(ids: Sequence[str]) -> None:
+    """xdist knows tests by their ids, and runs one of several that have the same."""
+    same = [name for name, count in Counter(ids).items() if count > 1]
+    if same:
+        raise pytest.UsageError(f"several tests have the same id: {', '.join(same)}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
