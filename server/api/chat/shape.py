@@ -12,7 +12,7 @@ from server.api.chat.schema import (
     ChatFinishReason,
     ChatLogprobs,
 )
-from server.api.generation.job import Progress
+from server.api.generation.job import Piece
 from server.api.generation.schema.common import FinishReason, Usage
 from server.api.generation.schema.speculation import SpeculationReport
 from server.api.generation.schema.tools import (
@@ -71,16 +71,16 @@ class ChatShape:
         chunk.prompt_token_ids = self._prompt_token_ids
         return chunk
 
-    def prompt_chunk(self, piece: Progress) -> None:
+    def prompt_chunk(self, piece: Piece) -> None:
         """The first chunk has it."""
 
-    def chunks(self, piece: Progress, usage: Usage | None) -> Iterable[ChatChunk]:
+    def chunks(self, piece: Piece, usage: Usage | None) -> Iterable[ChatChunk]:
         for chunk in self._chunks(piece):
             if usage is not None:
                 chunk.usage = usage
             yield chunk
 
-    def _chunks(self, piece: Progress) -> Iterable[ChatChunk]:
+    def _chunks(self, piece: Piece) -> Iterable[ChatChunk]:
         if has_content(piece):
             first, *others = _deltas(piece)
             chunk = self._chunk(first, logprobs=self._logprobs([piece]))
@@ -97,7 +97,7 @@ class ChatShape:
     def usage_chunk(self, usage: Usage) -> ChatChunk:
         return ChatChunk(**self._envelope, object="chat.completion.chunk", choices=[], usage=usage)
 
-    def choice(self, pieces: Sequence[Progress]) -> ChatChoice:
+    def choice(self, pieces: Sequence[Piece]) -> ChatChoice:
         return ChatChoice(
             index=self._index,
             message=self._message(pieces),
@@ -132,19 +132,19 @@ class ChatShape:
             chunk.usage = None  # now it counts as set, and is written
         return chunk
 
-    def _message(self, pieces: Sequence[Progress]) -> AssistantMessage:
+    def _message(self, pieces: Sequence[Piece]) -> AssistantMessage:
         if pieces[-1].events is None:
             return AssistantMessage(content="".join(piece.text for piece in pieces))
         events = [event for piece in pieces for event in piece.events or ()]
         return _message_of(events, self._call_mode)
 
-    def _finish_reason(self, piece: Progress) -> ChatFinishReason:
+    def _finish_reason(self, piece: Piece) -> ChatFinishReason:
         reason = piece.finish_reason or "stop"
         if piece.cuts_call:
             return reason
         return _finish_reason(reason, piece.num_calls, self._call_mode)
 
-    def _logprobs(self, pieces: Sequence[Progress]) -> ChatLogprobs | None:
+    def _logprobs(self, pieces: Sequence[Piece]) -> ChatLogprobs | None:
         if not self._with_logprobs:
             return None
         entries = (placed.logprobs for piece in pieces for placed in piece.logprobs)
@@ -152,7 +152,7 @@ class ChatShape:
         return ChatLogprobs(content=content, refusal=None)
 
 
-def _deltas(piece: Progress) -> list[ChatDelta]:
+def _deltas(piece: Piece) -> list[ChatDelta]:
     """What a piece adds; one delta at least, because logprobs may come without text."""
     if piece.events is None:
         return [ChatDelta(content=piece.text)]

@@ -8,7 +8,7 @@ from server.api.completions.schema import (
     CompletionLogprobs,
     CompletionRequest,
 )
-from server.api.generation.job import Progress
+from server.api.generation.job import Piece
 from server.api.generation.job_group import PromptJobs
 from server.api.generation.schema.common import FinishReason, Usage
 from server.api.generation.schema.speculation import SpeculationReport
@@ -49,7 +49,7 @@ class CompletionShape:
     def first_chunk(self) -> None:
         return None
 
-    def prompt_chunk(self, piece: Progress) -> Completion | None:
+    def prompt_chunk(self, piece: Piece) -> Completion | None:
         if self._echo is None and not self._shows_ids:
             return None
         text = "" if self._echo is None else self._echo.text
@@ -61,13 +61,13 @@ class CompletionShape:
             choice.prompt_token_ids = list(self._prompt_ids)
         return self._chunk(choice)
 
-    def chunks(self, piece: Progress, usage: Usage | None) -> Iterable[Completion]:
+    def chunks(self, piece: Piece, usage: Usage | None) -> Iterable[Completion]:
         for chunk in self._chunks(piece):
             if usage is not None:
                 chunk.usage = usage
             yield chunk
 
-    def _chunks(self, piece: Progress) -> Iterable[Completion]:
+    def _chunks(self, piece: Piece) -> Iterable[Completion]:
         if has_content(piece):
             chunk = self._chunk(self._choice(piece.text, self._logprobs([piece]), None))
             chunk.speculation_trace = count_sources([piece])
@@ -82,7 +82,7 @@ class CompletionShape:
     def usage_chunk(self, usage: Usage) -> Completion:
         return Completion(**self._envelope, object="text_completion", choices=[], usage=usage)
 
-    def choice(self, pieces: Sequence[Progress]) -> CompletionChoice:
+    def choice(self, pieces: Sequence[Piece]) -> CompletionChoice:
         text = "".join(piece.text for piece in pieces)
         if self._echo is not None:
             text = self._echo.text + text
@@ -120,7 +120,7 @@ class CompletionShape:
         return chunk
 
     def _logprobs(
-        self, pieces: Sequence[Progress], prompt: Progress | None = None
+        self, pieces: Sequence[Piece], prompt: Piece | None = None
     ) -> CompletionLogprobs | None:
         """Makes the logprobs of the tokens that pieces bring.
 
@@ -138,7 +138,7 @@ class CompletionShape:
     def _no_logprobs(self) -> CompletionLogprobs:
         return CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
 
-    def _of_prompt(self, piece: Progress) -> CompletionLogprobs:
+    def _of_prompt(self, piece: Piece) -> CompletionLogprobs:
         found = self._no_logprobs()
         starts = () if self._echo is None else self._echo.starts
         # Nothing comes before the first token.

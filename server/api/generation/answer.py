@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.deps import Parts, ServingInfo
-from server.api.generation.job import Progress
+from server.api.generation.job import Piece
 from server.api.generation.job_group import (
     JobGroup,
     JobProgress,
@@ -159,9 +159,9 @@ async def _send_stream(
     return EventStream(with_error_event(events), started, parts.info.sse_ping_seconds)
 
 
-async def _all_pieces(parts: Parts, group: JobGroup) -> dict[int, list[Progress]]:
+async def _all_pieces(parts: Parts, group: JobGroup) -> dict[int, list[Piece]]:
     """Collects the pieces of each job, by its number."""
-    found: dict[int, list[Progress]] = {number: [] for number in range(len(group.jobs))}
+    found: dict[int, list[Piece]] = {number: [] for number in range(len(group.jobs))}
     async with aclosing(run_group(parts.engine, group)) as pieces:
         async for job, piece in pieces:
             found[job].append(piece)
@@ -180,7 +180,7 @@ async def _events(
         if first is not None:
             yield event(first)
     writers = [_ChoiceEvents(shape) for shape in shapes]
-    last: dict[int, Progress] = {}
+    last: dict[int, Piece] = {}
     async with aclosing(pieces):
         async for job, piece in pieces:
             last[job] = piece
@@ -196,13 +196,13 @@ class _ChoiceEvents:
     """One choice's pieces as events."""
 
     def __init__(self, shape: Shape[ChoiceT]) -> None:
-        self._chunks: Callable[[Progress, Usage | None], Iterable[BaseModel]] = shape.chunks
-        self._prompt_chunk: Callable[[Progress], BaseModel | None] = shape.prompt_chunk
-        (example,) = shape.chunks(Progress(TextEvent.MARK, (), None, 0, 0), None)
+        self._chunks: Callable[[Piece, Usage | None], Iterable[BaseModel]] = shape.chunks
+        self._prompt_chunk: Callable[[Piece], BaseModel | None] = shape.prompt_chunk
+        (example,) = shape.chunks(Piece(TextEvent.MARK, (), None, 0, 0), None)
         self._text_event = TextEvent(example)
         self._is_open = False
 
-    def events(self, piece: Progress, usage: Usage | None) -> Iterable[bytes]:
+    def events(self, piece: Piece, usage: Usage | None) -> Iterable[bytes]:
         """The stream's events for a piece of an answer.
 
         Args:
@@ -219,7 +219,7 @@ class _ChoiceEvents:
             yield from map(event, self._chunks(piece, usage))
 
 
-def _is_text_alone(piece: Progress) -> bool:
+def _is_text_alone(piece: Piece) -> bool:
     return bool(
         piece.text
         and not piece.logprobs
@@ -231,7 +231,7 @@ def _is_text_alone(piece: Progress) -> bool:
     )
 
 
-def _usage(group: JobGroup, last: Mapping[int, Progress]) -> Usage:
+def _usage(group: JobGroup, last: Mapping[int, Piece]) -> Usage:
     """Each prompt counts once, and as cached what its first job found in the cache.
 
     Args:

@@ -50,7 +50,7 @@ class TracedStep(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Piece:
     """What one engine output added to the answer."""
 
     text: str
@@ -85,14 +85,14 @@ class Progress:
     """Whether that was within a function call, which is not whole."""
 
 
-async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:
+async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Piece, None]:
     """Yields the answer piece by piece; closing it ends the request.
 
     Raises:
         EngineDeadError: the engine died.
         GlidecapeError: it gave the request up.
     """
-    last: Progress | None = None
+    last: Piece | None = None
     async with aclosing(engine.generate(job.request)) as outputs:
         async for output in outputs:
             piece = _read(engine, job, output)
@@ -106,7 +106,7 @@ async def run_job(engine: Engine, job: Job) -> AsyncGenerator[Progress, None]:
     yield last
 
 
-def _read(engine: Engine, job: Job, output: RequestOutput) -> Progress:
+def _read(engine: Engine, job: Job, output: RequestOutput) -> Piece:
     num_before = job.text.num_tokens
     delta = job.text.push(
         output.token_ids,
@@ -124,7 +124,7 @@ def _progress(
     output: RequestOutput,
     delta: TextDelta[TokenLogprobs],
     num_counting: int,
-) -> Progress:
+) -> Piece:
     """What a step added to an answer.
 
     Args:
@@ -134,7 +134,7 @@ def _progress(
     if reason == "abort" or reason == "error":
         # The client is still here, so it was not the client who ended it.
         raise GlidecapeError(f"the engine gave up {job.request.request_id} ({reason})")
-    return Progress(
+    return Piece(
         text=delta.text,
         logprobs=delta.logprobs,
         finish_reason=reason,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from server.api.deps import Engine
-from server.api.generation.job import Job, Progress, run_job
+from server.api.generation.job import Job, Piece, run_job
 from server.text.prompt_text import PromptText
 
 
@@ -52,7 +52,7 @@ class JobGroup:
 
 class JobProgress(NamedTuple):
     job: int
-    progress: Progress
+    progress: Piece
 
 
 def choice_seed(seed: int, index: int) -> int:
@@ -88,7 +88,7 @@ async def run_group(engine: Engine, group: JobGroup) -> AsyncGenerator[JobProgre
         await merged.aclose()
 
 
-async def collect_group(engine: Engine, group: JobGroup) -> list[Progress]:
+async def collect_group(engine: Engine, group: JobGroup) -> list[Piece]:
     """All pieces of all jobs, where nothing is streamed; raises as `run_group`."""
     async with aclosing(run_group(engine, group)) as pieces:
         return [piece.progress async for piece in pieces]
@@ -142,9 +142,9 @@ class _PromptLogprobs:
     """Logprobs of one prompt: its first job has them computed, and all its answers show them."""
 
     def __init__(self) -> None:
-        self._first: asyncio.Future[Progress] = asyncio.get_running_loop().create_future()
+        self._first: asyncio.Future[Piece] = asyncio.get_running_loop().create_future()
 
-    async def complete(self, job: Job, piece: Progress) -> Progress:
+    async def complete(self, job: Job, piece: Piece) -> Piece:
         """A job's first piece, with the prompt's logprobs."""
         if job.request.shares_prompt_with is None:
             self._first.set_result(piece)
@@ -155,11 +155,11 @@ class _PromptLogprobs:
 
 
 def best_choices(
-    prompts: Sequence[PromptJobs], pieces: Mapping[int, list[Progress]]
-) -> list[list[Progress]]:
+    prompts: Sequence[PromptJobs], pieces: Mapping[int, list[Piece]]
+) -> list[list[Piece]]:
     """The pieces of each choice: where a prompt has more jobs than choices, those with the highest
     mean logprob of a token, the best one first."""
-    found: list[list[Progress]] = []
+    found: list[list[Piece]] = []
     number = 0
     for prompt in prompts:
         answers = [pieces[number + index] for index in range(len(prompt.jobs))]
@@ -170,6 +170,6 @@ def best_choices(
     return found
 
 
-def _mean_logprob(pieces: Sequence[Progress]) -> float:
+def _mean_logprob(pieces: Sequence[Piece]) -> float:
     total = sum(piece.logprob_sum for piece in pieces)
     return total / max(pieces[-1].num_output_tokens, 1)

@@ -5,7 +5,7 @@ from typing import Protocol, TypedDict, TypeVar
 
 from pydantic import BaseModel
 
-from server.api.generation.job import Progress
+from server.api.generation.job import Piece
 from server.api.generation.schema.common import TokenLogprob, TopLogprob, Usage
 from server.api.generation.schema.speculation import SpeculationReport
 from server.engine.outputs import TokenLogprobs
@@ -34,11 +34,11 @@ class Shape(Protocol[ChoiceT]):
         """Chunk before anything else, if the endpoint has one."""
         ...
 
-    def prompt_chunk(self, piece: Progress) -> BaseModel | None:
+    def prompt_chunk(self, piece: Piece) -> BaseModel | None:
         """Chunk with the prompt before the first piece, if the endpoint was asked for it."""
         ...
 
-    def chunks(self, piece: Progress, usage: Usage | None) -> Iterable[BaseModel]:
+    def chunks(self, piece: Piece, usage: Usage | None) -> Iterable[BaseModel]:
         """Chunks of one piece; none if there is nothing to show.
 
         Args:
@@ -50,7 +50,7 @@ class Shape(Protocol[ChoiceT]):
         """Last chunk, with the token counts and without text."""
         ...
 
-    def choice(self, pieces: Sequence[Progress]) -> ChoiceT:
+    def choice(self, pieces: Sequence[Piece]) -> ChoiceT:
         """The whole choice; the last piece is the one that finished it."""
         ...
 
@@ -61,13 +61,13 @@ class Shape(Protocol[ChoiceT]):
         ...
 
 
-def has_content(piece: Progress) -> bool:
+def has_content(piece: Piece) -> bool:
     """Whether it takes a chunk to say what the piece brings, besides its end."""
     brings = (piece.text, piece.logprobs, piece.sources, piece.token_ids, piece.events, piece.step)
     return any(brings)
 
 
-def joined_ids(pieces: Sequence[Progress]) -> list[int] | None:
+def joined_ids(pieces: Sequence[Piece]) -> list[int] | None:
     """The pieces' token ids; None if they were not asked for."""
     if pieces[-1].token_ids is None:
         return None

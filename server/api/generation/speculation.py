@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import reduce
 from itertools import zip_longest
 
-from server.api.generation.job import Progress
+from server.api.generation.job import Piece
 from server.api.generation.schema.speculation import (
     SourceCounts,
     SourceReport,
@@ -18,7 +18,7 @@ from server.engine.speculation.sources import add_sources
 from server.text.tokenizer import Tokenizer
 
 
-def count_sources(pieces: Sequence[Progress]) -> SourceCounts | None:
+def count_sources(pieces: Sequence[Piece]) -> SourceCounts | None:
     """Where the pieces' tokens came from; None if no trace was asked for."""
     if pieces[-1].sources is None:
         return None
@@ -28,7 +28,7 @@ def count_sources(pieces: Sequence[Progress]) -> SourceCounts | None:
     )
 
 
-def step_record(tokenizer: Tokenizer, piece: Progress) -> SpeculationStep | None:
+def step_record(tokenizer: Tokenizer, piece: Piece) -> SpeculationStep | None:
     """The step that brought the piece; None if steps were not asked for."""
     if piece.step is None:
         return None
@@ -63,7 +63,7 @@ def step_record(tokenizer: Tokenizer, piece: Progress) -> SpeculationStep | None
     )
 
 
-def whole_report(answers: Sequence[Sequence[Progress]]) -> SpeculationReport | None:
+def whole_report(answers: Sequence[Sequence[Piece]]) -> SpeculationReport | None:
     """The sum over the answers to one request; see `SpeculationReport`."""
     summaries = [pieces[-1].speculation for pieces in answers]
     traced = [counts for pieces in answers if (counts := count_sources(pieces)) is not None]

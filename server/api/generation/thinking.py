@@ -3,9 +3,9 @@
 For another endpoint over chats: say in the `ChatRequest` what the client wants, by
 `reasoning_effort` (`none` turns thinking off), `thinking_token_budget` and
 `chat_template_kwargs`; send earlier thoughts back as a message's `reasoning_content`; and take
-thinking from the answer's pieces, where it comes as `ThinkingDelta` among `Progress.events`, in
-front of content and calls. `Progress.num_thinking_tokens` counts its tokens. Where
-`Progress.events` is None there is neither thinking nor a call, and all of `Progress.text` is
+thinking from the answer's pieces, where it comes as `ThinkingDelta` among `Piece.events`, in
+front of content and calls. `Piece.num_thinking_tokens` counts its tokens. Where
+`Piece.events` is None there is neither thinking nor a call, and all of `Piece.text` is
 content.
 """
 

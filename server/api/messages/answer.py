@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from server.api.deps import Parts
 from server.api.generation.answer import Started, start
-from server.api.generation.job import Progress
+from server.api.generation.job import Piece
 from server.api.generation.job_group import JobGroup, JobProgress, collect_group
 from server.api.http.anthropic_errors import anthropic_error
 from server.api.http.errors import describe
@@ -58,7 +58,7 @@ async def _events(
     first = started.first
     for event in shape.begin(None if first is None else first.progress):
         yield _frame(event)
-    last: Progress | None = None
+    last: Piece | None = None
     async with aclosing(started.pieces()) as pieces:
         async for _, last in pieces:
             for event in shape.add(last):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from server.api.generation.job import Progress
+from server.api.generation.job import Piece
 from server.api.messages.open_blocks import OpenCall, OpenText, OpenThinking
 from server.api.messages.schema.answer import ContentBlock
 from server.api.messages.schema.events import BlockDelta, BlockStart, BlockStop
@@ -31,7 +31,7 @@ class MessageContent:
         """All blocks, once the content is finished."""
         return [block.whole() for block in self._blocks]
 
-    def add(self, piece: Progress) -> Iterator[BlockEvent]:
+    def add(self, piece: Piece) -> Iterator[BlockEvent]:
         if piece.events is None:
             yield from self._add_text(piece.text)
             return

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from server.api.generation.job import Progress
+from server.api.generation.job import Piece
 from server.api.generation.speculation import whole_report
 from server.api.generation.tools import CallMode, allows_content
 from server.api.messages.content import MessageContent
@@ -52,9 +52,9 @@ class MessageShape:
         self._content = MessageContent(
             has_text=allows_content(call_mode) and max_tokens > 0, thoughts_shown=thoughts_shown
         )
-        self._traced: list[Progress] = []
+        self._traced: list[Piece] = []
 
-    def begin(self, first: Progress | None) -> Iterator[Event]:
+    def begin(self, first: Piece | None) -> Iterator[Event]:
         """Begins a stream.
 
         Args:
@@ -66,14 +66,14 @@ class MessageShape:
         message = self._message(usage, None, None)
         yield MessageStart(message=message)
 
-    def add(self, piece: Progress) -> Iterator[Event]:
+    def add(self, piece: Piece) -> Iterator[Event]:
         if piece.sources is not None:
             self._traced.append(piece)
         if self._token_ids is not None:
             self._token_ids += piece.token_ids or ()
         yield from self._content.add(piece)
 
-    def finish(self, last: Progress) -> Iterator[Event]:
+    def finish(self, last: Piece) -> Iterator[Event]:
         """Ends the message after its last piece, which has the reason."""
         yield from self._content.finish()
         message = self.message(last)
@@ -87,7 +87,7 @@ class MessageShape:
         )
         yield MessageStop()
 
-    def message(self, last: Progress) -> Message:
+    def message(self, last: Piece) -> Message:
         """The whole message, once it is finished."""
         usage = self._usage(last)
         message = self._message(usage, self._stop_reason(last), last.stop_string)
@@ -110,7 +110,7 @@ class MessageShape:
             prompt_token_ids=list(self._prompt_token_ids) if has_ids else None,
         )
 
-    def _stop_reason(self, last: Progress) -> StopReason:
+    def _stop_reason(self, last: Piece) -> StopReason:
         if last.finish_reason == "length":
             is_full = last.num_output_tokens < self._max_tokens
             return "model_context_window_exceeded" if is_full else "max_tokens"
@@ -118,7 +118,7 @@ class MessageShape:
             return "stop_sequence"
         return "tool_use" if last.num_calls else "end_turn"
 
-    def _usage(self, piece: Progress | None) -> MessageUsage:
+    def _usage(self, piece: Piece | None) -> MessageUsage:
         num_prompt = len(self._prompt_token_ids)
         num_read = 0 if piece is None else piece.num_cached_tokens
         num_created = 0 if piece is None else self._num_created(num_prompt, num_read)

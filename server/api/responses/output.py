@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from server.api.generation.job import Progress
+from server.api.generation.job import Piece
 from server.api.generation.shape import token_logprob
 from server.api.responses.open_items import OpenCall, OpenText, OpenThinking
 from server.api.responses.schema.events import Event, ItemEvent
@@ -46,7 +46,7 @@ class ResponseOutput:
         opened = [] if self._open is None else [self._open.item(status)]
         return [*self._closed, *opened]
 
-    def add(self, piece: Progress) -> Iterator[Event]:
+    def add(self, piece: Piece) -> Iterator[Event]:
         if piece.events is None:
             if piece.text or piece.logprobs:
                 yield from self._add_text(piece.text, piece.logprobs)

@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any, Literal
 
 from server.api.deps import ServingInfo
-from server.api.generation.job import Progress
+from server.api.generation.job import Piece
 from server.api.generation.speculation import whole_report
 from server.api.generation.tools import CallMode, allows_content
 from server.api.responses.output import ResponseOutput
@@ -64,8 +64,8 @@ class ResponseShape:
         self._numbers = count()
         only_calls = not allows_content(call_mode)
         self._output = ResponseOutput(tokenizer, self._numbers, only_calls=only_calls)
-        self._last: Progress | None = None
-        self._traced: list[Progress] = []
+        self._last: Piece | None = None
+        self._traced: list[Piece] = []
 
     @property
     def is_long(self) -> bool:
@@ -78,7 +78,7 @@ class ResponseShape:
         yield self._state("response.created")
         yield self._state("response.in_progress")
 
-    def add(self, piece: Progress) -> Iterator[Event]:
+    def add(self, piece: Piece) -> Iterator[Event]:
         self._last = piece
         if piece.sources is not None:
             self._traced.append(piece)
@@ -189,7 +189,7 @@ def _tool(tool: ResponseTool) -> ShownTool:
     )
 
 
-def _usage(num_prompt_tokens: int, last: Progress) -> ResponseUsage:
+def _usage(num_prompt_tokens: int, last: Piece) -> ResponseUsage:
     return ResponseUsage(
         input_tokens=num_prompt_tokens,
         input_tokens_details=InputTokensDetails(cached_tokens=last.num_cached_tokens),
