@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.engine import POLICIES, encode_chat, load, running
+from bench.common.engine import POLICIES, encode_chat, load, running
 from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
 from server.engine.types import PolicyName, Request, RequestId, SamplingParams, SpeculationParams

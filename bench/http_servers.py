@@ -16,7 +16,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from bench.served import Served, Server
+from bench.common.served import Served, Server
 from server.build import build_app
 from server.cli.terminal import report
 from server.config import ServerSettings

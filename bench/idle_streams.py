@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from bench.served import Server
+from bench.common.served import Server
 from server.api.deps import Parts
 from server.build import build_app
 from server.cli.terminal import one_line_errors, report

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from bench.engine import POLICIES, running
+from bench.common.engine import POLICIES, running
 from server.cli.terminal import one_line_errors, report
 from server.config import ModelSettings, load_settings
 from server.engine.outputs import RequestOutput, StepStats

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from bench.engine import encode_question, load, running
+from bench.common.engine import encode_question, load, running
 from server.cli.terminal import one_line_errors
 from server.config import ModelSettings, load_settings
 from server.engine.outputs import RequestOutput

@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.engine import encode_question, running
-from bench.prompts import PROMPTS
+from bench.common.engine import encode_question, running
+from bench.common.prompts import PROMPTS
 from server.cli.terminal import report
 from server.config import ModelSettings
 from server.engine.outputs import StepStats

@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.engine import encode_question, running
-from bench.prompts import PROMPTS
+from bench.common.engine import encode_question, running
+from bench.common.prompts import PROMPTS
 from server.engine.drafters.drafter import Committed, EarlyStop
 from server.engine.outputs import SpeculationSummary
 from server.engine.schedule.plan import PlannedSequence

@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
-from bench.engine import encode_question, load
+from bench.common.engine import encode_question, load
+from bench.common.prompts import PROMPTS
+from bench.common.served import Served, Server
 from bench.machine.forecast import forecast_json, measure_forecast, print_forecast
 from bench.machine.limits import Limits, measure_limits
 from bench.machine.speculation import measure_policies, policies_json, print_policies
 from bench.machine.transformers_peer import TransformersPeer
-from bench.prompts import PROMPTS
-from bench.served import Served, Server
 from server import __version__
 from server.build import build_app
 from server.cli.terminal import report

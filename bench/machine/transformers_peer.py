@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.prompts import PROMPTS
+from bench.common.prompts import PROMPTS
 
 
 class TransformersPeer:

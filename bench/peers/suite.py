@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.common.prompts import PROMPTS
 from bench.machine.limits import Limits, measure_limits
 from bench.machine.suite import model_folder, weight_bytes
 from bench.peers.rounds import measure
@@ -27,7 +28,6 @@ from bench.peers.systems import (
 from bench.peers.table import as_json, make_table, notes
 from bench.peers.worker import Worker
 from bench.peers.workloads import Prompt, Workload, make_workloads
-from bench.prompts import PROMPTS
 from server.cli.terminal import report
 from server.config import DEFAULT_MODEL, ModelSettings, as_given
 from server.errors import ConfigError

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bench.engine import encode_chat
+from bench.common.engine import encode_chat
 from bench.exactness import OFF, compare
 from server.config import ModelSettings, load_settings
 from server.engine.types import SpeculationParams

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.prompts import PROMPTS
+from bench.common.prompts import PROMPTS
 from server.config import ModelSettings, load_settings
 from server.engine.outputs import RequestOutput
 from server.engine.types import Request, RequestId, SamplingParams, SpeculationParams

@@ -64,7 +64,7 @@ class Server:
         """Streams chats from a client process of its own."""
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("the API's thread time is taken from the calling thread")
-        arguments = ("-m", "bench.client", self.url, str(streams), str(new_tokens))
+        arguments = ("-m", "bench.common.client", self.url, str(streams), str(new_tokens))
         cpu, wall = time.thread_time(), time.perf_counter()
         client = await asyncio.create_subprocess_exec(
             sys.executable, *arguments, stdout=asyncio.subprocess.PIPE

@@ -1,6 +1,6 @@
 """A client in a process of its own, for load from outside: streams chats and prints what came.
 
-python -m bench.client URL STREAMS NEW_TOKENS   ->   {"tokens": …, "seconds": …}
+python -m bench.common.client URL STREAMS NEW_TOKENS   ->   {"tokens": …, "seconds": …}
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from bench.prompts import PROMPTS
+from bench.common.prompts import PROMPTS
 
 
 async def stream_chat(client: httpx.AsyncClient, prompt: str, new_tokens: int) -> int:
