@@ -356,6 +356,17 @@ def _write_certificate(folder: Path) -> None:
     )  # fmt: skip
 
 
+def test_make_lets_python_keep_bytecode() -> None:
+    """Else each process compiles anew what it imports: seconds for torch."""
+    rule = "shown: ; @echo asked not to: $$PYTHONDONTWRITEBYTECODE"
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        ["make", "--no-print-directory", "--eval", rule, "shown"], cwd=ROOT, env=environment,
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "asked not to:"
+
+
 @pytest.mark.parametrize("shown", [command for command, how in SHOWN.items() if how == TARGET])
 def test_make(shown: str) -> None:
     """Its recipe can be read, and a variable before it arrives in it."""

@@ -14,6 +14,7 @@ from weights.glide import save_glide
 
 
 def write_draft(folder: Path) -> None:
+    """A random one, for the checkpoint that `tests/weights/train/checkpoints.py` writes."""
     target = model_config(CONFIG)
     config = GlideConfig(
         hidden_size=32,
