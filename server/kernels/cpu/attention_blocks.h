@@ -54,7 +54,7 @@ inline void attend_best(const AttentionTask<Number, Query, Rows>& task,
 
 // One thread's share.
 template <class Number, class Query, class Rows>
-inline void attend_blocks(Team& team, int phase, const GlidecapeStep& step,
+inline void attend_blocks(Team::Worker& worker, int phase, const GlidecapeStep& step,
                           const VisibleSlots& visible, const Heads& heads,
                           const Glance<Number>* glances, int num_glances,
                           const QueryView<Query>& queries, Rows& out, AttentionScratch& scratch) {
@@ -76,12 +76,12 @@ inline void attend_blocks(Team& team, int phase, const GlidecapeStep& step,
                 {first, queries.row_stride, queries.head_stride},
                 &out, block.first, glance.column + head * heads.head_dim, seen, block.count};
   };
-  team.for_each(phase, num_glances * tasks_each, [&](int index) {
+  const int tasks = num_glances * tasks_each;
+  worker.for_each(phase, tasks, [&](int index) {
     NodeKeys seen[VisibleSlots::kRows], seen_next[VisibleSlots::kRows];
     const Task task = task_of(index, seen);
-    const int after = index + team.size();
-    if (after >= num_glances * tasks_each) return attend_best<Number, Query, Rows>(task, nullptr, scratch);
-    const Task next = task_of(after, seen_next);
+    if (!worker.owns(index + 1, tasks)) return attend_best<Number, Query, Rows>(task, nullptr, scratch);
+    const Task next = task_of(index + 1, seen_next);
     attend_best<Number, Query, Rows>(task, &next, scratch);
   });
 }

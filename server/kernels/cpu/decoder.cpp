@@ -35,15 +35,15 @@ class DecoderOf : public Decoder {
     SharedTeam::with(threads_, [&](Team& team) {
       x_.resize(static_cast<int64_t>(step.num_rows) * shape_.hidden);
       runner_.prepare(step, x_.data());
-      team.run([&](int thread) {
-        team.for_each(0, step.num_rows, [&](int row) {
+      team.run([&](Team::Worker& worker) {
+        worker.for_each(0, step.num_rows, [&](int row) {
           widen(embedding_ + token_ids[row] * shape_.hidden, shape_.hidden, runner_.x(row));
           runner_.norm(layers_[0].attention_norm, row);
         });
         for (int i = 0; i < count; ++i) {
           const Layer<Format>* next = i + 1 < count ? &layers_[i + 1] : nullptr;
-          runner_.run_layer(team, 1 + kPhases * i, layers_[i], next ? &next->qkv : nullptr, step,
-                            {caches[i].keys, caches[i].values}, thread, [&](int row) {
+          runner_.run_layer(worker, 1 + kPhases * i, layers_[i], next ? &next->qkv : nullptr, step,
+                            {caches[i].keys, caches[i].values}, [&](int row) {
                               if (next) runner_.norm(next->attention_norm, row);
                               else read_out(row, hidden);
                             });
@@ -98,11 +98,11 @@ class LinearOf : public Linear {
       const int inputs = matrix_.inputs;
       buffer.resize(rows, inputs);
       for (int64_t row = 0; row < rows; ++row) put_row(buffer, row, 0, from + row * inputs, inputs);
-      team.run([&](int) {
+      team.run([&](Team::Worker& worker) {
         for (int i = 0; i < count; ++i) {
           const auto* after = i + 1 < count ? matrix(i + 1) : nullptr;
           const int64_t width = matrix(i)->outputs;
-          multiply(team, i, *matrix(i), after, buffer, rows, [&](int row, int first, int outputs, const float* sums) {
+          multiply(worker, i, *matrix(i), after, buffer, rows, [&](int row, int first, int outputs, const float* sums) {
             const int64_t at = row * width + first;
             if (rounded) put_rounded(sums, outputs, static_cast<bf16*>(y[i]) + at);
             else std::copy_n(sums, outputs, static_cast<float*>(y[i]) + at);

@@ -93,9 +93,9 @@ class GlideOf : public Glide {
  private:
   void fill_with(Team& team, const GlidecapeGlideStep& g, const GlidecapeGlideCaches& caches) {
     prepare(g);
-    team.run([&](int) {
-      team.for_each(0, g.step.num_rows, [&](int row) { embed(row, g); });
-      runner_.write_kv(team, 1, layer_, kNothing, g.step, view(caches.self));
+    team.run([&](Team::Worker& worker) {
+      worker.for_each(0, g.step.num_rows, [&](int row) { embed(row, g); });
+      runner_.write_kv(worker, 1, layer_, kNothing, g.step, view(caches.self));
     }, 3);
   }
 
@@ -182,28 +182,28 @@ class GlideOf : public Glide {
                           i * width, i * width});
     const int rows = g.step.num_rows;
     const auto glimpses = [&](int row) { enter(row, cross_norm_, &g); };
-    team.run([&](int thread) {
-      team.for_each(0, rows, [&](int row) { embed(row, g), take_hints(row, g); });
+    team.run([&](Team::Worker& worker) {
+      worker.for_each(0, rows, [&](int row) { embed(row, g), take_hints(row, g); });
       const auto attend_to_self = [&](const typename Format::Matrix* after, const auto& then) {
-        runner_.run_self_attention(team, 1, layer_, after, g.step, view(caches.self), thread, then);
+        runner_.run_self_attention(worker, 1, layer_, after, g.step, view(caches.self), then);
       };
       if (hint_width()) {
         attend_to_self(&hint_proj_, Nothing{});
-        runner_.add_product(team, 6, hint_proj_, &query_, hints_, rows, glimpses);
+        runner_.add_product(worker, 6, hint_proj_, &query_, hints_, rows, glimpses);
       } else {
         attend_to_self(&query_, glimpses);
       }
-      run_glimpse(team, 8, g, thread);
-      runner_.run_mlp(team, 13, layer_, &head_, rows, [&](int row) { enter(row, final_norm_, nullptr); });
-      read_out(team, 16, g, wanted);
+      run_glimpse(worker, 8, g);
+      runner_.run_mlp(worker, 13, layer_, &head_, rows, [&](int row) { enter(row, final_norm_, nullptr); });
+      read_out(worker, 16, g, wanted);
     }, 18);
   }
 
   // 5 phases; rows come ready for the query.
-  void run_glimpse(Team& team, int phase, const GlidecapeGlideStep& g, int thread) {
+  void run_glimpse(Team::Worker& worker, int phase, const GlidecapeGlideStep& g) {
     const int rows = g.step.num_rows, dim = shape_.cross_head_dim;
     const int64_t width = cross_width();
-    multiply(team, phase, query_, &output_, runner_.normed(), rows,
+    multiply(worker, phase, query_, &output_, runner_.normed(), rows,
              [&](int row, int first, int count, const float* sums) {
                std::copy_n(sums, count, queries_.data() + row * width + first);
              },
@@ -213,22 +213,22 @@ class GlideOf : public Glide {
                  rotate_head(query, nullptr, 0, cross_rotary_.cos(row), cross_rotary_.sin(row), dim, query);
                }
              });
-    attend_blocks<bf16>(team, phase + 2, g.step, seen_, {shape_.cross_heads, shape_.cross_kv_heads, dim},
+    attend_blocks<bf16>(worker, phase + 2, g.step, seen_, {shape_.cross_heads, shape_.cross_kv_heads, dim},
                         glances_.data(), shape_.num_glimpsed, QueryView<float>{queries_.data(), width, dim},
-                        attended_, runner_.scratch(thread));
-    runner_.add_product(team, phase + 3, output_, &layer_.gate_up, attended_, rows,
+                        attended_, runner_.scratch(worker.thread()));
+    runner_.add_product(worker, phase + 3, output_, &layer_.gate_up, attended_, rows,
                         [&](int row) { runner_.norm(layer_.mlp_norm, row); });
   }
 
   // Head and the best tokens: 2 phases.
-  void read_out(Team& team, int phase, const GlidecapeGlideStep& g, const Wanted& wanted) {
+  void read_out(Team::Worker& worker, int phase, const GlidecapeGlideStep& g, const Wanted& wanted) {
     const int rows = g.step.num_rows, width = shape_.num_tokens + most_own(g.own);
-    multiply(team, phase, head_, kNothing, runner_.normed(), rows,
+    multiply(worker, phase, head_, kNothing, runner_.normed(), rows,
              [&](int row, int first, int count, const float* sums) {
                std::copy_n(sums, count, wanted.logits + static_cast<int64_t>(row) * width + first);
              });
     if (!wanted.num_candidates && !g.own) return;
-    team.for_each(phase + 1, rows, [&](int row) {
+    worker.for_each(phase + 1, rows, [&](int row) {
       float* logits = wanted.logits + static_cast<int64_t>(row) * width;
       if (g.own) score_own(row, g, logits + shape_.num_tokens);
       if (wanted.num_candidates) find_best(row, g, logits, width, wanted);

@@ -2,7 +2,7 @@
 //
 // In a layer the threads share out, five times, panels of 64 outputs or parts of them, or (block of nodes,
 // KV head) pairs. In between, rows are normed or rotated by the thread that comes last, or, if there are
-// many, shared out too (Team::for_each_then):
+// many, shared out too (Worker::for_each_then):
 //
 //   qkv, then rotary and KV write -> attention -> output + residual, then norm
 //   gate, up and SiLU product     -> down + residual, then the next layer's norm
@@ -87,34 +87,34 @@ class LayerRunner {
     for (AttentionScratch& scratch : scratch_) fit(scratch, heads, step);
   }
 
-  // All of the following are called by every thread of the team, with the same arguments but for
-  // thread. Rows come normed. after: the matrix that is read next; then: what each row goes on with.
+  // All of the following are called by every thread of the team, with the same arguments. Rows come
+  // normed. after: the matrix that is read next; then: what each row goes on with.
 
   template <class Then>
-  void run_layer(Team& team, int phase, const Layer& layer, const Matrix* after,
-                 const GlidecapeStep& step, const CacheView<bf16>& cache, int thread, const Then& then) {
-    run_self_attention(team, phase, layer, &layer.gate_up, step, cache, thread,
+  void run_layer(Team::Worker& worker, int phase, const Layer& layer, const Matrix* after,
+                 const GlidecapeStep& step, const CacheView<bf16>& cache, const Then& then) {
+    run_self_attention(worker, phase, layer, &layer.gate_up, step, cache,
                        [&](int row) { norm(layer.mlp_norm, row); });
-    run_mlp(team, phase + kPhasesOfSelfAttention, layer, after, step.num_rows, then);
+    run_mlp(worker, phase + kPhasesOfSelfAttention, layer, after, step.num_rows, then);
   }
 
   template <class Then>
-  void run_self_attention(Team& team, int phase, const Layer& layer, const Matrix* after,
-                          const GlidecapeStep& step, const CacheView<bf16>& cache, int thread,
-                          const Then& then) {
+  void run_self_attention(Team::Worker& worker, int phase, const Layer& layer, const Matrix* after,
+                          const GlidecapeStep& step, const CacheView<bf16>& cache, const Then& then) {
     const auto& s = shape_;
-    write_kv(team, phase, layer, &layer.output, step, cache);
+    write_kv(worker, phase, layer, &layer.output, step, cache);
     const int64_t width = static_cast<int64_t>(s.num_heads) * s.head_dim;
     const Glance<bf16> glance{cache, {layer.window}, plain_rules(s.head_dim), 0, 0};
-    attend_blocks<bf16>(team, phase + 2, step, visible_, {s.num_heads, s.num_kv_heads, s.head_dim},
-                        &glance, 1, QueryView<float>{query_.data(), width, s.head_dim}, attended_, scratch_[thread]);
-    add_product(team, phase + 3, layer.output, after, attended_, step.num_rows, then);
+    attend_blocks<bf16>(worker, phase + 2, step, visible_, {s.num_heads, s.num_kv_heads, s.head_dim},
+                        &glance, 1, QueryView<float>{query_.data(), width, s.head_dim}, attended_,
+                        scratch(worker.thread()));
+    add_product(worker, phase + 3, layer.output, after, attended_, step.num_rows, then);
   }
 
   // qkv, rotary and KV write: 2 phases.
-  void write_kv(Team& team, int phase, const Layer& layer, const Matrix* after,
+  void write_kv(Team::Worker& worker, int phase, const Layer& layer, const Matrix* after,
                 const GlidecapeStep& step, const CacheView<bf16>& cache) {
-    multiply(team, phase, layer.qkv, after, normed_, step.num_rows,
+    multiply(worker, phase, layer.qkv, after, normed_, step.num_rows,
              [&](int row, int first, int count, const float* sums) {
                std::copy_n(sums, count, qkv_.data() + static_cast<int64_t>(row) * layer.qkv.outputs + first);
              },
@@ -122,20 +122,20 @@ class LayerRunner {
   }
 
   template <class Then>
-  void run_mlp(Team& team, int phase, const Layer& layer, const Matrix* after, int rows,
+  void run_mlp(Team::Worker& worker, int phase, const Layer& layer, const Matrix* after, int rows,
                const Then& then) {
-    multiply(team, phase, layer.gate_up, &layer.down, normed_, rows,
+    multiply(worker, phase, layer.gate_up, &layer.down, normed_, rows,
              [&](int row, int first, int, const float* sums) {
                silu_product(sums, inner_, row, first / 2);
              });
-    add_product(team, phase + 1, layer.down, after, inner_, rows, then);
+    add_product(worker, phase + 1, layer.down, after, inner_, rows, then);
   }
 
   // x += from w^T: 2 phases.
   template <class Then>
-  void add_product(Team& team, int phase, const Matrix& w, const Matrix* after, const Rows& from,
+  void add_product(Team::Worker& worker, int phase, const Matrix& w, const Matrix* after, const Rows& from,
                    int rows, const Then& then) {
-    multiply(team, phase, w, after, from, rows,
+    multiply(worker, phase, w, after, from, rows,
              [&](int row, int first, int count, const float* sums) {
                float* to = x(row) + first;
                for (int i = 0; i < count; ++i) to[i] += sums[i];

@@ -88,27 +88,32 @@ inline int outputs_at_once(const M& w, int row_blocks, int num_threads) {
 // the product after this one reads, or null. then(row): what each row goes on with; it takes a second
 // phase.
 template <class M, class Rows, class Use, class Then = Nothing>
-inline void multiply(Team& team, int phase, const M& w, const M* after, const Rows& x, int rows,
-                     const Use& use, const Then& then = {}) {
+inline void multiply(Team::Worker& worker, int phase, const M& w, const M* after, const Rows& x,
+                     int rows, const Use& use, const Then& then = {}) {
+  constexpr int64_t kFetchedWaiting = 64 << 10;  // a part of what a core's second cache holds
   constexpr int kRowBlock = 48;  // rows that some weights are multiplied with before the next ones
   const int row_blocks = (rows + kRowBlock - 1) / kRowBlock;
-  const int width = outputs_at_once(w, row_blocks, team.size());
-  const int width_after = after ? outputs_at_once(*after, row_blocks, team.size()) : 0;
-  const int parts = (w.outputs + width - 1) / width;
+  const auto width_of = [&](const M& w) { return outputs_at_once(w, row_blocks, worker.team_size()); };
+  const auto num_tasks = [&](const M& w) { return (w.outputs + width_of(w) - 1) / width_of(w) * row_blocks; };
+  const int width = width_of(w), tasks = num_tasks(w);
+  // Of this thread's share, or of its share of the next product.
+  const char* first_after = nullptr;
+  if (after) {
+    const int first = worker.begin_of_share(worker.thread(), num_tasks(*after)) / row_blocks;
+    first_after = after->weights_of(first * width_of(*after));
+    if (first_after) worker.fetch_while_waiting(first_after, kFetchedWaiting);
+  }
   const auto part_with_rows = [&](int task) {
     const int part = task / row_blocks, begin = task % row_blocks * kRowBlock;
     const int output = part * width, count = std::min(width, w.outputs - output);
     const char* ahead = nullptr;
-    if (const int next = part + team.size(); begin == 0) {
-      if (next < parts) ahead = w.weights_of(next * width);
-      else if (after) ahead = after->weights_of((next - parts) * width_after);
-    }
+    if (begin == 0)
+      ahead = worker.owns((part + 1) * row_blocks, tasks) ? w.weights_of(output + width) : first_after;
     multiply_outputs(w, {output, width}, x, begin, std::min(kRowBlock, rows - begin), ahead,
                      [&](int row, const float* sums) { use(row, output, count, sums); });
   };
-  const int tasks = parts * row_blocks;
-  if constexpr (std::is_same_v<Then, Nothing>) team.for_each(phase, tasks, part_with_rows);
-  else team.for_each_then(phase, tasks, part_with_rows, rows, then);
+  if constexpr (std::is_same_v<Then, Nothing>) worker.for_each(phase, tasks, part_with_rows);
+  else worker.for_each_then(phase, tasks, part_with_rows, rows, then);
 }
 
 }  // namespace glidecape

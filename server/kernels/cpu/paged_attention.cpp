@@ -66,8 +66,9 @@ class Attention {
         static_cast<const Number*>(call.queries.first), call.queries.row_stride, call.queries.head_stride};
     HeadRows<Number> out(call.out, layer.num_heads, layer.value_dim, layer.head_dim);
     const auto attend = [&](Team& team) {
-      team.run([&](int thread) {
-        attend_blocks<Number>(team, 0, step, visible_, heads, &glance, 1, queries, out, scratch_[thread]);
+      team.run([&](Team::Worker& worker) {
+        attend_blocks<Number>(worker, 0, step, visible_, heads, &glance, 1, queries, out,
+                              scratch_[worker.thread()]);
       }, 1);
     };
     if (products(step, layer) < kFewProducts) attend(alone_);
