@@ -1,7 +1,7 @@
 """The kernels that models call, chosen for the machine. One signature each, `reference`'s."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Protocol
 
 import torch
@@ -23,6 +23,7 @@ from server.kernels.types import (
     GlideWeights,
     LayerWeights,
     ScoredAttention,
+    TokenDraw,
 )
 
 TRITON_ON_CPU = False
@@ -165,7 +166,7 @@ def greedy_tokens(logits: torch.Tensor, processed: torch.Tensor) -> list[int]:
     Raises:
         ValueError: a row of the model's has NaN: its weights or its precision are broken.
     """
-    if native_rows.supports_best(logits) and native_rows.supports_best(processed):
+    if native_rows.supports_logits(logits) and native_rows.supports_logits(processed):
         best = native_rows.best_tokens(processed)
         checked = best if processed is logits else native_rows.best_tokens(logits)
         is_broken = min(checked, default=0) < 0
@@ -175,6 +176,14 @@ def greedy_tokens(logits: torch.Tensor, processed: torch.Tensor) -> list[int]:
     if is_broken:
         raise ValueError("the model computed NaN; its weights or its dtype are unusable")
     return best
+
+
+def native_draw(logits: torch.Tensor) -> Callable[[Sequence[TokenDraw]], list[int]] | None:
+    """What draws a token of each row [rows, vocab] in a native call, vocab for rows that have no
+    distribution; None where there are no native kernels for these logits."""
+    if TRITON_ON_CPU or not native_rows.supports_logits(logits):
+        return None
+    return partial(native_rows.draw_tokens, logits)
 
 
 def fused_decoder(

@@ -1,4 +1,4 @@
-"""What models pass to kernels and get back, whatever the backend: sizes, weights, chains."""
+"""What kernels are given and give back, whatever the backend: sizes, weights, chains, draws."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -263,3 +263,19 @@ class Caches(NamedTuple):
     own: Sequence[LayerCache]
     target: Sequence[LayerCache]
     """All layers of the target."""
+
+
+class TokenDraw(NamedTuple):
+    """How a token is drawn from a row of logits."""
+
+    temperature: float
+    """Above 0."""
+    top_k: int
+    """0 for all tokens."""
+    top_p: float
+    """1 for all."""
+    min_p: float
+    """0 for all."""
+    uniform: float
+    """From 0 on, below 1: the share of the kept tokens' mass, in order of their ids, at which the
+    drawn one lies."""

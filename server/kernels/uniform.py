@@ -12,16 +12,18 @@ _MIX_2 = 0x94D049BB133111EB
 def uniforms(
     seeds: list[int], positions: list[int], device: torch.device | None = None
 ) -> torch.Tensor:
-    """[len(seeds)] float64 in [0, 1), each a function of its (seed, position) alone.
+    """[len(seeds)] float64, `uniform` of each (seed, position)."""
+    values = [uniform(seed, position) for seed, position in zip(seeds, positions, strict=True)]
+    return torch.tensor(values, dtype=torch.float64, device=device)
+
+
+def uniform(seed: int, position: int) -> float:
+    """In [0, 1), a function of the seed's lowest 64 bits and the position alone.
 
     SplitMix64 (Steele, Lea, Flood 2014) jumped to the position; the seed is mixed first, so that
     neighbouring seeds don't give shifted copies of one stream.
     """
-    values = [
-        splitmix64(splitmix64(seed & _MASK) + position * _GOLDEN) >> 11
-        for seed, position in zip(seeds, positions, strict=True)
-    ]
-    return torch.tensor(values, dtype=torch.float64, device=device) * 2.0**-53
+    return (splitmix64(splitmix64(seed & _MASK) + position * _GOLDEN) >> 11) * 2.0**-53
 
 
 def signed(seed: int) -> int:

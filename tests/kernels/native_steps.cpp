@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "draw.h"
 #include "glide.h"
 #include "paged_attention.h"
 
@@ -340,6 +341,22 @@ void run_best(int width) {
   if (best != Ints{width - 1, -1}) std::abort();
 }
 
+// Rows of an odd width in exactly their bytes, by each way of keeping fewer tokens; one has NaN.
+void run_draw(int width) {
+  const GlidecapeDraw how[] = {{1.0f, 0, 1.0f, 0.0f, 0.0}, {0.5f, 1, 1.0f, 0.0f, 0.99},
+                               {2.0f, 0, 0.5f, 0.1f, 0.5}, {1.0f, 0, 1.0f, 0.0f, 0.5}};
+  constexpr int kRows = std::size(how);
+  Floats logits(kRows * width, -INFINITY);
+  for (int row = 0; row < kRows; ++row) logits[row * width + width - 1] = row < kRows - 1 ? 1.0f : NAN;
+  for (const int rows : {1, kRows}) {
+    Ints drawn(rows);
+    if (!glidecape_draw(logits.data() + (kRows - rows) * width, rows, width, how + kRows - rows, drawn.data()))
+      std::abort();
+    for (int row = 0; row < rows; ++row)
+      if (drawn[row] != (row < rows - 1 ? width - 1 : width)) std::abort();
+  }
+}
+
 void run_in_child() {
   const pid_t child = fork();
   if (child == 0) {
@@ -381,7 +398,7 @@ int main(int count, char**) {
     run_glide(Form::kBlocks, 64, threads, 1, 0, 7);
     run_glide(Form::kBlocks, 64, threads, 3, 96, 32);
   }
-  for (const int width : {1, 16, 37}) run_best(width);
+  for (const int width : {1, 16, 37}) run_best(width), run_draw(width);
   for (const int dim : {16, 48, 64}) run_norm(dim);
   std::thread other([&] { run_steps(Form::kBlocks, gqa_64, 2, 1, 1); });
   run_steps(Form::kPlain, mha, 3, 20, 4);

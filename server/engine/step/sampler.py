@@ -11,11 +11,13 @@ from typing import NamedTuple, Protocol
 import torch
 
 from server.engine.outputs import TokenLogprobs
+from server.engine.step.inputs import rows_of
 from server.engine.step.logprobs import token_logprobs
 from server.engine.step.truncation import keep_mask
 from server.engine.types import SamplingParams
-from server.kernels.dispatch import greedy_tokens, kernels_for
-from server.kernels.uniform import signed
+from server.kernels.dispatch import greedy_tokens, kernels_for, native_draw
+from server.kernels.types import TokenDraw
+from server.kernels.uniform import signed, uniform
 
 
 class Masks(Protocol):
@@ -44,11 +46,18 @@ class SamplerRow:
     """The grammar's state after output_ids."""
     avoided_ids: frozenset[int] = frozenset()
     """Masked unless there is nothing else."""
+    num_more: int = 0
+    """Tokens behind output_ids and before the one to draw, for a row that ignores them."""
 
     @property
     def position(self) -> int:
         """Position of the token to draw, in its sequence."""
-        return len(self.prompt_ids) + len(self.output_ids)
+        return len(self.prompt_ids) + len(self.output_ids) + self.num_more
+
+    @property
+    def ignores_text(self) -> bool:
+        """Whether a token is drawn, and nothing else asked, whatever the tokens before it are."""
+        return not _changes_logits(self) and self.params.logprobs is None
 
 
 class Sampled(NamedTuple):
@@ -69,7 +78,7 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> Sampled:
     token_ids = greedy_tokens(logits, processed)
     drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
     if drawn:
-        found: list[int] = _draw(processed[drawn], [rows[i] for i in drawn]).tolist()
+        found = _draw(rows_of(processed, drawn), [rows[i] for i in drawn])
         if max(found) >= logits.shape[1]:  # there is no largest token to begin with
             raise ValueError("the model computed infinite logits; its dtype is unusable")
         for i, token_id in zip(drawn, found, strict=True):
@@ -142,21 +151,28 @@ def _penalise(logits: torch.Tensor, row: SamplerRow) -> None:
         logits[seen] -= params.frequency_penalty * counts + params.presence_penalty
 
 
-def _draw(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> torch.Tensor:
+def _draw(logits: torch.Tensor, rows: Sequence[SamplerRow]) -> list[int]:
     """Draws from what temperature, top_k, top_p and min_p leave, by each row's seed and position.
 
     Args:
         logits: [len(rows), vocab]; all rows have a temperature above 0.
 
     Returns:
-        [len(rows)] int64
+        A token of each row; vocab or more where its logits are no distribution.
     """
+    if (draw := native_draw(logits)) is not None:
+        return draw([_token_draw(row) for row in rows])
     device = logits.device
     temperatures = torch.tensor([row.params.temperature for row in rows], device=device)
     seeds = torch.tensor([signed(row.params.seed) for row in rows], device=device)
     positions = torch.tensor([row.position for row in rows], device=device)
     keep = _kept(logits, temperatures, rows)
-    return kernels_for(logits).draw(logits, temperatures, keep, seeds, positions)
+    return kernels_for(logits).draw(logits, temperatures, keep, seeds, positions).tolist()
+
+
+def _token_draw(row: SamplerRow) -> TokenDraw:
+    p = row.params
+    return TokenDraw(p.temperature, p.top_k, p.top_p, p.min_p, uniform(p.seed, row.position))
 
 
 def _kept(

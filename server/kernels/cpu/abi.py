@@ -186,10 +186,21 @@ class AttentionCall(ctypes.Structure):
     )
 
 
+class Draw(ctypes.Structure):
+    """GlidecapeDraw"""
+
+    _fields_ = (
+        ("temperature", ctypes.c_float),
+        ("top_k", _INT),
+        *((n, ctypes.c_float) for n in ("top_p", "min_p")),
+        ("uniform", ctypes.c_double),
+    )
+
+
 STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     *(Shape, Rows, Matrix, Rotary, Ends, Layer, Step, Cache),
     *(GlideShape, GlideWeights, GlideCaches, OwnTokens, GlideStep, Round),
-    *(Heads, Attention, AttentionCall),
+    *(Heads, Attention, AttentionCall, Draw),
 )
 """In the order of `glidecape_structure_sizes`."""
 
@@ -217,6 +228,10 @@ SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     ),
     "glidecape_linear_destroy": (None, (_POINTER,)),
     "glidecape_best": (_BOOL, (_POINTER, ctypes.c_int64, ctypes.c_int64, _POINTER)),
+    "glidecape_draw": (
+        _BOOL,
+        (_POINTER, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(Draw), _POINTER),
+    ),
     "glidecape_attention_create": (_POINTER, (_INT,)),
     "glidecape_attention_begin": (_BOOL, (_POINTER, ctypes.POINTER(Step))),
     "glidecape_attention_run": (

@@ -7,6 +7,7 @@
 #include "glide.h"
 
 #include "candidates.h"
+#include "draw.h"
 #include "guard.h"
 #include "layers.h"
 #include "paged_attention.h"
@@ -344,6 +345,6 @@ const int32_t* glidecape_structure_sizes() {
       sizeof(GlidecapeStep),       sizeof(GlidecapeCache),      sizeof(GlidecapeGlideShape),
       sizeof(GlidecapeGlideWeights), sizeof(GlidecapeGlideCaches), sizeof(GlidecapeOwnTokens),
       sizeof(GlidecapeGlideStep),  sizeof(GlidecapeRound),      sizeof(GlidecapeHeads),
-      sizeof(GlidecapeAttention),  sizeof(GlidecapeAttentionCall), 0};
+      sizeof(GlidecapeAttention),  sizeof(GlidecapeAttentionCall), sizeof(GlidecapeDraw), 0};
   return sizes;
 }

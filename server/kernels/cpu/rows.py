@@ -1,11 +1,14 @@
-"""What is done to each row by itself, as native calls: norms, and the largest of its logits."""
+"""What is done to each row by itself, as native calls: norms, the largest of its logits, and tokens
+drawn from them."""
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 
-from server.kernels.cpu import library
+from server.kernels.cpu import abi, library
 from server.kernels.cpu.steps import loaded_library, pointer
+from server.kernels.types import TokenDraw
 
 
 def supports_norm(weight: torch.Tensor) -> bool:
@@ -38,8 +41,8 @@ class NativeNorm:
         return y
 
 
-def supports_best(logits: torch.Tensor) -> bool:
-    """Whether `best_tokens` takes these logits on this machine."""
+def supports_logits(logits: torch.Tensor) -> bool:
+    """Whether `best_tokens` and `draw_tokens` take these logits on this machine."""
     plain = logits.device.type == "cpu" and logits.dtype is torch.float32
     return plain and logits.is_contiguous() and library.native_library() is not None
 
@@ -50,3 +53,15 @@ def best_tokens(logits: torch.Tensor) -> list[int]:
     best = (ctypes.c_int64 * num_rows)()
     loaded_library().glidecape_best(logits.data_ptr(), num_rows, width, ctypes.addressof(best))
     return list(best)
+
+
+def draw_tokens(logits: torch.Tensor, draws: Sequence[TokenDraw]) -> list[int]:
+    """One token of each row [rows, vocab], as `TokenDraw` says; vocab for rows that have NaN or no
+    largest finite logit."""
+    num_rows, width = logits.shape
+    how = (abi.Draw * num_rows)(*draws)
+    drawn = (ctypes.c_int64 * num_rows)()
+    loaded_library().glidecape_draw(
+        logits.data_ptr(), num_rows, width, how, ctypes.addressof(drawn)
+    )
+    return list(drawn)

@@ -248,15 +248,15 @@ inline void Team::run_job(int thread) {
 // The process-wide team: one model's step runs at a time, and idle threads are not free.
 class SharedTeam {
  public:
-  // Calls use(team) while no other thread has it.
+  // Calls use(team) while no other thread has it. threads: of the team; 0 for those that it has.
   template <class Use>
   static void with(int threads, const Use& use) {
     SharedTeam& self = instance();
     std::lock_guard<std::mutex> lock(self.mutex_);
-    if (!self.team_ || self.asked_ != threads) {
+    if (!self.team_ || (threads > 0 && self.asked_ != threads)) {
       delete self.team_;
       self.team_ = nullptr;
-      self.team_ = new Team(threads);
+      self.team_ = new Team(std::max(1, threads));
       self.asked_ = threads;
     }
     use(*self.team_);
