@@ -1,6 +1,7 @@
 """Sample-and-match on forced logits: same tokens as node by node, and under their own ancestors."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.engine.speculation.tree import TokenTree, comb, lone_root
+from server.engine.step.host import accept as accept_module
 from server.engine.step.host.accept import Verification, accept
-from server.engine.step.sampler import SamplerRow, sample
+from server.engine.step.sampler import Sampled, SamplerRow, sample
 from server.engine.types import SamplingParams
 
 VOCAB = 10
@@ -139,16 +141,30 @@ def trees(draw: st.DrawFn) -> TokenTree:
     return TokenTree(tuple(tokens), tuple(parents))
 
 
-@given(st.lists(trees(), min_size=1, max_size=4), st.integers(0, 2**32), st.booleans())
+@st.composite
+def combs(draw: st.DrawFn) -> TokenTree:
+    """Any trunk of up to 12 tokens, with leaves beside some of them."""
+    trunk = draw(st.lists(st.integers(0, 3), max_size=12))
+    leaves = [draw(st.sets(st.integers(0, 3).filter(t.__ne__), max_size=2)) for t in trunk]
+    return comb(0, trunk, [sorted(some) for some in leaves])
+
+
+@given(
+    batch=st.lists(trees() | combs(), min_size=1, max_size=4),
+    seed=st.integers(0, 2**32),
+    temperature=st.sampled_from([0.0, 1.0]),
+    penalty=st.sampled_from([0.0, 0.5]),
+    min_tokens=st.sampled_from([0, 2, 4]),
+)
 def test_same_tokens_as_plain_sampling_node_by_node(
-    batch: list[TokenTree], seed: int, greedy: bool
+    batch: list[TokenTree], seed: int, temperature: float, penalty: float, min_tokens: int
 ) -> None:
+    """Rows whose draws depend on the text, and rows that are drawn for together."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(sum(map(len, batch)), 4, generator=generator)
-    start = row(
-        (1, 2), temperature=0.0 if greedy else 1.0, seed=seed, top_p=0.9, presence_penalty=0.5
-    )
-    start = SamplerRow(start.params, start.prompt_ids, start.output_ids, frozenset())
+    params: dict[str, Any] = {"presence_penalty": penalty, "min_tokens": min_tokens}
+    start = row((1, 2), temperature=temperature, seed=seed, top_p=0.9, **params)
+    start = replace(start, stop_ids=frozenset({3}))
     walks, first = list[Verification](), 0
     for tree in batch:
         walks.append(Verification(tree, first_row=first, row=start))
@@ -170,6 +186,39 @@ def _one_by_one(logits: torch.Tensor, walk: Verification) -> tuple[list[int], li
         tokens += sample(logits[index : index + 1], [plain]).token_ids
         node = walk.tree.child(node, tokens[-1])
     return tokens, path
+
+
+@pytest.mark.parametrize(
+    ("params", "wanted", "num_rows", "path"),
+    [
+        ({}, {}, [8, 4], list(range(12))),  # all 11 tokens of the trunk, eight nodes at a time
+        ({}, {3: 5}, [8], [0, 1, 2, 3]),  # off the tree behind the third
+        ({}, {9: 3}, [8, 4, 1], [*range(10), 12]),  # a leaf is drawn for when the path gets there
+        ({"temperature": 1.0, "top_k": 1}, {}, [8, 4], list(range(12))),
+        ({"presence_penalty": 1e-9}, {3: 5}, [1, 1, 1, 1], [0, 1, 2, 3]),
+        ({"logprobs": 0}, {3: 5}, [1, 1, 1, 1], [0, 1, 2, 3]),
+        ({"min_tokens": 1}, {3: 5}, [1, 1, 1, 1], [0, 1, 2, 3]),
+    ],
+)
+def test_the_trunk_is_drawn_for_together_where_the_text_does_not_matter(
+    params: dict[str, Any],
+    wanted: dict[int, int],
+    num_rows: list[int],
+    path: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """wanted: the nodes whose token is not the trunk's, which is 1 everywhere."""
+    tree = comb(8, (1,) * 11, ((),) * 9 + ((3,),))
+    rows = list[int]()
+
+    def counting(logits: torch.Tensor, some: Sequence[SamplerRow]) -> Sampled:
+        rows.append(len(some))
+        return sample(logits, some)
+
+    monkeypatch.setattr(accept_module, "sample", counting)
+    values = {node: {wanted.get(node, 1): 5.0} for node in range(len(tree))}
+    assert walked(tree, values, row(**params)).path == path
+    assert rows == num_rows
 
 
 @pytest.mark.parametrize(("top_p", "num_draws"), [(1.0, 200_000), (0.8, 100_000)])
