@@ -50,6 +50,13 @@ def evaluate(
         int | None,
         typer.Option(help=f"Most tokens per answer; default: {_TOKENS}.", min=2),
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="0, the default, is greedy; else tokens are drawn.", min=0, max=2),
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Nucleus to draw from; default: 1, all.", min=0.01, max=1)
+    ] = None,
     trained_on: Annotated[
         list[Path] | None,
         typer.Option(
@@ -84,18 +91,21 @@ def evaluate(
     if ablate is not None:
         check_ablation(
             settings, draft_model=draft_model, methods=methods, limit=limit, tokens=tokens,
-            trained_on=trained_on, card=card,
+            temperature=temperature, top_p=top_p, trained_on=trained_on, card=card,
         )  # fmt: skip
         _ablate(settings, ablate, files, out, steps or _STEPS)
         return
-    check_evaluation(settings, steps)
+    check_evaluation(settings, steps, temperature, top_p)
     if draft_model is not None:
         check_model_name(draft_model)
     report("loading …")
     from bench.paper.run import EvalOptions, run_eval
+    from server.engine.types import SamplingDefaults
 
+    sampling = SamplingDefaults(temperature or 0.0, 1.0 if top_p is None else top_p)
     options = EvalOptions(
-        files, draft_model, limit, tokens or _TOKENS, out, methods, card, tuple(trained_on or ())
+        *(files, draft_model, limit, tokens or _TOKENS, out, methods, card),
+        *(tuple(trained_on or ()), sampling),
     )
     run_eval(settings, options)
 
@@ -112,7 +122,12 @@ def _ablate(
     run_ablation(settings, study, AblationOptions(files, folder, steps, precision))
 
 
-def check_evaluation(settings: ModelSettings, steps: int | None) -> None:
+def check_evaluation(
+    settings: ModelSettings,
+    steps: int | None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+) -> None:
     """Checks the options of a measurement.
 
     Raises:
@@ -122,6 +137,8 @@ def check_evaluation(settings: ModelSettings, steps: int | None) -> None:
     _refuse(settings, ("tensor_parallel_size",), "eval runs target and draft in one process")
     if steps is not None:
         raise ConfigError("steps", steps, "is for --ablate")
+    if top_p is not None and not temperature:
+        raise ConfigError("top_p", top_p, "greedy answers have none: set temperature")
 
 
 def check_ablation(settings: ModelSettings, **given: object) -> None:

@@ -19,7 +19,7 @@ from bench.paper.measure.methods import (
     parse_names,
 )
 from bench.paper.measure.rounds import Answer
-from bench.paper.measure.session import Session, StepRecorder
+from bench.paper.measure.session import GREEDY, Session, StepRecorder
 from bench.paper.progress import RoundProgress
 from bench.paper.report.figures import PromptResult
 from bench.paper.report.tables import markdown
@@ -29,6 +29,7 @@ from bench.paper.results.journal import Identity, Journal, round_key
 from bench.paper.results.results import Results
 from server.cli.terminal import report, stderr
 from server.config import ModelSettings
+from server.engine.types import SamplingDefaults
 from server.errors import ConfigError
 from server.loading.machine import default_threads
 from server.loading.model import LoadedModel, build_model
@@ -52,6 +53,7 @@ class EvalOptions:
     """Whether the report goes into the draft's `card.md`, too."""
     trained_on: tuple[Path, ...] = ()
     """The draft's training text, to look for the prompts in."""
+    sampling: SamplingDefaults = GREEDY
 
 
 def run_eval(settings: ModelSettings, options: EvalOptions) -> None:
@@ -77,13 +79,13 @@ def run_eval(settings: ModelSettings, options: EvalOptions) -> None:
         sets = read_data(model, files, options.limit, options.new_tokens)
         found = _contamination(model, sets, options.trained_on)
         methods = make_methods(model, settings, names, options.draft_model, report)
-        about = _about(model, settings, options.new_tokens)
+        about = _about(model, settings, options)
         identity = run_identity(model, settings, methods, options.draft_model, about)
         journal = folder.open_journal(identity, report)
         try:
             about = _begin(journal, identity, about, sets)
             results = Results(about, sets, found, journal.rounds, folder)
-            run = _Run(model, recorder, methods, options.new_tokens, results, journal)
+            run = _Run(model, recorder, methods, options, results, journal)
             asyncio.run(run.measure())
         finally:
             journal.close()
@@ -102,15 +104,15 @@ class _Run:
         model: LoadedModel,
         recorder: StepRecorder,
         methods: Sequence[Method],
-        new_tokens: int,
+        options: EvalOptions,
         results: Results,
         journal: Journal,
     ) -> None:
         _, glide = glide_of(model)
         runner = model.runner
-        self.engine, self.methods, self.new_tokens = model.engine, methods, new_tokens
+        self.engine, self.methods, self.new_tokens = model.engine, methods, options.new_tokens
         self.results, self.journal = results, journal
-        self.session = Session(model.engine, runner, recorder)
+        self.session = Session(model.engine, runner, recorder, options.sampling)
         self.teacher = TeacherForced(runner.model, glide, runner.caches, CHAIN_DEPTH)
 
     async def measure(self) -> None:
@@ -158,12 +160,13 @@ class _Run:
         return PromptResult(prompt.id, len(prompt.token_ids), ordered, agreement)
 
 
-def _about(model: LoadedModel, settings: ModelSettings, new_tokens: int) -> About:
+def _about(model: LoadedModel, settings: ModelSettings, options: EvalOptions) -> About:
     drafter, _ = glide_of(model)
     num_threads = settings.threads or default_threads()
     draft = _draft_name(settings)
     return describe(
-        model.facts.name, draft, model.facts.precision, drafter.device, num_threads, new_tokens
+        *(model.facts.name, draft, model.facts.precision, drafter.device, num_threads),
+        *(options.new_tokens, options.sampling),
     )
 
 

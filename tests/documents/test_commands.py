@@ -111,6 +111,11 @@ FORMS = {
         "--tokens 4 --out short",
         r"wrote short/eval.md",
     ),
+    "eval drawn": Form(
+        "glidecape eval FILE.jsonl --draft drafts/NAME --limit 1 --methods auto --temperature 0.2 "
+        "--top-p 0.9 --tokens 4 --out drawn",
+        r"wrote drawn/eval.md",
+    ),
     "data": Form("glidecape data --home http://127.0.0.1:9", "can't be fetched", exit_code=2),
     "convert": Form("glidecape convert authors out --target vicuna", "use it with --draft out"),
     "serve --help": Form("glidecape serve --help", "--max-num-seqs"),

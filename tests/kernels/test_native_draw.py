@@ -34,6 +34,7 @@ def drawn_of(logits: Sequence[float] | torch.Tensor, draws: Sequence[TokenDraw])
         (4, 1.0, 0.0, {0, 1, 2, 3, 4}),  # the fourth is as probable as the fifth
         (5, 1.0, 0.0, {0, 1, 2, 3, 4}),
         (9, 1.0, 0.0, {0, 1, 2, 3, 4}),
+        (2**32 + 1, 1.0, 0.0, {0, 1, 2, 3, 4}),
         (0, 0.4, 0.0, {1}),
         (0, 0.7, 0.0, {1, 3}),
         (0, 0.8, 0.0, {0, 1, 3}),

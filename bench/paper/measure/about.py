@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from server import __version__
+from server.engine.types import SamplingDefaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class About:
     """Precision, with the form of the weights where that is another."""
     new_tokens: int
     """Most tokens per answer."""
+    sampling: str
+    """`greedy`, or what tokens are drawn with."""
     device: str
     processor: str
     num_cpus: int
@@ -47,6 +50,7 @@ def describe(
     device: torch.device,
     num_threads: int,
     new_tokens: int,
+    sampling: SamplingDefaults,
 ) -> About:
     """Describes this machine and the model.
 
@@ -58,6 +62,7 @@ def describe(
         draft=draft,
         dtype=dtype,
         new_tokens=new_tokens,
+        sampling="greedy" if sampling.temperature == 0.0 else str(sampling),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         processor=_processor(),
         num_cpus=os.cpu_count() or 0,

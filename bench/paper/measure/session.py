@@ -1,7 +1,7 @@
-"""Greedy answers from one engine, a method at a time, timed in the engine's own thread."""
+"""Answers from one engine, a method at a time, timed in the engine's own thread."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import count
 
 from bench.paper.measure.methods import Method
@@ -9,7 +9,9 @@ from bench.paper.measure.rounds import Answer, Step
 from server.engine.async_engine import AsyncEngine
 from server.engine.outputs import RequestOutput, StepStats
 from server.engine.step.host.runner import Runner
-from server.engine.types import Request, RequestId, SamplingParams
+from server.engine.types import Request, RequestId, SamplingDefaults, SamplingParams
+
+GREEDY = SamplingDefaults(temperature=0.0)
 
 
 @dataclass(slots=True)
@@ -62,21 +64,29 @@ class Session:
     Args:
         runner: the engine's runner; its speculator is set before each answer.
         recorder: the recorder whose `observe` the engine calls.
+        sampling: how tokens are drawn, by one seed, so that all methods give one answer.
     """
 
-    def __init__(self, engine: AsyncEngine, runner: Runner, recorder: StepRecorder) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        runner: Runner,
+        recorder: StepRecorder,
+        sampling: SamplingDefaults = GREEDY,
+    ) -> None:
         self.engine = engine
         self.runner = runner
         self.recorder = recorder
+        self.sampling = sampling
         self._ids = count()
 
     async def answer(self, method: Method, prompt: tuple[int, ...], new_tokens: int) -> Answer:
-        """One greedy answer of at most new_tokens tokens; nothing else may run."""
+        """One answer of at most new_tokens tokens; nothing else may run."""
         self.runner.speculator = method.speculator
         request = Request(
             RequestId(f"eval-{next(self._ids)}"),
             prompt,
-            SamplingParams(max_tokens=new_tokens, temperature=0.0),
+            SamplingParams(**asdict(self.sampling), max_tokens=new_tokens),
             speculation=method.params,
         )
         outputs = [output async for output in self.engine.generate(request)]

@@ -69,7 +69,7 @@ def markdown(evaluation: Evaluation) -> str:
     runs = f" Measured in {len(about.resumed) + 1} runs." if about.resumed else ""
     parts = [
         f"# {about.draft} on {about.target}",
-        f"{about.dtype}, greedy, at most {about.new_tokens} new tokens, one stream. "
+        f"{about.dtype}, {about.sampling}, at most {about.new_tokens} new tokens, one stream. "
         f"{about.device if about.device != 'cpu' else about.processor}, {about.num_threads} "
         f"threads, {versions}. {about.started}.{runs}\n\n    {about.command}",
         "## Summary",

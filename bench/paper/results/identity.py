@@ -38,6 +38,7 @@ def run_identity(
         "target": f"{about.target} {model.facts.identity}",
         "methods": ", ".join(method.name for method in methods),
         "tokens": str(about.new_tokens),
+        "sampling": about.sampling,
         "machine": f"{about.device}, {about.processor}, {about.num_cpus} CPUs",
         "versions": ", ".join(f"{name} {version}" for name, version in about.versions.items()),
         "code": _code_digest(),

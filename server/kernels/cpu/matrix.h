@@ -93,8 +93,8 @@ inline void multiply(Team::Worker& worker, int phase, const M& w, const M* after
   constexpr int64_t kFetchedWaiting = 64 << 10;  // a part of what a core's second cache holds
   constexpr int kRowBlock = 48;  // rows that some weights are multiplied with before the next ones
   const int row_blocks = (rows + kRowBlock - 1) / kRowBlock;
-  const auto width_of = [&](const M& w) { return outputs_at_once(w, row_blocks, worker.team_size()); };
-  const auto num_tasks = [&](const M& w) { return (w.outputs + width_of(w) - 1) / width_of(w) * row_blocks; };
+  const auto width_of = [&](const M& of) { return outputs_at_once(of, row_blocks, worker.team_size()); };
+  const auto num_tasks = [&](const M& of) { return (of.outputs + width_of(of) - 1) / width_of(of) * row_blocks; };
   const int width = width_of(w), tasks = num_tasks(w);
   // Of this thread's share, or of its share of the next product.
   const char* first_after = nullptr;

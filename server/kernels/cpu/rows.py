@@ -59,7 +59,8 @@ def draw_tokens(logits: torch.Tensor, draws: Sequence[TokenDraw]) -> list[int]:
     """One token of each row [rows, vocab], as `TokenDraw` says; vocab for rows that have NaN or no
     largest finite logit."""
     num_rows, width = logits.shape
-    how = (abi.Draw * num_rows)(*draws)
+    # A larger top_k may not fit the structure.
+    how = (abi.Draw * num_rows)(*(draw._replace(top_k=min(draw.top_k, width)) for draw in draws))
     drawn = (ctypes.c_int64 * num_rows)()
     loaded_library().glidecape_draw(
         logits.data_ptr(), num_rows, width, how, ctypes.addressof(drawn)

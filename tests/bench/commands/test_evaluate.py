@@ -83,6 +83,7 @@ def test_what_is_wrong_is_one_line(draft: Path, data: list[str]) -> None:
         (("--data", data[0], "--ablate", "glimpse-layers", "--card"), "card=True"),
         (("--data", data[0], "--ablate", "glimpse-layers", "--threads", "1"), "threads=1"),
         (("--draft", str(draft), "--data", data[0], "--steps", "9"), "steps=9"),
+        (("--draft", str(draft), "--data", data[0], "--top-p", "0.9"), "top_p=0.9"),
     ):
         done = run_glidecape("eval", *arguments)
         assert done.returncode == 2, done.stderr

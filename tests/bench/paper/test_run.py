@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from bench.paper import run as runner
-from bench.paper.measure.session import Session
+from bench.paper.measure.session import GREEDY, Session
 from bench.paper.report.tables import MEAN
 from bench.paper.run import EvalOptions, run_eval
 from server.config import ModelSettings, load_settings
+from server.engine.types import SamplingDefaults
 from server.errors import CheckpointError, ConfigError, EngineDeadError
 from server.loading.model import LoadedModel
 from tests.bench.paper.tiny_loaded import tiny_loaded
@@ -77,6 +78,19 @@ def test_from_files_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     text = (tmp_path / "out" / "eval.md").read_text()
     assert MEAN in text
     assert capsys.readouterr().out == f"{text}\n"
+
+
+def test_drawn_answers_differ_from_none_of_plain_decoding(tmp_path: Path) -> None:
+    """The report says how they were drawn, and another way is another measurement."""
+    drawn = SamplingDefaults(temperature=0.7, top_p=0.9)
+    file = two_sets(tmp_path)[0]
+    for sampling, said in ((drawn, "temperature 0.7, top_p 0.9"), (GREEDY, "greedy")):
+        run_eval(settings(), options(tmp_path, file, limit=2, sampling=sampling))
+        stored = json.loads((tmp_path / "out" / "eval.json").read_text())
+        assert stored["about"]["sampling"] == said
+        assert f", {said}, at most 24" in (tmp_path / "out" / "eval.md").read_text()
+        for method in stored["sets"]["gsm8k"]["methods"].values():
+            assert method["num_differing"] == 0
 
 
 def test_the_report_goes_into_the_card(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ At each node the target's token is drawn from its processed distribution, exactl
 draws it. If the drawn token is a child of the node, descend; else stop. Every drawn token is
 emitted, so the output is what plain decoding gives, and a proposal only decides how many tokens one
 step yields. Penalties and min_tokens are applied over the node's own ancestors, because the drawn
-tokens are the ancestors. Nothing is drawn for nodes off the path; for the same reason a grammar's
-mask is made for the path's nodes alone, each behind the tokens drawn above it.
+tokens are the ancestors. For the same reason a grammar's mask is made for the path's nodes alone,
+each behind the tokens drawn above it.
 """
 
 from collections.abc import Iterator, Sequence

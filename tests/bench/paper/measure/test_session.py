@@ -8,13 +8,13 @@ import pytest
 
 from bench.paper.measure.methods import Method, MethodName, method
 from bench.paper.measure.rounds import Answer, position_counts
-from bench.paper.measure.session import Session, StepRecorder
+from bench.paper.measure.session import GREEDY, Session, StepRecorder
 from server.engine.async_engine import AsyncEngine
 from server.engine.schedule.scheduler import Scheduler
 from server.engine.speculation.auto import AutoPolicy
 from server.engine.speculation.policies import PolicyConfig
 from server.engine.step.host.runner import Runner
-from server.engine.types import RequestId
+from server.engine.types import RequestId, SamplingDefaults
 from tests.engine.answers import alone
 from tests.engine.drafters.oracle import OracleDrafter, Pattern
 from tests.engine.tiny import (
@@ -32,12 +32,12 @@ PROMPT = (3, 14, 15, 9, 26, 5)
 NEW_TOKENS = 25
 
 
-def session() -> tuple[Session, AsyncEngine]:
+def session(sampling: SamplingDefaults) -> tuple[Session, AsyncEngine]:
     recorder = StepRecorder()
     runner = Runner(tiny_model(), tiny_caches(CONFIG), CONFIG.block_size, frozenset(), CPU)
     config = replace(CONFIG, prefix_caching=False, eos_token_ids=frozenset(), speculates=True)
     engine = AsyncEngine(Scheduler(config), runner, recorder.observe)
-    return Session(engine, runner, recorder), engine
+    return Session(engine, runner, recorder, sampling), engine
 
 
 def plain_tokens() -> list[int]:
@@ -52,9 +52,11 @@ def scripted(name: MethodName, patterns: Sequence[Pattern]) -> Method:
     return method(name, drafter, PolicyConfig(), AutoPolicy(FREE_DRAFTS))
 
 
-def answers(*methods: Method, turn: int = 0) -> dict[str, Answer]:
+def answers(
+    *methods: Method, turn: int = 0, sampling: SamplingDefaults = GREEDY
+) -> dict[str, Answer]:
     async def run() -> dict[str, Answer]:
-        compared, engine = session()
+        compared, engine = session(sampling)
         engine.start()
         try:
             return await compared.compare(methods, PROMPT, NEW_TOKENS, turn)
@@ -62,6 +64,14 @@ def answers(*methods: Method, turn: int = 0) -> dict[str, Answer]:
             await engine.stop()
 
     return asyncio.run(run())
+
+
+def test_drawn_answers_are_those_of_plain_decoding_too() -> None:
+    """Drawn, and not greedy: the oracle, which knows the greedy answer, is hardly ever right."""
+    sampling = SamplingDefaults(temperature=1.5, top_p=0.95)
+    found = answers(scripted("plain", [""]), scripted("chain", ["TTTTT"]), sampling=sampling)
+    assert found["plain"].token_ids == found["chain"].token_ids != tuple(plain_tokens())
+    assert len(found["chain"].token_ids) == NEW_TOKENS
 
 
 @pytest.mark.parametrize("turn", range(3))
@@ -112,7 +122,7 @@ def test_a_leaf_is_an_accepted_token() -> None:
 
 def test_an_answer_that_ends_with_its_first_token_has_no_steps() -> None:
     async def run() -> Answer:
-        compared, engine = session()
+        compared, engine = session(GREEDY)
         engine.start()
         try:
             return await compared.answer(scripted("chain", ["T"]), PROMPT, 1)

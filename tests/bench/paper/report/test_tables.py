@@ -13,6 +13,7 @@ ABOUT = About(
     draft="made-up",
     dtype="float32",
     new_tokens=10,
+    sampling="greedy",
     device="cpu",
     processor="A CPU",
     num_cpus=2,
