@@ -54,6 +54,7 @@ class EvalOptions:
     trained_on: tuple[Path, ...] = ()
     """The draft's training text, to look for the prompts in."""
     sampling: SamplingDefaults = GREEDY
+    """How tokens are drawn."""
 
 
 def run_eval(settings: ModelSettings, options: EvalOptions) -> None:
