@@ -171,7 +171,7 @@ class OwnTokens(NamedTuple):
     @property
     def most(self) -> int:
         """Most tokens of any sequence."""
-        return max(map(len, self.token_ids), default=0)
+        return max((part.shape[0] for part in self.token_ids), default=0)
 
 
 class CopyHints(NamedTuple):
@@ -227,6 +227,9 @@ class Roots(NamedTuple):
     was looked up."""
     num_equal: Sequence[Sequence[int]] | None = None
     """In the same order: how many tokens before it are equal; 0 where nothing was found."""
+    behind: Sequence[Sequence[int]] | None = None
+    """Of each sequence the committed tokens right before the root whose own KV is not written yet;
+    it is written first. None where there are none."""
 
 
 class ChainEnds(NamedTuple):

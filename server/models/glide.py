@@ -105,14 +105,9 @@ class GlideModel(ABC):
         ends: ChainEnds,
         caches: Caches,
         num_candidates: int,
-        behind: Filling | None = None,
     ) -> list[Chain]:
         """As many drafting steps as the deepest chain needs, each continuing with the most
-        probable token. Needs `drafts_chains`.
-
-        Args:
-            behind: committed tokens before the roots; their own KV is written first.
-        """
+        probable token. Needs `drafts_chains`."""
         raise RuntimeError("no kernel drafts whole chains here")
 
 
@@ -137,9 +132,8 @@ class FusedGlide(GlideModel):
         ends: ChainEnds,
         caches: Caches,
         num_candidates: int,
-        behind: Filling | None = None,
     ) -> list[Chain]:
-        return self._native.chains(roots, ends, caches, num_candidates, behind)
+        return self._native.chains(roots, ends, caches, num_candidates)
 
 
 class Rotaries(NamedTuple):

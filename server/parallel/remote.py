@@ -10,7 +10,7 @@ import torch
 
 from server.engine.step.kv_cache import copy_kv
 from server.kernels.tree import LayerCache, TreeBatch
-from server.kernels.types import Caches, ChainEnds, DraftStep, Filling, Roots
+from server.kernels.types import Caches, ChainEnds, DraftStep, Roots
 from server.models.causal_lm import CausalLM
 from server.models.glide import GlideModel
 from server.parallel.calls import Call, CallName
@@ -76,7 +76,6 @@ class RemoteGlide:
         ends: ChainEnds,
         caches: Caches,
         num_candidates: int,
-        behind: Filling | None,
     ) -> NoReturn:
         raise RuntimeError("no kernel drafts whole chains on several ranks")
 

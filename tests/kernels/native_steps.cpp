@@ -260,7 +260,7 @@ void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target
   Ints drafted(2);
   const Ints copied{8, -1, 0, 3, -1, -1, 8, 8}, num_equal{1, 0, 2, 9, 0, 0, 1, 1};
   GlidecapeRound round{2, 2, 4, tokens, roots.data(), starts.data(), depths.data(), table.data(),
-                             nullptr, hidden.data(), &own,
+                             nullptr, nullptr, hidden.data(), &own,
                              copied.data(), num_equal.data(), least.data(), offsets.data(), slopes.data(), 3,
                              candidates.data(), confidences.data(), drafted.data()};
   if (!glidecape_glide_draft(glide, &round, &caches)) std::abort();
@@ -277,7 +277,8 @@ void run_glide(Form form, int hidden_size, int threads, int glimpsed, int target
   step.copied = copied.data(), step.num_equal = num_equal.data();
   if (!glidecape_glide_logits(glide, &step, &caches, logits.data())) std::abort();
   if (!glidecape_glide_fill(glide, &step, &caches)) std::abort();
-  round.behind = &step;
+  const Ints behind_counts{2, 1}, behind{1, 8, 2};
+  round.behind_counts = behind_counts.data(), round.behind = behind.data();
   round.own = nullptr;
   if (!glidecape_glide_draft(glide, &round, &caches)) std::abort();
   glidecape_glide_destroy(glide);

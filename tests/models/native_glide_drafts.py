@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from server.kernels.types import ChainEnds, CopyHints, Filling, OwnTokens, Roots
+from server.kernels.types import ChainEnds, CopyHints, OwnTokens, Roots
 from server.models.config import ModelConfig
 from tests.kernels.paged import Nodes
 from tests.models.dense_glide import Draft, make_draft, target_config
@@ -54,7 +54,7 @@ def chains(
     roots: Sequence[tuple[int, int, int]],
     hidden: torch.Tensor | None,
     least: Sequence[float] | None = None,
-    behind: Filling | None = None,
+    behind: Sequence[Sequence[int]] | None = None,
     own: OwnTokens | None = None,
     hints: CopyHints | None = None,
 ) -> Chains:
@@ -71,11 +71,11 @@ def chains(
             None if hidden is None else list(hidden),
             own,
             *((None, None) if hints is None else (part.tolist() for part in hints)),
+            behind=behind,
         ),
         ChainEnds(least or [0.0] * len(roots), [0.0, 0.5], [1.0, 0.5]),
         paged.kv,
         num_candidates=8,
-        behind=behind,
     )
     lengths = [len(chain.candidates) for chain in found]
     candidates, confidences = (

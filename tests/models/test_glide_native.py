@@ -4,14 +4,12 @@ single steps, bit by bit, whatever else is in the batch."""
 import pytest
 import torch
 
-from server.kernels.types import Filling
 from server.models.config import RopeConfig
 from server.models.glide_parameters import TOKEN_TABLE
 from tests.kernels.native_models import needs_native, without_native_library
-from tests.kernels.paged import Nodes, tree_batch
+from tests.kernels.paged import Nodes
 from tests.models.dense_glide import VOCABULARY, Draft, random_target_kv
 from tests.models.glide_drafts import (
-    BLOCK,
     VERIFIED,
     PagedDraft,
     assert_own_tokens_are_scored,
@@ -112,18 +110,19 @@ def test_chains_end_where_their_survival_is_too_small(ended: tuple[int, ...]) ->
 
 def test_kv_behind_the_roots_is_written_before_they_are_drafted() -> None:
     draft = DRAFTS["hidden"]
-    targets = [random_target_kv(draft.target, VERIFIED, seed) for seed in range(2)]
-    hidden = torch.stack([final_hidden(draft.target, seed).bfloat16() for seed in range(2)])
-    roots = [(0, VERIFIED, 3), (1, VERIFIED - 2, 3)]
+    targets = [random_target_kv(draft.target, VERIFIED, seed) for seed in range(3)]
+    hidden = torch.stack([final_hidden(draft.target, seed).bfloat16() for seed in range(3)])
+    roots = [(2, VERIFIED, 3), (0, VERIFIED - 1, 3), (1, VERIFIED - 2, 2)]
+    nums_behind = [2, 0, 3]
     filled, late = (PagedDraft(draft, targets, torch.bfloat16) for _ in range(2))
-    for sequence, verified, _ in roots:
-        filled.fill(Nodes(sequence, 0, text(sequence)[:verified]))
-        late.fill(Nodes(sequence, 0, text(sequence)[: verified - 2 - sequence]))
-    rest = [Nodes(s, v - 2 - s, text(s)[v - 2 - s : v]) for s, v, _ in roots]
-    batch = tree_batch(late.tables, BLOCK, rest)
-    token_ids = torch.tensor([token for nodes in rest for token in nodes.token_ids])
+    behind = list[list[int]]()
+    for (sequence, verified, _), count in zip(roots, nums_behind, strict=True):
+        tokens = list(text(sequence)[:verified])
+        filled.fill(Nodes(sequence, 0, tokens))
+        late.fill(Nodes(sequence, 0, tokens[: verified - count]))
+        behind.append(tokens[verified - count :])
     expected = chains(filled, roots, hidden)
-    found = chains(late, roots, hidden, behind=Filling(token_ids, batch))
+    found = chains(late, roots, hidden, behind=behind)
     assert torch.equal(found.token_ids, expected.token_ids)
     assert torch.equal(found.confidences, expected.confidences)
     for sequence, verified, _ in roots:

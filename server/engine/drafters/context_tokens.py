@@ -22,6 +22,16 @@ class _Shown:
     token_ids: list[int] = field(default_factory=list[int])
     num_seen: int = 0
     """Tokens of the sequence that were looked at."""
+    known: tuple[torch.Tensor, torch.Tensor] = field(init=False)
+    """As many ids and rows as are set."""
+
+    def __post_init__(self) -> None:
+        self.show()
+
+    def show(self) -> None:
+        """To be called when some have been set."""
+        count = len(self.token_ids)
+        self.known = self.ids[:count], self.rows[:count]
 
 
 def own_token_ids(token_ids: Iterable[int], fixed: Collection[int], most: int) -> list[int]:
@@ -61,11 +71,8 @@ class ContextTokens:
 
     def of(self, sequences: Sequence[PlannedSequence]) -> OwnTokens:
         """What the sequences show up to their last tokens."""
-        shown = [self._updated(sequence) for sequence in sequences]
-        return OwnTokens(
-            tuple(one.ids[: len(one.token_ids)] for one in shown),
-            tuple(one.rows[: len(one.token_ids)] for one in shown),
-        )
+        ids, rows = zip(*(self._updated(sequence).known for sequence in sequences), strict=True)
+        return OwnTokens(ids, rows)
 
     def forget(self, request_id: RequestId) -> None:
         self._shown.pop(request_id, None)
@@ -88,4 +95,5 @@ class ContextTokens:
             ids = torch.tensor(added)
             shown.ids[had : had + len(added)] = ids
             shown.rows[had : had + len(added)] = self._head_rows(ids)
+            shown.show()
         return shown

@@ -20,7 +20,6 @@ from server.kernels.types import (
     ChainEnds,
     CopyHints,
     DraftStep,
-    Filling,
     OwnTokens,
     Roots,
 )
@@ -45,7 +44,6 @@ class Glide(Protocol):
         ends: ChainEnds,
         caches: Caches,
         num_candidates: int,
-        behind: Filling | None,
     ) -> list[Chain]: ...
 
     def draft(self, step: DraftStep, caches: Caches) -> torch.Tensor: ...
@@ -117,16 +115,12 @@ class GlideDrafter(NeuralDrafter):
     ) -> list[Proposal]:
         if not self.model.drafts_chains:
             return super().draft(sequences, depths, stop)
-        behind = self._inputs(self._take_pending(sequences))
         # The kernel wants the longest chains first.
         order = sorted(range(len(sequences)), key=lambda i: -depths[i])
         roots = self._roots([sequences[i] for i in order], [depths[i] for i in order])
         num_candidates = min(NUM_CANDIDATES, len(self.model.draft_token_ids))
         ends = ChainEnds([stop.least[i] for i in order], stop.chance.offsets, stop.chance.slopes)
-        found = self.model.draft_chains(
-            *(roots, ends, self.caches, num_candidates),
-            None if behind is None else Filling(behind.token_ids, behind.batch),
-        )
+        found = self.model.draft_chains(roots, ends, self.caches, num_candidates)
         proposals = {i: Proposal(*drafted) for i, drafted in zip(order, found, strict=True)}
         return [proposals[i] for i in range(len(sequences))]
 
@@ -146,7 +140,15 @@ class GlideDrafter(NeuralDrafter):
             own=self._own_tokens(sequences),
             copied=copied,
             num_equal=num_equal,
+            behind=self._behind(sequences),
         )
+
+    def _behind(self, sequences: Sequence[PlannedSequence]) -> list[tuple[int, ...]] | None:
+        """Takes the tokens whose KV has to be written before the sequences can be drafted."""
+        found = [self._pending.pop(s.request_id, None) for s in sequences]
+        if not any(found):
+            return None
+        return [() if entry is None else entry.token_ids for entry in found]
 
     def _looked_up(
         self, sequences: Sequence[PlannedSequence], places: Sequence[int]

@@ -1,7 +1,6 @@
 """Which source proposed a node of a tree. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from server.engine.outputs import ProposalSource, SourceFigures
 from server.engine.speculation.proposal import Kind, Proposal
@@ -36,15 +35,13 @@ def count_sources(
     Args:
         accepted: source of each new token, None for the target's own.
     """
-    figures = dict[ProposalSource, SourceFigures]()
+    counts = dict[ProposalSource, list[int]]()
     for source in proposed:
-        known = figures.get(source, SourceFigures())
-        figures[source] = replace(known, proposed=known.proposed + 1)
+        counts.setdefault(source, [0, 0])[0] += 1
     for source in accepted:
         if source is not None:
-            known = figures.get(source, SourceFigures())
-            figures[source] = replace(known, accepted=known.accepted + 1)
-    return figures
+            counts.setdefault(source, [0, 0])[1] += 1
+    return {source: SourceFigures(*both) for source, both in counts.items()}
 
 
 def add_sources(

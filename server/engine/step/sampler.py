@@ -5,7 +5,7 @@ token does not depend on the other rows. The order of the steps is `SamplingPara
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -48,6 +48,12 @@ class SamplerRow:
     """Masked unless there is nothing else."""
     num_more: int = 0
     """Tokens behind output_ids and before the one to draw, for a row that ignores them."""
+
+    def ahead(self, num_more: int) -> "SamplerRow":
+        """The row of so many tokens further on, where it ignores them."""
+        if self.params.greedy:  # its position plays no part
+            return self
+        return replace(self, num_more=num_more)
 
     @property
     def position(self) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from itertools import starmap
+from typing import NamedTuple
 
 from server.engine.outputs import ProposalSource, SourceFigures, StepSpeculationStats
 from server.engine.schedule.plan import StepPlan, StepSeconds
@@ -13,6 +14,16 @@ Observation = tuple[float, bool]
 """(confidence, right) of a draft's candidate whose parent was right."""
 
 
+class Expected(NamedTuple):
+    """What `auto` expects of a step."""
+
+    tokens: float
+    seconds: float
+
+
+NOTHING_EXPECTED = Expected(0.0, 0.0)
+
+
 def step_stats(
     plan: StepPlan,
     walks: Sequence[TreeWalk],
@@ -20,6 +31,7 @@ def step_stats(
     observations: Sequence[Observation],
     seconds: StepSeconds,
     verify_cost: Callable[[int], float],
+    expected: Expected = NOTHING_EXPECTED,
 ) -> StepSpeculationStats:
     """Sums a step's figures up.
 
@@ -29,6 +41,7 @@ def step_stats(
             and count as wrong proposals.
         verify_cost: seconds of the target's forward by rows, from which the time of plain decoding
             is estimated.
+        expected: what `auto` expected, where it decided for all sequences.
     """
     emitted = zip(walks, nums_emitted, strict=True)
     proposed = [(walk, count) for walk, count in emitted if len(walk.tree) > 1]
@@ -48,6 +61,8 @@ def step_stats(
         other_seconds=seconds.other,
         decode_seconds=sum(seconds) if only_decodes else 0.0,
         plain_seconds=_plain_seconds(nums_emitted, verify_cost) if only_decodes else 0.0,
+        expected_tokens=expected.tokens,
+        expected_seconds=expected.seconds,
     )
 
 

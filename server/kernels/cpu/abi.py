@@ -147,7 +147,7 @@ class Round(ctypes.Structure):
     _fields_ = (
         *((n, _INT) for n in ("num_sequences", "max_blocks", "block_size", "num_candidates")),
         *((n, _POINTER) for n in ("token_ids", "starts", "depths", "block_tables")),
-        ("behind", ctypes.POINTER(GlideStep)),
+        *((n, _POINTER) for n in ("behind_counts", "behind")),
         ("hidden", _POINTER),
         ("own", ctypes.POINTER(OwnTokens)),
         *((n, _POINTER) for n in ("copied", "num_equal")),

@@ -68,7 +68,7 @@ class GlideOf : public Glide {
 
   void draft(const GlidecapeRound& round, const GlidecapeGlideCaches& caches) override {
     SharedTeam::with(threads_, [&](Team& team) {
-      if (round.behind) fill_with(team, *round.behind, caches);
+      if (round.behind) fill_behind(team, round, caches);
       const int count = round.num_sequences, wanted = round.num_candidates;
       logits_.resize(static_cast<int64_t>(count) * (shape_.num_tokens + most_own(round.own)));
       tokens_.assign(round.token_ids, round.token_ids + count);
@@ -100,17 +100,30 @@ class GlideOf : public Glide {
     }, 3);
   }
 
+  void fill_behind(Team& team, const GlidecapeRound& round, const GlidecapeGlideCaches& caches) {
+    positions_.clear(), slots_.clear();
+    for (int i = 0; i < round.num_sequences; ++i)
+      for (int64_t position = round.starts[i] - round.behind_counts[i]; position < round.starts[i]; ++position)
+        place(round, i, position);
+    GlidecapeGlideStep step{};  // without sequences, since its rows attend to nothing
+    step.step.num_rows = static_cast<int32_t>(positions_.size());
+    step.step.positions = positions_.data(), step.step.slots = slots_.data();
+    step.token_ids = round.behind;
+    fill_with(team, step, caches);
+  }
+
+  // Adds a row at a position of a sequence.
+  void place(const GlidecapeRound& round, int sequence, int64_t position) {
+    const int64_t* table = round.block_tables + static_cast<int64_t>(sequence) * round.max_blocks;
+    positions_.push_back(position);
+    slots_.push_back(table[position / round.block_size] * round.block_size + position % round.block_size);
+  }
+
   // The tokens at a depth of the first `active` chains.
   void draft_one(Team& team, const GlidecapeRound& round, const GlidecapeGlideCaches& caches, int depth,
                  int active, const Wanted& wanted) {
     positions_.clear(), slots_.clear();
-    for (int i = 0; i < active; ++i) {
-      const int64_t position = round.starts[i] + depth;
-      const int64_t* table = round.block_tables + static_cast<int64_t>(i) * round.max_blocks;
-      positions_.push_back(position);
-      slots_.push_back(table[position / round.block_size] * round.block_size +
-                       position % round.block_size);
-    }
+    for (int i = 0; i < active; ++i) place(round, i, round.starts[i] + depth);
     const int64_t at = static_cast<int64_t>(depth) * round.num_sequences;
     const std::vector<int64_t> ones(active, 1);
     GlidecapeGlideStep step{};

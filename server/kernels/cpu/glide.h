@@ -69,7 +69,9 @@ struct GlidecapeRound {
   const int64_t* starts;        // … and its position: as many tokens of the target are glimpsed
   const int64_t* depths;        // [num_sequences]: most tokens wanted, not increasing
   const int64_t* block_tables;  // [num_sequences][max_blocks]
-  const GlidecapeGlideStep* behind;  // committed tokens whose own KV is written first, or null
+  // Committed tokens right before the roots, whose own KV is written first: how many of each sequence,
+  // and the tokens, one sequence after another; or both null.
+  const int64_t *behind_counts, *behind;
   const uint16_t* hidden;       // [num_sequences][target_hidden] or null
   const GlidecapeOwnTokens* own;  // or null
   const int64_t *copied, *num_equal;  // [depths[0]][num_sequences], or both null

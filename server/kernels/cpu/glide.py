@@ -12,7 +12,6 @@ from server.kernels.cpu import abi
 from server.kernels.cpu.decoder import native_layer, native_shape, supports
 from server.kernels.cpu.steps import (
     CachePointers,
-    NativeStep,
     Numbers,
     destroy_with,
     loaded_library,
@@ -99,7 +98,8 @@ class NativeGlide:
 
     def fill(self, filling: Filling, own: Sequence[LayerCache]) -> None:
         """Writes the rows' own KV."""
-        step, native = _fill_step(filling)
+        step, token_ids = native_step(filling.batch), pointer(filling.token_ids, torch.int64)
+        native = abi.GlideStep(step=step.step, token_ids=token_ids)
         (own_cache,) = self._own.of(own)
         caches = abi.GlideCaches(own_cache, None)
         self._library.glidecape_glide_fill(self._handle, native, caches)
@@ -111,17 +111,12 @@ class NativeGlide:
         ends: ChainEnds,
         caches: Caches,
         num_candidates: int,
-        behind: Filling | None = None,
     ) -> list[Chain]:
-        """Drafts a chain per sequence, in their order.
-
-        Args:
-            behind: committed tokens before the roots; their own KV is written first.
-        """
+        """Drafts a chain per sequence, in their order."""
         if not 1 <= num_candidates <= min(MAX_CANDIDATES, self._num_tokens):
             raise ValueError(f"{num_candidates} candidates of {self._num_tokens} tokens")
         hidden = self._checked(_stacked(roots.hidden))
-        call = _Round(roots, ends, hidden, num_candidates, behind)
+        call = _Round(roots, ends, hidden, num_candidates)
         self._library.glidecape_glide_draft(self._handle, call.native, self._caches(caches))
         return call.chains()
 
@@ -130,7 +125,9 @@ class NativeGlide:
             return None
         if hidden is None:
             raise ValueError("this draft glimpses the target's hidden state; none was given")
-        return hidden.to(torch.bfloat16).contiguous()
+        if hidden.dtype is not torch.bfloat16:
+            hidden = hidden.to(torch.bfloat16)
+        return hidden.contiguous()
 
     def _caches(self, caches: Caches) -> abi.GlideCaches:
         (own,) = self._own.of(caches.own)
@@ -147,7 +144,6 @@ class _Round:
         ends: ChainEnds,
         hidden: torch.Tensor | None,
         num_candidates: int,
-        behind: Filling | None,
     ) -> None:
         self._count, self._wide = len(roots.depths), num_candidates
         size = roots.depths[0] * self._count * num_candidates
@@ -160,14 +156,14 @@ class _Round:
             [i for table in roots.block_tables for i in (*table, *(0,) * (widest - len(table)))],
             list(chain.from_iterable(roots.copied or ())),
             list(chain.from_iterable(roots.num_equal or ())),
+            list(map(len, roots.behind or ())), list(chain.from_iterable(roots.behind or ())),
         )  # fmt: skip
         limits, own = Numbers("f", *ends), _OwnPointers(roots.own)
-        kept, fill = (None, None) if behind is None else _fill_step(behind)
-        self._kept = (numbers, limits, own, kept, hidden)
-        *of_roots, copied, num_equal = numbers.addresses
+        self._kept = (numbers, limits, own, hidden)
+        *of_roots, copied, num_equal, behind_counts, behind = numbers.addresses
         self.native = abi.Round(
             *(self._count, widest, roots.block_size, num_candidates, *of_roots),
-            None if fill is None else ctypes.pointer(fill),
+            *((None, None) if roots.behind is None else (behind_counts, behind)),
             *(pointer(hidden, torch.bfloat16), own.pointer),
             *((None, None) if roots.copied is None else (copied, num_equal)),
             *(*limits.addresses, len(ends.offsets)),
@@ -188,10 +184,10 @@ class _Round:
 
 
 def _stacked(hidden: Sequence[torch.Tensor] | None) -> torch.Tensor | None:
-    """[sequences, target hidden size]"""
+    """[sequences, target hidden size]; without the first dimension where there is one."""
     if hidden is None:
         return None
-    return hidden[0][None] if len(hidden) == 1 else torch.stack(tuple(hidden))
+    return hidden[0] if len(hidden) == 1 else torch.stack(tuple(hidden))
 
 
 class _OwnPointers:
@@ -201,10 +197,10 @@ class _OwnPointers:
         self.pointer: Any = None
         if own is None or not own.most:
             return
-        rows = [part.to(torch.bfloat16).contiguous() for part in own.rows]
+        rows = [r if r.dtype is torch.bfloat16 else r.to(torch.bfloat16) for r in own.rows]
         numbers = Numbers(
             "q",
-            [len(part) for part in own.token_ids],
+            [part.shape[0] for part in own.token_ids],
             [pointer(part, torch.int64) or 0 for part in own.token_ids],
             [pointer(part, torch.bfloat16) or 0 for part in rows],
         )
@@ -220,13 +216,6 @@ def _hint_pointers(hints: CopyHints | None) -> dict[str, int | None]:
         "copied": pointer(hints.token_ids, torch.int64),
         "num_equal": pointer(hints.num_equal, torch.int64),
     }
-
-
-def _fill_step(filling: Filling) -> tuple[NativeStep, abi.GlideStep]:
-    """A step of rows that only write KV: the owner of its tensors, and the step itself."""
-    step = native_step(filling.batch)
-    token_ids = pointer(filling.token_ids, torch.int64)
-    return step, abi.GlideStep(step=step.step, token_ids=token_ids)
 
 
 def _native_weights(

@@ -9,7 +9,7 @@ each behind the tokens drawn above it.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
@@ -31,6 +31,11 @@ class Verification(TreeWalk):
     """Row of the root's logits; node i's are i rows below it."""
     row: SamplerRow
     """What draws the token after the root."""
+    ignores_text: bool = field(init=False)
+    """The row's; asked for at every node."""
+
+    def __post_init__(self) -> None:
+        self.ignores_text = self.row.ignores_text
 
 
 def accept(logits: torch.Tensor, walks: Sequence[Verification]) -> None:
@@ -56,7 +61,7 @@ def accept(logits: torch.Tensor, walks: Sequence[Verification]) -> None:
 def _drawn_together(walk: Verification) -> Sequence[int]:
     """The node where the walk is, and those below it on the trunk that can be drawn for with it."""
     node, end = walk.path[-1], walk.tree.num_trunk
-    if not walk.row.ignores_text or node > end:
+    if not walk.ignores_text or node > end:
         return (node,)
     return range(node, min(end + 1, node + _MOST_TOGETHER))
 
@@ -66,8 +71,8 @@ def _row_at(walk: Verification, num_ahead: int) -> SamplerRow:
     num_more = len(walk.token_ids) + num_ahead
     if num_more == 0:
         return walk.row
-    if walk.row.ignores_text:
-        return replace(walk.row, num_more=num_more)
+    if walk.ignores_text:
+        return walk.row.ahead(num_more)
     return replace(walk.row, output_ids=[*walk.row.output_ids, *walk.token_ids])
 
 

@@ -1,7 +1,6 @@
 """Speculation around a step's forward: what is proposed before it, what is learned after it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from server.engine.drafters.drafter import Committed, Drafter
@@ -15,7 +14,7 @@ from server.engine.step.host.commit import Walk, committed_chunk, committed_toke
 from server.engine.step.host.draft import Drafted, Drafting, Grammars
 from server.engine.step.host.expand import expand
 from server.engine.step.host.verify import Verified
-from server.engine.step.stats import Observation, step_stats
+from server.engine.step.stats import NOTHING_EXPECTED, Expected, Observation, step_stats
 from server.engine.step.walk import TreeWalk
 from server.engine.types import RequestId
 
@@ -120,17 +119,16 @@ class Speculator:
         num_rows = sum(len(walk.tree) for walk in walks)
         lengths = proposed.drafted.lengths
         num_forwards = max(lengths, default=0)
-        expected_tokens = expected_seconds = 0.0
+        expected = NOTHING_EXPECTED
         if all(p.request.speculation.policy == "auto" for p in plan.sequences):
-            expected_tokens = len(walks) + proposed.expected_gain
             expected_seconds = costs.verify(num_rows)
             if num_forwards:
                 expected_seconds += costs.draft_start + num_forwards * costs.draft(len(lengths))
+            expected = Expected(len(walks) + proposed.expected_gain, expected_seconds)
         costs.observe_verify(num_rows, seconds.verify + seconds.other)
         if num_forwards:
             costs.observe_draft(len(lengths), num_forwards, seconds.draft)
-        stats = step_stats(*figures)
-        return replace(stats, expected_tokens=expected_tokens, expected_seconds=expected_seconds)
+        return step_stats(*figures, expected)
 
     def forget(self, request_id: RequestId) -> None:
         """The request is over."""
