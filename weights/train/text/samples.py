@@ -9,6 +9,7 @@ Other keys are ignored. Knows files and ids; how a prompt becomes ids is given t
 
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -67,21 +68,33 @@ class Sample(NamedTuple):
 def read_samples(
     paths: Sequence[Path], prompt_ids: PromptIds, vocab_size: int, max_tokens: int
 ) -> list[Sample]:
-    """All samples, in the files' order. Longer ones are cut, plain text into several; one without
-    anything to learn is left out.
+    """All samples, in the files' order; see `read_files`."""
+    return list(chain.from_iterable(read_files(paths, prompt_ids, vocab_size, max_tokens)))
+
+
+def read_files(
+    paths: Sequence[Path], prompt_ids: PromptIds, vocab_size: int, max_tokens: int
+) -> list[list[Sample]]:
+    """The samples of each file. Longer ones are cut, plain text into several; one without anything
+    to learn is left out.
 
     Raises:
-        CheckpointError: a file can't be read, or a line is broken; names file and line.
+        CheckpointError: a file can't be read, a line is broken, or there is nothing in any file;
+            names file and line.
     """
-    samples = list[Sample]()
-    for path in paths:
-        for number, entry in read_json_lines(path):
-            try:
-                samples.extend(_parse(entry, prompt_ids, vocab_size, max_tokens))
-            except ValueError as error:
-                raise line_error(path, number, str(error)) from None
-    if not samples:
+    files = [_read_file(path, prompt_ids, vocab_size, max_tokens) for path in paths]
+    if not any(files):
         raise CheckpointError(", ".join(map(str, paths)), "no text to learn from")
+    return files
+
+
+def _read_file(path: Path, prompt_ids: PromptIds, vocab_size: int, max_tokens: int) -> list[Sample]:
+    samples = list[Sample]()
+    for number, entry in read_json_lines(path):
+        try:
+            samples.extend(_parse(entry, prompt_ids, vocab_size, max_tokens))
+        except ValueError as error:
+            raise line_error(path, number, str(error)) from None
     return samples
 
 

@@ -1,11 +1,13 @@
 """Random tokens said twice, beside the text of a run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from server.errors import CheckpointError
 from tests.weights.train.tiny import VOCABULARY, no_prompt, tiny_config
 from weights.train.shards import read_shards
 from weights.train.text.repeated import copies_beside
@@ -50,14 +52,16 @@ def test_the_seed_and_the_text_decide_the_tokens() -> None:
     assert not set(digests(20, 3)) & set(digests(19, 3))
 
 
+def lines_of_text(count: int, seed: int) -> list[str]:
+    generator = np.random.default_rng(seed)
+    texts = (generator.integers(1, 60, 1000).tolist() for _ in range(count))
+    return [json.dumps({"text_ids": ids}) + "\n" for ids in texts]
+
+
 def test_text_that_is_added_leaves_the_shards_that_are_there(tmp_path: Path) -> None:
     path = tmp_path / "text.jsonl"
     config = tiny_config(tmp_path, path, copied_share=0.05)
-    generator = np.random.default_rng(2)
-    lines = [
-        json.dumps({"text_ids": generator.integers(1, 60, 1000).tolist()}) + "\n"
-        for _ in range(60)
-    ]  # fmt: skip
+    lines = lines_of_text(60, seed=2)
 
     def names(count: int) -> list[str]:
         path.write_text("".join(lines[:count]))
@@ -73,3 +77,22 @@ def test_text_that_is_added_leaves_the_shards_that_are_there(tmp_path: Path) -> 
     few, many = names(40), names(60)
     assert len(many) > len(few) > 2
     assert many[: len(few) - 1] == few[:-1]
+
+
+def test_a_file_has_the_same_shards_beside_others(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.jsonl" for name in "abc"]
+    for seed, path in enumerate(paths[:2]):
+        path.write_text("".join(lines_of_text(20, seed)))
+    paths[2].write_text("")
+    config = tiny_config(tmp_path, paths[0], copied_share=0.05)
+
+    def names(*some: Path) -> list[str]:
+        found = read_shards(replace(config, text=some), no_prompt, VOCABULARY, AVOIDED)
+        return [shard.name for shard in found]
+
+    a, b, empty = paths
+    assert len({*names(a), *names(b)}) == len(names(a)) + len(names(b)) > 2
+    assert names(a, b) == names(a, empty, b) == names(a) + names(b)
+    assert names(b, a) == names(b) + names(a)
+    with pytest.raises(CheckpointError, match="no text to learn from"):
+        names(empty)
