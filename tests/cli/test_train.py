@@ -142,6 +142,10 @@ def test_from_nothing_to_a_draft_and_on(
     card = (out / "card.md").read_text()
     assert f"# out\n\nA GliDe draft for {Path(target).name}.\n" in card
     assert re.search(r"^\| text\.jsonl \| \d+ \| 3,\d{3} \| 100% \|$", card, re.MULTILINE)
+    captured = re.search(r"features of ([\d,]+) tokens are there since the text was written", told)
+    read = re.search(r"samples, ([\d,]+) tokens, ", told)
+    assert captured is not None and read is not None and captured[1] == read[1]
+    assert "target's forward" not in told
     before = (work / "text.jsonl").read_bytes()
     assert before.count(b"\n") > 20
 

@@ -82,6 +82,8 @@ def estimate(
     num_given: int,
     num_wanted: int,
     seconds: float | None,
+    *,
+    captures: bool = False,
 ) -> Estimate:
     """Estimates a run from its beginning; measures a product for half a second.
 
@@ -89,22 +91,27 @@ def estimate(
         num_given: tokens of text that are there.
         num_wanted: tokens that are to be written, as far as there is time.
         seconds: for everything; None for no limit.
+        captures: whether text that is written has its features then.
     """
     costs = _costs(config, target, device)
     if seconds is None:
-        num_written, num_read = num_wanted, num_given + num_wanted
-        training = (config.epochs or _EPOCHS) * num_read * costs.learning
+        num_written = num_wanted
+        num_read = num_given + (0 if captures else num_written)
+        num_tokens = num_given + num_written
+        training = (config.epochs or _EPOCHS) * num_tokens * costs.learning
     else:
         num_written = min(num_wanted, int(seconds * TEXT_SHARE / costs.writing))
         left = seconds - num_written * costs.writing
-        num_read = min(num_given + num_written, int(left * MOST_FEATURES / costs.reading))
+        num_read = num_given + (0 if captures else num_written)
+        num_read = min(num_read, int(left * MOST_FEATURES / costs.reading))
+        num_tokens = num_read + (num_written if captures else 0)
         training = left - num_read * costs.reading
-    epochs = training / max(num_read * costs.learning, 1e-9)
+    epochs = training / max(num_tokens * costs.learning, 1e-9)
     return Estimate(
-        num_tokens=num_read,
+        num_tokens=num_tokens,
         text_seconds=num_written * costs.writing,
         feature_seconds=num_read * costs.reading,
-        feature_bytes=feature_bytes(config, target, num_read),
+        feature_bytes=feature_bytes(config, target, num_tokens),
         training_seconds=training,
         passes=epochs if config.epochs is None else min(epochs, config.epochs),
         goes_on=config.from_draft is not None,

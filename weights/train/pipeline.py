@@ -1,7 +1,7 @@
 """`glidecape train` from end to end: a draft for a model, in three stages.
 
     1. text       the target writes answers to prompts, its own or the user's   text/stage.py
-    2. features   one forward of the target over the text                       train.py
+    2. features   taken meanwhile, or by a forward of the target over the text  train.py
     3. training   the draft learns from them                                    train.py
 
 Everything on the way lies in a work folder; the same job goes on where the last run stopped.
@@ -9,7 +9,9 @@ Everything on the way lies in a work folder; the same job goes on where the last
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -17,15 +19,24 @@ from rich.console import Console
 
 from server.config import ModelSettings
 from server.loading.machine import pick_device
+from server.loading.model import LoadedModel
+from server.report import Report
 from weights.model_names import model_name
 from weights.train.card import write_card
 from weights.train.checks import check_machine, check_resumed, room_for_features
 from weights.train.config import TrainConfig
 from weights.train.estimate import estimate
+from weights.train.features.capture import Capture
+from weights.train.features.captured import FeatureRecorder, open_captured
+from weights.train.features.store import FOLDER, read_key
+from weights.train.features.writer import feature_shape
 from weights.train.fit.earlier_draft import draft_files, with_its_shape
 from weights.train.load import load_for_training
 from weights.train.out_folder import check_out
 from weights.train.progress import clock, reporter
+from weights.train.text.generate import Recorder
+from weights.train.text.prompts import prompt_encoder
+from weights.train.text.samples import Sample, read_file
 from weights.train.text.stage import (
     TEXT_SECONDS,
     Source,
@@ -35,7 +46,7 @@ from weights.train.text.stage import (
     write_text,
 )
 from weights.train.time_plan import TEXT_SHARE, plan_time
-from weights.train.train import learn, prepare
+from weights.train.train import feature_key, learn, prepare, take_captured
 from weights.train.work_folder import StageClock, WorkFolder
 
 _NO_TIME = 0.01
@@ -129,7 +140,9 @@ def _write_text(job: TrainJob, source: Source, work: WorkFolder, console: Consol
     num_wanted = max(0, job.num_tokens - num_given)
     report(_plan(job.seconds, num_given, num_wanted))
     device = pick_device(job.settings.device)
-    report(str(estimate(job.config, source.config, device, num_given, num_wanted, job.seconds)))
+    captures = device.type == "cpu"
+    figures = num_given, num_wanted, job.seconds
+    report(str(estimate(job.config, source.config, device, *figures, captures=captures)))
     if num_wanted == 0:
         return
     deadline = None
@@ -140,7 +153,38 @@ def _write_text(job: TrainJob, source: Source, work: WorkFolder, console: Consol
             return
         deadline = time.monotonic() + left
     plan = TextPlan(num_wanted, deadline, job.at_once, job.max_new_tokens, job.config.seed)
-    write_text(job.settings, source, work, plan, console)
+    recording = partial(_recording, job, source, work, report) if captures else None
+    write_text(job.settings, source, work, plan, console, recording)
+
+
+def _recording(
+    job: TrainJob, source: Source, work: WorkFolder, report: Report
+) -> Callable[[LoadedModel], Recorder | None]:
+    """What makes a recorder of the features. What they depend on has to be known before the text,
+    so that the target is loaded once more for it where there are no features yet.
+
+    For steps that the host runs: those on a GPU leave nothing behind to be taken.
+    """
+    spent = StageClock(work, _FORWARD_SECONDS, time.monotonic())
+    key = read_key(work.path / FOLDER)
+    if key is None:
+        loaded = load_for_training(job.settings, job.config, report)
+        key = feature_key(job.config, loaded.target)
+    spent.note()
+
+    def record(model: LoadedModel) -> Recorder | None:
+        if model.workers is not None or model.facts.precision != key.form:
+            return None  # features of this engine would be others
+        longest, vocab_size = job.config.max_sample_tokens, source.config.vocab_size
+        written = list[Sample]()
+        if _has_text(job.written_text):
+            prompt_ids = prompt_encoder(source.tokenizer, source.template)
+            written = read_file(job.written_text, prompt_ids, vocab_size, longest)
+        capture, store = Capture(model.runner, key), open_captured(work.path, key)
+        shape = feature_shape(key, source.config)
+        return FeatureRecorder(capture, store, shape, written, longest)
+
+    return record
 
 
 def _plan(seconds: float | None, num_given: int, num_wanted: int) -> str:
@@ -172,6 +216,7 @@ def _train(job: TrainJob, source: Source, work: WorkFolder, console: Console) ->
             job.config, text=text, feature_bytes=room_for_features(work.path, source.config)
         )
         loaded = load_for_training(settings, config, report)
+        take_captured(config, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, report)
         spent.note()
         if seconds is not None:
             config, deadline = plan_time(config, loaded, work, seconds, end, report)

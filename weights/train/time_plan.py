@@ -29,8 +29,9 @@ from weights.train.work_folder import WorkFolder
 _PROBE_TOKENS = 4096
 """Tokens that the speed of the target's forward is measured on."""
 TEXT_SHARE = 0.4
-"""Largest share of all the time that writing text may take. On a CPU, the target's forward over
-that text takes almost as long again, and the training needs some epochs."""
+"""Largest share of all the time that writing text may take. Where its features are not taken
+meanwhile, the target's forward over it takes almost as long again, and the training needs some
+epochs."""
 MOST_FEATURES = 0.6
 """Most of the time after the text that the target's forward may take; text beyond it is left
 out."""

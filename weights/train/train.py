@@ -13,6 +13,7 @@ from server.models.glide_config import GlideConfig, config_dict
 from server.report import Report
 from weights.checkpoint import read_json
 from weights.train.config import TrainConfig, vocabulary_sizes
+from weights.train.features.captured import CAPTURED, adopt
 from weights.train.features.store import (
     FOLDER,
     FeatureKey,
@@ -146,8 +147,34 @@ def _draft_config(config: TrainConfig, target: TrainTarget) -> GlideConfig:
     )
 
 
+def take_captured(
+    config: TrainConfig,
+    target: TrainTarget,
+    prompt_ids: PromptIds,
+    stop_token_ids: Collection[int],
+    report: Report,
+) -> None:
+    """Takes over the features that were captured while the text was written, so that the target
+    need not read it again.
+
+    Args, Raises: as `prepare`.
+    """
+    if not (config.work / CAPTURED).exists():
+        return
+    shards = read_shards(config, prompt_ids, target.config.vocab_size, stop_token_ids)
+    num_tokens = adopt(config.work, *_open_store(config, target), shards)
+    if num_tokens:
+        report(f"features of {num_tokens:,} tokens are there since the text was written")
+
+
 def _open_store(config: TrainConfig, target: TrainTarget) -> tuple[FeatureStore, FeatureWriter]:
-    key = FeatureKey(
+    key = feature_key(config, target)
+    return FeatureStore(config.work / FOLDER, key), FeatureWriter(target, key)
+
+
+def feature_key(config: TrainConfig, target: TrainTarget) -> FeatureKey:
+    """What a run's features depend on."""
+    return FeatureKey(
         target=target.identity,
         glimpse_layers=target.glimpse_layers,
         glimpse_hidden=config.glimpse_hidden,
@@ -155,7 +182,6 @@ def _open_store(config: TrainConfig, target: TrainTarget) -> tuple[FeatureStore,
         dtype=config.feature_dtype,
         form=target.form,
     )
-    return FeatureStore(config.work / FOLDER, key), FeatureWriter(target, key)
 
 
 def _fitting_shards(

@@ -36,6 +36,22 @@ def test_without_a_limit_all_is_done(config: estimate_module.TrainConfig) -> Non
         assert getattr(twice, name) == pytest.approx(2 * getattr(found, name))
 
 
+@pytest.mark.parametrize("seconds", [None, 3600.0])
+def test_text_whose_features_are_captured_is_not_read(
+    config: estimate_module.TrainConfig, seconds: float | None
+) -> None:
+    given, wanted = 1_000, 9_000
+    found = estimate(config, TARGET, CPU, given, wanted, seconds, captures=True)
+    read = estimate(config, TARGET, CPU, given, wanted, seconds)
+    alone = estimate(config, TARGET, CPU, given, 0, seconds)
+    assert found.feature_seconds == pytest.approx(alone.feature_seconds)
+    assert found.feature_seconds < read.feature_seconds
+    assert found.num_tokens == read.num_tokens == given + wanted
+    if seconds is not None:
+        parts = found.text_seconds + found.feature_seconds + found.training_seconds
+        assert parts == pytest.approx(seconds)
+
+
 def test_text_that_is_there_is_not_written(config: estimate_module.TrainConfig) -> None:
     found = estimate(config, TARGET, CPU, 10_000, 0, None)
     assert (found.num_tokens, found.text_seconds) == (10_000, 0.0)

@@ -10,7 +10,9 @@ import torch
 from server.engine.step.inputs import Nodes, StepInputs, build_inputs
 from server.engine.step.kv_cache import CacheShape, allocate_kv
 from server.kernels.tree import LayerCache
+from server.models.config import ModelConfig
 from weights.train.features.labels import SoftLabels, soft_labels
+from weights.train.features.rows import glimpsed_kv, stored_labels
 from weights.train.features.store import (
     FEATURE_DTYPES,
     FeatureKey,
@@ -46,6 +48,18 @@ def native_threads(are_there: bool) -> Generator[None]:
         torch.set_num_threads(before)
 
 
+def feature_shape(key: FeatureKey, target: ModelConfig) -> FeatureShape:
+    """Sizes of such features of a target."""
+    return FeatureShape(
+        num_glimpses=len(key.glimpse_layers),
+        num_kv_heads=target.num_kv_heads,
+        head_dim=target.head_dim,
+        hidden_size=target.hidden_size if key.glimpse_hidden else 0,
+        top_k=min(key.top_k, target.vocab_size),
+        dtype=FEATURE_DTYPES[key.dtype],
+    )
+
+
 class FeatureWriter:
     """Runs the target over samples and gathers what a draft learns from."""
 
@@ -56,15 +70,7 @@ class FeatureWriter:
         self._caches = list[LayerCache]()
 
     def shape(self) -> FeatureShape:
-        config = self.target.config
-        return FeatureShape(
-            num_glimpses=len(self.key.glimpse_layers),
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            hidden_size=config.hidden_size if self.key.glimpse_hidden else 0,
-            top_k=min(self.key.top_k, config.vocab_size),
-            dtype=self.dtype,
-        )
+        return feature_shape(self.key, self.target.config)
 
     @torch.inference_mode()
     def compute(self, samples: Sequence[Sample]) -> ShardTensors:
@@ -77,7 +83,8 @@ class FeatureWriter:
         inputs = self._inputs(samples)
         with native_threads(self.target.model.has_threads):
             hidden = self.target.model(inputs.token_ids, self._caches, inputs.batch)
-        tensors = {"kv": self._kv(inputs.batch.slots)}
+        layers, slots = self.key.glimpse_layers, inputs.batch.slots
+        tensors = {"kv": glimpsed_kv(self._caches, layers, slots, self.dtype)}
         if self.key.glimpse_hidden:
             tensors["hidden"] = hidden.to(self.dtype).cpu()
         starts = zip(inputs.first_rows, samples, strict=True)
@@ -101,29 +108,12 @@ class FeatureWriter:
             self._caches = allocate_kv(shape, num_blocks, _BLOCK, self.device)
         return build_inputs(nodes, _BLOCK, self.device)
 
-    def _kv(self, slots: torch.Tensor) -> torch.Tensor:
-        """[tokens, glimpses, 2, kv_heads, head_dim]"""
-        if not self.key.glimpse_layers:
-            shape = self.shape()
-            return torch.empty(
-                len(slots), 0, 2, shape.num_kv_heads, shape.head_dim, dtype=self.dtype
-            )
-        layers = [
-            torch.stack([pool.flatten(0, 1)[slots] for pool in self._caches[layer]], dim=1)
-            for layer in self.key.glimpse_layers
-        ]
-        return torch.stack(layers, dim=1).to(self.dtype).cpu()
-
     def _labels(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
         """hidden: [labels, hidden]"""
         logits = self.target.model.logits
         parts = [soft_labels(logits(rows), self.key.top_k) for rows in hidden.split(_HEAD_ROWS)]
         labels = SoftLabels(*(torch.cat(field) for field in zip(*parts, strict=True)))
-        return {
-            "probs": labels.probs.to(torch.float16).cpu(),
-            "token_ids": labels.token_ids.int().cpu(),
-            "rest": labels.rest.to(torch.float16).cpu(),
-        }
+        return stored_labels(labels)
 
 
 def write_features(

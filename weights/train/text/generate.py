@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from server.engine.types import Request, RequestId, SamplingParams
 from server.errors import ConfigError, GlidecapeError, UnsupportedModelError
@@ -26,6 +27,23 @@ from weights.train.text.self_prompts import (
 )
 from weights.train.text.store import Answer, AnswerKind, Finish, TextStore, answer_key
 from weights.train.text.target import TextTarget
+
+
+class Recorder(Protocol):
+    """Is told of the requests for answers (`features/captured.py`)."""
+
+    def begin(self, request_id: RequestId) -> None:
+        """To be called before the request is made."""
+        ...
+
+    def end(self, request_id: RequestId, answer: Answer | None) -> None:
+        """The answer has been written; None where there is none."""
+        ...
+
+    def flush(self) -> None:
+        """There will be no more answers."""
+        ...
+
 
 TEXT_FILE, PROMPTS_FILE = "text.jsonl", "prompts.jsonl"
 _MIN_ROOM = 16
@@ -72,6 +90,7 @@ async def generate_text(
     folder: Path,
     config: GenerationConfig,
     report: Callable[[Progress], None],
+    recorder: Recorder | None = None,
 ) -> Progress:
     """Writes text until there are `num_tokens`, the time is up, or all prompts are answered.
 
@@ -80,6 +99,7 @@ async def generate_text(
         prompts: of the user; none where the target is to write its own.
         folder: of this run and those it resumes; gets `text.jsonl` and `prompts.jsonl`.
         report: called about twice a second.
+        recorder: is told of every answer, in the order in which they are written.
 
     Raises:
         CheckpointError: a file of the folder is broken or can't be written.
@@ -93,7 +113,11 @@ async def generate_text(
         closing(SelfPrompts(folder / PROMPTS_FILE)) as self_prompts,
     ):
         work = jobs(prompts, can_write_itself=header is not None)
-        return await _Generation(target, header, store, self_prompts, work, config).run(report)
+        generation = _Generation(target, header, store, self_prompts, work, config, recorder)
+        done = await generation.run(report)
+        if recorder is not None:
+            recorder.flush()
+        return done
 
 
 def _header(target: TextTarget, *, needed: bool) -> UserHeader | None:
@@ -119,8 +143,10 @@ class _Generation:
         self_prompts: SelfPrompts,
         work: Iterator[Job],
         config: GenerationConfig,
+        recorder: Recorder | None,
     ) -> None:
         self._target = target
+        self._recorder = recorder
         self._header = header
         self._config = config
         self._store = store
@@ -209,10 +235,18 @@ class _Generation:
             seed=chosen.seed,
         )
         request = Request(RequestId(f"{source}/{key.hex()}"), prompt_ids, params)
-        response_ids, finish = await self._listen(request)
-        if response_ids:
-            answer = Answer(source, chosen.temperature, prompt_ids, tuple(response_ids), finish)
-            self._store.add(answer)
+        answer: Answer | None = None
+        if self._recorder is not None:
+            self._recorder.begin(request.request_id)
+        try:
+            response_ids, finish = await self._listen(request)
+            if response_ids:
+                ids = prompt_ids, tuple(response_ids)
+                answer = Answer(source, chosen.temperature, *ids, finish)
+                self._store.add(answer)
+        finally:
+            if self._recorder is not None:
+                self._recorder.end(request.request_id, answer)
 
     async def _listen(self, request: Request) -> tuple[list[int], Finish]:
         """The answer, up to its end, to where it goes round in circles, or to the stage's end."""

@@ -82,13 +82,14 @@ def read_files(
         CheckpointError: a file can't be read, a line is broken, or there is nothing in any file;
             names file and line.
     """
-    files = [_read_file(path, prompt_ids, vocab_size, max_tokens) for path in paths]
+    files = [read_file(path, prompt_ids, vocab_size, max_tokens) for path in paths]
     if not any(files):
         raise CheckpointError(", ".join(map(str, paths)), "no text to learn from")
     return files
 
 
-def _read_file(path: Path, prompt_ids: PromptIds, vocab_size: int, max_tokens: int) -> list[Sample]:
+def read_file(path: Path, prompt_ids: PromptIds, vocab_size: int, max_tokens: int) -> list[Sample]:
+    """The samples of one file, which may be none; see `read_files`."""
     samples = list[Sample]()
     for number, entry in read_json_lines(path):
         try:
@@ -112,6 +113,18 @@ def _parse(
         raise ValueError("has neither 'response_ids' nor 'text_ids'")
     response = _ids(entry, "response_ids", vocab_size)
     prompt = _prompt(entry, prompt_ids, vocab_size)
+    yield from _answer_sample(prompt, response, max_tokens)
+
+
+def answer_sample(
+    prompt_ids: Sequence[int], response_ids: Sequence[int], max_tokens: int
+) -> Sample | None:
+    """The sample that `read_samples` makes of an answer's line; None where that leaves it out."""
+    prompt, response = (np.asarray(ids, dtype=np.int32) for ids in (prompt_ids, response_ids))
+    return next(_answer_sample(prompt, response, max_tokens), None)
+
+
+def _answer_sample(prompt: TokenIds, response: TokenIds, max_tokens: int) -> Iterator[Sample]:
     whole = np.concatenate((prompt, response))[:max_tokens]
     yield from _sample(whole, max(1, len(prompt) - 1))
 

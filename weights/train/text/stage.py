@@ -22,7 +22,13 @@ from server.report import Report
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import Tokenizer, from_hf, load_hf_tokenizer
 from weights.train.progress import reporter, text_bar
-from weights.train.text.generate import TEXT_FILE, GenerationConfig, Progress, generate_text
+from weights.train.text.generate import (
+    TEXT_FILE,
+    GenerationConfig,
+    Progress,
+    Recorder,
+    generate_text,
+)
 from weights.train.text.prompts import Prompt, prompt_encoder, read_prompts, usable_template
 from weights.train.text.samples import read_samples
 from weights.train.text.self_prompts import user_header
@@ -107,10 +113,19 @@ def count_given(paths: Sequence[Path], source: Source) -> int:
 
 
 def write_text(
-    settings: ModelSettings, source: Source, work: WorkFolder, plan: TextPlan, console: Console
+    settings: ModelSettings,
+    source: Source,
+    work: WorkFolder,
+    plan: TextPlan,
+    console: Console,
+    recording: Callable[[], Callable[[LoadedModel], Recorder | None]] | None = None,
 ) -> None:
     """Loads the engine, writes text into the work folder, and lets go of the engine's memory;
     nothing if there is enough text already.
+
+    Args:
+        recording: called before the engine is loaded; what it gives, makes what is told of every
+            answer. The engine finds no prefixes then, so that it computes all of every prompt.
 
     Raises:
         ConfigError: the memory doesn't hold the target's KV cache.
@@ -123,7 +138,11 @@ def write_text(
             report(f"text: {store.num_tokens:,} tokens are there already")
             return
     sized, concurrency = size_engine(settings, source, plan)
+    record = None if recording is None else recording()
+    if record is not None:
+        sized = sized.model_copy(update={"prefix_caching": "off"})
     model = build_model(sized, report, _ignore)
+    recorder = None if record is None else record(model)
     seconds = None if plan.deadline is None else max(plan.deadline - time.monotonic(), 1.0)
     config = GenerationConfig(plan.num_tokens, seconds, concurrency, plan.max_new_tokens, plan.seed)
     report(f"writing text, {concurrency} answers at once")
@@ -135,11 +154,11 @@ def write_text(
                 show(progress)
                 clock.tick()
 
-            done = asyncio.run(_run(model, source, work.path, config, both))
+            done = asyncio.run(_run(model, source, work.path, config, both, recorder))
         report(_summary(done))
     finally:
         clock.note()
-        del model
+        del model, recorder
         gc.collect()  # the engine's parts know each other; training needs their memory
 
 
@@ -159,11 +178,12 @@ async def _run(
     folder: Path,
     config: GenerationConfig,
     show: Callable[[Progress], None],
+    recorder: Recorder | None,
 ) -> Progress:
     target = TextTarget(model.engine, source.tokenizer, source.template)
     model.engine.start()
     try:
-        return await generate_text(target, source.prompts, folder, config, show)
+        return await generate_text(target, source.prompts, folder, config, show, recorder)
     finally:
         await model.engine.stop()
 
