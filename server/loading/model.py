@@ -53,8 +53,8 @@ class LoadedModel:
     """The sizes of the KV cache and of a step."""
     engine: AsyncEngine
     runner: Runner
-    """What the engine runs; for measurements that need the model itself. Its speculator may be
-    exchanged while no request is open."""
+    """What the engine runs; for what needs the model itself. While no request is open, its
+    speculator may be exchanged and its forward observed."""
     grammars: GrammarCompiler
     tokenizer: Tokenizer
     chat_template: ChatTemplate

@@ -164,6 +164,21 @@ def test_from_nothing_to_a_draft_and_on(
             run(tokens="30k", **{name: value})
 
 
+def test_text_of_another_form_has_its_features_by_a_forward(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def other(settings: ModelSettings, report: Report) -> str:
+        return "bfloat16"
+
+    monkeypatch.setattr(pipeline, "written_form", other)
+    run(works=True)
+    told = capsys.readouterr().err.replace("\n", " ")
+    assert "text is written with bfloat16, so that its features need a forward" in told
+    assert "are there since the text was written" not in told
+    assert "target's forward" in told
+    assert not (tmp_path / "out.work" / "recorded").exists()
+
+
 def test_a_draft_goes_on_from_another_one(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from server.models.layers import Placement
 from server.models.llama import LlamaParameters
 from weights.train.config import TrainConfig, chosen_layers, vocabulary_sizes
 from weights.train.features.induction import MOST_LAYERS
+from weights.train.features.recorded import RECORDED
 from weights.train.features.store import (
     FEATURE_DTYPES,
     FOLDER,
@@ -109,7 +110,7 @@ def _check_same(config: TrainConfig, name: str, value: object, earlier: object) 
 
 def room_for_features(work: Path, target: ModelConfig) -> int:
     """Bytes the features may take, those that are there included."""
-    there = sum(stored_bytes(work / FOLDER).values())
+    there = _feature_bytes_there(work)
     return max(1, shutil.disk_usage(work).free + there - _spare_bytes(target))
 
 
@@ -129,7 +130,12 @@ def _bytes_there(work: Path) -> int:
     """Text and features that a run which is resumed has written."""
     text = work / TEXT_FILE
     written = text.stat().st_size if text.exists() else 0
-    return written + sum(stored_bytes(work / FOLDER).values())
+    return written + _feature_bytes_there(work)
+
+
+def _feature_bytes_there(work: Path) -> int:
+    """Of features, recorded ones included, which become others' in time."""
+    return sum(sum(stored_bytes(work / name).values()) for name in (FOLDER, RECORDED))
 
 
 def feature_bytes(config: TrainConfig, target: ModelConfig, num_tokens: int) -> int:

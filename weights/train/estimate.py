@@ -83,7 +83,7 @@ def estimate(
     num_wanted: int,
     seconds: float | None,
     *,
-    captures: bool = False,
+    records: bool = False,
 ) -> Estimate:
     """Estimates a run from its beginning; measures a product for half a second.
 
@@ -91,20 +91,20 @@ def estimate(
         num_given: tokens of text that are there.
         num_wanted: tokens that are to be written, as far as there is time.
         seconds: for everything; None for no limit.
-        captures: whether text that is written has its features then.
+        records: whether text that is written has its features then.
     """
     costs = _costs(config, target, device)
     if seconds is None:
         num_written = num_wanted
-        num_read = num_given + (0 if captures else num_written)
+        num_read = num_given + (0 if records else num_written)
         num_tokens = num_given + num_written
         training = (config.epochs or _EPOCHS) * num_tokens * costs.learning
     else:
         num_written = min(num_wanted, int(seconds * TEXT_SHARE / costs.writing))
         left = seconds - num_written * costs.writing
-        num_read = num_given + (0 if captures else num_written)
+        num_read = num_given + (0 if records else num_written)
         num_read = min(num_read, int(left * MOST_FEATURES / costs.reading))
-        num_tokens = num_read + (num_written if captures else 0)
+        num_tokens = num_read + (num_written if records else 0)
         training = left - num_read * costs.reading
     epochs = training / max(num_tokens * costs.learning, 1e-9)
     return Estimate(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from server.config import ModelSettings
-from server.loading.machine import default_threads, pick_device
+from server.loading.machine import default_threads, pick_device, pick_dtype
 from server.loading.target import TargetFiles, choose_form, load_target, locate_target
 from server.loading.text import end_ids
 from server.models.layers import Placement
@@ -15,9 +15,10 @@ from server.report import Report
 from server.setting_types import QuantizationChoice
 from server.text.chat_template import ChatTemplate
 from server.text.tokenizer import from_hf, load_hf_tokenizer
+from weights.quantization import describe
 from weights.train.config import Precision, TrainConfig, chosen_layers
 from weights.train.features.induction import copying_layers, induction_scores
-from weights.train.features.store import FOLDER, read_key
+from weights.train.features.recorded import known_key
 from weights.train.features.target import TrainTarget, prepare_target
 from weights.train.fit.precision import pick_precision
 from weights.train.text.prompts import prompt_encoder, usable_template
@@ -64,6 +65,14 @@ def load_for_training(
     return TrainingSource(target, prompt_ids, end_ids(shape, tokenizer))
 
 
+def written_form(settings: ModelSettings, report: Report) -> str:
+    """The form in which an engine keeps the weights, as `TrainTarget.form`."""
+    device = pick_device(settings.device)
+    placement = Placement(device, pick_dtype(settings.dtype, device))
+    files = locate_target(settings, placement.dtype, report)
+    return describe(choose_form(files, placement, settings.quantization), placement.dtype)
+
+
 _Form = tuple[TargetFiles, Placement, Quantization | None]
 
 
@@ -90,7 +99,7 @@ def _form(settings: ModelSettings, config: TrainConfig, report: Report) -> _Form
 def _precision(config: TrainConfig) -> Precision:
     """What was asked for, or what the features in the work folder were made in: which one is faster
     is measured, and may come out differently in the next run."""
-    held = read_key(config.work / FOLDER)
+    held = known_key(config.work)
     if config.precision == "auto" and held is not None and held.form in ("float32", "bfloat16"):
         return held.form
     return config.precision
@@ -98,7 +107,7 @@ def _precision(config: TrainConfig) -> Precision:
 
 def _probed_layers(config: TrainConfig, parameters: Parameters, report: Report) -> tuple[int, ...]:
     """Those the features in the work folder are of, else those that the probe finds."""
-    held = read_key(config.work / FOLDER)
+    held = known_key(config.work)
     if held is not None:
         return held.glimpse_layers
     scores = induction_scores(parameters)

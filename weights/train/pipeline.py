@@ -20,18 +20,19 @@ from rich.console import Console
 from server.config import ModelSettings
 from server.loading.machine import pick_device
 from server.loading.model import LoadedModel
+from server.models.config import ModelConfig
 from server.report import Report
 from weights.model_names import model_name
 from weights.train.card import write_card
 from weights.train.checks import check_machine, check_resumed, room_for_features
-from weights.train.config import TrainConfig
+from weights.train.config import TrainConfig, chosen_layers
 from weights.train.estimate import estimate
-from weights.train.features.capture import Capture
-from weights.train.features.captured import FeatureRecorder, open_captured
-from weights.train.features.store import FOLDER, read_key
+from weights.train.features.record import RowRecorder
+from weights.train.features.recorded import FeatureRecorder, known_key, open_recorded
+from weights.train.features.store import FeatureKey
 from weights.train.features.writer import feature_shape
 from weights.train.fit.earlier_draft import draft_files, with_its_shape
-from weights.train.load import load_for_training
+from weights.train.load import load_for_training, written_form
 from weights.train.out_folder import check_out
 from weights.train.progress import clock, reporter
 from weights.train.text.generate import Recorder
@@ -46,7 +47,7 @@ from weights.train.text.stage import (
     write_text,
 )
 from weights.train.time_plan import TEXT_SHARE, plan_time
-from weights.train.train import feature_key, learn, prepare, take_captured
+from weights.train.train import feature_key, learn, prepare, take_recorded
 from weights.train.work_folder import StageClock, WorkFolder
 
 _NO_TIME = 0.01
@@ -140,9 +141,9 @@ def _write_text(job: TrainJob, source: Source, work: WorkFolder, console: Consol
     num_wanted = max(0, job.num_tokens - num_given)
     report(_plan(job.seconds, num_given, num_wanted))
     device = pick_device(job.settings.device)
-    captures = device.type == "cpu"
+    records = device.type == "cpu" and job.settings.tensor_parallel_size == 1
     figures = num_given, num_wanted, job.seconds
-    report(str(estimate(job.config, source.config, device, *figures, captures=captures)))
+    report(str(estimate(job.config, source.config, device, *figures, records=records)))
     if num_wanted == 0:
         return
     deadline = None
@@ -153,38 +154,52 @@ def _write_text(job: TrainJob, source: Source, work: WorkFolder, console: Consol
             return
         deadline = time.monotonic() + left
     plan = TextPlan(num_wanted, deadline, job.at_once, job.max_new_tokens, job.config.seed)
-    recording = partial(_recording, job, source, work, report) if captures else None
+    recording = partial(_recording, job, source, work, report) if records else None
     write_text(job.settings, source, work, plan, console, recording)
 
 
 def _recording(
     job: TrainJob, source: Source, work: WorkFolder, report: Report
-) -> Callable[[LoadedModel], Recorder | None]:
-    """What makes a recorder of the features. What they depend on has to be known before the text,
-    so that the target is loaded once more for it where there are no features yet.
+) -> Callable[[LoadedModel], Recorder] | None:
+    """What makes a recorder of the features, whose key has to be known before the text: where there
+    are none yet, the target is loaded once more for it. None where the text is written by the
+    target in another form than training reads it in.
 
     For steps that the host runs: those on a GPU leave nothing behind to be taken.
     """
-    spent = StageClock(work, _FORWARD_SECONDS, time.monotonic())
-    key = read_key(work.path / FOLDER)
-    if key is None:
+    key = known_key(work.path)
+    if key is None or not key.form or not _goes_with(job.config, source.config, key):
         loaded = load_for_training(job.settings, job.config, report)
         key = feature_key(job.config, loaded.target)
-    spent.note()
+    form = written_form(job.settings, report)
+    if form != key.form:
+        report(f"the text is written with {form}, so that its features need a forward of their own")
+        return None
 
-    def record(model: LoadedModel) -> Recorder | None:
-        if model.workers is not None or model.facts.precision != key.form:
-            return None  # features of this engine would be others
+    def record(model: LoadedModel) -> Recorder:
         longest, vocab_size = job.config.max_sample_tokens, source.config.vocab_size
         written = list[Sample]()
         if _has_text(job.written_text):
             prompt_ids = prompt_encoder(source.tokenizer, source.template)
             written = read_file(job.written_text, prompt_ids, vocab_size, longest)
-        capture, store = Capture(model.runner, key), open_captured(work.path, key)
+        room = room_for_features(work.path, source.config)
+        most_bytes = min(room, job.config.feature_bytes or room)
+        rows, store = RowRecorder(model.runner, key), open_recorded(work.path, key)
         shape = feature_shape(key, source.config)
-        return FeatureRecorder(capture, store, shape, written, longest)
+        return FeatureRecorder(rows, store, shape, most_bytes, written, longest)
 
     return record
+
+
+def _goes_with(config: TrainConfig, target: ModelConfig, key: FeatureKey) -> bool:
+    """Whether features of this key are what the draft is to learn from."""
+    layers = chosen_layers(config, target)
+    wanted = config.glimpse_hidden, config.top_k, config.feature_dtype
+    return layers in (None, key.glimpse_layers) and wanted == (
+        key.glimpse_hidden,
+        key.top_k,
+        key.dtype,
+    )
 
 
 def _plan(seconds: float | None, num_given: int, num_wanted: int) -> str:
@@ -216,7 +231,9 @@ def _train(job: TrainJob, source: Source, work: WorkFolder, console: Console) ->
             job.config, text=text, feature_bytes=room_for_features(work.path, source.config)
         )
         loaded = load_for_training(settings, config, report)
-        take_captured(config, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, report)
+        take_recorded(
+            config, loaded.target, loaded.prompt_ids, loaded.stop_token_ids, report, spent.tick
+        )
         spent.note()
         if seconds is not None:
             config, deadline = plan_time(config, loaded, work, seconds, end, report)

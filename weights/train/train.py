@@ -13,7 +13,7 @@ from server.models.glide_config import GlideConfig, config_dict
 from server.report import Report
 from weights.checkpoint import read_json
 from weights.train.config import TrainConfig, vocabulary_sizes
-from weights.train.features.captured import CAPTURED, adopt
+from weights.train.features.recorded import RECORDED, adopt
 from weights.train.features.store import (
     FOLDER,
     FeatureKey,
@@ -147,22 +147,23 @@ def _draft_config(config: TrainConfig, target: TrainTarget) -> GlideConfig:
     )
 
 
-def take_captured(
+def take_recorded(
     config: TrainConfig,
     target: TrainTarget,
     prompt_ids: PromptIds,
     stop_token_ids: Collection[int],
     report: Report,
+    tick: Callable[[], None],
 ) -> None:
-    """Takes over the features that were captured while the text was written, so that the target
+    """Takes over the features that were recorded while the text was written, so that the target
     need not read it again.
 
     Args, Raises: as `prepare`.
     """
-    if not (config.work / CAPTURED).exists():
+    if not (config.work / RECORDED).exists():
         return
     shards = read_shards(config, prompt_ids, target.config.vocab_size, stop_token_ids)
-    num_tokens = adopt(config.work, *_open_store(config, target), shards)
+    num_tokens = adopt(config.work, *_open_store(config, target), shards, tick)
     if num_tokens:
         report(f"features of {num_tokens:,} tokens are there since the text was written")
 

@@ -3,7 +3,7 @@
 run.json       target, prompts, earlier draft, seed: what must be the same for a run to be resumed
 notes.json     seconds each stage has taken, over all runs; the plan of the time
 text.jsonl, prompts.jsonl                 stage 1
-captured/                                 features of stage 1's text, until stage 2 takes them over
+recorded/                                 features of stage 1's text, until stage 2 takes them over
 everything else                           features of stage 2, checkpoints of stage 3
 """
 

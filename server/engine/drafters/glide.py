@@ -148,6 +148,9 @@ class GlideDrafter(NeuralDrafter):
         found = [self._pending.pop(s.request_id, None) for s in sequences]
         if not any(found):
             return None
+        for entry, s in zip(found, sequences, strict=True):
+            if entry is not None and entry.start + len(entry.token_ids) != s.num_computed:
+                raise RuntimeError(f"{s.request_id}: tokens to be written that end elsewhere")
         return [() if entry is None else entry.token_ids for entry in found]
 
     def _looked_up(

@@ -58,16 +58,16 @@ def build_inputs(sequences: Sequence[Nodes], block_size: int, device: torch.devi
         end = nodes.context_len + len(nodes.token_ids)
         slots.extend(slots_of(nodes.block_ids, range(nodes.context_len, end), block_size))
     num_rows, widest = len(token_ids), max(len(nodes.block_ids) for nodes in sequences)
-    numbers = array("q", token_ids + positions + slots)
+    numbers = array("q")
     for nodes in sequences:  # tables, padded with block 0
         numbers.extend(nodes.block_ids)
         numbers.extend((0,) * (widest - len(nodes.block_ids)))
+    numbers.extend(token_ids + positions + slots)
     # One tensor, so that a device gets them in one copy.
     packed = torch.frombuffer(numbers, dtype=torch.int64)
     if device.type != "cpu":
         packed = packed.to(device)
-    of_rows = (num_rows,) * 3
-    ids, at, written, tables = packed.split((*of_rows, len(numbers) - sum(of_rows)))
+    tables, ids, at, written = packed.split((widest * len(sequences), *(num_rows,) * 3))
     batch = TreeBatch(
         positions=at,
         slots=written,

@@ -50,8 +50,8 @@ class SamplerRow:
     """Tokens behind output_ids and before the one to draw, for a row that ignores them."""
 
     def ahead(self, num_more: int) -> "SamplerRow":
-        """The row of so many tokens further on, where it ignores them."""
-        if self.params.greedy:  # its position plays no part
+        """What draws the token so many further on, where the row ignores those between."""
+        if self.params.greedy:  # the position plays no part
             return self
         return replace(self, num_more=num_more)
 

@@ -37,11 +37,11 @@ def test_without_a_limit_all_is_done(config: estimate_module.TrainConfig) -> Non
 
 
 @pytest.mark.parametrize("seconds", [None, 3600.0])
-def test_text_whose_features_are_captured_is_not_read(
+def test_text_whose_features_are_recorded_is_not_read(
     config: estimate_module.TrainConfig, seconds: float | None
 ) -> None:
     given, wanted = 1_000, 9_000
-    found = estimate(config, TARGET, CPU, given, wanted, seconds, captures=True)
+    found = estimate(config, TARGET, CPU, given, wanted, seconds, records=True)
     read = estimate(config, TARGET, CPU, given, wanted, seconds)
     alone = estimate(config, TARGET, CPU, given, 0, seconds)
     assert found.feature_seconds == pytest.approx(alone.feature_seconds)

@@ -30,7 +30,7 @@ from weights.train.text.target import TextTarget
 
 
 class Recorder(Protocol):
-    """Is told of the requests for answers (`features/captured.py`)."""
+    """Is told of the requests for answers (`features/recorded.py`)."""
 
     def begin(self, request_id: RequestId) -> None:
         """To be called before the request is made."""
@@ -242,8 +242,9 @@ class _Generation:
             response_ids, finish = await self._listen(request)
             if response_ids:
                 ids = prompt_ids, tuple(response_ids)
-                answer = Answer(source, chosen.temperature, *ids, finish)
-                self._store.add(answer)
+                given = Answer(source, chosen.temperature, *ids, finish)
+                self._store.add(given)
+                answer = given
         finally:
             if self._recorder is not None:
                 self._recorder.end(request.request_id, answer)

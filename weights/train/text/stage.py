@@ -118,14 +118,15 @@ def write_text(
     work: WorkFolder,
     plan: TextPlan,
     console: Console,
-    recording: Callable[[], Callable[[LoadedModel], Recorder | None]] | None = None,
+    recording: Callable[[], Callable[[LoadedModel], Recorder] | None] | None = None,
 ) -> None:
     """Loads the engine, writes text into the work folder, and lets go of the engine's memory;
     nothing if there is enough text already.
 
     Args:
-        recording: called before the engine is loaded; what it gives, makes what is told of every
-            answer. The engine finds no prefixes then, so that it computes all of every prompt.
+        recording: called before the engine is loaded; what it gives, if anything, makes what is
+            told of every answer. The engine finds no prefixes then, so that it computes all of
+            every prompt.
 
     Raises:
         ConfigError: the memory doesn't hold the target's KV cache.

@@ -3,7 +3,7 @@
 Its twin is `verify` in `step/device/step.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,6 +44,8 @@ class Verifier:
     block_size: int
     eos_token_ids: frozenset[int]
     device: torch.device
+    observe: Callable[[StepPlan, Verified], None] | None = None
+    """Sees each step's forward."""
 
     def __call__(
         self,
@@ -75,7 +77,10 @@ class Verifier:
         logits = None
         if walks:
             logits = self.model.logits(rows_of(hidden, logit_rows))
-        return Verified(hidden, inputs.first_rows, logits, walks)
+        verified = Verified(hidden, inputs.first_rows, logits, walks)
+        if self.observe is not None:
+            self.observe(plan, verified)
+        return verified
 
     def sampler_row(self, planned: PlannedSequence, grammar: AnswerState | None) -> SamplerRow:
         """The sampler's row for the token after a sequence's last known one."""

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from shutil import disk_usage
-from typing import Any
 
 import pytest
 import torch
@@ -23,12 +21,12 @@ from tests.weights.train.tiny import (
     tiny_config,
     tiny_target,
 )
-from weights.train.features.capture import Capture
-from weights.train.features.captured import (
-    CAPTURED,
+from weights.train.features.record import RowRecorder
+from weights.train.features.recorded import (
+    RECORDED,
     FeatureRecorder,
     adopt,
-    open_captured,
+    open_recorded,
 )
 from weights.train.features.store import FeatureKey, FeatureStore, Shard, ShardTensors, plan_shards
 from weights.train.features.target import TrainTarget
@@ -83,14 +81,14 @@ def assert_equal(found: ShardTensors, computed: ShardTensors) -> None:
     ],
     ids=["", "prompts in chunks", "few blocks"],
 )
-def test_what_is_captured_is_what_the_forward_gives(
+def test_what_is_recorded_is_what_the_forward_gives(
     target: TrainTarget, key: FeatureKey, limits: SchedulerConfig
 ) -> None:
     engine = TinyEngine(limits, model=target.model)
-    capture, writer = Capture(engine.runner, key), FeatureWriter(target, key)
+    rows, writer = RowRecorder(engine.runner, key), FeatureWriter(target, key)
     asked = requests(12)
     for request in asked[:-1]:
-        capture.watch(request.request_id)
+        rows.watch(request.request_id)
     answers = engine.run(asked)
     assert (engine.num_preemptions > 0) == (limits.num_blocks < LIMITS.num_blocks)
     for request in asked:
@@ -99,33 +97,35 @@ def test_what_is_captured_is_what_the_forward_gives(
         said = said[: len(said) - (3 if request is asked[0] else 0)]
         sample = answer_sample(request.prompt_token_ids, said, LONGEST)
         assert sample is not None
-        found = capture.take(request.request_id, sample)
+        found = rows.take(request.request_id, sample)
         if request is asked[-1]:
             assert found is None
             continue
         assert found is not None
         assert_equal(found, writer.compute([sample]))
     again = answer_sample(asked[0].prompt_token_ids, (1, 2, 3), LONGEST)
-    assert again is not None and capture.take(asked[0].request_id, again) is None
+    assert again is not None and rows.take(asked[0].request_id, again) is None
 
 
-def test_an_answer_whose_prompt_was_found_is_not_captured(
+def test_an_answer_whose_prompt_was_found_is_not_recorded(
     target: TrainTarget, key: FeatureKey
 ) -> None:
     engine = TinyEngine(replace(LIMITS, prefix_caching=True), model=target.model)
-    capture = Capture(engine.runner, key)
+    rows = RowRecorder(engine.runner, key)
     prompt, found = list(range(1, 2 + 2 * LIMITS.block_size)), list[bool]()
     for name in "ab":
-        capture.watch(RequestId(name))
+        rows.watch(RequestId(name))
         ((_, outputs),) = engine.run([make_request(name, prompt, max_tokens=6)]).items()
         sample = answer_sample(prompt, tokens(outputs), LONGEST)
         assert sample is not None
-        found.append(capture.take(RequestId(name), sample) is not None)
+        found.append(rows.take(RequestId(name), sample) is not None)
     assert found == [True, False]
 
 
 class Writing:
     """A text file that a tiny target writes, with its features."""
+
+    most_bytes = 10**9
 
     def __init__(self, folder: Path, target: TrainTarget, key: FeatureKey) -> None:
         self.config = tiny_config(folder, folder / "text.jsonl", top_k=4, copied_share=0.05)
@@ -139,15 +139,16 @@ class Writing:
         """A run of the stage that writes text.
 
         Args:
-            unseen: answers of which nothing is captured.
+            unseen: answers of which nothing is recorded.
         """
         engine = TinyEngine(LIMITS, model=self.target.model)
         written = []
         if self.path.exists():
             written = read_samples([self.path], no_prompt, VOCABULARY, LONGEST)
         recorder = FeatureRecorder(
-            Capture(engine.runner, self.key), open_captured(self.work, self.key),
-            feature_shape(self.key, self.target.config), written, LONGEST, SHARD_TOKENS,
+            RowRecorder(engine.runner, self.key), open_recorded(self.work, self.key),
+            feature_shape(self.key, self.target.config), self.most_bytes, written, LONGEST,
+            SHARD_TOKENS,
         )  # fmt: skip
         for index, request in enumerate(asked):
             if index not in unseen:
@@ -199,7 +200,7 @@ def test_shards_of_the_text_are_there_when_it_is_written(writing: Writing) -> No
         writing.check(store, shard)
     text = [sample for shard in shards for sample in shard.samples if not sample.is_random]
     assert num_tokens == sum(sample.num_tokens for sample in text)
-    assert not (writing.work / CAPTURED).exists()
+    assert not (writing.work / RECORDED).exists()
 
 
 def test_text_of_which_something_was_not_seen_is_left_to_the_forward(writing: Writing) -> None:
@@ -210,7 +211,7 @@ def test_text_of_which_something_was_not_seen_is_left_to_the_forward(writing: Wr
     assert [samples[12].digest in {s.digest for s in shard.samples} for shard in lacking] == [True]
 
 
-def test_a_run_that_goes_on_captures_what_comes(writing: Writing) -> None:
+def test_a_run_that_goes_on_records_what_comes(writing: Writing) -> None:
     """But for the shard that the end of the run before left half full."""
     asked = requests(40)
     writing.write(asked[:13])
@@ -225,28 +226,52 @@ def test_a_run_that_goes_on_captures_what_comes(writing: Writing) -> None:
         writing.check(store, shard)
 
 
-def test_what_was_captured_for_another_draft_is_dropped(writing: Writing) -> None:
+def test_what_was_recorded_for_another_draft_is_dropped(writing: Writing) -> None:
     writing.write(requests(20))
     other = replace(writing.key, glimpse_layers=LAYERS[:1])
     writing.key = other
     store, num_tokens = writing.adopt()
     assert num_tokens == 0
     assert not any(map(store.has, writing.shards()))
-    assert not (writing.work / CAPTURED).exists()
+    assert not (writing.work / RECORDED).exists()
 
 
 def test_a_damaged_file_is_left_to_the_forward(writing: Writing) -> None:
     writing.write(requests(20))
-    damaged = sorted((writing.work / CAPTURED).glob("*.safetensors"))[0]
+    damaged = sorted((writing.work / RECORDED).glob("*.safetensors"))[0]
     damaged.write_bytes(damaged.read_bytes()[:50])
     store, _ = writing.adopt()
     assert [store.has(shard) for shard in writing.shards()].count(False) == 1
 
 
-def test_a_full_disk_ends_the_capture(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path) -> Any:
-        return disk_usage(path)._replace(free=1000)
+def files(writing: Writing) -> list[Path]:
+    return sorted((writing.work / RECORDED).glob("*.safetensors"))
 
-    monkeypatch.setattr("weights.train.features.store.disk_usage", full)
+
+def test_no_more_is_recorded_than_there_is_room_for(writing: Writing) -> None:
     writing.write(requests(20))
-    assert not list((writing.work / CAPTURED).glob("*.safetensors"))
+    sizes = [path.stat().st_size for path in files(writing)]
+    assert len(sizes) > 3
+    few = Writing(writing.work.parent / "few", writing.target, writing.key)
+    few.most_bytes = sum(sizes[:2])
+    few.path.parent.mkdir()
+    few.write(requests(20))
+    assert 0 < len(files(few)) < len(sizes) - 1
+    assert sum(path.stat().st_size for path in files(few)) <= few.most_bytes + 2000  # headers
+    store, _ = few.adopt()
+    for shard in few.shards():
+        if store.has(shard):
+            few.check(store, shard)
+
+
+def test_a_disk_that_takes_no_more_ends_the_recording(
+    writing: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(store: FeatureStore, shard: Shard, tensors: ShardTensors) -> None:
+        calls.append(shard.name)
+        raise OSError(28, "No space left on device")
+
+    calls = list[str]()
+    monkeypatch.setattr(FeatureStore, "write", full)
+    writing.write(requests(20))
+    assert len(calls) == 1
