@@ -29,7 +29,7 @@ from weights.train.config import TrainConfig, chosen_layers
 from weights.train.estimate import estimate
 from weights.train.features.record import RowRecorder
 from weights.train.features.recorded import FeatureRecorder, known_key, open_recorded
-from weights.train.features.store import FeatureKey
+from weights.train.features.store import FOLDER, FeatureKey, stored_bytes
 from weights.train.features.writer import feature_shape
 from weights.train.fit.earlier_draft import draft_files, with_its_shape
 from weights.train.load import load_for_training, written_form
@@ -183,7 +183,8 @@ def _recording(
             prompt_ids = prompt_encoder(source.tokenizer, source.template)
             written = read_file(job.written_text, prompt_ids, vocab_size, longest)
         room = room_for_features(work.path, source.config)
-        most_bytes = min(room, job.config.feature_bytes or room)
+        room = min(room, job.config.feature_bytes or room)
+        most_bytes = room - sum(stored_bytes(work.path / FOLDER).values())
         rows, store = RowRecorder(model.runner, key), open_recorded(work.path, key)
         shape = feature_shape(key, source.config)
         return FeatureRecorder(rows, store, shape, most_bytes, written, longest)
