@@ -7,6 +7,7 @@
 Everything on the way lies in a work folder; the same job goes on where the last run stopped.
 """
 
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from rich.console import Console
 from server.config import ModelSettings
 from server.loading.machine import pick_device
 from server.loading.model import LoadedModel
+from server.memory import give_back_memory
 from server.models.config import ModelConfig
 from server.report import Report
 from weights.model_names import model_name
@@ -169,8 +171,9 @@ def _recording(
     """
     key = known_key(work.path)
     if key is None or not key.form or not _goes_with(job.config, source.config, key):
-        loaded = load_for_training(job.settings, job.config, report)
-        key = feature_key(job.config, loaded.target)
+        key = feature_key(job.config, load_for_training(job.settings, job.config, report).target)
+        gc.collect()
+        give_back_memory()  # the engine is loaded next
     form = written_form(job.settings, report)
     if form != key.form:
         report(f"the text is written with {form}, so that its features need a forward of their own")
