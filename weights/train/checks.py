@@ -134,7 +134,7 @@ def _bytes_there(work: Path) -> int:
 
 
 def _feature_bytes_there(work: Path) -> int:
-    """Of features, recorded ones included, which become others' in time."""
+    """Bytes of all features in a work folder, those included that were recorded with the text."""
     return sum(sum(stored_bytes(work / name).values()) for name in (FOLDER, RECORDED))
 
 

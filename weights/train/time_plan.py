@@ -12,7 +12,6 @@ from server.report import Report
 from weights.train.config import TrainConfig
 from weights.train.features.store import (
     FOLDER,
-    FeatureKey,
     FeatureShape,
     Shard,
     left_over_bytes,
@@ -24,6 +23,7 @@ from weights.train.load import TrainingSource
 from weights.train.progress import clock
 from weights.train.shards import read_shards
 from weights.train.text.samples import Sample
+from weights.train.train import feature_key
 from weights.train.work_folder import WorkFolder
 
 _PROBE_TOKENS = 4096
@@ -165,14 +165,7 @@ def _forward_rate(writer: FeatureWriter, shards: Sequence[Shard]) -> float:
 
 def _writer(config: TrainConfig, loaded: TrainingSource) -> FeatureWriter:
     """Makes a writer to ask for sizes and speed."""
-    key = FeatureKey(
-        target=loaded.target.identity,
-        glimpse_layers=loaded.target.glimpse_layers,
-        glimpse_hidden=config.glimpse_hidden,
-        top_k=config.top_k,
-        dtype=config.feature_dtype,
-    )
-    return FeatureWriter(loaded.target, key)
+    return FeatureWriter(loaded.target, feature_key(config, loaded.target))
 
 
 def _num_tokens(shards: Sequence[Shard]) -> int:

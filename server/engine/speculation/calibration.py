@@ -46,8 +46,8 @@ class Calibration:
     def chance(self, confidence: float, kind: Kind) -> float:
         """Estimated chance, between 0 and 1."""
         entry = self._bin(confidence, kind)
-        chance = (entry.accepted + _PRIOR_WEIGHT * confidence) / (entry.seen + _PRIOR_WEIGHT)
-        return chance if chance < 1.0 else 1.0
+        total = entry.accepted + _PRIOR_WEIGHT * confidence
+        return min(total / (entry.seen + _PRIOR_WEIGHT), 1.0)
 
     def gains(self, proposal: Proposal) -> Iterator[tuple[float, int, int]]:
         """Expected tokens that each candidate brings, its depth from 1, and its rank, 0 for the

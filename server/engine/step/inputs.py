@@ -1,6 +1,5 @@
 """Turns trees of tokens into the tensors of `kernels/tree.py`."""
 
-from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -57,27 +56,18 @@ def build_inputs(sequences: Sequence[Nodes], block_size: int, device: torch.devi
         positions.extend(nodes.positions)
         end = nodes.context_len + len(nodes.token_ids)
         slots.extend(slots_of(nodes.block_ids, range(nodes.context_len, end), block_size))
-    num_rows, widest = len(token_ids), max(len(nodes.block_ids) for nodes in sequences)
-    numbers = array("q")
-    for nodes in sequences:  # tables, padded with block 0
-        numbers.extend(nodes.block_ids)
-        numbers.extend((0,) * (widest - len(nodes.block_ids)))
-    numbers.extend(token_ids + positions + slots)
     # One tensor, so that a device gets them in one copy.
-    packed = torch.frombuffer(numbers, dtype=torch.int64)
-    if device.type != "cpu":
-        packed = packed.to(device)
-    tables, ids, at, written = packed.split((widest * len(sequences), *(num_rows,) * 3))
+    packed = torch.tensor([token_ids, positions, slots], device=device)
     batch = TreeBatch(
-        positions=at,
-        slots=written,
-        block_tables=tables.view(len(sequences), widest),
+        positions=packed[1],
+        slots=packed[2],
+        block_tables=block_tables([nodes.block_ids for nodes in sequences], device),
         context_lens=tuple(nodes.context_len for nodes in sequences),
         node_counts=tuple(len(nodes.token_ids) for nodes in sequences),
-        ancestors=_ancestors(sequences, num_rows, device),
+        ancestors=_ancestors(sequences, len(token_ids), device),
         block_size=block_size,
     )
-    return StepInputs(ids, batch, first_rows)
+    return StepInputs(packed[0], batch, first_rows)
 
 
 def rows_of(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
@@ -86,6 +76,13 @@ def rows_of(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     if list(rows) == list(range(first, first + count)):
         return tensor[first : first + count]
     return tensor[torch.tensor(rows, device=tensor.device)]
+
+
+def block_tables(tables: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """[sequences, longest table] int64, padded with block 0."""
+    widest = max(map(len, tables))
+    padded = [[*table, *(0,) * (widest - len(table))] for table in tables]
+    return torch.tensor(padded, device=device)
 
 
 def slots_of(block_ids: Sequence[int], positions: Sequence[int], block_size: int) -> list[int]:
