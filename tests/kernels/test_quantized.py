@@ -28,6 +28,9 @@ from tests.kernels.native_models import needs_native
 LEVELS, WIDE_LEVELS = 127, 127 * 128
 """Steps of an activation's absolute value; of those in a group's wide quads."""
 
+COARSEST = 1.35
+"""How many times the step that two wide quads allow a group's may be, to have fewer (`dot.h`)."""
+
 
 def random_weight(outputs: int, inputs: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -114,10 +117,13 @@ def _checked(weight: object) -> torch.Tensor:
 
 
 def activation_scales(x: torch.Tensor) -> torch.Tensor:
-    """[rows, groups, 1]: the step of each group; the two quads with the largest values have 128
-    times as many steps."""
-    quads = x.float().reshape(len(x), -1, GROUP // 4, 4).abs().amax(-1).sort(-1).values
-    return torch.maximum(quads[..., -3:-2] / LEVELS, quads[..., -1:] / WIDE_LEVELS)
+    """[rows, groups, 1]: the step of each group; up to two quads, those with the largest values,
+    have 128 times as many steps."""
+    quads = x.float().reshape(len(x), -1, GROUP // 4, 4).abs().amax(-1)
+    first, second, third = quads.sort(-1, descending=True).values[..., :3, None].unbind(-2)
+    coarsest = third * COARSEST
+    narrow = torch.where(first < coarsest, first, torch.where(second < coarsest, second, third))
+    return torch.maximum(narrow / LEVELS, first / WIDE_LEVELS)
 
 
 def exact_product(x: torch.Tensor, weight: QuantizedWeight) -> torch.Tensor:
@@ -147,6 +153,7 @@ def test_native_products(
     weight = random_blocks(kind, outputs, inputs, seed)
     x = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(seed)).bfloat16()
     x[:, seed % 37 :: 37] *= 100  # at most one of a group, as models have them
+    x[:, seed % 41 :: 41] *= 30  # and smaller ones, so that groups have none, one or two
     x[0] = 0
     actual = NativeLinear(weight, num_threads)(x)
     expected = exact_product(x, weight)
@@ -187,10 +194,10 @@ def test_outputs_do_not_depend_on_their_company(kind: QuantizedKind, num_threads
 
 
 def extreme_rows(inputs: int) -> torch.Tensor:
-    """Activations whose integers are all at their largest: 127 in six quads of each group and
-    128 * 127 in two, these at every pair of places; of one sign, and of both in turn."""
+    """Activations whose integers are all at their largest: 127 in most quads of each group and
+    128 * 127 in two, one or none of them, at all places; of one sign, and of both in turn."""
     rows = list[torch.Tensor]()
-    for wide in combinations(range(GROUP // 4), 2):
+    for wide in (places for count in (0, 1, 2) for places in combinations(range(GROUP // 4), count)):
         quads = torch.ones(GROUP // 4, 4)
         quads[list(wide)] = 128
         row = quads.reshape(-1).repeat(inputs // GROUP)
@@ -205,12 +212,12 @@ def test_no_sum_overflows(kind: QuantizedKind) -> None:
     x = extreme_rows(BLOCK_INPUTS[kind])
     for weight in extreme_blocks(kind):
         floats = weight.dequantize()
-        size = x.double().abs() @ floats.double().abs().T
-        for rows in (x, x[:1], x[1:4]):
+        for rows in (x, x[:1], x[3:6]):
+            size = rows.double().abs() @ floats.double().abs().T
             actual = NativeLinear(weight, 1)(rows).double()
             error = (actual - rows.double() @ floats.double().T).abs()
             # An offset's part may cancel the integers' part, which is up to 16 times the sum.
-            assert bool((error <= 1e-5 * size[: len(rows)].max()).all())
+            assert bool((error <= 1e-5 * size.max(1, keepdim=True).values).all())
 
 
 @needs_native()
@@ -227,3 +234,24 @@ def test_a_stacked_weight_is_its_parts(kinds: tuple[QuantizedKind, ...]) -> None
     stacked = StackedWeight(tuple(parts))
     for num_threads in (1, 2):
         assert torch.equal(NativeLinear(stacked, num_threads)(x), expected)
+
+
+@needs_native()
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_groups_with_any_number_of_wide_quads(kind: QuantizedKind) -> None:
+    """None, one or two quads of a group stick out, by less and by more than what makes them wide; in
+    rows whose groups have all of these side by side."""
+    weight = random_blocks(kind, 32, 2 * BLOCK_INPUTS[kind])
+    generator = torch.Generator().manual_seed(3)
+    num_groups = weight.shape[1] // GROUP
+    quads = torch.ones(24, num_groups, GROUP // 4)
+    for by in (1.2, 1.3, 1.4, 4.0, 300.0):
+        places = torch.rand(quads.shape, generator=generator)
+        quads[places == places.amax(-1, keepdim=True)] *= by  # one quad of each group
+    values = 1 - torch.rand(24, num_groups, GROUP // 4, 4, generator=generator) / 8
+    x = (values * quads[..., None]).reshape(24, -1).bfloat16()
+    actual, expected = NativeLinear(weight, 1)(x), exact_product(x, weight)
+    slack = activation_scales(x).max() * weight.dequantize().abs().max()
+    size = x.float().abs() @ weight.dequantize().abs().T
+    assert bool(((actual - expected).abs() <= 1e-5 * size + slack).all())
+    assert float(((actual - expected).abs() / size).median()) < 1e-5

@@ -60,7 +60,7 @@ class QuantizedRows {
                 kHasQuads ? quads_.data() + group * kQuadsBytes : nullptr}, low, high, quads);
     scales_[group] = scale;
     const int sum_of_low = sum(low), sum_of_high = sum(high);
-    sums_[group] = scale * static_cast<float>(sum(add(low, high)));
+    sums_[group] = scale * static_cast<float>(sum_of_low + sum_of_high);
     half_sums_[2 * group] = scale * static_cast<float>(sum_of_low);
     half_sums_[2 * group + 1] = scale * static_cast<float>(sum_of_high);
   }

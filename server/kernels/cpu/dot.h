@@ -4,7 +4,8 @@
 // An activation has 8 bits, but for two quads of neighbours in each group, which have 15: models have
 // few large values, and with one step for all of them their neighbours would be rounded away. Which
 // quads are wide is each row's own affair. A wide value is 128 * high + low, high from -127 to 127, low
-// from -64 to 63, and so costs one further product of 8 bits.
+// from -64 to 63, and so costs one further product of 8 bits. Where a group's step hardly grows by it, fewer
+// of its quads are wide (kCoarsest).
 //
 //   find_wide_quads(a, b)             the quads with the largest values of a group
 //   in_pairs(encoding)                whether weights are multiplied in pairs of 16 bits (dot_pairs.h)
@@ -29,7 +30,7 @@
 
 namespace glidecape {
 
-// Quads take 42 bytes (quads.h); at multiples of 16 none lies across two cache lines.
+// Quads take 43 bytes (quads.h); at multiples of 16 none lies across two cache lines.
 constexpr int kPairsBytes = 2 * kGroup, kQuadsBytes = 48;
 
 constexpr int group_bytes(bool in_pairs) { return in_pairs ? kPairsBytes : kQuadsBytes; }
@@ -41,21 +42,15 @@ struct GroupAt {
 
 constexpr int kLargest = 127, kLargestWide = 127 * 128;  // integers of an activation
 
+// How many times the step that two wide quads allow a group's step may be, to have fewer of them: in
+// registers of 256 bits without vpdpbusd two of them are a quarter of what a row's products take. One
+// rule for all instruction sets, so that they agree.
+constexpr float kCoarsest = 1.35f;
+
 struct WideQuads {
   int first, second;    // from 0 to 7
-  float largest, rest;  // absolute values: of these two quads, and of the other six
-
-  // Of the three largest keys. A key is a quad's largest absolute value as an integer, which has the
-  // same order, with the quad's number in its lowest bits.
-  static WideQuads of_keys(int32_t first, int32_t second, int32_t third) {
-    const auto value = [](int32_t key) {
-      const int32_t bits = key & ~7;
-      float x;
-      std::memcpy(&x, &bits, sizeof x);
-      return x;
-    };
-    return {first & 7, second & 7, value(first), value(third)};
-  }
+  int count;            // how many of these two are wide, the first one first
+  float largest, rest;  // absolute values: of all quads, and of those that are not wide
 };
 
 // Forms x here and now: else GCC forms many products before it adds any, and runs out of registers.

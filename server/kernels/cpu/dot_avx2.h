@@ -21,20 +21,33 @@ constexpr bool sums_quads(Encoding encoding) {
   return encoding != Encoding::kEight && encoding != Encoding::kTable;
 }
 
-// What the high bytes add to a row's sum over Count quads from First on, of one half of the outputs.
+// Adds to a row's sums over Count quads from First on what the high bytes of its wide ones make.
 template <int First, int Count>
-inline __m256i wide_sum(const UnpackedQuads& weights, const int8_t* group, int half) {
-  const auto products = [&](int i) {
+inline __attribute__((always_inline)) IntLanes add_wide(IntLanes sums, const UnpackedQuads& weights,
+                                                        const int8_t* group) {
+  const int count = group[kCountAt];
+  if (count == 0) return sums;
+  const auto products = [&](int i) -> IntLanes {
+    const int quad = group[kQuadsAt + i];
     const __m256i four = four_of(group + kHighAt + 4 * i);
-    return _mm256_maddubs_epi16(weights.half(group[kQuadsAt + i], half), four);
+    return {_mm256_maddubs_epi16(weights.half(quad, 0), four),
+            _mm256_maddubs_epi16(weights.half(quad, 1), four)};
   };
-  if constexpr (Count == 8)
-    return _mm256_madd_epi16(_mm256_add_epi16(products(0), products(1)), _mm256_set1_epi16(128));
-  const auto weighted = [&](int i) {
-    const bool counts = group[kQuadsAt + i] / Count == First / Count;
-    return _mm256_madd_epi16(products(i), _mm256_set1_epi16(counts ? 128 : 0));
+  const auto weighted = [](IntLanes x, int by) -> IntLanes {
+    const __m256i all = _mm256_set1_epi16(static_cast<int16_t>(by));
+    return {_mm256_madd_epi16(x.low, all), _mm256_madd_epi16(x.high, all)};
   };
-  return _mm256_add_epi32(weighted(0), weighted(1));
+  IntLanes first = products(0);
+  if constexpr (Count == 8) {
+    if (count == 2) {
+      const IntLanes second = products(1);
+      first = {_mm256_add_epi16(first.low, second.low), _mm256_add_epi16(first.high, second.high)};
+    }
+    return add(sums, weighted(first, 128));
+  }
+  const auto weight = [&](int i) { return group[kQuadsAt + i] / Count == First / Count ? 128 : 0; };
+  sums = add(sums, weighted(first, weight(0)));
+  return count == 2 ? add(sums, weighted(products(1), weight(1))) : sums;
 }
 
 // The sums over Count quads from First on, of Rows rows side by side.
@@ -68,11 +81,8 @@ inline __attribute__((always_inline)) void sum_quads(const UnpackedQuads& weight
     }
   }
 #pragma GCC unroll 4
-  for (int r = 0; r < Rows; ++r) {
-    const int8_t* group = values + r * stride;
-    const auto wide = [&](int half) { return wide_sum<First, Count>(weights, group, half); };
-    sums[r][kTo] = add(sums[r][kTo], IntLanes{wide(0), wide(1)});
-  }
+  for (int r = 0; r < Rows; ++r)
+    sums[r][kTo] = add_wide<First, Count>(sums[r][kTo], weights, values + r * stride);
 }
 
 template <int Rows, Encoding E, int Sums, class Use>

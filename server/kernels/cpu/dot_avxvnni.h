@@ -10,10 +10,7 @@ namespace glidecape {
 constexpr bool kHasPairs = false, kHasQuads = true;
 
 inline void put_values(GroupAt to, IntLanes a, IntLanes b, const WideQuads& quads) {
-  alignas(32) int16_t shorts[kGroup];
-  store_shorts(shorts, a);
-  store_shorts(shorts + 16, b);
-  put_bytes(to.quads, shorts, quads);
+  put_bytes(to.quads, to_shorts(a), to_shorts(b), quads);
 }
 
 constexpr bool in_pairs(Encoding) { return false; }

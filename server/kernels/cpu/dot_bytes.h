@@ -2,36 +2,16 @@
 #pragma once
 
 #include "quads.h"
+#include "wide_quads.h"
 
 namespace glidecape {
 
 constexpr bool kHasPairs = false, kHasQuads = true;
 
-inline WideQuads find_wide_quads(Lanes a, Lanes b) {
-  const auto of_quads = [](Lanes x) {
-    x = _mm512_abs_ps(x);
-    x = _mm512_max_ps(x, _mm512_permute_ps(x, 0xb1));
-    return _mm512_max_ps(x, _mm512_permute_ps(x, 0x4e));
-  };
-  const __m512i one_each = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
-  const __m512 eight = _mm512_permutex2var_ps(of_quads(a), one_each, of_quads(b));
-  const __m256i names = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), low = _mm256_set1_epi32(7);
-  __m256i left = _mm256_castps_si256(_mm512_castps512_ps256(eight));
-  left = _mm256_or_si256(_mm256_andnot_si256(low, left), names);
-  const auto take = [&left] {
-    __m256i most = _mm256_max_epi32(left, _mm256_permute4x64_epi64(left, 0x4e));
-    most = _mm256_max_epi32(most, _mm256_shuffle_epi32(most, 0x4e));
-    most = _mm256_max_epi32(most, _mm256_shuffle_epi32(most, 0xb1));
-    left = _mm256_andnot_si256(_mm256_cmpeq_epi32(left, most), left);
-    return _mm256_cvtsi256_si32(most);
-  };
-  const int first = take(), second = take(), rest = take();
-  return WideQuads::of_keys(first, second, rest);
-}
-
 inline void put_values(GroupAt to, IntLanes a, IntLanes b, const WideQuads& quads) {
   int8_t* const group = to.quads;
-  const uint32_t wide = 15u << 4 * quads.first | 15u << 4 * quads.second;
+  const auto inputs_of = [&](int i, int quad) { return (i < quads.count ? 15u : 0u) << 4 * quad; };
+  const uint32_t wide = inputs_of(0, quads.first) | inputs_of(1, quads.second);
   alignas(16) int8_t high[kGroup];
   const auto put_half = [&](IntLanes x, __mmask16 is_wide, int first) {
     const __m512i up = _mm512_maskz_srai_epi32(is_wide, _mm512_add_epi32(x, _mm512_set1_epi32(64)), 7);
@@ -45,6 +25,7 @@ inline void put_values(GroupAt to, IntLanes a, IntLanes b, const WideQuads& quad
   std::memcpy(group + kHighAt + 4, high + 4 * quads.second, 4);
   group[kQuadsAt] = static_cast<int8_t>(quads.first);
   group[kQuadsAt + 1] = static_cast<int8_t>(quads.second);
+  group[kCountAt] = static_cast<int8_t>(quads.count);
 }
 
 constexpr bool in_pairs(Encoding) { return false; }

@@ -92,14 +92,18 @@ inline IntLanes add_products(IntLanes sums, Pairs weights, int32_t pair) {
 #endif
 
 inline void put_values(GroupAt to, IntLanes a, IntLanes b, const WideQuads& quads) {
+#ifdef __AVX2__
+  const __m256i low = to_shorts(a), high = to_shorts(b);
+  auto* const pairs = reinterpret_cast<__m256i*>(to.pairs);
+  _mm256_storeu_si256(pairs, low);
+  _mm256_storeu_si256(pairs + 1, high);
+  put_bytes(to.quads, low, high, quads);
+#else
+  static_cast<void>(quads);
   alignas(32) int16_t shorts[kGroup];
   store_shorts(shorts, a);
   store_shorts(shorts + 16, b);
   std::memcpy(to.pairs, shorts, kPairsBytes);
-#ifdef __AVX2__
-  put_bytes(to.quads, shorts, quads);
-#else
-  static_cast<void>(quads);
 #endif
 }
 

@@ -136,10 +136,7 @@ inline int sum(IntLanes x) {
   four = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
   return _mm_cvtsi128_si32(four) + _mm_extract_epi32(four, 1);
 }
-inline void store_shorts(int16_t* p, IntLanes x) {
-  const __m256i packed = _mm256_packs_epi32(x.low, x.high);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), in_order(packed));
-}
+inline __m256i to_shorts(IntLanes x) { return in_order(_mm256_packs_epi32(x.low, x.high)); }
 
 // In two steps, because half of 2^n for n = -150 or 2^150 has no float. One rounding all the same:
 // the first product is exact.

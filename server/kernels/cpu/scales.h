@@ -70,11 +70,23 @@ class ScaleReader {
 
   template <int Parts>
   GLIDECAPE_READS void read(int count, GroupScales<Parts>* to) {
+    if constexpr (Parts == 1) {
+      if (scaling_ == Scaling::kOffset) return read_with_offsets(count, to);
+    }
     for (int i = 0; i < count; ++i) read_one(to[i]);
   }
 #undef GLIDECAPE_READS
 
  private:
+  // In a loop of its own, with its place in a register: a store to floats may reach this object, as far
+  // as GCC knows.
+  __attribute__((always_inline)) void read_with_offsets(int count, GroupScales<1>* to) {
+    const uint8_t* from = halves_;
+    halves_ += 2 * kLaneHalves * count;
+    for (; count > 0; --count, ++to, from += 2 * kLaneHalves)
+      to->set(0, load_half(from), load_half(from + kLaneHalves));
+  }
+
   __attribute__((always_inline)) void read_one(GroupScales<2>& to) {
     const Lanes scale = load_half(halves_), bias = all(128.0f);
     for (int half = 0; half < 2; ++half) {
@@ -90,9 +102,6 @@ class ScaleReader {
       const Lanes offset = load_half(halves_ + kLaneHalves);
       to.set(0, scale * load_bytes(integers_), offset * load_bytes(integers_ + 16));
       to_next_group(2 * kLaneHalves);
-    } else if (scaling_ == Scaling::kOffset) {
-      to.set(0, scale, load_half(halves_ + kLaneHalves));
-      halves_ += 2 * kLaneHalves;
     } else {
       to.set(0, scale, scale * all(middle_));
       halves_ += kLaneHalves;
