@@ -1,6 +1,6 @@
 """Quantized weights: their blocks against GGUF's own reader, their products against exact sums."""
 
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 import pytest
@@ -197,7 +197,7 @@ def extreme_rows(inputs: int) -> torch.Tensor:
     """Activations whose integers are all at their largest: 127 in most quads of each group and
     128 * 127 in two, one or none of them, at all places; of one sign, and of both in turn."""
     rows = list[torch.Tensor]()
-    for wide in (places for count in (0, 1, 2) for places in combinations(range(GROUP // 4), count)):
+    for wide in chain.from_iterable(combinations(range(GROUP // 4), count) for count in (0, 1, 2)):
         quads = torch.ones(GROUP // 4, 4)
         quads[list(wide)] = 128
         row = quads.reshape(-1).repeat(inputs // GROUP)
@@ -239,8 +239,8 @@ def test_a_stacked_weight_is_its_parts(kinds: tuple[QuantizedKind, ...]) -> None
 @needs_native()
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_groups_with_any_number_of_wide_quads(kind: QuantizedKind) -> None:
-    """None, one or two quads of a group stick out, by less and by more than what makes them wide; in
-    rows whose groups have all of these side by side."""
+    """None, one or two quads of a group stick out, by less and by more than what makes them wide;
+    in rows whose groups have all of these side by side."""
     weight = random_blocks(kind, 32, 2 * BLOCK_INPUTS[kind])
     generator = torch.Generator().manual_seed(3)
     num_groups = weight.shape[1] // GROUP
