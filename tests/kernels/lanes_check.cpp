@@ -244,14 +244,16 @@ void check_dots(Values kind) {
   CHECK(calls == Rows);
 }
 
-// Where two quads are equally wide, either may be taken; the rest is at most their size.
+// Where two quads are equally large, either may be taken.
 void check_wide_quads() {
+  int seen[3] = {};  // groups by how many of their quads are wide
   std::mt19937 engine{1};
   std::uniform_real_distribution<float> value(-1.0f, 1.0f);
   for (int round = 0; round < 2000; ++round) {
     Floats x(kGroup), most(8, 0.0f);
     for (float& each : x) each = round % 3 ? value(engine) : std::round(4 * value(engine));
     if (round % 5 == 0) x[round % kGroup] *= 1000.0f;
+    if (round % 7 == 0) x[(round + 8) % kGroup] *= 300.0f;
     for (int i = 0; i < kGroup; ++i) most[i / 4] = std::max(most[i / 4], std::fabs(x[i]));
     const WideQuads quads = find_wide_quads(load(x.data()), load(x.data() + 16));
     CHECK(quads.first != quads.second);
@@ -264,7 +266,9 @@ void check_wide_quads() {
     const auto clear = [&](int i) { return !close(sorted[i], glidecape::kCoarsest * sorted[2]); };
     if (clear(0) && clear(1)) CHECK(quads.count == (narrow(0) ? 0 : narrow(1) ? 1 : 2));
     CHECK(close(quads.rest, sorted[quads.count]));
+    ++seen[quads.count];
   }
+  CHECK(seen[0] > 100 && seen[1] > 100 && seen[2] > 50);
   const Lanes zeros = all(0.0f);
   const WideQuads none = find_wide_quads(zeros, zeros);
   CHECK(none.first != none.second && none.largest == 0.0f && none.rest == 0.0f);

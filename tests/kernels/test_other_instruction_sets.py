@@ -11,7 +11,7 @@ import torch
 from server.kernels.cpu import library
 from server.kernels.cpu.instruction_sets import VARIABLE, InstructionSet, built_libraries
 from server.kernels.cpu.linear import NativeLinear
-from server.kernels.quantized import GROUP, QuantizedWeight, RoundedKind
+from server.kernels.quantized import QuantizedKind, RoundedKind
 from tests.kernels import (
     test_native_attention,
     test_native_decoder,
@@ -92,19 +92,9 @@ def test_quantized_products_are_those_of_the_best(
         torch.testing.assert_close(actual, best, rtol=bound, atol=100 * bound)
 
 
-def test_what_is_no_number_stays_none() -> None:
-    """And in its row."""
-    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
-    values = torch.randint(256, (5, 2, 34), generator=torch.Generator().manual_seed(1))
-    values[:, :, 1] = 0x18  # scales about 0.002
-    weight = QuantizedWeight("q8_0", values.to(torch.uint8).reshape(5, 2 * 34))
-    linear = NativeLinear(weight, 1)
-    expected = linear(x)
-    assert weight.shape == (5, 2 * GROUP)
-    x[1, 40] = torch.nan
-    actual = linear(x)
-    assert bool(actual[1].isnan().all())
-    assert torch.equal(actual[::2], expected[::2])
+@pytest.mark.parametrize("kind", ["q4_1", "q6_k", "q8_0"])
+def test_what_is_no_number_stays_none(kind: QuantizedKind) -> None:
+    test_quantized.test_what_is_no_number_stays_none(kind)
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -238,18 +238,38 @@ def test_a_stacked_weight_is_its_parts(kinds: tuple[QuantizedKind, ...]) -> None
 
 @needs_native()
 @pytest.mark.parametrize("kind", ALL_KINDS)
+def test_what_is_no_number_stays_none(kind: QuantizedKind) -> None:
+    """And in its row; an infinite activation has no step either."""
+    weight = random_blocks(kind, 40, 512)
+    linear = NativeLinear(weight, 1)
+    x = torch.randn(6, 512, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = linear(x)
+    assert bool(expected.isfinite().all())
+    x[1, 40], x[2, 63], x[4, 100] = torch.nan, torch.inf, -torch.inf
+    x[4, 120] = torch.nan
+    actual = linear(x)
+    assert bool(actual[[1, 2, 4]].isnan().all())
+    assert torch.equal(actual[[0, 3, 5]], expected[[0, 3, 5]])
+
+
+@needs_native()
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_groups_with_any_number_of_wide_quads(kind: QuantizedKind) -> None:
-    """None, one or two quads of a group stick out, by less and by more than what makes them wide;
-    in rows whose groups have all of these side by side."""
+    """Some quads of a group stick out, by less or by more than what makes them wide; in rows whose
+    groups have none, one and two wide ones side by side."""
     weight = random_blocks(kind, 32, 2 * BLOCK_INPUTS[kind])
     generator = torch.Generator().manual_seed(3)
     num_groups = weight.shape[1] // GROUP
     quads = torch.ones(24, num_groups, GROUP // 4)
     for by in (1.2, 1.3, 1.4, 4.0, 300.0):
         places = torch.rand(quads.shape, generator=generator)
-        quads[places == places.amax(-1, keepdim=True)] *= by  # one quad of each group
+        chosen = torch.rand(24, num_groups, 1, generator=generator) < 0.4
+        quads[chosen & (places == places.amax(-1, keepdim=True))] *= by  # a quad of such a group
     values = 1 - torch.rand(24, num_groups, GROUP // 4, 4, generator=generator) / 8
     x = (values * quads[..., None]).reshape(24, -1).bfloat16()
+    step, largest = activation_scales(x).squeeze(-1), x.float().reshape(24, -1, GROUP).abs()
+    num_wide = (largest.unflatten(-1, (-1, 4)).amax(-1) > 1.01 * LEVELS * step[..., None]).sum(-1)
+    assert set(num_wide.flatten().tolist()) == {0, 1, 2}
     actual, expected = NativeLinear(weight, 1)(x), exact_product(x, weight)
     slack = activation_scales(x).max() * weight.dequantize().abs().max()
     size = x.float().abs() @ weight.dequantize().abs().T

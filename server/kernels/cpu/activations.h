@@ -36,7 +36,7 @@ class PlainRows {
   std::vector<X> values_;
 };
 
-// Integers with a scale per group: x = scale * value, values of 8 bits but for two wide quads (dot.h).
+// Integers with a scale per group: x = scale * value, values of 8 bits but for up to two wide quads (dot.h).
 class QuantizedRows {
  public:
   void resize(int64_t rows, int width) {
@@ -54,15 +54,16 @@ class QuantizedRows {
     // Of what is smaller, even the inverse of the scale is no number.
     const float inverse = scale > kSmallest ? 1.0f / scale : 0.0f;
     const IntLanes low = to_ints(a * all(inverse)), high = to_ints(b * all(inverse));
-    if (unordered(a, b)) scale = NAN;  // not to be mistaken for numbers
+    if (unordered(a, b) || !std::isfinite(scale)) scale = NAN;  // not to be mistaken for numbers
     const int64_t group = row * groups_ + first / kGroup;
     put_values({kHasPairs ? pairs_.data() + group * kPairsBytes : nullptr,
                 kHasQuads ? quads_.data() + group * kQuadsBytes : nullptr}, low, high, quads);
     scales_[group] = scale;
-    const int sum_of_low = sum(low), sum_of_high = sum(high);
-    sums_[group] = scale * static_cast<float>(sum_of_low + sum_of_high);
-    half_sums_[2 * group] = scale * static_cast<float>(sum_of_low);
-    half_sums_[2 * group + 1] = scale * static_cast<float>(sum_of_high);
+    // Exact as floats, as their sum is.
+    const auto sum_of_low = static_cast<float>(sum(low)), sum_of_high = static_cast<float>(sum(high));
+    sums_[group] = scale * (sum_of_low + sum_of_high);
+    half_sums_[2 * group] = scale * sum_of_low;
+    half_sums_[2 * group + 1] = scale * sum_of_high;
   }
 
   // In the form in which weights of E are multiplied.

@@ -1,11 +1,11 @@
 // The integer product of a group of 32 inputs: how its weights and activations lie in memory, and the
 // sums over them. Exact, so all ways to form it agree.
 //
-// An activation has 8 bits, but for two quads of neighbours in each group, which have 15: models have
+// An activation has 8 bits, but for up to two quads of neighbours in each group, which have 15: models have
 // few large values, and with one step for all of them their neighbours would be rounded away. Which
 // quads are wide is each row's own affair. A wide value is 128 * high + low, high from -127 to 127, low
-// from -64 to 63, and so costs one further product of 8 bits. Where a group's step hardly grows by it, fewer
-// of its quads are wide (kCoarsest).
+// from -64 to 63, and so costs one further product of 8 bits. Where a group's step hardly grows by that,
+// fewer of its quads are wide (kCoarsest).
 //
 //   find_wide_quads(a, b)             the quads with the largest values of a group
 //   in_pairs(encoding)                whether weights are multiplied in pairs of 16 bits (dot_pairs.h)
@@ -23,7 +23,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "encoding.h"
 #include "lanes.h"
@@ -42,7 +41,7 @@ struct GroupAt {
 
 constexpr int kLargest = 127, kLargestWide = 127 * 128;  // integers of an activation
 
-// How many times the step that two wide quads allow a group's step may be, to have fewer of them: in
+// A group has fewer wide quads where its step stays below so many times the one that two would allow: in
 // registers of 256 bits without vpdpbusd two of them are a quarter of what a row's products take. One
 // rule for all instruction sets, so that they agree.
 constexpr float kCoarsest = 1.35f;

@@ -19,7 +19,7 @@
 //   times_power_of_two(x, n)   x 2^n for whole n from -150 to 150
 //   greater(a, b)              bit i: whether it holds of lane i
 //   unordered(a, b)            whether there is a NaN
-//   IntLanes, to_ints          rounded as by `round`; add, to_floats, sum
+//   IntLanes, to_ints          rounded as by `round`; to_floats, sum
 //   low_bf16 high_bf16         floats of the lower and upper halves of 32 bits
 //   turn_keys(keys, to, stride) 16 rows of 32 bfloat16 or floats -> 32 rows of 16 floats, stride apart
 #pragma once

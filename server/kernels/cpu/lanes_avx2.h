@@ -123,9 +123,6 @@ inline IntLanes load_ints(const void* p) {
   const auto* from = static_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(from), _mm256_loadu_si256(from + 1)};
 }
-inline IntLanes add(IntLanes a, IntLanes b) {
-  return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
-}
 inline Lanes to_floats(IntLanes x) {
   return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)};
 }
@@ -134,7 +131,7 @@ inline int sum(IntLanes x) {
   __m128i four =
       _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
   four = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
-  return _mm_cvtsi128_si32(four) + _mm_extract_epi32(four, 1);
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 1)));
 }
 inline __m256i to_shorts(IntLanes x) { return in_order(_mm256_packs_epi32(x.low, x.high)); }
 

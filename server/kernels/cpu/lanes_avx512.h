@@ -59,7 +59,6 @@ inline bool unordered(Lanes a, Lanes b) { return _mm512_cmp_ps_mask(a, b, _CMP_U
 
 inline IntLanes to_ints(Lanes x) { return _mm512_cvtps_epi32(x); }
 inline IntLanes load_ints(const void* p) { return _mm512_loadu_si512(p); }
-inline IntLanes add(IntLanes a, IntLanes b) { return _mm512_add_epi32(a, b); }
 inline Lanes to_floats(IntLanes x) { return _mm512_cvtepi32_ps(x); }
 inline int sum(IntLanes x) { return _mm512_reduce_add_epi32(x); }
 

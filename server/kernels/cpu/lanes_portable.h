@@ -192,9 +192,6 @@ inline IntLanes load_ints(const void* p) {
   const auto* from = static_cast<const char*>(p);
   return int_lanes_of([&](int i) { return load_as<Int4>(from + 16 * i); });
 }
-inline IntLanes add(IntLanes a, IntLanes b) {
-  return int_lanes_of([&](int i) { return a.part[i] + b.part[i]; });
-}
 inline Lanes to_floats(IntLanes x) {
   return lanes_of([&](int i) { return __builtin_convertvector(x.part[i], Float4); });
 }

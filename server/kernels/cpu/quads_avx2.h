@@ -35,6 +35,10 @@ inline void put_bytes(int8_t* to, __m256i low, __m256i high, const WideQuads& qu
   to[kCountAt] = static_cast<int8_t>(quads.count);
 }
 
+inline IntLanes add(IntLanes a, IntLanes b) {
+  return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+}
+
 // Four neighbours for every lane.
 inline __m256i four_of(const int8_t* values) {
   int32_t four;
