@@ -101,7 +101,8 @@ class StepSeconds(NamedTuple):
     verify: float = 0.0
     """The target's forward and drawing tokens."""
     other: float = 0.0
-    """Moving accepted KV, completing the draft's."""
+    """Moving accepted KV, completing the draft's; on the host also what came between this step and
+    the one before, such as handing its tokens on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from server.engine.schedule.plan import PlannedSequence
 from server.engine.speculation.calibration import Calibration
 from server.engine.speculation.costs import LiveCosts
-from server.engine.speculation.priors import LEAST_GAIN, PROBE_EVERY
+from server.engine.speculation.priors import LEAST_GAIN, NEAR_PROBE_EVERY, PROBE_EVERY
 from server.engine.speculation.proposal import Proposal
 from server.engine.speculation.prospect import Prospects
 from server.engine.speculation.tree import TokenTree, comb
@@ -107,7 +107,9 @@ class AutoPolicy:
             return DraftPlan(0, 0.0, 0)
         prospect = self.prospects(num_sequences, num_rows)
         self._steps_without = 0 if prospect.pays else self._steps_without + 1
-        self._is_trial = self._steps_without >= PROBE_EVERY
+        self._is_trial = self._steps_without >= (
+            NEAR_PROBE_EVERY if prospect.is_near else PROBE_EVERY
+        )
         if self._is_trial:
             self._steps_without = 0
             return DraftPlan(self.max_depth, prospect.least_survival, min(num_sequences, _PROBED))

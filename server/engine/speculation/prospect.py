@@ -19,6 +19,7 @@ from server.engine.speculation.costs import LiveCosts
 from server.engine.speculation.priors import (
     FIRST_CHANCE,
     LEAST_GAIN,
+    NEAR_LOSS,
     NUM_LATEST,
     REFRESH_EVERY,
 )
@@ -35,6 +36,8 @@ class Prospect(NamedTuple):
     pays: bool
     least_survival: float
     """A chain that survives with less is not worth being continued."""
+    is_near: bool
+    """Whether it pays, or some of what is drafted would, and the whole would cost little."""
 
 
 class _Played(NamedTuple):
@@ -94,15 +97,19 @@ class Prospects:
         row_seconds = (verify(num_rows + more) - verify(num_rows)) / more
         chance = self.mean_chance
         plain = rate = num_rows / verify(num_rows)
-        least = 0.0
+        least = expected = 0.0
+        played = _Played(0.0, 0.0, 0.0)
         for _ in range(_ROUNDS):
             least = rate * (row_seconds + draft_seconds / num_sequences) / max(chance, 1e-6)
             played = self._play(least, rate * row_seconds)
             tokens = num_rows + num_sequences * played.tokens
             seconds = verify(num_rows + num_sequences * played.rows)
             seconds += self.costs.draft_start + played.forwards * draft_seconds
-            rate = max(rate, tokens / seconds)
-        return Prospect(rate > plain * (1 + LEAST_GAIN * num_sequences / num_rows), least)
+            expected = tokens / seconds
+            rate = max(rate, expected)
+        share = num_sequences / num_rows
+        pays = rate > plain * (1 + LEAST_GAIN * share)
+        return Prospect(pays, least, played.rows > 0 and expected > plain * (1 - NEAR_LOSS * share))
 
     @property
     def mean_chance(self) -> float:
