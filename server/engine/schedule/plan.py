@@ -101,8 +101,7 @@ class StepSeconds(NamedTuple):
     verify: float = 0.0
     """The target's forward and drawing tokens."""
     other: float = 0.0
-    """Moving accepted KV, completing the draft's; on the host also what came between this step and
-    the one before, such as handing its tokens on."""
+    """Moving accepted KV, completing the draft's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ host (`prospect.py`, `auto.py`) and of the device (`tiers.py`). Pure."""
 FIRST_CHANCE = 0.7
 """Chance of each drafted token before anything was drafted: optimistic, so that drafting is
 tried."""
-NUM_LATEST = 128
+NUM_LATEST = 64
 """Latest chains by which drafting is judged."""
 REFRESH_EVERY = 16
 """New chains, or choices, after which what follows from them is worked out again."""
@@ -15,5 +15,5 @@ PROBE_EVERY = 32
 """Steps after which a draft is tried although it does not seem to pay: otherwise a bad stretch
 would switch speculation off for ever."""
 NEAR_PROBE_EVERY, NEAR_LOSS = 8, 0.05
-"""The same where some of what is drafted would pay and the whole is expected to cost less than this
-share: there, trials are all that tells when text gets easier, and they cost little."""
+"""The same, on the host alone, where some of what is drafted would pay and the whole is expected to
+cost less than this share: there, trials are all that tells when text gets easier."""

@@ -109,7 +109,8 @@ class Prospects:
             rate = max(rate, expected)
         share = num_sequences / num_rows
         pays = rate > plain * (1 + LEAST_GAIN * share)
-        return Prospect(pays, least, played.rows > 0 and expected > plain * (1 - NEAR_LOSS * share))
+        costs_little = played.rows > 0 and expected > plain * (1 - NEAR_LOSS * share)
+        return Prospect(pays, least, is_near=pays or costs_little)
 
     @property
     def mean_chance(self) -> float:

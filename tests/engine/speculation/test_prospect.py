@@ -8,7 +8,7 @@ from server.engine.speculation.prospect import Prospects
 FLAT = CostCurve((1, 64), (1.0, 1.0))
 LINEAR = CostCurve((1, 2), (1.0, 2.0))
 REFRESH = 16
-KEPT = 128
+KEPT = 64
 
 
 def drafting_at(seconds: float) -> CostCurve:

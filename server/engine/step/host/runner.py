@@ -11,7 +11,6 @@
 """
 
 import itertools
-import select
 import time
 from collections.abc import Mapping, Sequence
 
@@ -66,8 +65,6 @@ class Runner:
         self.speculator = speculator
         self.grammars = grammars
         self.copy = copy
-        self._last_names = frozenset[RequestId]()
-        self._last_end = 0.0
 
     @property
     def model(self) -> Model:
@@ -77,9 +74,7 @@ class Runner:
     def execute(self, plan: StepPlan) -> StepResult:
         """Computes the KV of every planned node, and the next tokens of the sequences that want
         some."""
-        _give_way()
         times = [time.perf_counter()]
-        between = self._since_last(plan, times[0])
         grammars = self._grammars_of(plan)
         speculator = self.speculator
         proposed = speculator.propose(plan, grammars) if speculator is not None else NOTHING
@@ -96,21 +91,13 @@ class Runner:
             speculator.commit(plan, verified)
             observations = speculator.learn(proposed, verified.walks)
         times.append(time.perf_counter())
-        self._last_end = times[-1]
         results = self._results(plan, verified) | self._given_up(grammars)
-        draft, verify, other = (after - before for before, after in itertools.pairwise(times))
-        seconds = StepSeconds(draft, verify, other + between)
+        seconds = StepSeconds(*(after - before for before, after in itertools.pairwise(times)))
         stats = None
         if speculator is not None:
             nums_emitted = self._nums_emitted(verified, results)
             stats = speculator.stats(plan, proposed, walks, nums_emitted, observations, seconds)
         return StepResult(results, seconds, stats)
-
-    def _since_last(self, plan: StepPlan, now: float) -> float:
-        """Seconds since the end of the step before, 0 where the engine may have been idle since
-        then: no sequence was in both."""
-        last, self._last_names = self._last_names, frozenset(p.request_id for p in plan.sequences)
-        return 0.0 if last.isdisjoint(self._last_names) else now - self._last_end
 
     def _given_up(
         self, grammars: Mapping[RequestId, AnswerState]
@@ -168,9 +155,3 @@ class Runner:
 
 def _output_ids(planned: PlannedSequence) -> Sequence[int]:
     return planned.token_ids[len(planned.request.prompt_token_ids) :]
-
-
-def _give_way() -> None:
-    """Lets a thread run that waits for the interpreter's lock, as the event loop does to hand the
-    last step's tokens on; else it would get the lock in the middle of a part that is timed."""
-    select.select((), (), (), 0)  # sleep(0) takes 60 µs: the system's clock has a slack of 50
