@@ -55,18 +55,17 @@ class Calibration:
         default_factory=lambda: {kind: [_Bin() for _ in range(NUM_BINS)] for kind in get_args(Kind)}
     )
 
-    _prior: dict[Kind, list[tuple[float, float]]] = field(init=False)
-    """What is believed beforehand: by bin, offset and slope over the confidence."""
+    _prior: dict[Kind, Lines] = field(init=False)
+    """What is believed beforehand, a line for each bin."""
 
     def __post_init__(self, trunk_power: float) -> None:
-        self._prior = {kind: _prior_lines(1.0) for kind in get_args(Kind)}
-        self._prior["trunk"] = _prior_lines(trunk_power)
+        self._prior = {kind: _power_lines(1.0) for kind in get_args(Kind)}
+        self._prior["trunk"] = _power_lines(trunk_power)
 
     def chance(self, confidence: float, kind: Kind) -> float:
         """Estimated chance, between 0 and 1."""
-        index = _index(confidence)
-        entry, (offset, slope) = self._bins[kind][index], self._prior[kind][index]
-        total = entry.accepted + _PRIOR_WEIGHT * (offset + slope * confidence)
+        entry = self._bin(confidence, kind)
+        total = entry.accepted + _PRIOR_WEIGHT * self._prior[kind](confidence)
         return min(total / (entry.seen + _PRIOR_WEIGHT), 1.0)
 
     def gains(self, proposal: Proposal) -> Iterator[tuple[float, int, int]]:
@@ -87,7 +86,7 @@ class Calibration:
     def lines(self, kind: Kind) -> Lines:
         """The chances of all tokens of a kind, as `chance` gives them."""
         offsets, slopes = list[float](), list[float]()
-        for entry, (offset, slope) in zip(self._bins[kind], self._prior[kind], strict=True):
+        for entry, offset, slope in zip(self._bins[kind], *self._prior[kind], strict=True):
             weight = 1 / (entry.seen + _PRIOR_WEIGHT)
             offsets.append((entry.accepted + _PRIOR_WEIGHT * offset) * weight)
             slopes.append(_PRIOR_WEIGHT * slope * weight)
@@ -95,20 +94,19 @@ class Calibration:
 
     def observe(self, confidence: float, kind: Kind, accepted: bool) -> None:
         """A token was verified whose parent had been accepted."""
-        entry = self._bins[kind][_index(confidence)]
+        entry = self._bin(confidence, kind)
         entry.seen = entry.seen * _MEMORY + 1.0
         entry.accepted = entry.accepted * _MEMORY + accepted
 
+    def _bin(self, confidence: float, kind: Kind) -> _Bin:
+        return self._bins[kind][min(int(confidence * NUM_BINS), NUM_BINS - 1)]
 
-def _index(confidence: float) -> int:
-    return min(int(confidence * NUM_BINS), NUM_BINS - 1)
 
-
-def _prior_lines(power: float) -> list[tuple[float, float]]:
-    """The confidence to a power, a line from end to end of each bin: offsets and slopes."""
+def _power_lines(power: float) -> Lines:
+    """The confidence to a power, as a line from end to end of each bin."""
     ends = [(i / NUM_BINS) ** power for i in range(NUM_BINS + 1)]
-    lines = list[tuple[float, float]]()
-    for index, (low, high) in enumerate(pairwise(ends)):
-        slope = (high - low) * NUM_BINS
-        lines.append((low - slope * index / NUM_BINS, slope))
-    return lines
+    slopes = tuple((high - low) * NUM_BINS for low, high in pairwise(ends))
+    offsets = tuple(
+        low - slope * i / NUM_BINS for i, (low, slope) in enumerate(zip(ends, slopes, strict=False))
+    )
+    return Lines(offsets, slopes)

@@ -75,13 +75,13 @@ def test_the_draft_knows_what_was_committed_by_lookups() -> None:
     """Its KV of such tokens was never drafted. Wherever it is asked, alone or beside lookups, it
     says the same."""
     alone: Said = {}
-    TinyEngine(CONFIG, listening(alone)).run(speculated("auto"))
     beside: Said = {}
-    engine = TinyEngine(CONFIG, listening(beside), lookup=NgramDrafter())
-    assert engine.runner.speculator is not None
-    # The random draft is taken at its word, as lookups are; else it would be preferred throughout.
-    engine.runner.speculator.auto.calibration = Calibration(trunk_power=1.0)
-    engine.run(speculated("auto"))
+    for said, lookup in ((alone, None), (beside, NgramDrafter())):
+        engine = TinyEngine(CONFIG, listening(said), lookup=lookup)
+        assert engine.runner.speculator is not None
+        # The random draft is taken at its word, as lookups are; else it would always be preferred.
+        engine.runner.speculator.auto.calibration = Calibration(trunk_power=1.0)
+        engine.run(speculated("auto"))
     both = alone.keys() & beside.keys()
     assert len(both) > 50
     assert len(beside) < len(alone), "no lookup took a draft's place"
